@@ -1,0 +1,166 @@
+"""The command line: verbs, a recipe, overrides.
+
+Nothing heavy is imported before a verb needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tutelage import __version__
+
+app = typer.Typer(
+    name="tutelage",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Train language models **with teachers** when data or compute is scarce.
+
+A *recipe* (a YAML file) is a whole experiment: corpus, tokenizer, teachers, students, controls, scores. Try
+
+`tutelage run quickstart`
+
+which needs no network and no GPU. Change any setting behind the recipe: `tutelage run quickstart
+models.student.optim.lr=1e-3 name=faster`. What is finished is never computed twice; what was interrupted goes on
+when the same command is given again.""",
+)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with the package.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, as in `models.student.epochs=3`."),
+]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder for results.", envvar="TUTELAGE_RUNS")]
+OneModel = Annotated[str | None, typer.Option("--model", "-m", help="Only this model (and those it needs).")]
+Publish = Annotated[
+    Path | None,
+    typer.Option("--publish", help="Also write `report.md`, its plots and `summary.json` to this folder."),
+]
+RUNS = Path("runs")
+
+
+@app.command()
+def run(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, publish: Publish = None) -> None:
+    """Do everything: prepare the corpus, train teachers before students, score, report."""
+    from tutelage import api
+
+    _show_table(api.run(recipe, overrides or (), runs, publish))
+
+
+@app.command()
+def show(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A YAML file or a shipped recipe.")] = None,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    probe: Annotated[bool, typer.Option(help="Time a few steps of each model for the estimate.")] = True,
+    presets: Annotated[bool, typer.Option("--presets", help="List the model shapes instead.")] = False,
+) -> None:
+    """Print the resolved recipe and what it will take: parameters, tokens, words, FLOPs, memory, disk, time."""
+    from tutelage import show as display
+
+    if presets:
+        display.print_presets()
+    elif recipe is None:
+        display.print_recipes()
+    else:
+        display.print_recipe(recipe, overrides or (), runs, probe)
+
+
+@app.command()
+def prepare(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS) -> None:
+    """Download and clean the corpus, train the tokenizer, encode."""
+    from tutelage import api
+
+    api.prepare(recipe, overrides or (), runs)
+
+
+@app.command()
+def train(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, model: OneModel = None) -> None:
+    """Train all models, or one and those that teach it."""
+    from tutelage import api
+
+    api.train(recipe, overrides or (), runs, model)
+
+
+@app.command()
+def evaluate(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, model: OneModel = None) -> None:
+    """Score the trained models on what the recipe names."""
+    from tutelage import api
+
+    api.evaluate(recipe, overrides or (), runs, model)
+
+
+@app.command()
+def report(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, publish: Publish = None) -> None:
+    """Write the report of a finished experiment again, and publish it if asked."""
+    from tutelage import api
+
+    _show_table(api.report(recipe, overrides or (), runs, publish))
+
+
+@app.command()
+def export(
+    recipe: RecipeArgument,
+    model: Annotated[str, typer.Argument(help="`name`, `name[seed]` or `name@step-N`.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    runs: Runs = RUNS,
+) -> None:
+    """Copy a trained model to a folder that `AutoModelForCausalLM.from_pretrained` loads."""
+    from tutelage import api
+
+    api.export(recipe, model, folder, (), runs)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"tutelage {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def _show_table(summary: object) -> None:
+    if summary is None:
+        return
+    from rich.console import Console
+
+    from tutelage.compare.report import terminal_table
+    from tutelage.compare.summary import Summary
+
+    assert isinstance(summary, Summary)
+    Console().print(terminal_table(summary))
+
+
+def main() -> None:
+    """Run the command line; errors of the user's end in one message, not in a traceback.
+
+    Exit codes: 0 done, 1 a user's error, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM (both after saving).
+    """
+    from tutelage.errors import Interrupted, UserError
+
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Interrupted as stop:
+        print(str(stop), file=sys.stderr)
+        sys.exit(128 + stop.number)
+    except KeyboardInterrupt:
+        # The second Ctrl-C: leave without waiting for threads; finished checkpoints are whole.
+        print("stopped at once; the last checkpoint stays", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(130)

@@ -1,0 +1,291 @@
+"""From models and their seeds to comparisons: which pairs, on which measures, tested how.
+
+Differences are a minus b, paired by seed, because a student and its control of the same seed share initial weights and
+row order. Where one side has a single seed (teachers, ensembles) the difference is described, not tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+
+from tutelage.compare.items import conventions, item_differences, macro_groups, read_margins, tie_credit
+from tutelage.compare.statistics import Estimate, holm, paired_t, seeds_and_items, sign_flip_p
+from tutelage.compare.summary import (
+    Comparison,
+    Model,
+    ParadigmDifferences,
+    ParadigmRow,
+    SeedRun,
+    Summary,
+    base_name,
+    read_models,
+    read_summary,
+)
+from tutelage.errors import UserError, nearest
+
+LEVEL = 0.95
+_MARGIN_TOLERANCE = 0.005
+"""Margins that miss an accuracy by more belong to another evaluation; random ties move it less."""
+
+
+def compare(
+    models: Summary | Mapping[str, Any],
+    a: str,
+    b: str,
+    metrics: Sequence[str] | None = None,
+    level: float = LEVEL,
+    items_folder: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Compare two models on every measure both have; returns entries for the summary's `comparisons`.
+
+    `models` is the summary's `models`. `metrics` are names such as `test.loss`, `test.bits_per_byte`, `blimp.accuracy`
+    and `blimp.strict`. Accuracies are bootstrapped over seeds and items where the seeds name a file of item margins
+    (`suite_items`, looked for in `items_folder` when relative), else they get the paired t-interval over seeds.
+    """
+    known = read_models(models)
+    one, two = _find(known, a), _find(known, b)
+    shared = [metric for metric in _metrics(one) if metric in _metrics(two)]
+    for metric in metrics or ():
+        if metric not in shared:
+            raise UserError(
+                f"{a!r} and {b!r} do not both have the measure {metric!r}{nearest(metric, shared)}; "
+                f"they share: {', '.join(shared) or 'none'}"
+            )
+    wanted = shared if metrics is None else metrics
+    return [_compare_metric(known, a, b, metric, level, items_folder).model_dump(mode="json") for metric in wanted]
+
+
+def compare_paradigms(
+    models: Summary | Mapping[str, Any],
+    a: str,
+    b: str,
+    suite: str,
+    level: float = LEVEL,
+    items_folder: Path | None = None,
+) -> dict[str, Any] | None:
+    """Difference on each paradigm of a suite, Holm-corrected; an entry for the summary's `paradigm_differences`.
+
+    None where the two models share no seed or no paradigm of that suite.
+    """
+    entry = paradigm_differences(read_models(models), a, b, suite, level, items_folder)
+    return None if entry is None else entry.model_dump(mode="json")
+
+
+def paradigm_differences(
+    models: Mapping[str, Model], a: str, b: str, suite: str, level: float = LEVEL, items_folder: Path | None = None
+) -> ParadigmDifferences | None:
+    """As `compare_paradigms`, for models already read."""
+    one, two = _find(models, a), _find(models, b)
+    seeds = [
+        seed
+        for seed in one.seeds
+        if seed in two.seeds and suite in one.seeds[seed].suites and suite in two.seeds[seed].suites
+    ]
+    if not seeds or conventions(one, suite) != conventions(two, suite):
+        return None
+    scores = [(one.seeds[seed].suites[suite].paradigms, two.seeds[seed].suites[suite].paradigms) for seed in seeds]
+    names = [name for name in scores[0][0] if all(name in left and name in right for left, right in scores)]
+    if not names:
+        return None
+    margins = read_margins(one, two, seeds, suite, names, items_folder)
+    estimates = []
+    for name in names:
+        estimate = paired_t([left[name].accuracy - right[name].accuracy for left, right in scores], level)
+        if margins is not None:
+            items = seeds_and_items([item_differences(margins[name], tie_credit(one, suite))], level)
+            # A paradigm whose margins say something else keeps the accuracies that were published.
+            estimate = items if abs(items.mean - estimate.mean) <= _MARGIN_TOLERANCE else estimate
+        estimates.append(estimate)
+    corrected = holm([estimate.p for estimate in estimates])
+    rows = [
+        ParadigmRow(
+            paradigm=name,
+            field=scores[0][0][name].field,
+            phenomenon=scores[0][0][name].phenomenon,
+            mean=estimate.mean,
+            interval=estimate.interval,
+            p=estimate.p,
+            p_holm=p_holm,
+        )
+        for name, estimate, p_holm in zip(names, estimates, corrected, strict=True)
+    ]
+    methods = [estimate.method for estimate in estimates]
+    method = max(set(methods), key=methods.count)
+    return ParadigmDifferences(a=a, b=b, suite=suite, n=len(seeds), level=level, method=method, rows=rows)
+
+
+def pairs_to_compare(models: Summary | Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs a report should show: each student with its controls, then with its teachers and their ensembles."""
+    known = read_models(models)
+    pairs = list(student_and_control(known))
+    for student, model in known.items():
+        if model.role != "student":
+            continue
+        teachers = {base_name(teacher) for teacher in model.teachers}
+        pairs += [(student, name) for name in known if name in teachers]
+        pairs += [(student, name) for name, other in known.items() if other.role == "ensemble" and other.members]
+    return list(dict.fromkeys(pairs))
+
+
+def student_and_control(models: Mapping[str, Model]) -> Iterator[tuple[str, str]]:
+    """Each student with each control that is like it."""
+    students = [name for name, model in models.items() if model.role == "student"]
+    for name, model in models.items():
+        if model.role == "control":
+            # A control that does not say whose it is belongs to the only student there is.
+            of = model.like or (students[0] if len(students) == 1 else None)
+            if of in models and of is not None:
+                yield of, name
+
+
+def with_comparisons(
+    summary: Summary | Mapping[str, Any], level: float = LEVEL, items_folder: Path | None = None
+) -> dict[str, Any]:
+    """Return the summary (JSON) with `comparisons` and `paradigm_differences` filled in where they were empty."""
+    checked = read_summary(summary)
+    result = checked.as_json()
+    if not checked.comparisons:
+        result["comparisons"] = [
+            entry
+            for a, b in pairs_to_compare(checked)
+            for entry in compare(checked, a, b, level=level, items_folder=items_folder)
+        ]
+    if not checked.paradigm_differences:
+        result["paradigm_differences"] = [
+            entry
+            for a, b in student_and_control(checked.models)
+            for suite in suites_of(checked.models[a])
+            if (entry := compare_paradigms(checked, a, b, suite, level, items_folder)) is not None
+        ]
+    return read_summary(result).as_json()
+
+
+def suites_of(model: Model) -> list[str]:
+    """Names of the suites that any seed of a model was scored on, in the order of the evaluation."""
+    return list(dict.fromkeys(name for run in model.seeds.values() for name in run.suites))
+
+
+def value_of(run: SeedRun, metric: str) -> float | None:
+    """The value of a measure for one seed, or None where it was not measured."""
+    source, _, name = metric.rpartition(".")
+    holder = {"test": run.test, "val": run.val}.get(source, run.suites.get(source))
+    value = getattr(holder, name, None)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def values_of(model: Model, metric: str) -> dict[str, float]:
+    """The measure by seed, for the seeds that have it."""
+    found = {seed: value_of(run, metric) for seed, run in model.seeds.items()}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _metrics(model: Model) -> list[str]:
+    names = ["test.loss", "test.bits_per_byte"]
+    names += [f"{suite}.{measure}" for suite in suites_of(model) for measure in ("accuracy", "strict")]
+    return [name for name in names if values_of(model, name)]
+
+
+def _find(models: Mapping[str, Model], name: str) -> Model:
+    if name not in models:
+        raise UserError(f"no model {name!r} to compare{nearest(name, models)}; there are: {', '.join(models)}")
+    return models[name]
+
+
+def _compare_metric(
+    models: Mapping[str, Model], a: str, b: str, metric: str, level: float, folder: Path | None
+) -> Comparison:
+    one, two = values_of(models[a], metric), values_of(models[b], metric)
+    seeds = [seed for seed in one if seed in two]
+    suite = None if metric.startswith("test.") else metric.rpartition(".")[0]
+    better: Literal["lower", "higher"] = "lower" if suite is None else "higher"
+    # One seed against several is a fixed model against a distribution: pairing would throw seeds away.
+    paired = bool(seeds) and not (len(one) != len(two) and 1 in (len(one), len(two)))
+    estimate, flips, note = _describe(one, two, a, b)
+    if suite is not None and conventions(models[a], suite) != conventions(models[b], suite):
+        verdict, note = "not comparable", "scored under different conventions; evaluate both again under one"
+    else:
+        if paired:
+            estimate, flips, note = _estimate(models[a], models[b], seeds, metric, level, folder)
+        verdict = _verdict(estimate, a, b, better)
+    return Comparison(
+        a=a,
+        b=b,
+        metric=metric,
+        unit={"test.loss": "nats", "test.bits_per_byte": "bits/byte"}.get(metric, "accuracy"),
+        better=better,
+        pairs=[(int(seed), one[seed], two[seed]) for seed in seeds] if paired else [],
+        n=estimate.n,
+        mean=estimate.mean,
+        interval=estimate.interval,
+        level=level,
+        p=estimate.p,
+        verdict=verdict,
+        method=estimate.method,
+        permutation_p=flips,
+        detectable=estimate.half_width,
+        note=note,
+    )
+
+
+def _describe(one: Mapping[str, float], two: Mapping[str, float], a: str, b: str) -> tuple[Estimate, None, str]:
+    """The difference of the two means, without a test."""
+    mean = fmean(one.values()) - fmean(two.values())
+    note = f"unpaired: {a} has {_seed_count(one)}, {b} has {_seed_count(two)}"
+    return Estimate(n=0, mean=mean, interval=None, p=None, method="difference of means"), None, note
+
+
+def _estimate(
+    a: Model, b: Model, seeds: Sequence[str], metric: str, level: float, folder: Path | None
+) -> tuple[Estimate, float | None, str]:
+    """The paired difference, its sign-flip p-value (from six seeds on) and a remark."""
+    one, two = values_of(a, metric), values_of(b, metric)
+    differences = [one[seed] - two[seed] for seed in seeds]
+    estimate, notes = paired_t(differences, level), []
+    if left_out := sorted({*one, *two} - set(seeds), key=int):
+        notes.append(f"seeds without a partner left out: {', '.join(left_out)}")
+    if not metric.startswith("test.") and len(seeds) > 1:
+        estimate, remark = _with_items(a, b, seeds, metric, estimate, level, folder)
+        notes += [remark] if remark else []
+    return estimate, sign_flip_p(differences), "; ".join(notes)
+
+
+def _verdict(estimate: Estimate, a: str, b: str, better: str) -> str:
+    if estimate.interval is None:
+        reasons = {
+            "one seed": "one seed: not tested",
+            "identical differences": "no spread between seeds: not tested",
+            "difference of means": "too few seeds: not tested",
+        }
+        return reasons.get(estimate.method, "not tested")
+    if not estimate.shown:
+        return "not shown"
+    return f"shown: {a if (estimate.mean > 0) == (better == 'higher') else b} better"
+
+
+def _with_items(
+    a: Model, b: Model, seeds: Sequence[str], metric: str, over_seeds: Estimate, level: float, folder: Path | None
+) -> tuple[Estimate, str]:
+    """Widen an accuracy's interval by the items' own chance, where margins were kept; else return it as it is."""
+    suite, _, measure = metric.rpartition(".")
+    paradigms = a.seeds[seeds[0]].suites[suite].paradigms
+    margins = read_margins(a, b, seeds, suite, list(paradigms), folder)
+    if margins is None:
+        return over_seeds, ""
+    ties = 0.0 if measure == "strict" else tie_credit(a, suite)
+    groups = [
+        np.concatenate([item_differences(margins[name], ties) for name in names], axis=1)
+        for names in macro_groups(a.seeds[seeds[0]].suites[suite])
+    ]
+    estimate = seeds_and_items(groups, level)
+    if abs(estimate.mean - over_seeds.mean) > _MARGIN_TOLERANCE:
+        return over_seeds, "the item margins do not reproduce the accuracies and were left out"
+    return estimate, ""
+
+
+def _seed_count(values: Mapping[str, float]) -> str:
+    return f"{len(values)} seed{'s' if len(values) != 1 else ''}"

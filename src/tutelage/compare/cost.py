@@ -1,0 +1,87 @@
+"""What a model cost, its teachers included.
+
+A teacher is counted once and whole, however many students or seeds it served: without it none of them would exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from tutelage.compare.summary import Model, base_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """FLOPs and seconds of one model: the mean over its seeds, and its teachers' training."""
+
+    flops: float | None
+    """Its own training; None where it was not counted."""
+    teacher_flops: float
+    """The teachers' forward passes during it."""
+    teachers_training_flops: float
+    """Training of the teachers, their own teachers included, each once."""
+    seconds: float | None
+    """Wall time, teaching included."""
+    seconds_teaching: float
+    teachers_training_seconds: float
+    uncounted: tuple[str, ...]
+    """Teachers that came from elsewhere, whose training nobody counted here."""
+
+    @property
+    def total_flops(self) -> float | None:
+        """Everything that had to be computed to get one such model; None where nothing was counted."""
+        parts = (self.flops or 0.0) + self.teacher_flops + self.teachers_training_flops
+        return parts or None
+
+    @property
+    def total_seconds(self) -> float | None:
+        """The same in wall time."""
+        return ((self.seconds or 0.0) + self.teachers_training_seconds) or None
+
+
+def cost_of(models: Mapping[str, Model], name: str) -> Cost:
+    """Add up what one trained copy of a model cost; an ensemble costs what its members cost."""
+    model = models[name]
+    ancestors = _ancestors(models, name)
+    known = [models[ancestor] for ancestor in ancestors if ancestor in models]
+    return Cost(
+        flops=_mean(model, "flops"),
+        teacher_flops=_mean(model, "teacher_flops") or 0.0,
+        teachers_training_flops=sum(
+            (_mean(teacher, "flops") or 0.0) + (_mean(teacher, "teacher_flops") or 0.0) for teacher in known
+        ),
+        seconds=_mean(model, "seconds"),
+        seconds_teaching=_mean(model, "seconds_teaching") or 0.0,
+        teachers_training_seconds=sum(_mean(teacher, "seconds") or 0.0 for teacher in known),
+        uncounted=tuple(ancestor for ancestor in ancestors if ancestor not in models),
+    )
+
+
+def sources_of(model: Model) -> list[str]:
+    """Names of the models that a model needs: its teachers, or the members of an ensemble."""
+    return list(dict.fromkeys(base_name(reference) for reference in [*model.teachers, *model.members]))
+
+
+def _ancestors(models: Mapping[str, Model], name: str) -> list[str]:
+    """Teachers, their teachers, and so on; each once, `name` itself left out."""
+    found: dict[str, None] = {}
+    waiting = sources_of(models[name])
+    while waiting:
+        source = waiting.pop(0)
+        if source in found or source == name:
+            continue
+        found[source] = None
+        waiting += sources_of(models[source]) if source in models else []
+    return list(found)
+
+
+def _mean(model: Model, key: str) -> float | None:
+    return mean_of(getattr(run, key) for run in model.seeds.values())
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are there; None where there are none."""
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None

@@ -1,0 +1,179 @@
+"""The report's first sentences: did the teacher pay off, how sure is that, and what did it cost?
+
+Nothing is claimed beyond the comparisons: "not shown" and "not tested" are answers too, and stand first where they are
+the truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tutelage.compare.comparisons import student_and_control, values_of
+from tutelage.compare.cost import cost_of, mean_of
+from tutelage.compare.summary import Comparison, Summary
+from tutelage.compare.tables import flops_text, measure_name, p_value, scale_of, signed
+
+_ITS_CONTROL = "the same model without its teachers"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One sentence that answers, and its circumstances: other measures, and the cost."""
+
+    sentence: str
+    details: str
+
+
+def headline(summary: Summary) -> list[Answer]:
+    """Answer the question for every student and control of the run, or say why it cannot be answered."""
+    pairs = list(student_and_control(summary.models))
+    return [_pair_answer(summary, *pair) for pair in pairs] or [_without_control(summary)]
+
+
+def _sentence(entry: Comparison, student: str, control: str) -> str:
+    """The first sentence, from the comparison of a student with its control on the main measure."""
+    measure = _measure_words(entry)
+    size, unit = _size(entry)
+    seeds = f"{entry.n} seed{'s' if entry.n != 1 else ''}"
+    if entry.interval is None:
+        side = "level with" if entry.mean == 0 else f"{size}{unit} {_side(entry)}"
+        return (
+            f"Not tested: on {measure} {student} came out {side} {control}, {_ITS_CONTROL}, but {_reason(entry)}, "
+            "so chance cannot be told from effect."
+        )
+    p = f"p = {p_value(entry.p)}".replace("= <", "< ")
+    evidence = f"{100 * entry.level:g} % interval {_interval(entry, unsigned=True)}, {seeds}, {p}"
+    if entry.verdict == "not shown":
+        between = f"{student} and {control}, {_ITS_CONTROL}, differ by {_signed(entry)}{unit}"
+        return f"Not shown: on {measure} {between} ({evidence})."
+    word = "Yes" if _student_better(entry) else "No"
+    verb = "beat" if word == "Yes" else "fell behind"
+    return f"{word}: on {measure} {student} {verb} {control}, {_ITS_CONTROL}, by {size}{unit} ({evidence})."
+
+
+def _caveat(entry: Comparison) -> str:
+    """What "not shown" leaves open."""
+    if entry.verdict != "not shown" or entry.detectable is None:
+        return ""
+    scale, digits = scale_of(entry)
+    reach = f"{entry.detectable * scale:.{digits}f}{_size(entry)[1]}"
+    return f"That does not prove them equal: with {entry.n} seeds, effects below about {reach} mostly go unseen."
+
+
+def _pair_answer(summary: Summary, student: str, control: str) -> Answer:
+    entries = [_oriented(entry, student) for entry in summary.comparisons if {entry.a, entry.b} == {student, control}]
+    order = {"test.loss": 0, "test.bits_per_byte": 1}
+    entries.sort(key=lambda entry: order.get(entry.metric, 2))
+    if not entries:
+        missing = f"Not tested: no comparison of {student} with its control {control} was made."
+        return Answer(missing, _cost_sentence(summary, student, control))
+    details = [_caveat(entries[0])]
+    details += [_also(entry) for entry in entries[1:] if entry.metric.endswith(".accuracy")]
+    details.append(_cost_sentence(summary, student, control))
+    return Answer(_sentence(entries[0], student, control), " ".join(text for text in details if text))
+
+
+def _also(entry: Comparison) -> str:
+    """A short sentence for a further measure."""
+    _, unit = _size(entry)
+    between = f", {100 * entry.level:g} % interval {_interval(entry)}" if entry.interval else ""
+    said = entry.verdict if entry.interval is None or entry.verdict == "not shown" else "shown"
+    return f"On {_measure_words(entry)} the difference is {_signed(entry)}{unit}{between}: {said}."
+
+
+def _cost_sentence(summary: Summary, student: str, control: str) -> str:
+    """What the teacher cost, and whether the control had as long."""
+    taught, plain = cost_of(summary.models, student), cost_of(summary.models, control)
+    if not taught.total_flops or not plain.total_flops:
+        return ""
+    ratio = taught.total_flops / plain.total_flops
+    alone = ((taught.flops or 0) + taught.teacher_flops) / plain.total_flops
+    totals = f"{flops_text(taught.total_flops)} against {flops_text(plain.total_flops)}"
+    text = (
+        f"The student cost {_times(ratio)} the control's FLOPs, the training of its teachers included "
+        f"({totals}); once the teachers exist, {_times(alone)}."
+    )
+    if taught.uncounted:
+        text += f" The training of {', '.join(taught.uncounted)} happened elsewhere and is not counted."
+    steps = [mean_of(run.steps for run in summary.models[name].seeds.values()) for name in (student, control)]
+    if ratio > 1.1 and steps[0] is not None and steps[0] == steps[1]:
+        text += " Both took the same number of steps, so a control given the same FLOPs is not part of this comparison."
+    return text
+
+
+def _without_control(summary: Summary) -> Answer:
+    if any(model.role == "student" for model in summary.models.values()):
+        sentence = "Cannot tell: this run has a student, but no control (the same model without its teachers)."
+        details = ["Add a model `{like: <student>, without: teachers}` to the recipe."]
+    else:
+        sentence, details = "This run has no student with a control, so it does not ask whether a teacher pays off.", []
+    losses = {name: mean_of(values_of(model, "test.loss").values()) for name, model in summary.models.items()}
+    measured = {name: loss for name, loss in losses.items() if loss is not None}
+    if measured:
+        best = min(measured, key=lambda name: measured[name])
+        details.append(f"The lowest held-out loss is {best}'s: {measured[best]:.3f} nats per token.")
+    return Answer(sentence, " ".join(details))
+
+
+def _measure_words(entry: Comparison) -> str:
+    if entry.metric == "test.loss":
+        return "held-out loss"
+    if entry.metric == "test.bits_per_byte":
+        return "held-out bits per byte"
+    return measure_name(entry.metric).removesuffix(" (points)")
+
+
+def _size(entry: Comparison) -> tuple[str, str]:
+    """The difference without its sign, and the unit in words."""
+    scale, digits = scale_of(entry)
+    units = {"nats": " nats per token", "bits/byte": " bits per byte", "accuracy": " points"}
+    return f"{abs(entry.mean) * scale:.{digits}f}", units.get(entry.unit, f" {entry.unit}")
+
+
+def _signed(entry: Comparison) -> str:
+    scale, digits = scale_of(entry)
+    return signed(entry.mean * scale, digits)
+
+
+def _interval(entry: Comparison, unsigned: bool = False) -> str:
+    """The interval; where all of it lies on one side of zero, which side is said in words, so it goes unsigned."""
+    scale, digits = scale_of(entry)
+    low, high = entry.interval or (0.0, 0.0)
+    if unsigned and low * high > 0:
+        near, far = sorted((abs(low), abs(high)))
+        return f"{near * scale:.{digits}f} to {far * scale:.{digits}f}"
+    return f"{signed(low * scale, digits)} to {signed(high * scale, digits)}"
+
+
+def _oriented(entry: Comparison, student: str) -> Comparison:
+    """The comparison with the student first, whichever way round it was made."""
+    if entry.a == student:
+        return entry
+    low, high = entry.interval or (0.0, 0.0)
+    return entry.model_copy(
+        update={
+            "a": entry.b,
+            "b": entry.a,
+            "mean": -entry.mean,
+            "interval": entry.interval and (-high, -low),
+            "pairs": [(seed, right, left) for seed, left, right in entry.pairs],
+        }
+    )
+
+
+def _student_better(entry: Comparison) -> bool:
+    return (entry.mean > 0) == (entry.better == "higher")
+
+
+def _side(entry: Comparison) -> str:
+    return "ahead of" if _student_better(entry) else "behind"
+
+
+def _reason(entry: Comparison) -> str:
+    if not entry.pairs:
+        return entry.note or "their seeds do not pair"
+    return "there is one seed only" if entry.n == 1 else entry.verdict.removesuffix(": not tested")
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} times" if ratio < 10 else f"{ratio:.0f} times"

@@ -1,0 +1,149 @@
+"""Plots of benchmark scores: all phenomena side by side, and every paradigm's difference with its interval."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from tutelage.compare.comparisons import paradigm_differences, student_and_control, suites_of
+from tutelage.compare.plot_style import FAINT, INK, PAPER, label, looks, new_figure
+from tutelage.compare.summary import Model, ParadigmDifferences, ParadigmRow, Suite, Summary
+
+MAX_CATEGORIES = 20
+"""More columns than this are no longer read side by side."""
+
+
+def suite_names(summary: Summary) -> list[str]:
+    """Every suite that some model was scored on."""
+    return list(dict.fromkeys(name for model in summary.models.values() for name in suites_of(model)))
+
+
+def parallel_scores(summary: Summary, suite: str) -> Any | None:
+    """One line a model over the suite's phenomena (or fields, or paradigms); the band spans its seeds."""
+    scores = {name: _by_category(model, suite) for name, model in summary.models.items()}
+    scores = {name: found for name, found in scores.items() if found}
+    categories = list(dict.fromkeys(category for found in scores.values() for category in found))
+    if not 2 <= len(categories) <= MAX_CATEGORIES:
+        return None
+    categories.sort(key=lambda category: -fmean(v for found in scores.values() for v in found.get(category, [])))
+    figure, axes = new_figure(4.3)
+    for name, found in scores.items():
+        look = looks(summary)[name]
+        columns = [i for i, category in enumerate(categories) if category in found]
+        values = [[100 * value for value in found[categories[i]]] for i in columns]
+        axes.fill_between(
+            columns, [min(v) for v in values], [max(v) for v in values], color=look.colour, alpha=0.16, linewidth=0
+        )
+        axes.plot(
+            columns,
+            [fmean(v) for v in values],
+            color=look.colour,
+            linestyle=look.dashes,
+            marker=look.marker,
+            markersize=5,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.5,
+            linewidth=1.6,
+            label=label(name),
+        )
+    axes.axhline(50, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.annotate(
+        "chance",
+        (0, 50),
+        (5, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=8,
+        color=FAINT,
+        ha="left",
+    )
+    axes.set_xticks(
+        range(len(categories)),
+        [label(category.replace("_", " "), 30) for category in categories],
+        rotation=38,
+        ha="right",
+        rotation_mode="anchor",
+    )
+    axes.set_xlim(-0.3, len(categories) - 0.7)
+    axes.set_ylabel(f"accuracy on {label(suite)} (%)")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
+    return figure
+
+
+def differences_of(summary: Summary) -> list[ParadigmDifferences]:
+    """The summary's paradigm differences, or those of each student and control from their accuracies."""
+    if summary.paradigm_differences:
+        return summary.paradigm_differences
+    found = (
+        paradigm_differences(summary.models, student, control, suite)
+        for student, control in student_and_control(summary.models)
+        for suite in suites_of(summary.models[student])
+    )
+    return [entry for entry in found if entry is not None]
+
+
+def paradigm_whiskers(summary: Summary, entry: ParadigmDifferences) -> Any | None:
+    """Differences in points, sorted, with intervals; filled dots are shown after correction for their number."""
+    rows = sorted(entry.rows, key=lambda row: row.mean)
+    if not rows:
+        return None
+    palette = looks(summary)
+    figure, axes = new_figure(0.95 + 0.172 * len(rows))
+    for i, row in enumerate(rows):
+        colour = palette[entry.a if row.mean > 0 else entry.b].colour if row.mean else FAINT
+        if row.interval is not None:
+            axes.plot([100 * end for end in row.interval], [i, i], color=colour, linewidth=1.1, alpha=0.8)
+        shown = _shown(row, entry.level)
+        axes.plot(100 * row.mean, i, "o", markersize=4.6, color=colour, markerfacecolor=colour if shown else PAPER)
+    axes.axvline(0, color=INK, linewidth=0.9)
+    reach = _reach(rows)
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(-0.8, len(rows) - 0.2)
+    axes.set_yticks(range(len(rows)), [label(row.paradigm, 52) for row in rows], fontsize=7.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("difference of accuracy (points)")
+    top = axes.secondary_xaxis("top")
+    top.tick_params(labelsize=8)
+    for name, x, side in ((entry.b, 0.0, "left"), (entry.a, 1.0, "right")):
+        axes.annotate(
+            f"← {label(name, 24)} better" if side == "left" else f"{label(name, 24)} better →",
+            (x, 1),
+            (0, 20),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha=side,
+            fontsize=8.5,
+            color=palette[name].colour,
+            fontweight="bold",
+        )
+    return figure
+
+
+def _shown(row: ParadigmRow, level: float) -> bool:
+    return row.p_holm is not None and row.p_holm < 1 - level
+
+
+def _reach(rows: list[ParadigmRow]) -> float:
+    """Half the axis: all dots and nine in ten whiskers; a few very wide ones run off rather than squeeze the rest."""
+    ends = sorted(100 * max(abs(end) for end in row.interval) for row in rows if row.interval)
+    dots = max(100 * abs(row.mean) for row in rows)
+    wide = ends[int(0.9 * (len(ends) - 1))] if ends else 0.0
+    return max(1.06 * dots, wide, 1.0)
+
+
+def _by_category(model: Model, suite: str) -> dict[str, list[float]]:
+    """Accuracy by category, one value a seed; the finest grouping that the suite has below its paradigms."""
+    scored = [run.suites[suite] for run in model.seeds.values() if suite in run.suites]
+    found: dict[str, list[float]] = {}
+    for result in scored:
+        for category, accuracy in _categories(result).items():
+            found.setdefault(category, []).append(accuracy)
+    return found
+
+
+def _categories(suite: Suite) -> dict[str, float]:
+    for grouping in (suite.phenomena, suite.fields):
+        if len(grouping) > 1:
+            return grouping
+    return {name: paradigm.accuracy for name, paradigm in suite.paradigms.items()}

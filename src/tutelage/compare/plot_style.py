@@ -1,0 +1,143 @@
+"""How all plots look: colours, ink that follows the page's theme, and how a figure becomes SVG or PNG.
+
+Figures are built with matplotlib's objects, never through pyplot's global state. In SVG the ink is replaced by CSS
+variables of the page, so one drawing serves a light and a dark theme; text stays text, which keeps files small.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.compare.summary import Summary
+from tutelage.progress import human
+
+INK = "#1f2328"
+FAINT = "#6e7781"
+GRID = "#d8dee4"
+PAPER = "#fefefd"
+THEMED = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+"""Drawn colours and the CSS variables that stand for them in a page."""
+
+# Variations on Okabe and Ito's palette (safe for the common kinds of colour blindness), held at a lightness that keeps
+# a contrast of 3 to 1 on white and on near-black alike.
+COLOURS = ("#2f7fc1", "#d55e00", "#009e73", "#b8619b", "#7f6fd0", "#9a7410", "#4f8f9f", "#888888")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+WIDTH = 7.2
+"""Inches; at 640 pixels on a page, text of 9 points is then about 11 pixels high."""
+
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "figure.facecolor": PAPER,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "lines.solid_capstyle": "round",
+    # A model may be called a$b$c; that is a name, not a formula.
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a model appears in every plot."""
+
+    colour: str
+    marker: str
+    dashes: str
+
+
+def looks(summary: Summary) -> dict[str, Look]:
+    """Give each model its colour and marker; the student and its control come first, whatever the recipe's order."""
+    order = {"student": 0, "control": 1, "teacher": 2, "ensemble": 3, "model": 4}
+    names = sorted(summary.models, key=lambda name: order[summary.models[name].role])
+    return {
+        name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], ("-", "--", ":", "-.")[i // len(COLOURS) % 4])
+        for i, name in enumerate(names)
+    }
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Apply the style while figures are built and saved."""
+    import matplotlib
+
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        # Names may hold letters that the measuring font lacks; browsers have them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def new_figure(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> tuple[Any, Any]:
+    """Return a figure of the page's width and its axes (an array where there are several)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **grid)
+
+
+def label(name: str, limit: int = 40) -> str:
+    """A name as a plot shows it: one line, not too long, and never hidden for its leading underscore."""
+    text = " ".join(name.split())
+    text = text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return f"\u200b{text}" if text.startswith("_") else text
+
+
+def human_axis(axis: Any) -> None:
+    """Write an axis's counts shortly (10M, 2.5G)."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
+
+
+def to_png(figure: Any, dpi: int = 140) -> bytes:
+    """Render a figure as PNG on white."""
+    with drawing():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def to_svg(figure: Any, name: str) -> str:
+    """Render a figure as an `<svg>` element for a page that defines the variables of `THEMED`.
+
+    Ids are prefixed with `name`, so that several drawings can stand in one page; the same figure gives the same text.
+    """
+    import matplotlib
+
+    with drawing(), matplotlib.rc_context({"svg.hashsalt": name}):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", name)
+    text = re.sub(r'\bid="', f'id="{slug}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{slug}-", text)
+    text = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
+    )
+    for colour, variable in THEMED.items():
+        text = text.replace(colour, variable)
+    return text.replace("'DejaVu Sans'", "var(--font)")

@@ -1,0 +1,139 @@
+"""All plots of a report, in the order in which they are read.
+
+Each says nothing where it has nothing to show: a run without suites or teachers simply has fewer plots.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tutelage.compare import plot_scores, plot_teaching, plot_training
+from tutelage.compare.plot_style import drawing, to_png, to_svg
+from tutelage.compare.summary import Summary, read_summary
+from tutelage.files import write_bytes, write_text
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A finished drawing: file name without ending, title, what one sees, and the matplotlib figure."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Any
+
+    def svg(self) -> str:
+        """The drawing as an `<svg>` element whose colours follow the page."""
+        return to_svg(self.figure, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plot that a summary may have; `draw` returns None where there is nothing to show."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Summary], Any | None]
+
+
+def plans(summary: Summary) -> Iterator[Plan]:
+    """Every plot that could be drawn from a summary."""
+    yield Plan(
+        "teaching",
+        "Who taught whom",
+        "Arrows run from teacher to student, with each objective's weight, temperature (T) and reduction. "
+        "Dotted: models averaged without training. Dashed frame: the control, trained alike but for its teachers.",
+        plot_teaching.teaching_graph,
+    )
+    yield Plan(
+        "held-out",
+        "Held-out loss, seed by seed",
+        "Each point is one training; the bar is the mean. Lower is better.",
+        plot_training.held_out_dots,
+    )
+    yield Plan(
+        "validation-loss",
+        "Validation loss during training",
+        "Thin: one seed. Thick: mean over seeds. The first steep fall is cut off at the top.",
+        plot_training.validation_curves,
+    )
+    yield Plan(
+        "training-loss",
+        "Training loss",
+        "Averaged over neighbouring steps. KL is the divergence of teachers and student, as its reduction defines it.",
+        plot_training.training_curves,
+    )
+    for suite in plot_scores.suite_names(summary):
+        yield Plan(
+            f"scores-{slug(suite)}",
+            f"Scores on {suite}",
+            "Mean over seeds; the band spans the lowest and highest seed. Sorted by the models' mean.",
+            partial(plot_scores.parallel_scores, suite=suite),
+        )
+    for entry in plot_scores.differences_of(summary):
+        chance = f"{100 * entry.level:g} %"
+        seeds = f"{entry.n} seed pair{'s' if entry.n != 1 else ''}"
+        yield Plan(
+            f"differences-{slug(entry.suite)}-{slug(entry.a)}-{slug(entry.b)}",
+            f"{entry.suite}: {entry.a} minus {entry.b}, by paradigm",
+            f"Whiskers: {chance} intervals ({entry.method}, {seeds}), each alone; a few wide ones run off the frame. "
+            "A filled dot is a difference shown after Holm's correction for the number of paradigms.",
+            partial(plot_scores.paradigm_whiskers, entry=entry),
+        )
+    yield Plan(
+        "cost",
+        "What it cost",
+        "One seed of each model. A teacher's training counts whole for every model that needed it.",
+        plot_training.cost_bars,
+    )
+
+
+def draw(summary: Summary | Mapping[str, Any]) -> list[Plot]:
+    """Draw every plot that the summary has material for."""
+    checked = read_summary(summary)
+    found: dict[str, Plot] = {}
+    with drawing():
+        for plan in plans(checked):
+            figure = plan.draw(checked)
+            if figure is not None:
+                # Two names may become one once they are fit for a file.
+                taken = sum(name == plan.name or name.startswith(f"{plan.name}--") for name in found)
+                name = f"{plan.name}--{taken + 1}" if taken else plan.name
+                found[name] = Plot(name, plan.title, plan.caption, figure)
+    return list(found.values())
+
+
+def save(plots: list[Plot], folder: Path, kind: str = "png") -> list[Path]:
+    """Write each plot as `<folder>/<name>.png` (or `.svg`), atomically; returns the files."""
+    files = []
+    for plot in plots:
+        file = folder / f"{plot.name}.{kind}"
+        if kind == "svg":
+            write_text(file, standalone(plot.svg()))
+        else:
+            write_bytes(file, to_png(plot.figure))
+        files.append(file)
+    return files
+
+
+def standalone(svg: str) -> str:
+    """Give an `<svg>` of a page its own theme, for use as a file."""
+    return svg.replace(">", f"><style>{THEME}</style>", 1)
+
+
+def slug(name: str) -> str:
+    """A name as part of a file name or an id."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "unnamed"
+
+
+THEME = (
+    ":root{--ink:#1f2328;--faint:#6e7781;--grid:#d8dee4;--paper:#fff;--font:'DejaVu Sans',Verdana,sans-serif}"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--faint:#9198a1;--grid:#31363d;--paper:#15181c}}"
+)
+"""The CSS variables that a drawing uses, for light and dark pages."""

@@ -1,0 +1,82 @@
+"""Zip archives from the network, unpacked without trusting them.
+
+Refused: absolute paths, `..`, links, encrypted members, more members or bytes than a corpus can have, and members that
+grow more than a text ever does (a bomb). Nothing is written outside the target, and it appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from tutelage import files
+from tutelage.errors import UserError
+from tutelage.progress import human, progress
+
+MAX_MEMBERS = 10_000
+MAX_BYTES = 20 << 30
+MAX_RATIO = 100
+"""Deflated text shrinks 2 to 5 times, very repetitive text 20 times."""
+BLOCK = 1 << 20
+
+
+def unpack(archive: Path, target: Path, wanted: Mapping[str, str]) -> None:
+    """Unpack members of a zip archive into the folder `target`, replacing it.
+
+    Args:
+        archive: the zip file.
+        target: folder to make.
+        wanted: names of members, and the file names they get. A member that lies elsewhere in the archive than
+            expected is still found if its last name is unique there.
+
+    Raises:
+        UserError: not a zip file, damaged, hostile, or a wanted member is missing.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = {name: _find(archive, opened.infolist(), member) for member, name in wanted.items()}
+            _check(archive, members)
+            total = sum(member.file_size for member in members.values())
+            with files.new_folder(target) as folder, progress(f"unpack {archive.name}", total, "B") as bar:
+                for name, member in members.items():
+                    with opened.open(member) as source, (folder / name).open("wb") as file:
+                        # The reader stops at the size that was checked, whatever the compressed bytes hold.
+                        shutil.copyfileobj(source, file, BLOCK)
+                    bar.advance(member.file_size)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise UserError(f"{archive} is not a sound zip file ({error}); delete it and run again") from error
+
+
+def _find(archive: Path, members: list[zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:
+    exact = [member for member in members if member.filename == name]
+    last = PurePosixPath(name).name
+    alike = [
+        member
+        for member in members
+        if PurePosixPath(member.filename).name == last and not member.filename.startswith("__MACOSX")
+    ]
+    if len(exact) == 1 or len(alike) == 1:
+        return (exact or alike)[0]
+    raise UserError(f"{archive} has no '{name}'; delete it and run again, or unpack it and pass its folder")
+
+
+def _check(archive: Path, members: Mapping[str, zipfile.ZipInfo]) -> None:
+    total = sum(member.file_size for member in members.values())
+    if len(members) > MAX_MEMBERS or total > MAX_BYTES:
+        raise UserError(f"{archive} would unpack to {len(members)} files and {human(total)}B; refused as unsafe")
+    for name, member in members.items():
+        path, reason = PurePosixPath(member.filename), None
+        if Path(name).name != name or path.is_absolute() or ".." in path.parts or "\\" in member.filename:
+            reason = "leads out of the folder"
+        elif member.is_dir() or stat.S_ISLNK(member.external_attr >> 16):
+            reason = "is no plain file"
+        elif member.flag_bits & 0x1:
+            reason = "is encrypted"
+        elif member.file_size > MAX_RATIO * max(member.compress_size, 1024):
+            reason = f"grows {member.file_size // max(member.compress_size, 1)} times"
+        if reason:
+            raise UserError(f"{archive}: member '{member.filename}' {reason}; refused as unsafe")

@@ -1,0 +1,294 @@
+"""From a step's number to its batch, without a history.
+
+Order and randomness are pure functions of integers: rows are permuted by (data seed, epoch), chunk offsets and masks
+drawn by (seed, epoch, row). Nothing depends on the number of processes, the micro-batch or what ran before, so a
+resumed run needs no more than the number of its step.
+
+Shapes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tutelage import recipe
+from tutelage.errors import UserError
+
+IGNORE = -100
+"""Target of a position that has no loss."""
+
+Ints = npt.NDArray[np.int64]
+
+
+class Tokens(Protocol):
+    """What batches need of a token store."""
+
+    tokens: npt.NDArray[np.unsignedinteger]
+    document_starts: Ints
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens and what should be said about them.
+
+    Attributes:
+        rows_B: which rows of the store these are.
+        tokens_BT: what the model reads.
+        targets_BT: what it should say at each position; `IGNORE` where there is no loss.
+        lengths_B: tokens before the padding of each row; None where no row is padded.
+        labels: further targets by task, each with B as its first dimension; `IGNORE` where a label is missing.
+        masked: whether tokens were hidden from the model, which reads both ways; else it reads left to right.
+    """
+
+    rows_B: Tensor
+    tokens_BT: Tensor
+    targets_BT: Tensor
+    lengths_B: Tensor | None
+    labels: dict[str, Tensor]
+    masked: bool = False
+
+    def part(self, rows: slice) -> Batch:
+        """Return some of the rows."""
+        lengths = None if self.lengths_B is None else self.lengths_B[rows]
+        return replace(
+            self,
+            rows_B=self.rows_B[rows],
+            tokens_BT=self.tokens_BT[rows],
+            targets_BT=self.targets_BT[rows],
+            lengths_B=lengths,
+            labels={task: labels[rows] for task, labels in self.labels.items()},
+        )
+
+    def split(self, rows: int) -> Iterator[Batch]:
+        """Cut into micro-batches of at most `rows` rows."""
+        for start in range(0, len(self.rows_B), rows):
+            yield self.part(slice(start, start + rows))
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy to a device."""
+        lengths = None if self.lengths_B is None else self.lengths_B.to(device, non_blocking=True)
+        return replace(
+            self,
+            tokens_BT=self.tokens_BT.to(device, non_blocking=True),
+            targets_BT=self.targets_BT.to(device, non_blocking=True),
+            lengths_B=lengths,
+            labels={task: labels.to(device, non_blocking=True) for task, labels in self.labels.items()},
+        )
+
+    @property
+    def real_BT(self) -> Tensor:
+        """Which positions hold tokens rather than padding, as booleans."""
+        B, T = self.tokens_BT.shape
+        if self.lengths_B is None:
+            return torch.ones(B, T, dtype=torch.bool, device=self.tokens_BT.device)
+        return torch.arange(T, device=self.tokens_BT.device) < self.lengths_B[:, None]
+
+    @property
+    def token_count(self) -> int:
+        """Tokens that are not padding."""
+        return self.tokens_BT.numel() if self.lengths_B is None else int(self.lengths_B.sum())
+
+
+def _generator(*keys: int) -> np.random.Generator:
+    # Philox is counter-based: nearby keys give unrelated streams.
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([key % 2**64 for key in keys])))
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How a masked model's inputs are hidden (BERT: 80 % masked, 10 % random, 10 % kept).
+
+    Attributes:
+        rate: share of tokens to predict.
+        mask_id: the mask token.
+        random_ids: ids from which random replacements come: `[low, high)`.
+        special_ids: never hidden.
+        seed: of the draws.
+    """
+
+    rate: float
+    mask_id: int
+    random_ids: tuple[int, int]
+    special_ids: tuple[int, ...]
+    seed: int
+
+    def hide(self, tokens_T: Ints, epoch: int, row: int) -> tuple[Ints, Ints]:
+        """Return the row to read and its targets; the draws depend on (seed, epoch, row) alone."""
+        draw = _generator(self.seed, 3, epoch, row)
+        chosen = (draw.random(tokens_T.shape) < self.rate) & ~np.isin(tokens_T, self.special_ids)
+        how = draw.random(tokens_T.shape)
+        random = draw.integers(*self.random_ids, size=tokens_T.shape)
+        hidden = np.where(chosen & (how < 0.8), self.mask_id, tokens_T)
+        hidden = np.where(chosen & (how >= 0.8) & (how < 0.9), random, hidden)
+        return hidden, np.where(chosen, tokens_T, IGNORE)
+
+
+class Chunks:
+    """Rows of exactly `length` tokens of running text."""
+
+    def __init__(
+        self, store: Tokens, length: int, chunking: Literal["fixed", "epoch_offset", "random"], seed: int
+    ) -> None:
+        self.tokens, self.length, self.chunking, self.seed = store.tokens, length, chunking, seed
+        size = len(store.tokens)
+        # Room for the largest offset, so that every epoch has the same rows.
+        self.count = {
+            "fixed": size // length,
+            "epoch_offset": (size - length + 1) // length,
+            "random": size // length - 1,
+        }[chunking]
+        if self.count < 1:
+            raise UserError(
+                f"the corpus has {size} tokens, too few for one row of {length}: take a larger corpus or "
+                "a smaller data.rows.length"
+            )
+
+    def row(self, row: int, epoch: int) -> Ints:
+        """Return the tokens of one row."""
+        start = row * self.length
+        if self.chunking == "epoch_offset":
+            start += int(_generator(self.seed, 1, epoch).integers(self.length))
+        elif self.chunking == "random":
+            start += int(_generator(self.seed, 2, epoch, row).integers(self.length))
+        return self.tokens[start : start + self.length].astype(np.int64)
+
+
+class Examples:
+    """One text a row, in static length buckets; longer texts continue on further rows."""
+
+    def __init__(self, store: Tokens, length: int, buckets: tuple[int, ...]) -> None:
+        self.tokens = store.tokens
+        starts = np.asarray(store.document_starts, dtype=np.int64)
+        lengths = np.diff(np.append(starts, len(store.tokens)))
+        pieces = np.maximum(1, -(-lengths // length))
+        offset = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        self.starts: Ints = np.repeat(starts, pieces) + offset * length
+        self.lengths: Ints = np.minimum(length, np.repeat(lengths, pieces) - offset * length)
+        # A row of one token has nothing to predict.
+        kept = self.lengths > 1
+        self.starts, self.lengths = self.starts[kept], self.lengths[kept]
+        self.count = len(self.starts)
+        if self.count < 1:
+            raise UserError("the corpus holds no text of two tokens or more")
+        self.sizes: Ints = np.array(sorted({b for b in buckets if b < length} | {length}), dtype=np.int64)
+        self.bucket: Ints = np.searchsorted(self.sizes, self.lengths)
+
+    def row(self, row: int, epoch: int) -> Ints:
+        """Return the tokens of one row, without padding."""
+        return self.tokens[self.starts[row] : self.starts[row] + self.lengths[row]].astype(np.int64)
+
+
+class BatchSource:
+    """The batches of a token store: `source.batch(step)` for any step, in any order.
+
+    Args:
+        store: the tokens.
+        rows: how they become rows.
+        batch_rows: rows in a batch.
+        seed: of order and offsets.
+        pad_id: fills up rows of examples.
+        masking: hides tokens for a masked model; without it, targets are the next tokens.
+        shuffle: permute rows in each epoch; off for evaluation.
+    """
+
+    def __init__(
+        self,
+        store: Tokens,
+        rows: recipe.Rows,
+        batch_rows: int,
+        seed: int,
+        pad_id: int = 0,
+        masking: Masking | None = None,
+        shuffle: bool = True,
+    ) -> None:
+        self.rows: Chunks | Examples = (
+            Chunks(store, rows.length, rows.chunking if shuffle else "fixed", seed)
+            if rows.kind == "chunks"
+            else Examples(store, rows.length, rows.buckets)
+        )
+        self.row_length = rows.length
+        self.batch_rows, self.seed, self.pad_id, self.masking, self.shuffle = batch_rows, seed, pad_id, masking, shuffle
+        self.tokens_per_epoch = (
+            self.rows.count * rows.length if isinstance(self.rows, Chunks) else int(self.rows.lengths.sum())
+        )
+        self._epoch_batches = lru_cache(maxsize=2)(self._example_batches)
+        self._permutation = lru_cache(maxsize=2)(self._permute)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Batches in a pass over the rows; a fraction for chunks, whose batches run on over the end of an epoch."""
+        if isinstance(self.rows, Chunks):
+            return self.rows.count / self.batch_rows
+        return len(self._epoch_batches(0))
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a step, counted from 0 over the whole run."""
+        if isinstance(self.rows, Chunks):
+            index = np.arange(step * self.batch_rows, (step + 1) * self.batch_rows)
+            epochs, places = np.divmod(index, self.rows.count)
+            rows = [
+                (int(self._permutation(int(epoch))[place]), int(epoch))
+                for epoch, place in zip(epochs, places, strict=True)
+            ]
+        else:
+            epoch, place = divmod(step, len(self._epoch_batches(0)))
+            rows = [(int(row), epoch) for row in self._epoch_batches(epoch)[place]]
+        return self._collate(rows)
+
+    def once(self) -> Iterator[Batch]:
+        """Go through every row once, in order; the last batch may be smaller."""
+        if isinstance(self.rows, Chunks):
+            for start in range(0, self.rows.count, self.batch_rows):
+                yield self._collate([(row, 0) for row in range(start, min(start + self.batch_rows, self.rows.count))])
+        else:
+            for rows in self._epoch_batches(0):
+                yield self._collate([(int(row), 0) for row in rows])
+
+    def _permute(self, epoch: int) -> Ints:
+        count = self.rows.count
+        return _generator(self.seed, 0, epoch).permutation(count) if self.shuffle else np.arange(count)
+
+    def _example_batches(self, epoch: int) -> list[Ints]:
+        """Cut an epoch's permutation into batches of one bucket each, and mix these."""
+        assert isinstance(self.rows, Examples)
+        order = self._permute(epoch)
+        batches = []
+        for bucket in range(len(self.rows.sizes)):
+            inside = order[self.rows.bucket[order] == bucket]
+            batches += [inside[i : i + self.batch_rows] for i in range(0, len(inside), self.batch_rows)]
+        if self.shuffle:
+            mixed = _generator(self.seed, 4, epoch).permutation(len(batches))
+            batches = [batches[i] for i in mixed]
+        return batches
+
+    def _collate(self, rows: list[tuple[int, int]]) -> Batch:
+        texts = [self.rows.row(row, epoch) for row, epoch in rows]
+        lengths = None
+        if isinstance(self.rows, Examples):
+            width = int(self.rows.sizes[self.rows.bucket[rows[0][0]]])
+            lengths = torch.tensor([len(text) for text in texts])
+            texts = [np.pad(text, (0, width - len(text)), constant_values=self.pad_id) for text in texts]
+        if self.masking is not None:
+            pairs = [self.masking.hide(text, epoch, row) for text, (row, epoch) in zip(texts, rows, strict=True)]
+            tokens, targets = (torch.from_numpy(np.stack(side)) for side in zip(*pairs, strict=True))
+        else:
+            tokens = torch.from_numpy(np.stack(texts))
+            targets = torch.full_like(tokens, IGNORE)
+            targets[:, :-1] = tokens[:, 1:]
+        batch = Batch(
+            torch.tensor([row for row, _ in rows]), tokens, targets, lengths, {}, masked=self.masking is not None
+        )
+        if lengths is not None:
+            # Padding is never a target: the last real token of a causal row has no next one.
+            last = lengths - 1 if self.masking is None else lengths
+            beyond = torch.arange(tokens.shape[1]) >= last[:, None]
+            batch = replace(batch, targets_BT=targets.masked_fill(beyond, IGNORE))
+        return batch

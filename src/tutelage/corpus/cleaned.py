@@ -1,0 +1,132 @@
+"""One source file, cleaned onto the disk and known by its passages: the temporary middle of preparing a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tutelage import files, starter
+from tutelage.corpus import reading, splits
+from tutelage.corpus.cleaning import Behaviour, clean_blocks
+from tutelage.corpus.encoding import Text
+from tutelage.corpus.sources import SourceFile
+from tutelage.corpus.splits import Ints, Passages
+from tutelage.errors import UserError
+from tutelage.progress import Tracker
+
+Chosen = npt.NDArray[np.bool_]
+
+
+@dataclass
+class CleanedFile:
+    """A cleaned source file and its passages, which tile it."""
+
+    source: SourceFile
+    path: Path
+    passages: Passages
+    size: int
+    """Bytes of the original."""
+    sha256: str
+    """Of the original."""
+
+    @property
+    def words(self) -> int:
+        """Whitespace words after cleaning."""
+        return int(self.passages.words.sum())
+
+    def cut(self, lines: tuple[int, int]) -> None:
+        """Cut passages at two line numbers, so that each lies in one split."""
+        with self.path.open("rb") as file:
+            self.passages = splits.cut_at_lines(self.passages, file, lines)
+
+    def texts(self, chosen: Chosen, separator: Literal["none", "end"]) -> Iterator[Text]:
+        """Yield the texts to encode, from chosen passages in their order.
+
+        With `end`, a text is a document without the blanks around it; where passages were left out, the parts on both
+        sides are documents of their own, so that nothing is joined that did not stand together. With `none`, the file
+        is one text.
+        """
+        if not chosen.any():
+            return
+        words, starts = self.passages.words, self.passages.starts
+        with self.path.open("rb") as file:
+            if separator == "none":
+                yield Text(int(words[chosen].sum()), self._chunks(file, starts, splits.runs(chosen)))
+                return
+            for first, end in splits.runs(chosen, self.passages.documents):
+                if count := int(words[first:end].sum()):
+                    yield Text(count, _stripped(self._chunks(file, starts, [(first, end)])))
+
+    def _chunks(self, file: BinaryIO, starts: Ints, runs: Iterable[tuple[int, int]]) -> Iterator[str]:
+        for first, end in runs:
+            file.seek(int(starts[first]))
+            for passage in range(first, end):
+                yield file.read(int(self.passages.bytes[passage])).decode()
+
+
+def clean_file(source: SourceFile, folder: Path, behaviour: Behaviour, encoding: str, text_field: str,
+               bar: Tracker) -> CleanedFile:  # fmt: skip
+    """Clean one file into `folder`.
+
+    Raises:
+        UserError: bytes, lines or records that are no text (see `reading`).
+    """
+    path = folder / f"{source.split}-{source.name}.txt"
+    size, done = source.path.stat().st_size, 0
+    indexer = splits.Indexer()
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for text in _cleaned(source, behaviour, encoding, text_field, indexer):
+            file.write(text)
+            done += (step := min(len(text), size - done))
+            bar.advance(step, source.name)
+    bar.advance(size - done)
+    return CleanedFile(source, path, indexer.passages(), size, files.sha256(source.path))
+
+
+def _cleaned(
+    source: SourceFile, behaviour: Behaviour, encoding: str, text_field: str, indexer: splits.Indexer
+) -> Iterator[str]:
+    """Yield cleaned text and tell the indexer its lines or records."""
+    if source.format == "text":
+        blocks = clean_blocks(reading.blocks(source.path, encoding), source.cleaner, behaviour)
+        rest = ""
+        for block in blocks:
+            # A block may end inside a line where newlines were deleted.
+            *lines, rest = (rest + block).split("\n")
+            for line in lines:
+                indexer.line(line + "\n")
+            yield block
+        if rest:
+            indexer.line(rest)
+        return
+    for record in _records(source, encoding, text_field):
+        text = record.strip("\n") + "\n\n"
+        indexer.record(text)
+        yield text
+
+
+def _records(source: SourceFile, encoding: str, text_field: str) -> Iterator[str]:
+    if source.format == "jsonl":
+        yield from reading.json_texts(source.path, text_field, encoding)
+        return
+    for number, record in reading.json_records(source.path):
+        try:
+            yield starter.example_text(record)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{source.path}, line {number}: not an example of the starter ({error})") from error
+
+
+def _stripped(chunks: Iterable[str]) -> Iterator[str]:
+    """Take the blanks off both ends of a text in chunks."""
+    held, begun = "", False
+    for chunk in chunks:
+        text = held + chunk if begun else chunk.lstrip()
+        body = text.rstrip()
+        held, begun = text[len(body) :], begun or bool(body)
+        if body:
+            yield body

@@ -1,0 +1,150 @@
+"""Texts in, token ids out, in bounded memory and on all cores.
+
+A long text is encoded in pieces. GPT-2's splitting rule never joins across the places where pieces are cut (before a
+newline that something visible follows, or before a space between two letters), so the pieces give the very tokens of
+the whole; only the first piece may get a prefix space. Reserved tokens are never made from text: a literal `</s>` in a
+corpus is spelled out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tutelage.corpus.tokenizer import lost_bytes
+
+PIECE = 1 << 15
+"""Characters after which a text is cut at the next safe place."""
+BATCH = 1 << 20
+"""Characters handed to the tokenizer's threads at once."""
+
+_PLACE = re.compile(r"\n(?=(\S))|(?<=[A-Za-z]) (?=[A-Za-z])")
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text to encode: its words, and its characters in chunks."""
+
+    words: int
+    chunks: Iterable[str]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a text."""
+
+    text: str
+    opens: bool
+    """Whether it is the first of its text."""
+    closes: bool
+    """Whether it is the last."""
+    words: int
+    """Of the whole text, told with its first piece; else 0."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A piece and its tokens."""
+
+    piece: Piece
+    ids: npt.NDArray[np.uint32]
+    lost: int
+    """Bytes that the tokenizer dropped."""
+
+
+def pieces(text: Text, size: int = PIECE) -> Iterator[Piece]:
+    """Cut a text at safe places at least `size` characters apart; nothing comes of an empty text."""
+    held: str | None = None
+    opens = True
+    for part in _parts(text.chunks, size):
+        if held is not None:
+            yield Piece(held, opens, False, text.words if opens else 0)
+            opens = False
+        held = part
+    if held is not None:
+        yield Piece(held, opens, True, text.words if opens else 0)
+
+
+def _parts(chunks: Iterable[str], size: int) -> Iterator[str]:
+    waiting, searched = "", size
+    for chunk in chunks:
+        waiting += chunk
+        while (place := _next_place(waiting, searched)) is not None:
+            yield waiting[:place]
+            waiting, searched = waiting[place:], size
+        # A place needs the character after it, so the last two are looked at again.
+        searched = max(size, len(waiting) - 2)
+    if waiting:
+        yield waiting
+
+
+def _next_place(text: str, start: int) -> int | None:
+    for match in _PLACE.finditer(text, start):
+        # NFKC turns some visible characters into a space with a mark, which the newline would join.
+        if match[1] is None or not unicodedata.normalize("NFKC", match[1])[0].isspace():
+            return match.start()
+    return None
+
+
+class Encoder:
+    """A tokenizer set up to encode a corpus.
+
+    Attributes:
+        exact: whether pieces give the same tokens as the whole text (byte-level tokenizers with GPT-2's splitting).
+        unknown_id: the tokenizer's unknown token, if it has one.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        from tokenizers import Tokenizer
+
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["padding"] = state["truncation"] = None
+        splitting = state["pre_tokenizer"] or {}
+        self.exact = splitting.get("type") == "ByteLevel" and bool(splitting.get("use_regex"))
+        self._first = Tokenizer.from_str(json.dumps(state))
+        self._rest = self._first
+        if splitting.get("add_prefix_space"):
+            state["pre_tokenizer"] = splitting | {"add_prefix_space": False}
+            self._rest = Tokenizer.from_str(json.dumps(state))
+        for backend in (self._first, self._rest):
+            backend.encode_special_tokens = True
+        self._lost = bytes(sorted(lost_bytes(tokenizer)))
+        self.unknown_id: int | None = tokenizer.unk_token_id
+
+    def encode(self, texts: Iterable[Text]) -> Iterator[Encoded]:
+        """Encode texts in order, a batch of pieces at a time."""
+        batch: list[Piece] = []
+        size = 0
+        for text in texts:
+            for piece in pieces(text):
+                batch.append(piece)
+                size += len(piece.text)
+                if size >= BATCH:
+                    yield from self._flush(batch)
+                    batch, size = [], 0
+        yield from self._flush(batch)
+
+    def _flush(self, batch: list[Piece]) -> Iterator[Encoded]:
+        found: list[Any] = [None] * len(batch)
+        # One call where all pieces are treated alike, which is the common case.
+        for backend in {id(b): b for b in (self._first, self._rest)}.values():
+            mine = [i for i, piece in enumerate(batch) if (self._first if piece.opens else self._rest) is backend]
+            encodings = backend.encode_batch_fast([batch[i].text for i in mine], add_special_tokens=False)
+            for i, encoding in zip(mine, encodings, strict=True):
+                found[i] = encoding
+        for piece, encoding in zip(batch, found, strict=True):
+            yield Encoded(piece, np.asarray(encoding.ids, dtype=np.uint32), self._count_lost(piece.text))
+
+    def _count_lost(self, text: str) -> int:
+        if not self._lost:
+            return 0
+        normalizer = self._first.normalizer
+        data = (normalizer.normalize_str(text) if normalizer else text).encode()
+        return len(data) - len(data.translate(None, self._lost))

@@ -1,0 +1,312 @@
+"""Words in, token stores out: read and clean each file, split, train the tokenizer, encode.
+
+Everything is built in `<folder>/.building` and moved into place with the manifest last, so that a killed run leaves
+nothing that looks finished; the next one starts anew (downloads are kept). A finished folder is used as it is if its
+settings are the same, and refused with the differences if not.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tutelage import __version__, files, recipe
+from tutelage.corpus import splits, tokenizer, tokens
+from tutelage.corpus.cleaned import Chosen, CleanedFile, clean_file
+from tutelage.corpus.encoding import Encoder
+from tutelage.corpus.reading import split_lines
+from tutelage.corpus.sources import Corpus, is_local, resolve
+from tutelage.corpus.splits import SPLITS, Split
+from tutelage.corpus.tokens import Counts, StoreWriter, TokenStore
+from tutelage.errors import UserError
+from tutelage.progress import console, progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_BUILDING = ".building"
+_PARTS = ("tokenizer", *(f"{split}{end}" for split in SPLITS for end in (".bin", ".documents.npy")))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus ready to train on.
+
+    Attributes:
+        folder: where it lies.
+        tokenizer: loaded from `folder/tokenizer`.
+        train, val, test: the splits.
+        manifest: settings, sources, counts, hashes and notes.
+    """
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerFast
+    train: TokenStore
+    val: TokenStore
+    test: TokenStore
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path, *, verify: bool = False) -> Prepared:
+        """Open what `prepare` made; `verify` also checks all hashes.
+
+        Raises:
+            UserError: nothing there, damaged files, or a tokenizer that is not the one the tokens were made with.
+        """
+        manifest = tokens.read_manifest(folder)
+        stores = {split: TokenStore.open(folder, split, verify=verify) for split in SPLITS}
+        loaded = tokenizer.load(str(folder / "tokenizer"))
+        if tokenizer.tokenizer_id(loaded) != manifest["tokenizer_id"]:
+            raise UserError(f"{folder / 'tokenizer'} is not the tokenizer these tokens were made with: delete {folder} "
+                            "and prepare again")  # fmt: skip
+        return cls(folder, loaded, manifest=manifest, **stores)
+
+
+def prepare(data: recipe.Data, folder: Path) -> Prepared:
+    """Make the corpus of a recipe ready in `folder`, or open it if that was done before.
+
+    Raises:
+        UserError: a corpus that is missing, empty or no text; a folder prepared with other settings; a disk that is
+            full or read-only; a row length larger than a split.
+    """
+    settings = _settings(data)
+    if (folder / "manifest.json").exists():
+        _refuse_differences(folder, settings, data)
+    else:
+        with files.explain_disk_errors(folder):
+            try:
+                _build(data, settings, folder)
+            finally:
+                shutil.rmtree(folder / _BUILDING, ignore_errors=True)
+    prepared = Prepared.open(folder)
+    _check_rows(prepared, data.rows)
+    return prepared
+
+
+def _settings(data: recipe.Data) -> dict[str, Any]:
+    """Return the settings that decide what is on disk: not the rows, not their order."""
+    return data.model_dump(mode="json", exclude={"rows", "seed"})
+
+
+def _refuse_differences(folder: Path, settings: dict[str, Any], data: recipe.Data) -> None:
+    manifest = tokens.read_manifest(folder)
+    before, now = _flat(manifest["settings"]), _flat(settings)
+    differences = [
+        f"data.{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if is_local(data.corpus) and Path(data.corpus).expanduser().exists():
+        known = {(file["split"], file["name"]): file for file in manifest["sources"]}
+        found = {(file.split, file.name): file.path for file in resolve(data.corpus).files}
+        differences += [f"file {name} ({split}) is gone" for split, name in sorted(known.keys() - found.keys())]
+        differences += [f"file {name} ({split}) is new" for split, name in sorted(found.keys() - known.keys())]
+        differences += [
+            f"file {key[1]} ({key[0]}) has changed"
+            for key in sorted(known.keys() & found.keys())
+            if found[key].stat().st_size != known[key]["bytes"] or files.sha256(found[key]) != known[key]["sha256"]
+        ]
+    if differences:
+        raise UserError(
+            f"{folder} was prepared differently: {'; '.join(differences)}. Put it back, prepare in another folder, or "
+            f"delete {folder} (and the models trained on it)"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _check_rows(prepared: Prepared, rows: recipe.Rows) -> None:
+    if rows.kind != "chunks":
+        return
+    for name, store in (("train", prepared.train), ("val", prepared.val), ("test", prepared.test)):
+        if len(store) < rows.length:
+            raise UserError(
+                f"data.rows.length is {rows.length} tokens, but the {name} split has only {len(store)} "
+                f"({store.words} words): take shorter rows, `kind: examples`, or more text"
+            )
+
+
+def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:
+    corpus = resolve(data.corpus, data.text_field)
+    building = folder / _BUILDING
+    shutil.rmtree(building, ignore_errors=True)
+    (building / "clean").mkdir(parents=True)
+    cleaned, notes = _clean(corpus, data, building / "clean")
+    chosen = _choose(corpus, cleaned, data, notes)
+    made = _make_tokenizer(cleaned, chosen["train"], data)
+    if data.tokenizer.kind == "bpe" and len(made) < data.tokenizer.vocab_size:
+        notes.append(f"the vocabulary is full at {len(made)} tokens: no more pairs occur often enough")
+    end_id = _end_id(made, data)
+    encoder = Encoder(made)
+    if not encoder.exact:
+        notes.append("this tokenizer may split the places where long texts are cut in another way than the whole text")
+    entries = _encode(cleaned, chosen, data, encoder, building, len(made), end_id)
+    lost = {key: sum(entry[key] for entry in entries.values()) for key in ("lost_bytes", "unknown_tokens")}
+    if lost["lost_bytes"]:
+        notes.append(f"{lost['lost_bytes']} bytes of text are not in the tokenizer's alphabet and were dropped")
+    if lost["unknown_tokens"]:
+        notes.append(f"{lost['unknown_tokens']} tokens are the tokenizer's unknown token")
+    tokenizer.save(made, building / "tokenizer")
+    manifest = {
+        "format": tokens.FORMAT,
+        "settings": settings,
+        "tokenizer_id": tokenizer.tokenizer_id(made),
+        "vocab_size": len(made),
+        "splits": entries,
+        "sources": [_describe(file) for file in cleaned],
+        "notes": notes,
+        "versions": _versions(),
+    }
+    _move_into_place(building, folder)
+    files.write_json(folder / "manifest.json", manifest)
+    for note in notes:
+        console.print(f"corpus {corpus.name}: {note}", soft_wrap=True)
+
+
+def _clean(corpus: Corpus, data: recipe.Data, folder: Path) -> tuple[list[CleanedFile], list[str]]:
+    """Clean every file; empty ones are left out with a note."""
+    cleaned, notes = list[CleanedFile](), list(corpus.notes)
+    total = sum(file.path.stat().st_size for file in corpus.files)
+    with progress("clean", total, "B") as bar:
+        for source in corpus.files:
+            file = clean_file(source, folder, data.cleaning, data.encoding, data.text_field, bar)
+            if file.words:
+                cleaned.append(file)
+            else:
+                notes.append(f"{source.path.name} holds no words and was left out")
+    if not any(file.source.split == "train" for file in cleaned):
+        raise UserError(f"data.corpus: the training files of '{corpus.name}' hold no words "
+                        f"({', '.join(str(file.path) for file in corpus.files)})")  # fmt: skip
+    return cleaned, notes
+
+
+def _choose(
+    corpus: Corpus, cleaned: list[CleanedFile], data: recipe.Data, notes: list[str]
+) -> dict[Split, list[Chosen]]:
+    """Choose for each split the passages of each file."""
+    membership = [_splits_of(corpus, file, data) for file in cleaned]
+    budgets: dict[Split, float | None] = {
+        "train": None if data.words is None else data.words * (1 - data.val_share),
+        "val": None if data.words is None else data.words * data.val_share,
+        "test": data.test_words,
+    }
+    chosen: dict[Split, list[Chosen]] = {}
+    for index, split in enumerate(SPLITS):
+        inside = [member == index for member in membership]
+        there = [int(file.passages.words[mask].sum()) for file, mask in zip(cleaned, inside, strict=True)]
+        budget, total = budgets[split], sum(there)
+        if budget is not None and budget < total:
+            for file, mask, words in zip(cleaned, inside, there, strict=True):
+                name = f"{file.source.name}/{split}"
+                mask[mask] = splits.subset(name, file.passages.words[mask], budget * words / total)
+        elif budget is not None and budget > total:
+            notes.append(f"{split}: {round(budget)} words were asked for, {total} are there and all are taken")
+        chosen[split] = inside
+    return chosen
+
+
+def _splits_of(corpus: Corpus, file: CleanedFile, data: recipe.Data) -> splits.Ints:
+    """Return for each passage of a file the index of its split."""
+    if file.source.split == "test":
+        return np.full(len(file.passages), SPLITS.index("test"), dtype=np.int64)
+    test_share = 0.0 if corpus.brings_test else splits.TEST_SHARE
+    if corpus.carve == "hash":
+        member = splits.split_by_hash(file.source.name, file.passages, data.val_share, test_share)
+    else:
+        cuts = splits.tail_cuts(int(file.passages.lines.sum()), data.val_share, test_share)
+        file.cut(cuts)
+        member = splits.split_by_tail(file.passages, cuts)
+    return member.astype(np.int64)
+
+
+def _make_tokenizer(cleaned: list[CleanedFile], chosen: list[Chosen], data: recipe.Data) -> PreTrainedTokenizerFast:
+    if data.tokenizer.path is not None:
+        return tokenizer.load(data.tokenizer.path)
+
+    def lines() -> Iterator[str]:
+        words = sum(int(file.passages.words[mask].sum()) for file, mask in zip(cleaned, chosen, strict=True))
+        with progress("train tokenizer", words, "words") as bar:
+            for file, mask in zip(cleaned, chosen, strict=True):
+                for text in file.texts(mask, data.separator):
+                    for chunk in text.chunks:
+                        yield from split_lines(chunk)
+                    bar.advance(text.words)
+
+    return tokenizer.train(lines(), data.tokenizer)
+
+
+def _end_id(made: PreTrainedTokenizerFast, data: recipe.Data) -> int | None:
+    if data.separator == "none":
+        return None
+    if made.eos_token_id is None:
+        raise UserError(f"data.separator: the tokenizer '{data.tokenizer.path}' has no end token to close documents "
+                        "with; set data.separator=none")  # fmt: skip
+    return int(made.eos_token_id)
+
+
+def _encode(cleaned: list[CleanedFile], chosen: dict[Split, list[Chosen]], data: recipe.Data, encoder: Encoder,
+            folder: Path, vocab_size: int, end_id: int | None) -> dict[str, dict[str, Any]]:  # fmt: skip
+    total = sum(
+        int(file.passages.words[mask].sum())
+        for masks in chosen.values()
+        for file, mask in zip(cleaned, masks, strict=True)
+    )
+    entries: dict[str, dict[str, Any]] = {}
+    with progress("encode", total, "words") as bar:
+        for split in SPLITS:
+            writer = StoreWriter(folder, split, encoder, vocab_size, end_id)
+            for file, mask in zip(cleaned, chosen[split], strict=True):
+                if mask.any():
+                    counts: Counts = writer.add(file.source.name, file.texts(mask, data.separator))
+                    bar.advance(counts.words, f"{split} {file.source.name}")
+            entries[split] = writer.finish()
+    return entries
+
+
+def _move_into_place(building: Path, folder: Path) -> None:
+    """Flush what was built and move it up; the folder counts as prepared only once it has a manifest."""
+    for path in sorted(building.rglob("*")):
+        if path.is_file() and path.parent.name != "clean":
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for name in _PARTS:
+        target = folder / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        (building / name).replace(target)
+    files.sync_folder(folder)
+
+
+def _describe(file: CleanedFile) -> dict[str, Any]:
+    source = file.source
+    return {
+        "name": source.name,
+        "split": source.split,
+        "format": source.format,
+        "cleaner": source.cleaner,
+        "bytes": file.size,
+        "sha256": file.sha256,
+        "words": file.words,
+        "lines": int(file.passages.lines.sum()),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "tutelage": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("tokenizers", "transformers", "numpy")},
+    }

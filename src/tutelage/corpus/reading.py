@@ -1,0 +1,153 @@
+"""Bytes of a file in, sound text out, a block at a time.
+
+Newlines become `\\n` whatever the file has, a byte-order mark is dropped, and what cannot be text is refused by file
+and place: other encodings, binary files, lines of many megabytes, broken JSON lines. Memory stays bounded by the
+longest line allowed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UserError
+
+BLOCK_BYTES = 1 << 20
+MAX_LINE = 16 << 20
+"""Characters. A longer line is a dump, not text; splitting and cleaning work by lines."""
+
+_MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def blocks(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the text of a file in blocks of about a megabyte, with universal newlines.
+
+    Raises:
+        UserError: unknown encoding, bytes that do not decode (with their position), NUL characters, an overlong line.
+    """
+    decoder, newlines = _decoder(encoding), io.IncrementalNewlineDecoder(None, translate=True)
+    line, column, offset = 1, 0, 0
+    with path.open("rb") as file:
+        while True:
+            raw = file.read(BLOCK_BYTES)
+            if offset == 0 and _is_utf8(encoding):
+                offset = _check_mark(path, raw)
+                raw = raw[offset:]
+            pending = len(decoder.getstate()[0])
+            try:
+                text = newlines.decode(decoder.decode(raw, final=not raw), final=not raw)
+            except UnicodeError as error:
+                # The error counts from bytes that an earlier block left undecoded.
+                raise _undecodable(path, error, offset - pending, encoding) from error
+            if "\0" in text:
+                at = line + text[: text.index("\0")].count("\n")
+                raise UserError(f"{path}, line {at}: a NUL character, so this is a binary file, not text; "
+                                "take it out of the corpus folder")  # fmt: skip
+            if text:
+                first = text.find("\n")
+                longest = column + (len(text) if first < 0 else first)
+                if longest > MAX_LINE:
+                    raise UserError(
+                        f"{path}, line {line}: longer than {MAX_LINE >> 20} MiB; text is read line by line, so "
+                        "break it into lines (at sentences or paragraphs) first"
+                    )
+                line += text.count("\n")
+                column = column + len(text) if first < 0 else len(text) - 1 - text.rfind("\n")
+                yield text
+            if not raw:
+                return
+            offset += len(raw)
+
+
+def lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the lines of a file with their newlines (the last one may have none); errors as `blocks`."""
+    rest: list[str] = []
+    for block in blocks(path, encoding):
+        head, newline, tail = block.rpartition("\n")
+        if not newline:
+            rest.append(block)
+            continue
+        yield from split_lines("".join([*rest, head, newline]))
+        rest = [tail] if tail else []
+    if rest:
+        yield "".join(rest)
+
+
+def split_lines(text: str) -> list[str]:
+    """Cut text after its newlines, and only there (`str.splitlines` also cuts at form feeds and others)."""
+    *whole, rest = text.split("\n")
+    return [line + "\n" for line in whole] + ([rest] if rest else [])
+
+
+def json_texts(path: Path, field: str, encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the text of each record of a JSON-lines file; blank lines are passed over.
+
+    Raises:
+        UserError: a line that is no JSON object, lacks `field`, or holds something else than text there.
+    """
+    for number, record in json_records(path, encoding):
+        text = record.get(field)
+        if not isinstance(text, str):
+            problem = f"'{field}' is not text" if field in record else f"no '{field}' (it has {sorted(record)})"
+            raise UserError(f"{path}, line {number}: {problem}; set data.text_field to the field that holds the text")
+        if "\0" in text:
+            raise UserError(f"{path}, line {number}: a NUL character in '{field}'; take it out")
+        yield text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def json_records(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line number and the object of each line of a JSON-lines file.
+
+    Raises:
+        UserError: a line that is no JSON object, by its number.
+    """
+    for number, line in enumerate(lines(path, encoding), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            raise UserError(f"{path}, line {number}: not valid JSON ({reason}); mend or delete the line") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number}: a JSON {type(record).__name__}, not an object with fields")
+        yield number, record
+
+
+def _decoder(encoding: str) -> codecs.IncrementalDecoder:
+    try:
+        # A byte-order mark is dropped here rather than by `utf-8-sig`, whose errors do not count it.
+        return codecs.getincrementaldecoder("utf-8" if _is_utf8(encoding) else encoding)("strict")
+    except LookupError as error:
+        raise UserError(f"data.encoding: '{encoding}' is not an encoding Python knows; try utf-8") from error
+
+
+def _is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
+def _check_mark(path: Path, raw: bytes) -> int:
+    """Return the length of a UTF-8 byte-order mark; refuse those of other encodings."""
+    for mark, name in _MARKS:
+        if raw.startswith(mark):
+            raise UserError(f"{path}: begins with the byte-order mark of {name}; set data.encoding={name}")
+    return len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0
+
+
+def _undecodable(path: Path, error: UnicodeError, base: int, encoding: str) -> UserError:
+    if not isinstance(error, UnicodeDecodeError):
+        return UserError(f"{path}: not {encoding} ({error}); set data.encoding to the encoding it has")
+    at, byte = base + error.start, error.object[error.start]
+    context = error.object[error.start : error.start + 64]
+    controls = sum(value < 9 or 13 < value < 32 for value in context)
+    if controls > len(context) // 8:
+        return UserError(f"{path}: byte {at} (0x{byte:02x}) and its neighbours are no text, so this is a binary file; "
+                         "take it out of the corpus folder")  # fmt: skip
+    return UserError(
+        f"{path}: byte {at} (0x{byte:02x}) is not {encoding} ({error.reason}); set data.encoding to the encoding the "
+        "files have (old Western texts are often cp1252 or latin-1), or convert them to UTF-8"
+    )

@@ -1,0 +1,204 @@
+"""From the name of a corpus to its files: the catalogue, the starter, local folders and files, Hugging Face datasets.
+
+Files come in sorted order, never in the directory's, so that every machine builds the same corpus. What must be
+downloaded lies in `TUTELAGE_CACHE` (default `~/.cache/tutelage`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tutelage import starter
+from tutelage.corpus import catalogue, huggingface
+from tutelage.corpus.archive import unpack
+from tutelage.corpus.catalogue import CORPORA, RELEASES, Part
+from tutelage.corpus.download import download
+from tutelage.errors import UserError, nearest
+
+Format = Literal["text", "jsonl", "starter"]
+
+_HELD_OUT = ("dev", "val", "valid", "validation", "test")
+"""Names of held-out files and folders; the first kind that is there becomes the test split."""
+_FORMATS: dict[str, Format] = {".txt": "text", ".jsonl": "jsonl"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """One file of a corpus."""
+
+    name: str
+    """Of the source, without the suffix: `childes`."""
+    split: Literal["train", "test"]
+    """What it is for; val is cut from the training files."""
+    path: Path
+    """Where it lies."""
+    cleaner: str
+    """Source whose cleaning rules apply (`cleaning.cleaner`); others are left alone."""
+    format: Format = "text"
+    """Plain text, JSON lines, or the starter's own JSON lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus, resolved: its files and how they are split."""
+
+    name: str
+    """As the recipe gives it."""
+    files: tuple[SourceFile, ...]
+    """Sorted, training files first."""
+    carve: Literal["tail", "hash"] = "tail"
+    """Whether held-out text is the end of each file, or documents drawn by hash."""
+    notes: tuple[str, ...] = ()
+    """What the manifest and the user should hear."""
+
+    @property
+    def brings_test(self) -> bool:
+        """Whether there are test files; else the test split is carved from the training files."""
+        return any(file.split == "test" for file in self.files)
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloads: `TUTELAGE_CACHE`, or `~/.cache/tutelage`."""
+    return Path(os.environ.get("TUTELAGE_CACHE") or "~/.cache/tutelage").expanduser()
+
+
+def is_local(corpus: str) -> bool:
+    """Tell whether a corpus lies in a local folder or file, whose content may change."""
+    return corpus != "starter" and not corpus.startswith("hf:") and corpus not in CORPORA
+
+
+def resolve(corpus: str, text_field: str = "text") -> Corpus:
+    """Find the files of a corpus, downloading what is not in the cache.
+
+    Args:
+        corpus: catalogue name, `starter`, `hf:dataset[:config]`, or path of a folder or file.
+        text_field: where the text stands in a Hugging Face dataset.
+
+    Raises:
+        UserError: unknown name, missing or empty folder, failed download, missing `datasets` extra.
+    """
+    if corpus == "starter":
+        return _starter()
+    if corpus in CORPORA:
+        return _babylm(corpus)
+    if corpus.startswith("hf:"):
+        return _hugging_face(corpus, text_field)
+    path = Path(corpus).expanduser()
+    if path.is_file():
+        return Corpus(name=corpus, files=(_source(path, "train"),), notes=(_CARVED,))
+    if path.is_dir():
+        return _folder(corpus, path)
+    raise UserError(
+        f"data.corpus: '{corpus}' is neither a folder or file here nor a corpus of the catalogue"
+        f"{nearest(corpus, ['starter', *CORPORA])}; the catalogue has starter, {', '.join(CORPORA)}"
+    )
+
+
+_CARVED = "no dev or test files: the test split is another 5 % of each file, after the part held out as val"
+
+
+def _starter() -> Corpus:
+    files = tuple(
+        SourceFile(name=path.stem, split="train", path=path, cleaner="", format="starter")
+        for path in starter.example_files()
+    )
+    note = "test (5 %) and val are whole examples drawn by hash, since the files go from theme to theme"
+    return Corpus(name="starter", files=files, carve="hash", notes=(note,))
+
+
+def _babylm(corpus: str) -> Corpus:
+    year, part = CORPORA[corpus]
+    release = RELEASES[year]
+    train = [_source(path, "train") for path in _fetch(year, part, release.parts[part])]
+    notes = [f"licences: {'; '.join(f'{file.name}: {catalogue.LICENCES[file.cleaner]}' for file in train)}"]
+    if part in ("dev", "test"):
+        return Corpus(name=corpus, files=tuple(train), notes=(*notes, _CARVED))
+    test = [_source(path, "test") for path in _fetch(year, "dev", release.parts["dev"])]
+    return Corpus(name=corpus, files=(*train, *test), notes=(*notes, "the test split is the corpus's dev set"))
+
+
+def _fetch(year: int, name: str, part: Part) -> list[Path]:
+    """Return the files of one published part, from the cache or the network."""
+    home = cache_folder() / "babylm" / str(year)
+    paths = [home / name / Path(file).name for file in part.files]
+    if part.archived:
+        remote = part.remotes[0]
+        if not all(path.exists() for path in paths):
+            archive = download(remote.url, home / remote.filename, sha256=remote.sha256, size=remote.bytes)
+            unpack(archive, home / name, {file: Path(file).name for file in part.files})
+        return paths
+    return [
+        download(remote.url, path, sha256=remote.sha256, size=remote.bytes)
+        for remote, path in zip(part.remotes, paths, strict=True)
+    ]
+
+
+def _hugging_face(corpus: str, text_field: str) -> Corpus:
+    splits = huggingface.export(corpus, text_field, cache_folder() / "hf")
+    files = [
+        SourceFile(name=split, split=split, path=path, cleaner="", format="jsonl") for split, path in splits.items()
+    ]
+    return Corpus(name=corpus, files=tuple(files), notes=() if "test" in splits else (_CARVED,))
+
+
+def _folder(corpus: str, folder: Path) -> Corpus:
+    subfolders = {path.name: path for path in folder.iterdir() if path.is_dir()}
+    if "train" in subfolders:
+        train = _readable(subfolders["train"], ("train", ""))
+        held_out = {kind: _readable(subfolders[kind], (kind, "")) for kind in _HELD_OUT if kind in subfolders}
+    else:
+        # Where files say what they are for, others (a README.txt) are not part of the corpus.
+        train = _readable(folder, ("train",))
+        held_out = {kind: _readable(folder, (kind,)) for kind in _HELD_OUT}
+        if not train:
+            train = _readable(folder, ("",))
+    if not train:
+        raise UserError(
+            f"data.corpus: {folder} holds no text: it needs *.train (with *.dev), *.txt or *.jsonl files, "
+            "or sub-folders train/ and dev/ with such files"
+        )
+    kind = next((kind for kind in _HELD_OUT if held_out.get(kind)), None)
+    sources = [_source(path, "train") for path in train]
+    sources += [_source(path, "test") for path in held_out[kind]] if kind else []
+    note = f"the test split is the corpus's {kind} files" if kind else _CARVED
+    return Corpus(name=corpus, files=tuple(_distinct(sources)), notes=(note,))
+
+
+def _readable(folder: Path, kinds: Sequence[str]) -> list[Path]:
+    """Return a folder's text files of some kinds, sorted: `train` finds `a.train`, `a.train.txt`; '' finds `a.txt`."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".") and _kind(path) is not None and _kind(path) in kinds
+    )
+
+
+def _kind(path: Path) -> str | None:
+    """Return what a file's name says it is for: `train`, `dev`, ..., '' for plain text, None for what is no text."""
+    suffixes = path.suffixes
+    if suffixes and suffixes[-1] in _FORMATS:
+        suffixes = suffixes[:-1]
+        return suffixes[-1][1:] if suffixes and suffixes[-1][1:] in ("train", *_HELD_OUT) else ""
+    return suffixes[-1][1:] if suffixes and suffixes[-1][1:] in ("train", *_HELD_OUT) else None
+
+
+def _source(path: Path, split: Literal["train", "test"]) -> SourceFile:
+    name, kind = path.name, _kind(path)
+    format_ = _FORMATS.get(path.suffix, "text")
+    name = name.removesuffix(path.suffix) if path.suffix in _FORMATS else name
+    name = name.removesuffix(f".{kind}") if kind else name
+    return SourceFile(name=name, split=split, path=path, cleaner=name if format_ == "text" else "", format=format_)
+
+
+def _distinct(sources: Iterable[SourceFile]) -> list[SourceFile]:
+    """Give files of one split that share a name (`a.txt` and `a.jsonl`) their whole file names."""
+    listed = list(sources)
+    keys = [(source.split, source.name) for source in listed]
+    return [
+        replace(source, name=source.path.name) if keys.count(key) > 1 else source
+        for source, key in zip(listed, keys, strict=True)
+    ]

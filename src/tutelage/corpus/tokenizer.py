@@ -1,0 +1,162 @@
+"""The tokenizer: byte-level BPE as in the papers, or an existing one; saved so that it behaves the same everywhere.
+
+BabyLlama trained with a space before every line and, under transformers 4, encoded without one; transformers 5 reads
+the same file the other way round when the class is GPT-2's. Here the choice stands in the saved pre-tokenizer, and the
+folder names the generic fast class, which changes nothing when it loads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage import files, recipe
+from tutelage.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BASE_TOKENS = ("<pad>", "<s>", "</s>")
+"""Ids 0, 1, 2, as in the papers."""
+_ROLES = {
+    "pad_token": ("<pad>", "[PAD]", "<|padding|>"),
+    "bos_token": ("<s>", "[BOS]", "<|begin_of_text|>", "<|endoftext|>"),
+    "eos_token": ("</s>", "[EOS]", "<|end_of_text|>", "<|endoftext|>"),
+    "unk_token": ("<unk>", "[UNK]"),
+    "mask_token": ("<mask>", "[MASK]"),
+    "cls_token": ("<cls>", "[CLS]"),
+    "sep_token": ("<sep>", "[SEP]"),
+}
+_GENERIC_CLASS = "PreTrainedTokenizerFast"
+_LINES_AT_ONCE = 1000
+
+
+def train(lines: Iterable[str], options: recipe.Tokenizer) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer (NFKC, GPT-2's splitting) on lines of text, their newlines included.
+
+    Lines rather than texts are the unit because that is how a file is read in the reference: with `prefix_space`
+    other than `none`, each line then begins with a space.
+
+    Args:
+        lines: the training text.
+        options: size, alphabet, prefix space and reserved tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    reserved = [*BASE_TOKENS, *options.extra_tokens]
+    if len(set(reserved)) < len(reserved):
+        raise UserError(f"data.tokenizer.extra_tokens: {list(options.extra_tokens)} repeat a reserved token {reserved}")
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options.prefix_space != "none")
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        special_tokens=reserved,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if options.alphabet == "bytes" else [],
+        show_progress=False,
+    )
+    backend.train_from_iterator(_batched(lines), trainer)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options.prefix_space == "always")
+    return _wrapped(backend)
+
+
+def load(path: str) -> PreTrainedTokenizerFast:
+    """Load an existing fast tokenizer: a folder, a `tokenizer.json`, or a hub id.
+
+    Raises:
+        UserError: nothing there, or a tokenizer without a fast form.
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    local = Path(path).expanduser()
+    if local.is_file():
+        try:
+            return _wrapped(Tokenizer.from_file(str(local)))
+        except Exception as error:  # the library raises bare exceptions
+            raise UserError(f"data.tokenizer.path: {local} is not a tokenizer.json ({error})") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(local) if local.is_dir() else path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"data.tokenizer.path: no tokenizer at '{path}', neither as a folder nor on the Hugging Face hub: {error}"
+        ) from error
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise UserError(f"data.tokenizer.path: '{path}' has no fast tokenizer (tokenizer.json); convert it first")
+    return tokenizer
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a folder that `AutoTokenizer` loads, in transformers 4 and 5, to the same behaviour.
+
+    Raises:
+        UserError: the tokenizer does not survive saving (its class does what its files do not say).
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer.save_pretrained(str(folder))
+    settings = files.read_json(folder / "tokenizer_config.json")
+    # The name every version knows; model-specific classes rebuild parts of the tokenizer when they load.
+    settings["tokenizer_class"] = _GENERIC_CLASS
+    files.write_json(folder / "tokenizer_config.json", settings)
+    if tokenizer_id(AutoTokenizer.from_pretrained(str(folder))) != tokenizer_id(tokenizer):
+        raise UserError(
+            f"the tokenizer '{tokenizer.name_or_path}' ({type(tokenizer).__name__}) encodes differently once saved; "
+            "give data.tokenizer.path its tokenizer.json instead"
+        )
+
+
+def tokenizer_id(tokenizer: Any) -> str:
+    """Return a digest of how a tokenizer encodes.
+
+    Vocabulary by string, merges, normalizer, pre-tokenizer and added tokens count: equal digests mean equal ids for
+    every text. Padding, truncation and what frames a text do not.
+    """
+    state = json.loads(_backend(tokenizer).to_str())
+    added = sorted((token["content"], token["id"], token["special"]) for token in state["added_tokens"])
+    behaviour = {key: state[key] for key in ("normalizer", "pre_tokenizer", "model")}
+    return files.fingerprint(behaviour | {"added_tokens": added})
+
+
+def lost_bytes(tokenizer: Any) -> frozenset[int]:
+    """Return the bytes that a byte-level tokenizer would drop without a word, because training never saw them.
+
+    Empty for other kinds of tokenizer, which have an unknown token or a byte fallback instead.
+    """
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    backend = _backend(tokenizer)
+    if "ByteLevel" not in backend.to_str(pretty=False).partition('"model"')[0]:
+        return frozenset()
+    vocabulary = backend.get_vocab()
+    return frozenset(byte for byte, letter in bytes_to_unicode().items() if letter not in vocabulary)
+
+
+def _backend(tokenizer: Any) -> Any:
+    return getattr(tokenizer, "backend_tokenizer", tokenizer)
+
+
+def _wrapped(backend: Any) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    roles = {
+        role: next((name for name in names if backend.token_to_id(name) is not None), None)
+        for role, names in _ROLES.items()
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        clean_up_tokenization_spaces=False,
+        **{role: name for role, name in roles.items() if name is not None},
+    )
+
+
+def _batched(lines: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(lines)
+    while batch := list(itertools.islice(iterator, _LINES_AT_ONCE)):
+        yield batch

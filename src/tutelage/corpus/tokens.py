@@ -1,0 +1,198 @@
+"""The token store: a split's tokens on disk, read through the page cache, and a manifest that vouches for them.
+
+`<split>.bin` holds raw little-endian uint16 (uint32 from 65,536 tokens of vocabulary on), `<split>.documents.npy` the
+offset at which each document begins; `manifest.json` beside them counts and hashes everything. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tutelage import files
+from tutelage.corpus.encoding import Encoder, Text
+from tutelage.errors import UserError
+
+FORMAT = 1
+"""Version of the layout; another one is refused."""
+
+
+@dataclass
+class Counts:
+    """What a store, or one source's part of it, holds."""
+
+    tokens: int = 0
+    words: int = 0
+    """Whitespace words."""
+    documents: int = 0
+    bytes: int = 0
+    """UTF-8 bytes of the text that was encoded (for bits per byte)."""
+    lost_bytes: int = 0
+    """Bytes the tokenizer could not encode and dropped."""
+    unknown_tokens: int = 0
+    """Unknown tokens, where the tokenizer has one."""
+
+    def add(self, other: Counts) -> None:
+        """Add another's counts to these."""
+        for key, value in asdict(other).items():
+            setattr(self, key, getattr(self, key) + value)
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Return the narrowest little-endian type that holds a vocabulary's ids."""
+    return np.dtype("<u2") if vocab_size <= 65_535 else np.dtype("<u4")
+
+
+class StoreWriter:
+    """Writes one split's tokens as they come; the caller writes the manifest with what `finish` returns.
+
+    Args:
+        folder: where to write.
+        split: name of the split.
+        encoder: turns texts into ids.
+        vocab_size: decides the width of a token on disk.
+        end_id: token that closes every document, or None to let them follow one another.
+    """
+
+    def __init__(self, folder: Path, split: str, encoder: Encoder, vocab_size: int, end_id: int | None) -> None:
+        self._folder, self._split, self._encoder, self._end_id = folder, split, encoder, end_id
+        self._dtype = token_dtype(vocab_size)
+        self._file = (folder / f"{split}.bin").open("wb")
+        self._digest = hashlib.sha256()
+        self._starts: list[npt.NDArray[np.int64]] = []
+        self._total, self._sources = Counts(), dict[str, Counts]()
+
+    def add(self, source: str, texts: Iterable[Text]) -> Counts:
+        """Encode and append the documents of one source; return their counts."""
+        counts, starts = Counts(), list[int]()
+        for encoded in self._encoder.encode(texts):
+            piece, ids = encoded.piece, encoded.ids
+            if piece.opens:
+                starts.append(self._total.tokens + counts.tokens)
+                counts.documents += 1
+                counts.words += piece.words
+            if self._encoder.unknown_id is not None:
+                counts.unknown_tokens += int((ids == self._encoder.unknown_id).sum())
+            if piece.closes and self._end_id is not None:
+                ids = np.append(ids, np.uint32(self._end_id))
+            data = ids.astype(self._dtype).tobytes()
+            self._file.write(data)
+            self._digest.update(data)
+            counts.tokens += len(ids)
+            counts.bytes += len(piece.text.encode())
+            counts.lost_bytes += encoded.lost
+        self._starts.append(np.asarray(starts, dtype=np.int64))
+        self._sources.setdefault(source, Counts()).add(counts)
+        self._total.add(counts)
+        return counts
+
+    def finish(self) -> dict[str, Any]:
+        """Close the files and return the split's entry of the manifest."""
+        self._file.close()
+        documents = self._folder / f"{self._split}.documents.npy"
+        starts = np.concatenate(self._starts) if self._starts else np.zeros(0, dtype=np.int64)
+        np.save(documents, starts, allow_pickle=False)
+        return asdict(self._total) | {
+            "dtype": self._dtype.name,
+            "sha256": {"tokens": self._digest.hexdigest(), "documents": files.sha256(documents)},
+            "sources": {name: asdict(counts) for name, counts in self._sources.items()},
+        }
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """One split's tokens, memory-mapped.
+
+    Attributes:
+        tokens: all ids in a row.
+        document_starts: offset of each document in `tokens`; with separator `none`, where files begin.
+        words: whitespace words of the text.
+        bytes: UTF-8 bytes of the text.
+        vocab_size: of the tokenizer; every id is below it.
+        tokenizer_id: digest of the tokenizer's behaviour (`tokenizer.tokenizer_id`).
+        digest: sha256 of the token file.
+    """
+
+    tokens: npt.NDArray[np.unsignedinteger[Any]] = field(repr=False)
+    document_starts: npt.NDArray[np.int64] = field(repr=False)
+    words: int
+    bytes: int
+    vocab_size: int
+    tokenizer_id: str
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def open(cls, folder: Path, split: str, *, verify: bool = False) -> TokenStore:
+        """Open one split of a prepared corpus; `verify` also checks the hashes (reads everything once).
+
+        Raises:
+            UserError: nothing prepared there, another format, or files that are not what the manifest says.
+        """
+        manifest = read_manifest(folder)
+        if split not in manifest["splits"]:
+            raise UserError(f"{folder} has no split '{split}' (it has {sorted(manifest['splits'])})")
+        entry = manifest["splits"][split]
+        dtype = np.dtype(entry["dtype"]).newbyteorder("<")
+        path, documents = folder / f"{split}.bin", folder / f"{split}.documents.npy"
+        _check_size(path, entry["tokens"] * dtype.itemsize)
+        starts = _load_starts(documents)
+        if len(starts) != entry["documents"]:
+            raise _damaged(documents, f"{len(starts)} documents", f"{entry['documents']}")
+        if verify:
+            for file, kind in ((path, "tokens"), (documents, "documents")):
+                if files.sha256(file) != entry["sha256"][kind]:
+                    raise _damaged(file, "another sha256", "the manifest's")
+        # An empty file cannot be mapped.
+        tokens = np.memmap(path, dtype=dtype, mode="r") if entry["tokens"] else np.zeros(0, dtype=dtype)
+        return cls(
+            tokens=tokens,
+            document_starts=starts,
+            words=entry["words"],
+            bytes=entry["bytes"],
+            vocab_size=manifest["vocab_size"],
+            tokenizer_id=manifest["tokenizer_id"],
+            digest=entry["sha256"]["tokens"],
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a prepared corpus.
+
+    Raises:
+        UserError: none there, or of another format.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise UserError(f"{folder} holds no prepared corpus (no manifest.json): run `tutelage prepare` first")
+    manifest = files.read_json(path)
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict) or found != FORMAT:
+        raise UserError(f"{path} has format {found}, this version reads {FORMAT}: delete {folder} and prepare again")
+    return manifest
+
+
+def _load_starts(path: Path) -> npt.NDArray[np.int64]:
+    try:
+        starts = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path, str(error), "offsets of documents") from error
+    return np.asarray(starts, dtype=np.int64)
+
+
+def _check_size(path: Path, expected: int) -> None:
+    found = path.stat().st_size if path.exists() else None
+    if found != expected:
+        raise _damaged(path, "no file" if found is None else f"{found} bytes", f"{expected}")
+
+
+def _damaged(path: Path, found: str, expected: str) -> UserError:
+    return UserError(f"{path} is damaged (found {found}, expected {expected}): delete {path.parent} and prepare again")

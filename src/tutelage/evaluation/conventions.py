@@ -1,0 +1,134 @@
+"""How each year's BabyLM evaluation scores text: every rule that differs is a field, every year an instance.
+
+The rules were read in the published pipelines:
+
+- 2023: github.com/babylm/evaluation-pipeline-2023, a fork of lm-eval 0.2 (`lm_eval/models/huggingface.py`,
+  `lm_eval/api/task.py`, `babylm_eval.py`);
+- 2024: github.com/babylm/evaluation-pipeline-2024, a fork of lm-eval 0.4 (`lm_eval/models/huggingface.py`), with
+  minicons' `MaskedLMScorer` for masked models;
+- 2025: github.com/babylm/evaluation-pipeline-2025 (`evaluation_pipeline/sentence_zero_shot/dataset.py` and
+  `compute_results.py`);
+- 2026: github.com/babylm-org/babylm-eval, folder `strict`.
+
+They print logarithms to base e, the masked models of 2023 to base 2; here all are in nats, which decides nothing
+differently. Beside a year's accuracy there is always the strict one, for which a tie is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Reduction = Literal["sum", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CausalRules:
+    """How models that read left to right score a text. Position 0 of a row has no context and is never scored."""
+
+    start: tuple[Literal["bos", "eos", "pad"], ...]
+    """Put before a text without prefix: the first of these special tokens that the tokenizer has, so that the text's
+    own first token is scored too; empty: nothing, and the first token is not scored. 2023 takes eos (`eot_token`), 2024
+    bos, else eos, else pad (`prefix_token_id`), since 2025 nothing (`processor(text=sentence)`)."""
+    own_specials: bool
+    """Whether the tokenizer adds the special tokens of its own template (`tok_encode` of 2023 and 2024 says no, the
+    call of 2025 yes). They are context, never scored."""
+    leading_space: bool
+    """Whether a text without prefix gets a space in front (the `text_target_separator` of 2023, the
+    `target_delimiter` of 2024). A completion after a prefix brings its own."""
+    completion: Literal["tokens", "characters"]
+    """Where a completion begins. `tokens`: after as many tokens as the prefix has by itself, its trailing spaces left
+    out (`_encode_pair` of lm-eval). `characters`: with the first token that ends behind the prefix (2025)."""
+    reduction: Reduction = "sum"
+    """Log-probabilities of the scored tokens are summed in every year."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskedRules:
+    """How models that read both ways score a text: pseudo-log-likelihood (Salazar et al. 2020), one mask at a time.
+
+    Special tokens of the tokenizer's template surround the text and are not scored. (The code of 2023 counts on exactly
+    one on either side and misplaces the masks of any other tokenizer; that is not reproduced.)
+    """
+
+    prefix: Literal["ignored", "eos_if_empty", "as_is"]
+    """`ignored`: the completion is scored by itself (`AutoMaskedLM.loglikelihood` of 2023). `eos_if_empty`: an empty
+    prefix becomes the text of the eos token, `None` where there is none, and a space separates prefix and completion
+    (2024: `conditional_score(context, continuation)`). `as_is` since 2025."""
+    leading_space: bool
+    """As for causal models. In 2024 the separator comes on top: two spaces."""
+    reduction: Reduction
+    """2024 takes the mean over tokens (the default of minicons' `conditional_score`), other years the sum."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Convention:
+    """One year's rules."""
+
+    name: Literal["2023", "2024", "2025", "2026"]
+    causal: CausalRules
+    masked: MaskedRules
+    ties: Literal["first", "random"]
+    """Equal scores. `first`: the first option wins, which is the right one (`np.argmax`, `torch.max`; NaN counts as
+    largest). `random` since 2026: drawn among the tied, NaN as minus infinity; here the draw depends on the item
+    alone, so that it is the same in every run, on every machine."""
+    macro: Literal["phenomena", "paradigms"]
+    """What is averaged unweighted. 2023 scored 12 files, one a phenomenon, its paradigms pooled; later years average
+    the 67 paradigms."""
+
+
+_LM_EVAL_2023 = CausalRules(start=("eos",), own_specials=False, leading_space=True, completion="tokens")
+_LM_EVAL_2024 = CausalRules(start=("bos", "eos", "pad"), own_specials=False, leading_space=True, completion="tokens")
+_CAUSAL_2025 = CausalRules(start=(), own_specials=True, leading_space=False, completion="characters")
+_MASKED_2025 = MaskedRules(prefix="as_is", leading_space=False, reduction="sum")
+
+CONVENTIONS: Mapping[str, Convention] = {
+    "2023": Convention(
+        name="2023",
+        causal=_LM_EVAL_2023,
+        masked=MaskedRules(prefix="ignored", leading_space=True, reduction="sum"),
+        ties="first",
+        macro="phenomena",
+    ),
+    "2024": Convention(
+        name="2024",
+        causal=_LM_EVAL_2024,
+        masked=MaskedRules(prefix="eos_if_empty", leading_space=True, reduction="mean"),
+        ties="first",
+        macro="paradigms",
+    ),
+    "2025": Convention(name="2025", causal=_CAUSAL_2025, masked=_MASKED_2025, ties="first", macro="paradigms"),
+    "2026": Convention(name="2026", causal=_CAUSAL_2025, masked=_MASKED_2025, ties="random", macro="paradigms"),
+}
+
+
+def choose(scores_NK: NDArray[np.float64], convention: Convention, keys: Sequence[str]) -> NDArray[np.int64]:
+    """Return which of K options each of N items is given, `(N,)`.
+
+    Args:
+        scores_NK: log-probabilities in nats; column 0 is the right option.
+        convention: whose rule for ties holds.
+        keys: one string an item; it alone decides how that item's tie is drawn.
+    """
+    if convention.ties == "first":
+        first_N: NDArray[np.int64] = np.argmax(scores_NK, axis=1)
+        return first_N
+    finite_NK = np.where(np.isnan(scores_NK), -np.inf, scores_NK)
+    tied_NK = finite_NK == finite_NK.max(axis=1, keepdims=True)
+    chosen_N: NDArray[np.int64] = np.argmax(tied_NK, axis=1)
+    for item in np.flatnonzero(tied_NK.sum(axis=1) > 1).tolist():
+        options = np.flatnonzero(tied_NK[item])
+        draw = int.from_bytes(hashlib.sha256(keys[item].encode()).digest()[:8])
+        chosen_N[item] = options[draw % len(options)]
+    return chosen_N
+
+
+def strictly_right(scores_NK: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return whether option 0 scores above every other, `(N,)`; a tie or NaN is wrong."""
+    right_N: NDArray[np.bool_] = np.all(scores_NK[:, :1] > scores_NK[:, 1:], axis=1)
+    return right_N

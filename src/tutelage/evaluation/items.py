@@ -1,0 +1,166 @@
+"""What is scored, and how a convention turns it into token rows.
+
+An item is a completion that may follow a prefix; only the completion is scored. Texts are tokenized once each, whatever
+the number of items that hold them. A character that the tokenizer cannot write becomes its unknown token, which is
+scored like any other, or is dropped, as the tokenizer has it; a text of which nothing is left is refused.
+
+Shapes: N items, R distinct rows, S tokens of all rows together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.errors import UserError
+from tutelage.evaluation.conventions import CausalRules, Convention, MaskedRules
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A text to score, and what comes before it. The text is `prefix + completion`: no space is put between."""
+
+    completion: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Distinct token rows, end to end, and which of them each item is.
+
+    Attributes:
+        tokens_S: token ids.
+        scored_S: whether a token counts towards its row's score.
+        starts_R: where each row begins, with S appended: `(R + 1,)`.
+        row_N: the row of each item.
+    """
+
+    tokens_S: NDArray[np.int64]
+    scored_S: NDArray[np.bool_]
+    starts_R: NDArray[np.int64]
+    row_N: NDArray[np.int64]
+
+    @property
+    def lengths_R(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+        return np.diff(self.starts_R)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """An item as a tokenizer reads it."""
+
+    text: str
+    begin: int
+    """Scored are the tokens that end behind this character."""
+    prefix: str = ""
+    """Where tokens are counted instead: text whose tokens are not scored."""
+    start: int | None = None
+    """Special token put before the row."""
+
+
+def encode(tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "masked"], convention: Convention) -> Rows:
+    """Tokenize items by a year's rules.
+
+    Args:
+        tokenizer: a Hugging Face fast tokenizer.
+        items: what to score.
+        kind: how the model reads.
+        convention: the year.
+
+    Raises:
+        UserError: the tokenizer lacks a special token that the rules ask for, or writes a text with no token at all.
+    """
+    if kind == "causal":
+        start = _start_token(tokenizer, convention)
+        texts = [_causal_text(item, convention.causal, start) for item in items]
+        specials, counted = convention.causal.own_specials, convention.causal.completion == "tokens"
+    else:
+        texts = [_masked_text(item, convention.masked, str(tokenizer.eos_token)) for item in items]
+        specials, counted = True, False
+    index: dict[_Text, int] = {}
+    row_N = np.array([index.setdefault(text, len(index)) for text in texts], dtype=np.int64)
+    encoded = tokenizer([text.text for text in index], add_special_tokens=specials, return_offsets_mapping=True,
+                        return_attention_mask=False, verbose=False)  # fmt: skip
+    prefix_lengths = _prefix_lengths(tokenizer, index) if counted else {}
+    rows = [
+        _row(text, ids, offsets, prefix_lengths if counted else None)
+        for text, ids, offsets in zip(index, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ]
+    if kind == "causal":
+        for _, scored in rows:
+            scored[:1] = [False] * len(scored[:1])
+    return _pack(rows, row_N)
+
+
+def _causal_text(item: Item, rules: CausalRules, start: int | None) -> _Text:
+    if item.prefix:
+        return _Text(item.prefix + item.completion, len(item.prefix), prefix=item.prefix.rstrip())
+    space = " " if rules.leading_space and item.completion else ""
+    return _Text(space + item.completion, 0, start=start)
+
+
+def _masked_text(item: Item, rules: MaskedRules, eos: str) -> _Text:
+    space = " " if rules.leading_space and item.completion and not item.prefix else ""
+    if rules.prefix == "ignored":
+        return _Text(space + item.completion, 0)
+    if rules.prefix == "as_is":
+        return _Text(item.prefix + space + item.completion, len(item.prefix))
+    prefix = item.prefix or eos
+    separator = " " if item.completion else ""
+    return _Text(prefix + separator + space + item.completion, len(prefix))
+
+
+def _start_token(tokenizer: Any, convention: Convention) -> int | None:
+    """The special token that a year puts before a text."""
+    names = convention.causal.start
+    found = [getattr(tokenizer, f"{name}_token_id") for name in names]
+    known = [int(token) for token in found if token is not None]
+    if names and not known:
+        raise UserError(
+            f"the convention of {convention.name} starts every sentence with the tokenizer's {' or '.join(names)} "
+            "token, and this tokenizer has none: choose the convention of 2025, which needs none, or name a token"
+        )
+    return known[0] if known else None
+
+
+def _prefix_lengths(tokenizer: Any, texts: dict[_Text, int]) -> dict[str, int]:
+    """How many tokens each prefix has by itself."""
+    prefixes = sorted({text.prefix for text in texts if text.prefix})
+    if not prefixes:
+        return {}
+    encoded = tokenizer(prefixes, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return {prefix: len(ids) for prefix, ids in zip(prefixes, encoded, strict=True)}
+
+
+def _row(text: _Text, ids: list[int], offsets: list[tuple[int, int]], prefix_lengths: dict[str, int] | None
+         ) -> tuple[list[int], list[bool]]:  # fmt: skip
+    """Tokens of one text, and which of them are scored."""
+    if not ids and text.text:
+        raise UserError(
+            f"the tokenizer writes {text.text[:80]!r} with no token at all, not even an unknown one: its characters "
+            "are missing from the vocabulary; score with the tokenizer the model was trained with"
+        )
+    if prefix_lengths is None:
+        # Special tokens of the template have the offset (0, 0).
+        scored = [end > text.begin for _, end in offsets]
+    else:
+        before = prefix_lengths.get(text.prefix, 0)
+        scored = [position >= before for position in range(len(ids))]
+    if text.start is not None:
+        return [text.start, *ids], [False, *scored]
+    return ids, scored
+
+
+def _pack(rows: list[tuple[list[int], list[bool]]], row_N: NDArray[np.int64]) -> Rows:
+    return Rows(
+        tokens_S=np.fromiter(chain.from_iterable(ids for ids, _ in rows), dtype=np.int64),
+        scored_S=np.fromiter(chain.from_iterable(scored for _, scored in rows), dtype=np.bool_),
+        starts_R=np.cumsum([0, *(len(ids) for ids, _ in rows)], dtype=np.int64),
+        row_N=row_N,
+    )

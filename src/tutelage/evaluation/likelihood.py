@@ -1,0 +1,214 @@
+"""Log-probabilities of many texts, exact and fast, from causal and masked models.
+
+Rows are sorted by length and cut into batches of a number of tokens, so that little is padding. A causal model needs no
+mask for it: what stands to the right is never seen. Its output layer, the widest product of a small model, runs only
+where a number is new: two rows that begin alike share the log-probabilities of what they share (a minimal pair does up
+to the word that matters), and each is computed once. A masked model reads a copy of its row for every scored token.
+
+Logits and their normalisation are in float32 whatever the model runs in; sums over a row are in float64.
+
+Shapes: N items, R distinct rows, S tokens of all rows together, B rows of a batch, T tokens, M scored positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tutelage.errors import UserError
+from tutelage.evaluation.conventions import Convention, Reduction
+from tutelage.evaluation.items import Item, Rows, encode
+from tutelage.models.language_model import LanguageModel
+from tutelage.progress import progress
+from tutelage.teaching.signal import DenseSignal
+from tutelage.teaching.teachers import Ensemble
+
+LOGIT_BYTES = 64 << 20
+"""Memory for the logits that exist at once, in float32; smaller and larger chunks were slower on a CPU."""
+
+Precision = Literal["fp32", "bf16"]
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What a model says of N items.
+
+    Attributes:
+        sum_N: log-probability of each item's scored tokens, in nats; 0 where none is scored (an empty completion, or
+            under the rules of 2025 a text of a single token).
+        tokens_N: how many tokens were scored.
+    """
+
+    sum_N: NDArray[np.float64]
+    tokens_N: NDArray[np.int64]
+
+    def reduced(self, reduction: Reduction) -> NDArray[np.float64]:
+        """Return the sum, or the mean over tokens, `(N,)` nats; the mean of no token is NaN."""
+        if reduction == "sum":
+            return self.sum_N
+        with np.errstate(invalid="ignore"):
+            return self.sum_N / self.tokens_N
+
+
+def log_probs(
+    ensemble: Ensemble,
+    tokenizer: Any,
+    items: Sequence[Item],
+    convention: Convention,
+    batch_tokens: int = 8192,
+    precision: Precision = "fp32",
+    label: str = "scoring",
+) -> Likelihood:
+    """Score items by a year's rules.
+
+    Args:
+        ensemble: one model or several as one.
+        tokenizer: the models' Hugging Face fast tokenizer.
+        items: texts, each perhaps after a prefix.
+        convention: which tokens go in front, and which are scored.
+        batch_tokens: tokens of a batch, padding included; changes the speed and nothing else.
+        precision: `bf16` runs the models under autocast.
+        label: what the progress bar says.
+
+    Raises:
+        UserError: a text longer than the models' learned positions, or one that the tokenizer cannot write.
+    """
+    rows = encode(tokenizer, items, ensemble.kind, convention)
+    _check_lengths(ensemble, rows, items)
+    if ensemble.kind == "causal":
+        values_S = _causal(ensemble, rows, batch_tokens, precision, label)
+    else:
+        values_S = _masked(ensemble, rows, tokenizer, batch_tokens, precision, label)
+    row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[rows.scored_S]
+    sum_R = np.bincount(row_S, weights=values_S[rows.scored_S], minlength=len(rows.lengths_R))
+    tokens_R = np.bincount(row_S, minlength=len(rows.lengths_R))
+    return Likelihood(sum_R.astype(np.float64)[rows.row_N], tokens_R.astype(np.int64)[rows.row_N])
+
+
+def position_limit(ensemble: Ensemble) -> int | None:
+    """Return how many tokens the models can place, or None where positions are rotations and have no end."""
+    configs: list[Any] = [model.hf.config for model in ensemble.models if isinstance(model, LanguageModel)]
+    limits = [
+        int(config.max_position_embeddings)
+        for config in configs
+        if getattr(config, "max_position_embeddings", None) and getattr(config, "rope_parameters", None) is None
+    ]
+    return min(limits, default=None)
+
+
+def _check_lengths(ensemble: Ensemble, rows: Rows, items: Sequence[Item]) -> None:
+    limit = position_limit(ensemble)
+    if limit is None or int(rows.lengths_R.max(initial=0)) <= limit:
+        return
+    length_N = rows.lengths_R[rows.row_N]
+    first = int(np.argmax(length_N > limit))
+    raise UserError(
+        f"item {first} has {length_N[first]} tokens and the model has positions for {limit}: "
+        f"{(items[first].prefix + items[first].completion)[:80]!r}; shorten it, or train with longer rows"
+    )
+
+
+def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precision, label: str) -> Values:
+    """Log-probability of each token given those before it, `(S,)`; computed where it is scored."""
+    source_S = _first_of_its_kind(rows)
+    fresh_S = rows.scored_S & (source_S == np.arange(len(source_S)))
+    # As many inputs as the last wanted position has tokens before it: a row's last token is never one.
+    position_S = np.arange(len(fresh_S)) - np.repeat(rows.starts_R[:-1], rows.lengths_R)
+    widths_R = np.zeros(len(rows.lengths_R), dtype=np.int64)
+    np.maximum.at(widths_R, np.repeat(np.arange(len(widths_R)), rows.lengths_R)[fresh_S], position_S[fresh_S])
+    device = next(ensemble.parameters()).device
+    values_S = torch.zeros(len(fresh_S), device=device)
+    with progress(label, float(widths_R.sum()), "tokens") as tracker:
+        for batch_B in _batches(widths_R, batch_tokens):
+            place_BT, inside_BT = _places(rows.starts_R[batch_B], widths_R[batch_B])
+            tokens_BT = np.where(inside_BT, rows.tokens_S[place_BT], 0)
+            wanted_BT = inside_BT & fresh_S[np.minimum(place_BT + 1, len(fresh_S) - 1)]
+            target_M = torch.from_numpy(place_BT[wanted_BT] + 1)
+            signal = ensemble.signal(torch.from_numpy(tokens_BT).to(device), None, precision)
+            index_M = torch.from_numpy(np.flatnonzero(wanted_BT)).to(device)
+            targets_M = torch.from_numpy(rows.tokens_S)[target_M].to(device)
+            values_S[target_M.to(device)] = _target_log_probs(signal, index_M, targets_M)
+            tracker.advance(float(widths_R[batch_B].sum()))
+    values: Values = values_S.cpu().numpy()[source_S]
+    return values
+
+
+def _masked(ensemble: Ensemble, rows: Rows, tokenizer: Any, batch_tokens: int, precision: Precision, label: str
+            ) -> Values:  # fmt: skip
+    """Log-probability of each scored token given all others, `(S,)`: a copy of its row with that token masked."""
+    if tokenizer.mask_token_id is None:
+        raise UserError("a masked model is scored by masking, and its tokenizer has no mask token: name one")
+    target_M = np.flatnonzero(rows.scored_S)
+    row_M = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[target_M]
+    widths_M = rows.lengths_R[row_M]
+    device = next(ensemble.parameters()).device
+    values_S = torch.zeros(len(rows.tokens_S), device=device)
+    filler = tokenizer.pad_token_id or 0
+    with progress(label, float(widths_M.sum()), "tokens") as tracker:
+        for batch_B in _batches(widths_M, batch_tokens):
+            widths_B, target_B = widths_M[batch_B], target_M[batch_B]
+            place_BT, inside_BT = _places(rows.starts_R[row_M[batch_B]], widths_B)
+            tokens_BT = np.where(inside_BT, rows.tokens_S[place_BT], filler)
+            masked_BT = place_BT == target_B[:, None]
+            tokens_BT[masked_BT & inside_BT] = tokenizer.mask_token_id
+            lengths_B = None if inside_BT.all() else torch.from_numpy(widths_B).to(device)
+            signal = ensemble.signal(torch.from_numpy(tokens_BT).to(device), lengths_B, precision)
+            index_M = torch.from_numpy(np.flatnonzero(masked_BT & inside_BT)).to(device)
+            targets_M = torch.from_numpy(rows.tokens_S[target_B]).to(device)
+            values_S[torch.from_numpy(target_B).to(device)] = _target_log_probs(signal, index_M, targets_M)
+            tracker.advance(float(widths_B.sum()))
+    values: Values = values_S.cpu().numpy()
+    return values
+
+
+def _first_of_its_kind(rows: Rows) -> NDArray[np.int64]:
+    """For each token the place of a token with the same log-probability, `(S,)`: its own, or an earlier row's.
+
+    Tokens at the same depth whose rows agree up to and with them have the same one. Depth by depth, rows are grouped
+    by the group of their previous token and their present one.
+    """
+    source_S = np.arange(len(rows.tokens_S))
+    group_R = np.zeros(len(rows.lengths_R), dtype=np.int64)
+    vocabulary = int(rows.tokens_S.max(initial=0)) + 1
+    for depth in range(int(rows.lengths_R.max(initial=0))):
+        deep = np.flatnonzero(rows.lengths_R > depth)
+        place = rows.starts_R[deep] + depth
+        _, first, group = np.unique(
+            group_R[deep] * vocabulary + rows.tokens_S[place], return_index=True, return_inverse=True
+        )
+        group_R[deep] = group
+        source_S[place] = place[first[group]]
+    # The first row of a group may not score what a later one does.
+    return np.where(rows.scored_S[source_S], source_S, np.arange(len(source_S)))
+
+
+def _batches(widths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.intp]]:
+    """Yield rows of similar width, widest first (what does not fit in memory fails at once); width 0 is left out."""
+    order = np.argsort(-widths, kind="stable")
+    order = order[: np.count_nonzero(widths)]
+    start = 0
+    while start < len(order):
+        stop = start + max(1, batch_tokens // int(widths[order[start]]))
+        yield order[start:stop]
+        start = stop
+
+
+def _places(starts_B: NDArray[np.int64], widths_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Places of some rows' tokens in `tokens_S`, `(B, T)`, and which are no padding; padding points at place 0."""
+    column_T = np.arange(widths_B.max())
+    inside_BT = column_T < widths_B[:, None]
+    return np.where(inside_BT, starts_B[:, None] + column_T, 0), inside_BT
+
+
+def _target_log_probs(signal: DenseSignal, index_M: Tensor, targets_M: Tensor) -> Tensor:
+    """Log-probability of a token at each position of the flattened batch, `(M,)`, by a head in float32."""
+    picked = signal.at(index_M)
+    exact = replace(picked, hidden=tuple(hidden.float() for hidden in picked.hidden))
+    return exact.target_log_probs(targets_M, chunk=max(1, LOGIT_BYTES // (4 * signal.heads[0][0].shape[0])))

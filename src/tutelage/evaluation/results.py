@@ -1,0 +1,101 @@
+"""A model's scores on a benchmark: by paradigm, by field and phenomenon, over all; and item by item.
+
+Shapes: N items of a paradigm, K options of an item.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.evaluation.conventions import Convention
+from tutelage.files import write_bytes
+
+Measure = Literal["accuracy", "strict"]
+
+
+@dataclass(frozen=True, slots=True)
+class ParadigmScore:
+    """Shares of right answers in one paradigm, from 0 to 1."""
+
+    accuracy: float
+    strict: float
+    """The same when a tie is wrong."""
+    n: int
+    field: str | None
+    phenomenon: str | None
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """Scores of one model on one benchmark.
+
+    Attributes:
+        suite: name of the benchmark.
+        convention: the year's rules.
+        paradigms: scores by UID.
+        log_probs: by UID the log-probabilities of all options in nats, `(N, K)` float64, in the order of the file;
+            column 0 is the right option. Means over tokens where the convention takes means.
+    """
+
+    suite: str
+    convention: Convention
+    paradigms: Mapping[str, ParadigmScore]
+    log_probs: Mapping[str, NDArray[np.float64]]
+
+    def macro(self, measure: Measure) -> float:
+        """Return the unweighted mean over what the convention averages: paradigms, or in 2023 phenomena."""
+        groups = {uid: self._group(uid, score) for uid, score in self.paradigms.items()}
+        pooled = [
+            self._pooled([uid for uid in groups if groups[uid] == group], measure) for group in set(groups.values())
+        ]
+        return float(np.mean(sorted(pooled)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores as JSON: macro accuracies, means over fields and phenomena, and every paradigm."""
+        return {
+            "convention": self.convention.name,
+            "accuracy": self.macro("accuracy"),
+            "strict": self.macro("strict"),
+            "items": sum(score.n for score in self.paradigms.values()),
+            "fields": self._means("field"),
+            "phenomena": self._means("phenomenon"),
+            "paradigms": {uid: asdict(score) for uid, score in self.paradigms.items()},
+        }
+
+    def margins(self) -> dict[str, NDArray[np.float64]]:
+        """Return by `<suite>/<paradigm>` the right option's log-probability minus the best other one's, `(N,)` nats."""
+        return {
+            f"{self.suite}/{uid}": scores_NK[:, 0] - scores_NK[:, 1:].max(axis=1)
+            for uid, scores_NK in self.log_probs.items()
+        }
+
+    def save_log_probs(self, path: Path) -> None:
+        """Write `log_probs` to an `.npz` file, one array `(N, K)` a paradigm."""
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = dict(self.log_probs)
+        np.savez_compressed(buffer, **arrays)
+        write_bytes(path, buffer.getvalue())
+
+    def _group(self, uid: str, score: ParadigmScore) -> str:
+        pools = self.convention.macro == "phenomena" and all(other.phenomenon for other in self.paradigms.values())
+        return str(score.phenomenon) if pools else uid
+
+    def _pooled(self, uids: list[str], measure: Measure) -> float:
+        scores = [self.paradigms[uid] for uid in uids]
+        right = sum(score.n * (score.accuracy if measure == "accuracy" else score.strict) for score in scores)
+        return right / sum(score.n for score in scores)
+
+    def _means(self, key: Literal["field", "phenomenon"]) -> dict[str, float]:
+        """Unweighted mean accuracy of the paradigms of each field or phenomenon; those without one are left out."""
+        members: dict[str, list[float]] = {}
+        for score in self.paradigms.values():
+            if (name := getattr(score, key)) is not None:
+                members.setdefault(name, []).append(score.accuracy)
+        return {name: float(np.mean(members[name])) for name in sorted(members)}

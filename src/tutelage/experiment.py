@@ -1,0 +1,323 @@
+"""Run a recipe: prepare the data, train every model in the order of who teaches whom, score, report.
+
+A *piece* is one model with one seed; it lives in `runs/<recipe>/<model>/seed-<n>/`. Whatever is finished is skipped;
+whatever was begun goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tutelage import machine, recipe
+from tutelage.corpus.batches import BatchSource, Masking
+from tutelage.corpus.prepare import Prepared, prepare
+from tutelage.corpus.tokens import TokenStore
+from tutelage.errors import UserError, nearest
+from tutelage.files import fingerprint, write_json
+from tutelage.models.build import Kind, build, load, save, shape
+from tutelage.models.cost import Cost, cost_of
+from tutelage.models.language_model import LanguageModel
+from tutelage.progress import console, duration
+from tutelage.recipe import Recipe
+from tutelage.run_folder import Json, RunFolder
+from tutelage.teaching.teachers import Ensemble, check_same_vocabulary
+from tutelage.training import checkpoint
+from tutelage.training.loop import Job, train
+from tutelage.training.objectives import Learner
+from tutelage.training.parallel import Group
+from tutelage.training.plan import Plan, plan
+
+UNCHANGING = {"keep", "save_minutes", "like", "without", "seeds"}
+"""Settings of a model that do not change what it learns."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One model with one seed."""
+
+    name: str
+    seed: int
+
+    def __str__(self) -> str:
+        """Write it as recipes do."""
+        return f"{self.name}[{self.seed}]"
+
+
+class Experiment:
+    """A recipe and the folder of its runs.
+
+    Args:
+        what: the recipe.
+        runs: folder that holds `<recipe name>/`.
+        group: the processes that work together.
+    """
+
+    def __init__(self, what: Recipe, runs: Path, group: Group) -> None:
+        self.recipe = what
+        self.folder = runs / what.name
+        self.group = group
+        machine.set_up()
+
+    # --- who comes when
+
+    def pieces(self, only: str | None = None) -> list[Piece]:
+        """List what is to be trained, teachers before their students.
+
+        Args:
+            only: a model; then only it and those it needs.
+
+        Raises:
+            UserError: an unknown model, or models that teach each other in a circle.
+        """
+        if only is not None and only not in self.recipe.models:
+            raise UserError(
+                f"no model '{only}' in this recipe{nearest(only, self.recipe.models)} "
+                f"(models: {', '.join(self.recipe.models)})"
+            )
+        order: list[Piece] = []
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            if name in path:
+                raise UserError(f"models teach each other in a circle: {' -> '.join((*path, name))}")
+            model = self.recipe.models[name]
+            for teacher in (t for stage in model.stages for t in stage.teachers):
+                if teacher.model in self.recipe.models:
+                    self.piece_of(teacher)
+                    visit(teacher.model, (*path, name))
+            for seed in model.seed_list:
+                if Piece(name, seed) not in order:
+                    order.append(Piece(name, seed))
+
+        for name in [only] if only is not None else self.recipe.models:
+            visit(name, ())
+        return order
+
+    def piece_of(self, teacher: recipe.Teacher) -> Piece:
+        """Return the piece that a reference to a model of this recipe means."""
+        seeds = self.recipe.models[teacher.model].seed_list
+        seed = seeds[0] if teacher.seed is None else teacher.seed
+        if seed not in seeds:
+            raise UserError(f"'{teacher}' names seed {seed}, but {teacher.model} is trained with seeds {list(seeds)}")
+        return Piece(teacher.model, seed)
+
+    def run_of(self, piece: Piece) -> RunFolder:
+        """Return the folder of a piece."""
+        return RunFolder(self.folder / piece.name / f"seed-{piece.seed}")
+
+    def milestones(self, name: str) -> frozenset[int]:
+        """Return the steps of a model whose checkpoints teach others (`name@step-N`)."""
+        teachers = [t for model in self.recipe.models.values() for stage in model.stages for t in stage.teachers]
+        return frozenset(
+            int(t.checkpoint.removeprefix("step-"))
+            for t in teachers
+            if t.model == name and t.checkpoint.startswith("step-")
+        )
+
+    # --- data
+
+    @cached_property
+    def data(self) -> Prepared:
+        """The prepared corpus; built on first use."""
+        folder = self.folder / "data"
+        prepared = prepare(self.recipe.data, folder) if self.group.is_main else None
+        self.group.barrier()
+        return prepared if prepared is not None else prepare(self.recipe.data, folder)
+
+    def rows_of(self, split: TokenStore, model: recipe.Model, batch_rows: int, shuffle: bool) -> BatchSource:
+        """Return the batches of a split as a model reads them."""
+        data, tokenizer = self.recipe.data, self.data.tokenizer
+        masking = None
+        masked = next((stage.objectives.masked for stage in model.stages if stage.objectives.masked), None)
+        if model.reads == "masked":
+            special = tuple(sorted(tokenizer.all_special_ids))
+            masking = Masking(
+                masked.rate if masked else 0.15,
+                tokenizer.mask_token_id,
+                (max(special) + 1, len(tokenizer)),
+                special,
+                data.seed,
+            )
+        return BatchSource(split, data.rows, batch_rows, data.seed, tokenizer.pad_token_id, masking, shuffle)
+
+    def plan_of(self, name: str) -> Plan:
+        """Return a model's steps, stages and evaluations."""
+        model = self.recipe.models[name]
+        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
+        return plan(name, model, source, self.data.train.words / len(self.data.train), self.milestones(name))
+
+    # --- models
+
+    def new_model(self, piece: Piece) -> LanguageModel:
+        """Make a piece's model with its initial weights."""
+        model = self.recipe.models[piece.name]
+        return build(model, self.data.tokenizer, self.recipe.data.rows.length, self.recipe.seed + piece.seed)
+
+    def trained(self, teacher: recipe.Teacher, reads: Kind) -> LanguageModel:
+        """Load a trained model of this recipe, or one from a folder or the hub, after checking its vocabulary."""
+        if teacher.model not in self.recipe.models:
+            from transformers import AutoTokenizer
+
+            model = load(teacher.model, self.data.tokenizer, reads)
+            check_same_vocabulary(self.data.tokenizer, AutoTokenizer.from_pretrained(teacher.model), teacher.model)
+            return model
+        piece = self.piece_of(teacher)
+        run = self.run_of(piece)
+        if run.finished is None:
+            raise UserError(f"{piece} is not trained yet; `tutelage run` trains teachers before their students")
+        if teacher.checkpoint == "best":
+            return load(str(run.hf.absolute()), self.data.tokenizer, reads)
+        step = run.finished["steps"] if teacher.checkpoint == "last" else int(teacher.checkpoint.removeprefix("step-"))
+        learner = Learner(self.new_model(piece))
+        folder = checkpoint.folder_of(run.checkpoints, step)
+        fault = checkpoint.verify(folder)
+        if fault is not None:
+            raise UserError(f"teacher '{teacher}': {folder}: {fault}; delete {run.path} and run again")
+        checkpoint.load_weights(folder, learner)
+        return learner.model
+
+    def teachers_of(self, stage: recipe.Stage, reads: Kind) -> Ensemble | None:
+        """Load a stage's teachers."""
+        if not stage.teachers:
+            return None
+        models = [self.trained(teacher, reads) for teacher in stage.teachers]
+        return Ensemble(models, [teacher.weight for teacher in stage.teachers], stage.combine)
+
+    # --- training
+
+    def wish(self, piece: Piece) -> Json:
+        """Say everything that decides a piece's result; what a finished run is checked against."""
+        model = self.recipe.models[piece.name]
+        teachers = {}
+        for teacher in (t for stage in model.stages for t in stage.teachers):
+            inside = teacher.model in self.recipe.models
+            teachers[str(teacher)] = fingerprint(self.wish(self.piece_of(teacher))) if inside else teacher.model
+        data = self.recipe.data
+        return {
+            "data": {
+                "rows": data.rows.model_dump(mode="json"),
+                "seed": data.seed,
+                "train": self.data.train.digest,
+                "val": self.data.val.digest,
+                "tokenizer": self.data.train.tokenizer_id,
+            },
+            "model": model.model_dump(mode="json", exclude=UNCHANGING | {"optim": {"micro_batch_rows"}})
+            | {"precision": machine.precision(model.precision)},
+            "seed": self.recipe.seed + piece.seed,
+            "teachers": teachers,
+        }
+
+    def train_piece(self, piece: Piece) -> None:
+        """Train one piece, or go on with it, or skip it if it is finished."""
+        run = self.run_of(piece)
+        with self._owned(run):
+            if self.group.is_main:
+                run.claim(self.wish(piece))
+            self.group.barrier()
+            if run.finished is not None:
+                return
+            model = self.recipe.models[piece.name]
+            source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
+            job = Job(
+                name=piece.name,
+                model=model,
+                seed=self.recipe.seed + piece.seed,
+                source=source,
+                val=self.rows_of(self.data.val, model, 64, shuffle=False),
+                val_bytes_per_token=self.data.val.bytes / len(self.data.val),
+                plan=self.plan_of(piece.name),
+                milestones=self.milestones(piece.name),
+                build=lambda: self.new_model(piece),
+                teachers=lambda index: self.teachers_of(model.stages[index], model.reads),
+                precision=machine.precision(model.precision),
+            )
+            state = train(job, run, self.group)
+            if self.group.is_main:
+                self._finish(piece, run, job, state)
+            self.group.barrier()
+
+    def _finish(self, piece: Piece, run: RunFolder, job: Job, state: checkpoint.State) -> None:
+        """Export the best checkpoint and write down what training came to."""
+        best = int(state.best["step"])
+        learner = Learner(self.new_model(piece))
+        checkpoint.load_weights(checkpoint.folder_of(run.checkpoints, best), learner)
+        cost = cost_of(learner.model.hf, job.model.reads, job.source.row_length)
+        last = checkpoint.folder_of(run.checkpoints, state.step)
+        seconds = float(checkpoint.read_json(last / "timing.json")["seconds"])
+        val = next(line["val"] for line in reversed(run.lines()) if line["step"] == best and "val" in line)
+        words = state.tokens * self.data.train.words / len(self.data.train)
+        done = {
+            "steps": state.step,
+            "tokens": state.tokens,
+            "words": round(words),
+            "epochs": state.step / job.source.steps_per_epoch,
+            "seconds": seconds,
+            "flops": cost.training_flops * state.tokens,
+            "teacher_flops": self.teacher_flops(piece.name),
+            "clip_rate": state.clipped / state.step,
+            "best_step": best,
+            "val": val,
+            "cost": asdict(cost),
+            "architecture": learner.model.hf.config.model_type,
+        }
+        save(learner.model, self.data.tokenizer, run.hf, model_card(self.recipe, piece, done))
+        write_json(run.path / "finished.json", done)
+        console.print(f"{piece}: {state.step} steps in {duration(seconds)}, val loss {val['loss']:.4f} at step {best}")
+
+    def teacher_flops(self, name: str) -> float:
+        """Return the operations of the teachers' forward passes while one seed of a model trains."""
+        model, ends = self.recipe.models[name], self.plan_of(name).ends
+        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
+        per_step = source.tokens_per_epoch / source.steps_per_epoch
+        return sum(
+            self.cost_of(teacher, model.reads).forward_flops * per_step * (end - start)
+            for stage, start, end in zip(model.stages, (0, *ends), ends, strict=False)
+            for teacher in stage.teachers
+        )
+
+    def cost_of(self, teacher: recipe.Teacher, reads: Kind) -> Cost:
+        """Return the cost of a model of this recipe, or of a teacher from outside."""
+        if teacher.model not in self.recipe.models:
+            return cost_of(self.trained(teacher, reads).hf, reads, self.recipe.data.rows.length)
+        model = self.recipe.models[teacher.model]
+        hf = shape(model, self.data.tokenizer, self.recipe.data.rows.length)
+        return cost_of(hf, reads, self.recipe.data.rows.length)
+
+    @contextmanager
+    def _owned(self, run: RunFolder) -> Iterator[None]:
+        """Hold a run folder's lock: one process for the whole group."""
+        if self.group.is_main:
+            with run.locked():
+                yield
+        else:
+            yield
+
+
+def model_card(what: Recipe, piece: Piece, done: Json) -> str:
+    """Write the README of an exported model."""
+    model = what.models[piece.name]
+    teachers = ", ".join(str(t) for stage in model.stages for t in stage.teachers) or "none"
+    kind = "fill-mask" if model.reads == "masked" else "text-generation"
+    return f"""---
+library_name: transformers
+pipeline_tag: {kind}
+tags: [tutelage]
+---
+
+# {what.name}: {piece}
+
+{what.description or "A small language model."}
+
+| | |
+|---|---|
+| shape | {model.preset or model.weights or done["architecture"]}, {done["cost"]["parameters"]:,} parameters |
+| corpus | `{what.data.corpus}` |
+| teachers | {teachers} |
+| read | {done["words"]:,} words ({done["epochs"]:.1f} passes), {done["steps"]:,} steps |
+| held-out loss (`val`) | {done["val"]["loss"]:.4f} nats a token, {done["val"]["bits_per_byte"]:.4f} bits a byte |
+
+Trained with [tutelage](https://pypi.org/project/tutelage/). Check the corpus's licence before you pass these weights on.
+"""

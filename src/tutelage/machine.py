@@ -1,0 +1,78 @@
+"""The machine at hand: what it is, how it is set up for training, which arithmetic it does fast."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from tutelage import __version__
+
+
+@cache
+def set_up() -> None:
+    """Prepare the process for training; safe to call often.
+
+    glibc hands large blocks back to the kernel when they are freed, so that every step maps and zeroes the same pages
+    again, which can cost more than its arithmetic. Raising two thresholds keeps the pages.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+    try:
+        libc = ctypes.CDLL(None)
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, 1 << 30)
+    except (OSError, AttributeError):
+        pass  # no glibc: its allocator has no such trouble
+
+
+def precision(wish: Literal["auto", "fp32", "bf16"]) -> Literal["fp32", "bf16"]:
+    """Resolve `auto`: bf16 where the processor has instructions for it, else fp32."""
+    if wish != "auto":
+        return wish
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "fp32"
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Describe versions and machine, for run folders and reports."""
+    import torch
+    import transformers
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "tutelage": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "cpu": _cpu_info("model name") or platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+@cache
+def _cpu_info(key: str) -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(key):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux
+    return ""
+
+
+def _cpu_flags() -> set[str]:
+    return set(_cpu_info("flags").split())

@@ -1,0 +1,148 @@
+"""From a recipe's model to a `LanguageModel`, and back to a folder that stock `transformers` loads.
+
+Only safetensors weights and architectures that `transformers` itself carries: no pickles, no code from a model folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tutelage import recipe
+from tutelage.errors import UserError, nearest
+from tutelage.files import new_folder
+from tutelage.models.language_model import LanguageModel
+from tutelage.models.presets import PRESETS
+
+Kind = Literal["causal", "masked"]
+"""How a model reads: left to right, or both ways."""
+
+POSITION_KEYS = ("max_position_embeddings", "n_positions")
+
+
+def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
+    """Return the Hugging Face configuration of a model that starts from random weights.
+
+    Its vocabulary and special tokens come from the tokenizer; positions grow to the row length where needed.
+
+    Raises:
+        UserError: unknown preset or architecture, or a setting that the architecture does not have.
+    """
+    from transformers import AutoConfig
+
+    settings: dict[str, Any] = {}
+    if model.preset is not None:
+        if model.preset not in PRESETS:
+            raise UserError(
+                f"unknown preset '{model.preset}'{nearest(model.preset, PRESETS)} (known: {', '.join(sorted(PRESETS))})"
+            )
+        settings |= PRESETS[model.preset]
+    settings |= model.config or {}
+    architecture = settings.pop("model_type", None)
+    if architecture is None:
+        raise UserError("models.*.config needs `model_type`, as in {model_type: llama, hidden_size: 256}")
+    for key in POSITION_KEYS:
+        if settings.get(key, row_length) < row_length:
+            settings[key] = row_length
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    if model.reads == "masked":
+        ids |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep")}
+    try:
+        config = AutoConfig.for_model(architecture)
+        unknown = [key for key in settings if not hasattr(config, key) and key not in config.attribute_map]
+        if unknown:
+            raise UserError(
+                f"a {architecture} configuration has no '{unknown[0]}'" + nearest(unknown[0], config.to_dict())
+            )
+        return AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **ids, **settings)
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the configuration of a '{architecture}' model was refused: {error}") from error
+
+
+def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> LanguageModel:
+    """Make a model with random weights drawn from `seed`, or load the weights it starts from."""
+    if model.weights is not None:
+        return load(model.weights, tokenizer, model.reads)
+    config = config_for(model, tokenizer, row_length)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        hf = _from_config(config, model.reads)
+    return LanguageModel(hf, model.reads, len(tokenizer))
+
+
+def shape(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
+    """Return a recipe's Hugging Face model without weights (on the `meta` device), to count its cost."""
+    if model.weights is not None:
+        return load(model.weights, tokenizer, model.reads).hf
+    with torch.device("meta"):
+        hf = _from_config(config_for(model, tokenizer, row_length), model.reads)
+    hf.tie_weights()
+    return hf
+
+
+def _from_config(config: Any, reads: Kind) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    factory = AutoModelForMaskedLM if reads == "masked" else AutoModelForCausalLM
+    try:
+        return factory.from_config(config, attn_implementation=attention())
+    except (ValueError, KeyError) as error:
+        raise UserError(f"cannot build a {reads} model of type '{config.model_type}': {error}") from error
+
+
+def load(source: str, tokenizer: Any, kind: Kind) -> LanguageModel:
+    """Load a model from a Hugging Face folder or hub id.
+
+    Raises:
+        UserError: no such folder, no (safetensors) weights in it, weights that do not fit its configuration, or a
+            vocabulary smaller than the tokenizer's.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    path = Path(source).expanduser()
+    if recipe.is_path(source):
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} is no model folder: it has no config.json")
+        if not any(path.glob("*.safetensors")):
+            raise UserError(
+                f"{path} has no weights (*.safetensors); weights in other formats are not loaded, since "
+                "those can run code: save them with `model.save_pretrained`"
+            )
+        source = str(path)
+    factory = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+    try:
+        hf, found = factory.from_pretrained(
+            source,
+            dtype=torch.float32,
+            attn_implementation=attention(),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
+        raise UserError(f"cannot load the {kind} model '{source}': {error}") from error
+    if found["missing_keys"] or found["mismatched_keys"]:
+        names = sorted(found["missing_keys"] or found["mismatched_keys"])
+        raise UserError(f"'{source}' lacks weights that a {kind} {hf.config.model_type} needs: {', '.join(names[:5])}")
+    return LanguageModel(hf, kind, len(tokenizer))
+
+
+def attention() -> str:
+    """Name the attention form to use.
+
+    On a CPU the plain product and softmax, whose bf16 backward pass is several times faster at these row lengths than
+    that of `scaled_dot_product_attention`; elsewhere the latter.
+    """
+    return "sdpa" if torch.cuda.is_available() else "eager"
+
+
+def save(model: LanguageModel, tokenizer: Any, folder: Path, card: str) -> None:
+    """Write weights, configuration, tokenizer and model card as a folder that `transformers` loads."""
+    with new_folder(folder) as temporary:
+        model.hf.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,104 @@
+"""A Hugging Face model cut before its output layer.
+
+Losses take hidden states and the output layer's weights, so that logits over the whole vocabulary exist only chunk by
+chunk. The cut is generic: the output layer's `forward` is replaced by the identity, and what the model then calls its
+logits is what the output layer would have read, after the final norm and any transform of the head. Names, tied
+weights and `save_pretrained` stay as they are. A model that alters its logits afterwards (soft caps, scales) would be
+cut wrongly, so the cut is checked once against the uncut model, on random tokens.
+
+Shapes: B rows, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import UserError
+
+
+def _identity(hidden: Tensor) -> Tensor:
+    return hidden
+
+
+class LanguageModel(nn.Module):
+    """Tokens to hidden states, beside the output layer's weight and bias.
+
+    Args:
+        hf: any Hugging Face causal or masked language model.
+        kind: how it reads: left to right (`causal`) or both ways (`masked`).
+        vocab_size: entries of the tokenizer; rows of a padded output layer beyond it are never predicted.
+
+    Raises:
+        UserError: the model has no output layer, a smaller vocabulary, or logits that are more than one linear map.
+    """
+
+    def __init__(self, hf: Any, kind: Literal["causal", "masked"], vocab_size: int) -> None:
+        super().__init__()
+        output = hf.get_output_embeddings()
+        name = type(hf).__name__
+        if not isinstance(output, nn.Linear):
+            raise UserError(f"{name} has no linear output layer; choose a causal or masked language model")
+        if output.weight.shape[0] < vocab_size:
+            raise UserError(
+                f"{name} knows {output.weight.shape[0]} tokens, the tokenizer has {vocab_size}: a model "
+                "must share the recipe's tokenizer; load that model's own (data.tokenizer.kind: pretrained)"
+            )
+        self.hf = hf
+        self.kind: Literal["causal", "masked"] = kind
+        self.vocab_size = vocab_size
+        _cut(hf, output)
+
+    @property
+    def weight_VD(self) -> Tensor:
+        """Weight of the output layer, without padding rows."""
+        weight: Tensor = self.hf.get_output_embeddings().weight
+        return weight[: self.vocab_size]
+
+    @property
+    def bias_V(self) -> Tensor | None:
+        """Bias of the output layer, if it has one."""
+        bias: Tensor | None = self.hf.get_output_embeddings().bias
+        return None if bias is None else bias[: self.vocab_size]
+
+    def hidden(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return what the output layer reads, `(B, T, D)`.
+
+        Args:
+            tokens_BT: token ids.
+            lengths_B: tokens before the padding of each row; None where no row is padded. A causal model needs no
+                mask for padding on the right, since no token sees what follows it.
+        """
+        mask = None
+        if lengths_B is not None and self.kind == "masked":
+            mask = (torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B[:, None]).long()
+        extra = {"use_cache": False} if self.kind == "causal" else {}
+        hidden: Tensor = self.hf(input_ids=tokens_BT, attention_mask=mask, **extra).logits
+        return hidden
+
+    def logits(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return all logits, `(B, T, V)`: for small inputs and tests."""
+        return nn.functional.linear(self.hidden(tokens_BT, lengths_B), self.weight_VD, self.bias_V)
+
+
+@torch.no_grad()
+def _cut(hf: Any, output: nn.Linear) -> None:
+    """Replace the output layer's forward by the identity, after checking that nothing follows it."""
+    was_training = hf.training
+    hf.eval()
+    tokens = torch.arange(1, 9, device=output.weight.device)[None] % output.weight.shape[0]
+    # A soft cap hardly bends small logits: compare large ones. A power of two is undone without rounding.
+    output.weight.mul_(1024)
+    whole = hf(input_ids=tokens).logits
+    output.forward = _identity
+    rebuilt = nn.functional.linear(hf(input_ids=tokens).logits, output.weight, output.bias)
+    output.weight.div_(1024)
+    hf.train(was_training)
+    if rebuilt.shape != whole.shape or (rebuilt - whole).abs().max() > 1e-4 * whole.abs().max():
+        del output.forward
+        raise UserError(
+            f"{type(hf).__name__} changes its logits after the output layer (a soft cap or a scale); "
+            "such models cannot teach or learn here"
+        )

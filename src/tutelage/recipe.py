@@ -1,0 +1,370 @@
+"""What an experiment is: one strict, typed tree that a YAML file fills.
+
+Every key is documented by the string below it; `docs/recipes.md` is generated from these. Unknown keys are refused
+with the nearest match and the line; values have types and bounds. Secrets never stand in a recipe.
+
+Reading goes: YAML text -> plain tree (`recipe_yaml`) -> `a.b=c` overrides -> `like`/`without` resolved -> this schema.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: unknown keys refused, values frozen, docstrings kept as field descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Tokenizer(Section):
+    """A byte-level BPE tokenizer trained on the training split, or an existing one."""
+
+    kind: Literal["bpe", "pretrained"] = "bpe"
+    """`bpe`: train one on the training split alone. `pretrained`: load `path`."""
+    path: str | None = None
+    """Folder, `tokenizer.json` or hub id of an existing tokenizer (`kind: pretrained`)."""
+    vocab_size: Annotated[int, Field(ge=300)] = 16_000
+    """Size asked for; a small corpus may saturate below it, and the models follow what was reached."""
+    min_frequency: Count = 2
+    """A pair of symbols seen less often is not merged."""
+    alphabet: Literal["bytes", "seen"] = "bytes"
+    """`bytes`: all 256 bytes are in the vocabulary, so nothing can be lost. `seen`: only bytes of the training text,
+    as BabyLlama's code does; a byte never seen is then dropped when text is encoded, and counted aloud."""
+    prefix_space: Literal["none", "training", "always"] = "training"
+    """Whether a space is put before a text. `training`: while the tokenizer is trained but not when it is used, which
+    is what BabyLlama did under transformers 4. `always`: in both. `none`: in neither."""
+    extra_tokens: tuple[str, ...] = ("<mask>", "<cls>", "<sep>")
+    """Reserved beside `<pad>`, `<s>` and `</s>`, so that causal and masked models can share the tokenizer."""
+
+    @model_validator(mode="after")
+    def _path_goes_with_pretrained(self) -> Tokenizer:
+        if (self.kind == "pretrained") != (self.path is not None):
+            raise ValueError("`path` goes with `kind: pretrained`, and only with it")
+        return self
+
+
+class Rows(Section):
+    """How running tokens become the rows of a batch."""
+
+    kind: Literal["chunks", "examples"] = "chunks"
+    """`chunks`: rows of exactly `length` tokens of running text. `examples`: one text a row, padded to its bucket."""
+    length: Annotated[int, Field(ge=8)] = 128
+    """Tokens in a row; the longest row for `examples` (longer texts continue on further rows)."""
+    chunking: Literal["fixed", "epoch_offset", "random"] = "fixed"
+    """Where chunks begin. `fixed`: at multiples of the length (as the papers print). `epoch_offset`: shifted by a
+    number drawn for each epoch. `random`: each chunk shifted by its own draw each epoch (as BabyLlama's code does)."""
+    buckets: tuple[Count, ...] = (16, 32, 64)
+    """Static lengths for `examples`, beside `length` itself: a row is padded to the smallest that holds it."""
+
+
+class Data(Section):
+    """Words in, token rows out."""
+
+    corpus: str = "starter"
+    """A catalogue name (`babylm-2024-10m`, ..., `starter`), a folder of text files, or `hf:dataset`."""
+    words: Count | None = None
+    """Take only a subset of about this many words (train and val together), spread over the sources like the whole.
+    Smaller budgets are subsets of larger ones."""
+    test_words: Count | None = None
+    """Likewise for the test split (the corpus's dev files)."""
+    val_share: Share = 0.05
+    """Share of the lines of each training file held out, from its end, to choose checkpoints by (BabyLlama-2)."""
+    cleaning: Literal["none", "mended", "published"] = "mended"
+    """Cleaning of known corpora. `published`: as BabyLlama's code does, paragraphs glued together. `mended`: the same
+    rules, with paragraphs and documents kept apart."""
+    separator: Literal["none", "end"] = "end"
+    """`end`: the token `</s>` closes every document. `none`: documents follow one another, as BabyLlama's did."""
+    encoding: str = "utf-8"
+    """Text encoding of the files; a file that does not decode is refused by name and position."""
+    text_field: str = "text"
+    """Where the text stands in JSON lines and datasets."""
+    tokenizer: Tokenizer = Tokenizer()
+    """The tokenizer, shared by all models of the recipe."""
+    rows: Rows = Rows()
+    """The rows, shared by all models of the recipe."""
+    seed: int = 0
+    """Order of rows and random offsets; apart from the models' seeds, so that students see the same rows."""
+
+
+class Objective(Section):
+    """One term of the loss and its weight."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor before the term; terms are means over their own targets."""
+
+
+class Distill(Objective):
+    """Forward Kullback-Leibler divergence from the teachers' distribution to the student's."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Logits of teachers and student are divided by it before the softmax."""
+    temperature_squared: bool = True
+    """Multiply by the squared temperature (Hinton 2015; BabyLlama's code has it, its equation does not)."""
+    reduction: Literal["per_token", "per_row"] = "per_token"
+    """`per_token`: mean over tokens. `per_row`: summed over a row's tokens, mean over rows, as BabyLlama's code does:
+    at 128 tokens a row that is 128 times the per-token weight."""
+
+
+class Masked(Objective):
+    """Masked language modelling (BERT): predict the hidden tokens."""
+
+    rate: Share = 0.15
+    """Share of tokens to be predicted; of these 80 % are masked, 10 % replaced by random tokens, 10 % kept."""
+
+
+class Objectives(Section):
+    """The weighted terms of a stage's loss; a number stands for `{weight: number}`."""
+
+    next_token: Objective | None = None
+    """Cross-entropy of the next token."""
+    masked: Masked | None = None
+    """Cross-entropy of masked tokens."""
+    distill: Distill | None = None
+    """What the teachers say; needs `teachers`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_is_weight(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            k: {"weight": v} if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _one_way_of_reading(self) -> Objectives:
+        if self.next_token and self.masked:
+            raise ValueError("`next_token` and `masked` exclude each other within a stage")
+        if not self.named():
+            raise ValueError("name at least one objective: `next_token`, `masked` or `distill`")
+        return self
+
+    def named(self) -> dict[str, Objective]:
+        """Return the terms that are there, by name."""
+        terms = {"next_token": self.next_token, "masked": self.masked, "distill": self.distill}
+        return {name: term for name, term in terms.items() if term is not None}
+
+
+TEACHER = re.compile(r"(?P<model>[^\[\]@]+)(\[(?P<seed>\d+)\])?(@(?P<checkpoint>best|last|step-\d+))?")
+
+
+class Teacher(Section):
+    """Who teaches: a model of this recipe, a folder, or a hub id."""
+
+    model: str
+    """Name in this recipe, path of a Hugging Face folder, or hub id."""
+    seed: int | None = None
+    """Which of a model's seeds (its first one unless given): `name[1]`."""
+    checkpoint: str = "best"
+    """`best` (by `val`), `last`, or `step-N`: `name@step-2000`."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share of this teacher in the mixture, relative to the others."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        match = TEACHER.fullmatch(value)
+        if match is None:
+            raise ValueError(f"'{value}' is not a teacher: write name, name[seed], name@step-N, a path or a hub id")
+        return {key: found for key, found in match.groupdict().items() if found is not None}
+
+    def __str__(self) -> str:
+        """Write the short form."""
+        seed = "" if self.seed is None else f"[{self.seed}]"
+        return f"{self.model}{seed}" + ("" if self.checkpoint == "best" else f"@{self.checkpoint}")
+
+
+class Stage(Section):
+    """A span of a model's training with its own objectives and teachers."""
+
+    span: str | int | None = None
+    """How long: `17%` of the run, or a number of steps; the last stage takes the rest."""
+    objectives: Objectives = Objectives(next_token=Objective())
+    """The loss."""
+    teachers: tuple[Teacher, ...] = ()
+    """Who teaches during this stage; all must share the student's vocabulary."""
+    combine: Literal["mean_logits", "mean_probabilities"] = "mean_logits"
+    """How several teachers become one distribution; `mean_logits` as BabyLlama published."""
+
+    @model_validator(mode="after")
+    def _distill_needs_teachers(self) -> Stage:
+        if (self.objectives.distill is not None) != bool(self.teachers):
+            raise ValueError("`teachers` and `objectives.distill` go together: give both, or neither")
+        if isinstance(self.span, str) and not re.fullmatch(r"\d+(\.\d+)?%", self.span):
+            raise ValueError(f"span '{self.span}' is neither a share like 17% nor a number of steps")
+        return self
+
+    @property
+    def reads(self) -> Literal["causal", "masked"]:
+        """How the objectives make the model read: left to right, or both ways."""
+        return "masked" if self.objectives.masked else "causal"
+
+
+class Optim(Section):
+    """AdamW and its schedule."""
+
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    """Peak learning rate."""
+    batch_rows: Count = 32
+    """Rows in one optimizer step, over all processes and micro-batches."""
+    micro_batch_rows: Count | None = None
+    """Rows held in memory at once by one process; the result does not depend on it. All of them unless given."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Learning rate after the warm-up; all but `constant` end at `final_lr` of the peak."""
+    decay_share: Share = 0.2
+    """Share of the run over which `wsd` (warm-up, stable, decay) falls, linearly."""
+    final_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay of matrices and embeddings; biases and norms have none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of AdamW's moments."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's epsilon."""
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest norm of the gradient; null switches clipping off."""
+
+
+class Model(Section):
+    """A model to train: its shape, its length, its teaching."""
+
+    preset: str | None = None
+    """A shape by name (`tutelage show --presets`)."""
+    config: dict[str, Any] | None = None
+    """Or a Hugging Face configuration: `{model_type: llama, hidden_size: 256, ...}`; with `preset`, changes to it."""
+    weights: str | None = None
+    """Or start from these weights: a Hugging Face folder or hub id."""
+    kind: Literal["causal", "masked"] | None = None
+    """Reads left to right, or both ways; follows from the objectives unless given."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Length in passes over the training rows; name one of `epochs`, `steps`, `tokens`, `words`."""
+    steps: Count | None = None
+    """Length in optimizer steps."""
+    tokens: Count | None = None
+    """Length in tokens read, repeats included."""
+    words: Count | None = None
+    """Length in whitespace words read, repeats included."""
+    seeds: Count | tuple[int, ...] = 1
+    """Trained once for each seed: a number (0, 1, ...) or a list of seeds."""
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
+    """What is learned from what, in order."""
+    optim: Optim = Optim()
+    """Optimizer, schedule, batch."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the matrix products; weights and optimizer stay fp32. `auto`: bf16 where the machine has it."""
+    evaluations: Count = 10
+    """Evaluations on `val`, evenly spaced, the last one at the end; each also saves a checkpoint."""
+    save_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Also save a checkpoint when the last one is older than this."""
+    keep: Literal["best", "all"] = "best"
+    """Checkpoints to keep: the best and the last two, or all."""
+    like: str | None = None
+    """Take every setting not given here from that model (resolved before anything else)."""
+    without: str | tuple[str, ...] = ()
+    """With `like`: leave out `teachers` or an objective by name; the other weights are scaled to sum to 1."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Model:
+        if sum(x is not None for x in (self.epochs, self.steps, self.tokens, self.words)) != 1:
+            raise ValueError("give its length as exactly one of `epochs`, `steps`, `tokens`, `words`")
+        if self.preset is None and self.config is None and self.weights is None:
+            raise ValueError("give its shape: `preset`, `config` or `weights`")
+        if self.weights is not None and (self.preset or self.config):
+            raise ValueError("`weights` bring their own shape: leave out `preset` and `config`")
+        if any(stage.span is None for stage in self.stages[:-1]) or self.stages[-1].span is not None:
+            raise ValueError("every stage but the last has a `span`; the last takes the rest")
+        if len(set(self.seed_list)) != len(self.seed_list) or not self.seed_list:
+            raise ValueError(f"seeds {list(self.seed_list)} are not distinct")
+        if len({stage.reads for stage in self.stages} | ({self.kind} if self.kind else set())) > 1:
+            raise ValueError("stages (and `kind`) disagree whether the model is causal or masked")
+        return self
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds, one by one."""
+        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    @property
+    def reads(self) -> Literal["causal", "masked"]:
+        """How the model reads: left to right, or both ways."""
+        return self.kind or self.stages[0].reads
+
+
+class Compare(Section):
+    """What the report sets side by side."""
+
+    models: tuple[str, ...] = ()
+    """Models in the order of the table; all of them unless given. `ensemble(a, b)` is the direct ensemble of models:
+    the softmax of their mean logits."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Further pairs whose differences are tested, seed by seed; students are always set against their controls,
+    teachers and ensembles."""
+
+
+class Evaluation(Section):
+    """How finished models are scored."""
+
+    convention: Literal["2023", "2024", "2025", "2026"] = "2025"
+    """Rules of that year's BabyLM evaluation: start token, leading space, sum or mean, ties."""
+    batch_tokens: Count = 8192
+    """Tokens scored at once."""
+
+
+class Recipe(Section):
+    """A whole experiment: the data, every model, what they are scored on and how they are compared."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    """Names the run folder, `runs/<name>/`."""
+    description: str = ""
+    """A sentence or two for the report."""
+    seed: int = 0
+    """Added to every model's seed: another value repeats the whole experiment with other random numbers."""
+    data: Data = Data()
+    """Corpus, tokenizer, rows."""
+    models: Annotated[dict[str, Model], Field(min_length=1)]
+    """Models by name."""
+    evaluate: tuple[str, ...] = ("test",)
+    """`test` (held-out loss), suites by name (`blimp`, `blimp-filtered`, `blimp-supplement`, `starter-pairs`), or
+    `pairs:FOLDER` of minimal pairs in JSON lines."""
+    evaluation: Evaluation = Evaluation()
+    """Rules of scoring."""
+    compare: Compare = Compare()
+    """What the report compares."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Recipe:
+        for name in self.models:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ValueError(f"model name '{name}': use letters, digits, '.', '_' and '-'")
+        for name in self.compare.models:
+            for member in ensemble_members(name) or [name]:
+                if Teacher.model_validate(member).model not in self.models:
+                    raise ValueError(f"compare.models names '{member}', which is not among models: {list(self.models)}")
+        for pair in self.compare.pairs:
+            for name in pair:
+                if name not in self.models:
+                    raise ValueError(f"compare.pairs names '{name}', which is not among models: {list(self.models)}")
+        return self
+
+
+def ensemble_members(name: str) -> list[str]:
+    """Return the members of `ensemble(a, b)`; nothing where `name` is no ensemble."""
+    match = re.fullmatch(r"ensemble\((.+)\)", name)
+    return [member.strip() for member in match[1].split(",")] if match else []
+
+
+def is_path(name: str) -> bool:
+    """Tell whether a model's or corpus's name is meant as a path."""
+    return name.startswith((".", "/", "~")) or Path(name).exists()

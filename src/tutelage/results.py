@@ -1,0 +1,155 @@
+"""Gather what an experiment's run folders hold into one summary, for the report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from tutelage import __version__
+from tutelage.compare.comparisons import compare, pairs_to_compare, with_comparisons
+from tutelage.compare.summary import Summary, read_summary
+from tutelage.errors import UserError
+from tutelage.experiment import Experiment, Piece
+from tutelage.files import write_json
+from tutelage.machine import environment
+from tutelage.recipe import ensemble_members
+from tutelage.run_folder import Json, RunFolder, differences
+from tutelage.scoring import HELD_OUT, Scoring, Subject
+
+
+def summarise(experiment: Experiment, scoring: Scoring) -> Summary:
+    """Build the summary of a finished experiment, comparisons included, and write it beside the runs.
+
+    Raises:
+        UserError: something is not trained or not scored yet.
+    """
+    what, data = experiment.recipe, experiment.data
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    machine = environment()
+    names = what.compare.models or tuple(what.models)
+    summary: Json = {
+        "schema": 1,
+        "recipe": what.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "tutelage": __version__,
+        "versions": {key: machine[key] for key in ("python", "torch", "transformers")},
+        "machine": {key: machine[key] for key in ("cpu", "cores", "memory_gib", "gpu")},
+        "resolved_recipe": what.model_dump(mode="json"),
+        "data": {
+            "corpus": what.data.corpus,
+            "words": {split: store.words for split, store in splits.items()},
+            "tokens": {split: len(store) for split, store in splits.items()},
+            "vocab_size": len(data.tokenizer),
+            "bytes_per_token": {split: store.bytes / len(store) for split, store in splits.items() if len(store)},
+        },
+        "models": {name: _model(experiment, scoring, name) for name in names},
+        "differences": [
+            {"a": a, "b": b, "keys": [list(item) for item in _settings_that_differ(experiment, a, b)]}
+            for a, b in _pairs(experiment, names)
+        ],
+    }
+    finished = _compared(read_summary(summary), what.compare.pairs)
+    write_json(experiment.folder / "summary.json", finished.as_json())
+    return finished
+
+
+def _compared(summary: Summary, wished: tuple[tuple[str, str], ...]) -> Summary:
+    """Add the differences between models: the pairs the recipe names, then those that go without saying."""
+    pairs = list(dict.fromkeys([*wished, *pairs_to_compare(summary)]))
+    comparisons = [entry for a, b in pairs for entry in compare(summary, a, b)]
+    return read_summary(with_comparisons(summary.as_json() | {"comparisons": comparisons}))
+
+
+def _pairs(experiment: Experiment, names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return the pairs whose settings are set side by side: each model with the one it is like."""
+    models = experiment.recipe.models
+    return [(str(models[name].like), name) for name in names if name in models and models[name].like in names]
+
+
+def _settings_that_differ(experiment: Experiment, a: str, b: str) -> list[tuple[str, Any, Any]]:
+    one, other = (
+        experiment.recipe.models[name].model_dump(mode="json", exclude={"like", "without"}) for name in (a, b)
+    )
+    return differences(one, other)
+
+
+def _model(experiment: Experiment, scoring: Scoring, name: str) -> Json:
+    subjects = [subject for subject in scoring.subjects(name)]
+    seeds = {str(subject.seed): _scores(scoring, subject) for subject in subjects}
+    members = ensemble_members(name)
+    if members:
+        cost = [experiment.cost_of(member, "causal").parameters for member in subjects[0].members]
+        return {"role": "ensemble", "parameters": sum(cost), "members": members, "seeds": seeds}
+    model = experiment.recipe.models[name]
+    for subject in subjects:
+        seeds[str(subject.seed)] |= _training(experiment, Piece(name, subject.seed))
+    finished = experiment.run_of(Piece(name, subjects[0].seed)).finished
+    assert finished is not None
+    return {
+        "role": _role(experiment, name),
+        "preset": model.preset,
+        "architecture": finished["architecture"],
+        "parameters": finished["cost"]["parameters"],
+        "non_embedding_parameters": finished["cost"]["parameters"] - finished["cost"]["embedding_parameters"],
+        "like": model.like,
+        "teachers": [str(teacher) for stage in model.stages for teacher in stage.teachers],
+        "objectives": [stage.objectives.model_dump(mode="json", exclude_none=True) for stage in model.stages],
+        "seeds": seeds,
+    }
+
+
+def _role(experiment: Experiment, name: str) -> str:
+    models = experiment.recipe.models
+    if any(stage.teachers for stage in models[name].stages):
+        return "student"
+    if "teachers" in ((models[name].without,) if isinstance(models[name].without, str) else models[name].without):
+        return "control"
+    taught = {teacher.model for model in models.values() for stage in model.stages for teacher in stage.teachers}
+    return "teacher" if name in taught else "model"
+
+
+def _training(experiment: Experiment, piece: Piece) -> Json:
+    """Collect what a piece's training came to."""
+    run = experiment.run_of(piece)
+    done = run.finished
+    if done is None:
+        raise UserError(f"{piece} is not trained yet; `tutelage run` finishes what is missing")
+    kept = ("steps", "tokens", "words", "epochs", "seconds", "flops", "teacher_flops", "clip_rate", "best_step", "val")
+    found = {key: done[key] for key in kept}
+    found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
+    return found | {"curves": _curves(run)}
+
+
+def _curves(run: RunFolder) -> Json:
+    curves: dict[str, list[tuple[int, int, float]]] = {"train_loss": [], "train_kl": [], "val_loss": [], "lr": []}
+    for line in run.lines():
+        at = (line["step"], line["tokens"])
+        if "val" in line:
+            curves["val_loss"].append((*at, line["val"]["loss"]))
+            continue
+        curves["train_loss"].append((*at, line["loss"]))
+        curves["lr"].append((*at, line["lr"]))
+        if "kl" in line:
+            curves["train_kl"].append((*at, line["kl"]))
+    return {name: points for name, points in curves.items() if points}
+
+
+def _scores(scoring: Scoring, subject: Subject) -> Json:
+    """Collect a subject's scores; margins of items go to one file that the summary names."""
+    found: Json = {"suites": {}}
+    for name in scoring.recipe.evaluate:
+        score = scoring.read(subject, name)
+        if score is None:
+            raise UserError(f"{subject} has no score for '{name}' yet; `tutelage evaluate` measures it")
+        if name in HELD_OUT:
+            found[name] = {key: value for key, value in score.items() if key != "tokens"}
+        else:
+            found["suites"][name] = score
+    margins = scoring.margins(subject)
+    if margins:
+        path = scoring.folder(subject) / "margins.npz"
+        np.savez_compressed(path, **margins)
+        found["suite_items"] = str(path.absolute())
+    return found

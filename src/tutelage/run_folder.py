@@ -1,0 +1,143 @@
+"""What one trained model leaves on disk, and the rules for touching it.
+
+runs/<recipe>/<model>/seed-<n>/
+    recipe.json       what was asked for; another wish is refused, with the difference
+    environment.json  versions and machine
+    metrics.jsonl     one line per logging step and evaluation; equal bytes for equal runs
+    timing.jsonl      clock readings, apart from the metrics
+    checkpoints/      see `training.checkpoint`
+    hf/               the finished model, for stock transformers
+    scores/           evaluations
+    finished.json     present when training is over
+    lock              held while a process works here
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UserError
+from tutelage.files import explain_disk_errors, read_json, write_json
+from tutelage.machine import environment
+
+Json = dict[str, Any]
+
+
+class RunFolder:
+    """The folder of one model and seed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.timing = path / "timing.jsonl"
+        self.hf = path / "hf"
+        self.scores = path / "scores"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out; the lock goes with the process, however it ends."""
+        with explain_disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise UserError(
+                f"{self.path} is in use by {holder}; wait for it, stop it, or give this run another name (name=...)"
+            ) from error
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
+        finally:
+            file.close()
+
+    def claim(self, wish: Json) -> None:
+        """Note what this folder is for; refuse if it already holds something else.
+
+        Raises:
+            UserError: with every setting that differs.
+        """
+        path = self.path / "recipe.json"
+        if path.is_file():
+            changes = differences(read_json(path), wish)
+            if changes:
+                shown = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changes[:12])
+                raise UserError(
+                    f"{self.path} holds a run with other settings:\n{shown}\n"
+                    "Results never mix: give the new run another name (name=...), or delete that folder"
+                )
+            return
+        write_json(path, wish)
+        write_json(self.path / "environment.json", environment())
+
+    @property
+    def finished(self) -> Json | None:
+        """What training came to, or None while it is not over."""
+        path = self.path / "finished.json"
+        return read_json(path) if path.is_file() else None
+
+    def lines(self) -> list[Json]:
+        """Read the metrics."""
+        if not self.metrics.is_file():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+
+class Lines:
+    """A JSON-lines file that is appended to, and cut back to a known length on resuming."""
+
+    def __init__(self, path: Path, size: int | None = None) -> None:
+        with explain_disk_errors(path.parent):
+            self._file = path.open("ab")
+        if size is not None:
+            if self._file.tell() < size:
+                raise UserError(
+                    f"{path} is {self._file.tell()} bytes long, the checkpoint counts on {size}: it was cut "
+                    "by something else; restore it or delete the run's folder"
+                )
+            self._file.truncate(size)
+            self._file.seek(size)
+        self._path = path
+
+    def write(self, line: Json) -> None:
+        """Append a line."""
+        with explain_disk_errors(self._path.parent):
+            self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+
+    def sync(self) -> int:
+        """Flush to the disk and return the length in bytes."""
+        with explain_disk_errors(self._path.parent):
+            os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any, Any]]:
+    """List the places where two JSON-like values differ: key, old value, new value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted({*old, *new}):
+            found += differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+        return found
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            item for i, (a, b) in enumerate(zip(old, new, strict=True)) for item in differences(a, b, f"{place}.{i}")
+        ]
+    return [] if old == new else [(place, old, new)]

@@ -1,0 +1,167 @@
+"""What a recipe will take, before it is run: sizes, arithmetic, memory, disk, time.
+
+Sizes are counted on models built without memory. Time comes from a probe: a few training steps of each model, teachers'
+forward passes included; models too large for a short probe are carried over from the others at equal operations per
+second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+from tutelage import machine, recipe
+from tutelage.experiment import Experiment, Piece
+from tutelage.models.cost import Cost
+from tutelage.models.presets import PRESETS
+from tutelage.progress import duration, human
+from tutelage.recipe_file import load_recipe, shipped_recipes
+from tutelage.training.parallel import process_group
+from tutelage.training.probe import seconds_per_step
+
+PROBE_FLOPS = 5e11
+"""Operations of the largest step that is probed whole; of larger ones, as many rows as fit."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one model will take.
+
+    Attributes:
+        name: of the model.
+        seeds: how often it is trained; all but `flops`, `disk` and `seconds` are for one seed.
+        cost: parameters and operations per token.
+        steps: optimizer steps.
+        tokens: tokens read, repeats included.
+        words: words read, repeats included.
+        flops: own and teachers' operations, all seeds.
+        memory: bytes while it trains, about.
+        disk: bytes of checkpoints and exported models, about, all seeds.
+        seconds: of training, all seeds; None without a probe.
+    """
+
+    name: str
+    seeds: int
+    cost: Cost
+    steps: int
+    tokens: int
+    words: int
+    flops: float
+    memory: float
+    disk: float
+    seconds: float | None
+
+
+def estimate(experiment: Experiment, with_probe: bool = True) -> list[Estimate]:
+    """Estimate every model of an experiment; prepares its data first."""
+    estimates: list[Estimate] = []
+    store = experiment.data.train
+    for name, model in experiment.recipe.models.items():
+        cost = experiment.cost_of(recipe.Teacher(model=name), model.reads)
+        plan = experiment.plan_of(name)
+        source = experiment.rows_of(store, model, model.optim.batch_rows, shuffle=True)
+        tokens = round(plan.total * source.tokens_per_epoch / source.steps_per_epoch)
+        seeds = len(model.seed_list)
+        flops = cost.training_flops * tokens + experiment.teacher_flops(name)
+        rate = _probe(experiment, Piece(name, model.seed_list[0]), flops / plan.total) if with_probe else None
+        teachers = [experiment.cost_of(t, model.reads).parameters for stage in model.stages for t in stage.teachers]
+        held = (model.optim.micro_batch_rows or model.optim.batch_rows) * source.row_length
+        estimates.append(
+            Estimate(
+                name=name,
+                seeds=seeds,
+                cost=cost,
+                steps=plan.total,
+                tokens=tokens,
+                words=round(tokens * store.words / len(store)),
+                flops=flops * seeds,
+                # Weights, gradients and two moments in float32; teachers have weights alone.
+                memory=16.0 * cost.parameters + 4.0 * sum(teachers) + held * cost.activation_bytes,
+                # Up to three checkpoints of weights and moments while it trains, and the exported weights.
+                disk=(3 * 12.0 + 4.0) * cost.parameters * seeds,
+                seconds=flops * seeds / rate if rate else None,
+            )
+        )
+    return estimates
+
+
+def _probe(experiment: Experiment, piece: Piece, step_flops: float) -> float:
+    """Return the operations per second of a few training steps."""
+    model = experiment.recipe.models[piece.name]
+    rows = max(1, min(model.optim.batch_rows, int(model.optim.batch_rows * PROBE_FLOPS / step_flops)))
+    stage = model.stages[0]
+    teachers = [
+        experiment.new_model(experiment.piece_of(teacher)).to(experiment.group.device)
+        for teacher in stage.teachers
+        if teacher.model in experiment.recipe.models
+    ]
+    seconds = seconds_per_step(
+        experiment.new_model(piece).to(experiment.group.device),
+        teachers,
+        experiment.rows_of(experiment.data.train, model, rows, shuffle=True),
+        stage
+        if teachers
+        else stage.model_copy(update={"objectives": recipe.Objectives(next_token=recipe.Objective())}),
+        machine.precision(model.precision),
+        steps=3,
+    )
+    return step_flops * rows / model.optim.batch_rows / seconds
+
+
+def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_probe: bool) -> None:
+    """Print the resolved recipe, then a table of estimates."""
+    what = load_recipe(source, overrides)
+    out = Console()
+    text = yaml.safe_dump(what.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+    out.print(Syntax(text, "yaml", background_color="default"))
+    with process_group() as group:
+        experiment = Experiment(what, runs, group)
+        experiment.pieces()
+        rows = estimate(experiment, with_probe)
+        data = experiment.data
+    out.print(
+        f"corpus {what.data.corpus}: {data.train.words:,} words, {len(data.train):,} tokens to train on; "
+        f"val {data.val.words:,} words, test {data.test.words:,} words; vocabulary {len(data.tokenizer):,}"
+    )
+    settings = machine.environment()
+    out.print(f"machine: {settings['gpu'] or settings['cpu']}, {settings['cores']} cores, "
+              f"{settings['memory_gib']} GiB; `auto` precision is {machine.precision('auto')}")  # fmt: skip
+    out.print(_table(rows))
+    known = [row.seconds for row in rows if row.seconds is not None]
+    if known:
+        out.print(f"training in all: about {duration(sum(known))}, evaluation apart")
+
+
+def _table(rows: Sequence[Estimate]) -> Table:
+    table = Table("model", title="what it will take")
+    for column in ("seeds", "parameters", "steps", "tokens", "words", "FLOPs (all seeds)", "memory", "disk", "time"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row.name, str(row.seeds), human(row.cost.parameters), f"{row.steps:,}", human(row.tokens),
+            human(row.words), f"{row.flops:.2g}", f"{human(row.memory)}B", f"{human(row.disk)}B",
+            duration(row.seconds) if row.seconds is not None else "-",
+        )  # fmt: skip
+    return table
+
+
+def print_recipes() -> None:
+    """List the recipes that come with the package."""
+    out = Console()
+    for name in sorted(shipped_recipes()):
+        out.print(f"[bold]{name}[/]: {load_recipe(name).description}")
+
+
+def print_presets() -> None:
+    """List the shapes of models that recipes can name."""
+    table = Table("preset", "architecture", "settings")
+    for name, settings in PRESETS.items():
+        shape = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "model_type")
+        table.add_row(name, settings["model_type"], shape)
+    Console().print(table)

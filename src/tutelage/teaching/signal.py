@@ -1,0 +1,77 @@
+"""What teachers say about a batch, as a value.
+
+A dense signal keeps each teacher's last hidden states and its output layer, from which the exact distribution follows
+at any temperature and weighting. The (weighted) mean of logits is one linear map of all hidden states together; the
+mean of probabilities takes a softmax for each teacher.
+
+Shapes: N positions (rows and tokens flattened), D width (each teacher its own), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Combine = Literal["mean_logits", "mean_probabilities"]
+
+
+@dataclass(frozen=True)
+class DenseSignal:
+    """Hidden states and output layers of one or more teachers.
+
+    Attributes:
+        hidden: each teacher's hidden states, `(..., D)`.
+        heads: each teacher's output weight `(V, D)` and bias `(V,)` or None.
+        weights: share of each teacher; they sum to 1.
+        combine: `mean_logits` (a geometric mean of the distributions, as BabyLlama published) or
+            `mean_probabilities` (an arithmetic mean).
+    """
+
+    hidden: tuple[Tensor, ...]
+    heads: tuple[tuple[Tensor, Tensor | None], ...]
+    weights: tuple[float, ...]
+    combine: Combine = "mean_logits"
+
+    def at(self, index: Tensor | slice) -> DenseSignal:
+        """Return the signal at some positions: `index` selects from the flattened rows and tokens."""
+        picked = tuple(h.reshape(-1, h.shape[-1])[index] for h in self.hidden)
+        return DenseSignal(picked, self.heads, self.weights, self.combine)
+
+    def rows(self, rows: slice) -> DenseSignal:
+        """Return the signal of some rows of the batch."""
+        return DenseSignal(tuple(h[rows] for h in self.hidden), self.heads, self.weights, self.combine)
+
+    def log_probs(self, temperature: float = 1.0) -> Tensor:
+        """Return log-probabilities over the vocabulary in float32, `(..., V)`; with `.at` chunk by chunk.
+
+        Every teacher's logits are divided by the temperature before they are combined.
+        """
+        if self.combine == "mean_logits":
+            mean: Tensor | None = None
+            for h, (weight_VD, bias_V), share in zip(self.hidden, self.heads, self.weights, strict=True):
+                logits = F.linear(h, weight_VD.to(h.dtype), None if bias_V is None else bias_V.to(h.dtype)).float()
+                mean = logits.mul_(share) if mean is None else mean.add_(logits, alpha=share)
+            assert mean is not None
+            return F.log_softmax(mean.div_(temperature), -1)
+        parts = [
+            F.log_softmax(
+                F.linear(h, w.to(h.dtype), None if b is None else b.to(h.dtype)).float() / temperature, -1
+            ).add_(torch.tensor(share).log())
+            for h, (w, b), share in zip(self.hidden, self.heads, self.weights, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(parts), 0)
+
+    def target_log_probs(self, targets: Tensor, chunk: int = 2048) -> Tensor:
+        """Return the log-probability of one target a position, `(N,)` float32; `targets` `(N,)` holds no ignored ids.
+
+        The vocabulary's logits exist for `chunk` positions at a time.
+        """
+        out = torch.empty(targets.shape[0], dtype=torch.float32, device=targets.device)
+        for start in range(0, targets.shape[0], chunk):
+            part = slice(start, start + chunk)
+            out[part] = self.at(part).log_probs().gather(-1, targets[part, None]).squeeze(-1)
+        return out

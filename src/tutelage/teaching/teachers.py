@@ -1,0 +1,85 @@
+"""One model or several as a single voice: tokens in, a `DenseSignal` out.
+
+The same class teaches a student, and is evaluated by itself as the *direct ensemble* of BabyLlama-2. Teachers must
+share the vocabulary by token string; the heads of padded vocabularies are cut to it (see `LanguageModel`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import UserError
+from tutelage.models.language_model import LanguageModel
+from tutelage.teaching.signal import Combine, DenseSignal
+
+
+class Ensemble(nn.Module):
+    """Frozen models that speak as one.
+
+    Args:
+        models: one or more models over the same vocabulary, all causal or all masked.
+        weights: relative shares; equal unless given.
+        combine: how distributions are combined; see `DenseSignal`.
+    """
+
+    def __init__(
+        self, models: Sequence[LanguageModel], weights: Sequence[float] | None = None, combine: Combine = "mean_logits"
+    ) -> None:
+        super().__init__()
+        if not models:
+            raise UserError("an ensemble needs at least one model")
+        if len({(model.kind, model.vocab_size) for model in models}) > 1:
+            raise UserError("the models of an ensemble differ in vocabulary, or some are causal and some masked")
+        shares = list(weights) if weights is not None else [1.0] * len(models)
+        if len(shares) != len(models) or min(shares) <= 0:
+            raise UserError(f"{len(models)} models need as many positive weights, not {shares}")
+        self.models = nn.ModuleList(models)
+        self.shares = tuple(share / sum(shares) for share in shares)
+        self.combine = combine
+        self.kind = models[0].kind
+        self.vocab_size = models[0].vocab_size
+        self.requires_grad_(False)
+        self.eval()
+
+    @torch.no_grad()
+    def signal(self, tokens_BT: Tensor, lengths_B: Tensor | None = None, precision: str = "fp32") -> DenseSignal:
+        """Say what these models think of every position of a batch.
+
+        Args:
+            tokens_BT: token ids, masked where a masked model shall predict.
+            lengths_B: tokens before padding, or None where no row is padded.
+            precision: `bf16` runs the models under autocast; `fp32` as they are.
+        """
+        with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            hidden = tuple(model.hidden(tokens_BT, lengths_B) for model in self._each())
+        heads = tuple((model.weight_VD, model.bias_V) for model in self._each())
+        return DenseSignal(hidden, heads, self.shares, self.combine)
+
+    def _each(self) -> list[LanguageModel]:
+        return [model for model in self.models if isinstance(model, LanguageModel)]
+
+
+def check_same_vocabulary(ours: Any, theirs: Any, name: str) -> None:
+    """Refuse a teacher whose tokenizer gives other ids to the same strings.
+
+    Args:
+        ours: the recipe's tokenizer.
+        theirs: the teacher's tokenizer.
+        name: the teacher, for the message.
+
+    Raises:
+        UserError: with the first differences and the way out.
+    """
+    vocabulary, other = ours.get_vocab(), theirs.get_vocab()
+    differing = [(token, index, other.get(token)) for token, index in vocabulary.items() if other.get(token) != index]
+    if differing:
+        token, index, theirs_index = min(differing, key=lambda item: item[1])
+        raise UserError(
+            f"teacher '{name}' has another vocabulary: {len(differing)} of {len(vocabulary)} tokens differ, first "
+            f"{token!r} (id {index} here, {theirs_index} there). Distillation compares distributions token by token: "
+            f"train the teacher in this recipe, or take its tokenizer: data.tokenizer={{kind: pretrained, path: {name}}}"
+        )

@@ -1,0 +1,71 @@
+"""Loss on text that was held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tutelage.corpus.batches import IGNORE, BatchSource
+from tutelage.progress import progress
+from tutelage.teaching.signal import DenseSignal
+
+Speak = Callable[[Tensor, Tensor | None], DenseSignal]
+"""Tokens and lengths in, what a model (or several) says about them out."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well held-out text is predicted.
+
+    Attributes:
+        loss: cross-entropy in nats per predicted token.
+        perplexity: its exponential.
+        bits_per_byte: the same information per byte of text, comparable between tokenizers.
+        tokens: predicted tokens.
+    """
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+
+
+def held_out(
+    speak: Speak,
+    source: BatchSource,
+    bytes_per_token: float,
+    device: torch.device,
+    should_stop: Callable[[], bool] = lambda: False,
+    label: str = "held-out loss",
+) -> HeldOut | None:
+    """Measure the loss over every row of a source once.
+
+    Args:
+        speak: the model, or the ensemble.
+        source: rows in order, unshuffled.
+        bytes_per_token: of the split, for bits per byte.
+        device: where to compute.
+        should_stop: asked before every batch.
+        label: for the progress bar.
+
+    Returns:
+        The measures, or None where `should_stop` answered yes.
+    """
+    total, tokens = 0.0, 0
+    with torch.inference_mode(), progress(label, source.tokens_per_epoch, "tok") as bar:
+        for batch in source.once():
+            if should_stop():
+                return None
+            batch = batch.to(device)
+            index = (batch.targets_BT != IGNORE).flatten().nonzero().squeeze(1)
+            signal = speak(batch.tokens_BT, batch.lengths_B).at(index)
+            total -= float(signal.target_log_probs(batch.targets_BT.flatten()[index]).sum(dtype=torch.float64))
+            tokens += len(index)
+            bar.advance(batch.token_count)
+    loss = total / tokens
+    # An untrained or broken model may exceed what a float's exponential holds.
+    return HeldOut(loss, math.exp(min(loss, 700.0)), loss / math.log(2) / bytes_per_token, tokens)

@@ -1,0 +1,350 @@
+"""Train one model: build, then for each step of each stage, batch -> teachers -> loss -> update.
+
+Reads top to bottom in `train`. What makes it exact to resume: the batch, the dropout seed and the learning rate follow
+from the step's number, and `State` holds the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal as signals
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from types import FrameType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage import recipe
+from tutelage.corpus.batches import Batch, BatchSource
+from tutelage.errors import Interrupted, UserError
+from tutelage.models.language_model import LanguageModel
+from tutelage.progress import console, progress
+from tutelage.run_folder import Lines, RunFolder
+from tutelage.teaching.signal import DenseSignal
+from tutelage.teaching.teachers import Ensemble
+from tutelage.training import checkpoint
+from tutelage.training.checkpoint import State
+from tutelage.training.fused import Scales
+from tutelage.training.heldout import HeldOut, held_out
+from tutelage.training.objectives import TERMS, Counts, Learner, count, effective_weights, scales_for
+from tutelage.training.optim import adamw, lr_at
+from tutelage.training.parallel import Group
+from tutelage.training.plan import Plan
+
+LOG_LINES = 400
+"""Lines of training loss in the metrics of a run, about."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that training one model with one seed needs.
+
+    Attributes:
+        name: of the model, for display.
+        model: the recipe's model.
+        seed: of weights and dropout.
+        source: training batches, `batch_rows` each.
+        val: held-out rows, in order.
+        val_bytes_per_token: of the held-out text.
+        plan: steps, stages, evaluations.
+        milestones: steps whose checkpoints are kept.
+        build: makes the model with its initial weights.
+        teachers: makes the teachers of a stage by its index; None where nobody teaches.
+        precision: `bf16` or `fp32`.
+    """
+
+    name: str
+    model: recipe.Model
+    seed: int
+    source: BatchSource
+    val: BatchSource
+    val_bytes_per_token: float
+    plan: Plan
+    milestones: frozenset[int]
+    build: Callable[[], LanguageModel]
+    teachers: Callable[[int], Ensemble | None]
+    precision: str
+
+
+def train(job: Job, run: RunFolder, group: Group) -> State:
+    """Train to the end, from the newest good checkpoint if there is one; return the final state.
+
+    Raises:
+        Interrupted: SIGTERM or SIGINT came; a checkpoint of the current step was written.
+        UserError: a loss that is not finite, a full disk, damaged checkpoints.
+    """
+    plan, optim = job.plan, job.model.optim
+    if optim.batch_rows < group.size:
+        raise UserError(
+            f"models.{job.name}.optim.batch_rows={optim.batch_rows} is less than the {group.size} processes"
+        )
+
+    # --- build, resume
+    learner = Learner(job.build().to(group.device)).train()
+    optimizer = adamw(learner, optim)
+    state, seconds = _resume(job, run, group, learner, optimizer)
+    wrapped = group.wrap(learner)
+    record = _Record(run, state, seconds, log_every=max(1, plan.total // LOG_LINES), active=group.is_main)
+
+    def save() -> None:
+        if group.is_main:
+            state.metrics_bytes = record.sync()
+            checkpoint.save(run.checkpoints, state, learner, optimizer, record.seconds())
+            if job.model.keep == "best":
+                checkpoint.prune(run.checkpoints, {int(state.best.get("step", 0)), *job.milestones})
+        group.barrier()
+        record.saved()
+
+    tokens_left = (plan.total - state.step) * job.source.tokens_per_epoch / job.source.steps_per_epoch
+    stage_index, teachers = -1, None
+    with record, _stop_flag() as stop, progress(f"train {job.name}[{job.seed}]", tokens_left, "tok") as bar:
+        while True:
+            # --- evaluate, keep the best
+            if state.step in plan.evaluations and state.evaluated < state.step:
+                result = _evaluate(job, learner, group, stop)
+                if result is None:
+                    save()
+                    raise Interrupted(stop.number)
+                state.evaluated = state.step
+                if not state.best or result.loss < state.best["loss"]:
+                    state.best = {"step": state.step, "loss": result.loss}
+                record.evaluation(state, result)
+                save()
+            if state.step >= plan.total:
+                return state
+
+            # --- the stage's teachers; those of the stage before are released first
+            if plan.stage_at(state.step) != stage_index:
+                stage_index, teachers = plan.stage_at(state.step), None
+                teachers = job.teachers(stage_index)
+                if teachers is not None:
+                    teachers.to(group.device)
+                _announce(job, stage_index, group)
+
+            # --- one step
+            batch = job.source.batch(state.step)
+            counts = count(batch)
+            scales = scales_for(job.model.stages[stage_index].objectives, counts)
+            wishes = (float(stop.number), float(record.minutes_since_save() > job.model.save_minutes))
+            sums, stop_wish, save_wish = _gradients(job, wrapped, teachers, batch, scales, state.step, group, wishes)
+            norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters(), optim.clip or math.inf))
+            _refuse_non_finite(job.name, state.step, sums, norm, batch)
+            rate = lr_at(optim, state.step, plan.total)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            # --- log; stop or save when a process asked for it
+            state.step += 1
+            state.tokens += counts.tokens
+            record.step(state, sums, counts, norm, clipped=norm > (optim.clip or math.inf), rate=rate)
+            bar.advance(counts.tokens, f"loss {record.loss:.3f}")
+            if stop_wish:
+                save()
+                raise Interrupted(stop.number or signals.SIGTERM)
+            if save_wish and state.step not in plan.evaluations:
+                save()
+
+
+def _resume(
+    job: Job, run: RunFolder, group: Group, learner: Learner, optimizer: torch.optim.Optimizer
+) -> tuple[State, float]:
+    """Load the newest good checkpoint, if any; return the state and the seconds of training before it."""
+    found = group.from_main(checkpoint.newest_good(run.checkpoints) if group.is_main else None)
+    if found is None:
+        return State(), 0.0
+    if group.is_main:
+        console.print(f"{job.name}[{job.seed}]: going on from step {found} of {job.plan.total}")
+    return checkpoint.load(run.checkpoints, found, learner, optimizer)
+
+
+def _announce(job: Job, stage_index: int, group: Group) -> None:
+    if group.is_main:
+        stage = job.model.stages[stage_index]
+        taught = f", taught by {', '.join(map(str, stage.teachers))}" if stage.teachers else ""
+        which = f" stage {stage_index + 1} of {len(job.plan.ends)}" if len(job.plan.ends) > 1 else ""
+        console.print(
+            f"{job.name}[{job.seed}]{which}: {effective_weights(stage.objectives, job.source.row_length)}" + taught
+        )
+
+
+def _gradients(
+    job: Job,
+    wrapped: torch.nn.Module,
+    teachers: Ensemble | None,
+    batch: Batch,
+    scales: Scales,
+    step: int,
+    group: Group,
+    wishes: tuple[float, float],
+) -> tuple[Tensor, bool, bool]:
+    """Accumulate a step's gradients over micro-batches and processes.
+
+    Returns:
+        The plain sums of the terms over the whole batch, and whether any process wishes to stop and to save.
+    """
+    mine = batch.part(slice(group.rank, None, group.size)).to(group.device)
+    micros = list(mine.split(job.model.optim.micro_batch_rows or job.model.optim.batch_rows))
+    sums = torch.zeros(len(TERMS) + len(wishes), dtype=torch.float64, device=group.device)
+    for index, micro in enumerate(micros):
+        torch.manual_seed(_derive(job.seed, step, group.rank, index))
+        said = None if teachers is None else teachers.signal(micro.tokens_BT, micro.lengths_B, job.precision)
+        with _synchronised(wrapped, index == len(micros) - 1):
+            with _autocast(group.device, job.precision):
+                loss, parts = wrapped(micro, scales, said)
+            # Data-parallel wrappers average over processes, but the counts are already those of all of them.
+            (loss * group.size).backward()
+        sums[: len(TERMS)] += parts
+    sums[len(TERMS) :] = torch.tensor(wishes)
+    group.sum(sums)
+    return sums[: len(TERMS)], bool(sums[-2] > 0), bool(sums[-1] > 0)
+
+
+def _evaluate(job: Job, learner: Learner, group: Group, stop: _Stop) -> HeldOut | None:
+    """Measure `val`; every process computes the same, which spares an exchange."""
+    learner.eval()
+    model = learner.model
+
+    def speak(tokens_BT: Tensor, lengths_B: Tensor | None) -> DenseSignal:
+        with _autocast(group.device, job.precision):
+            hidden = model.hidden(tokens_BT, lengths_B)
+        return DenseSignal((hidden,), ((model.weight_VD, model.bias_V),), (1.0,))
+
+    def should_stop() -> bool:
+        return bool(group.sum(torch.tensor(float(stop.number), device=group.device)) > 0)
+
+    result = held_out(speak, job.val, job.val_bytes_per_token, group.device, should_stop, f"val {job.name}[{job.seed}]")
+    learner.train()
+    return result
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _synchronised(wrapped: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Exchange gradients between processes only with the last micro-batch of a step."""
+    if last or not isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
+        return contextlib.nullcontext()
+    return wrapped.no_sync()
+
+
+def _derive(*keys: int) -> int:
+    """Mix integers into a seed, so that dropout depends on where a micro-batch stands and on nothing before it."""
+    return int(np.random.SeedSequence([key % 2**64 for key in keys]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _refuse_non_finite(name: str, step: int, sums: Tensor, norm: float, batch: Batch) -> None:
+    """Stop before the update that would spoil the weights."""
+    if math.isfinite(norm) and torch.isfinite(sums).all():
+        return
+    rows = ", ".join(map(str, batch.rows_B[:64].tolist())) + (", ..." if len(batch.rows_B) > 64 else "")
+    raise UserError(
+        f"models.{name}: step {step + 1}: the loss or its gradient is not finite (sums {sums.tolist()}, gradient norm "
+        f"{norm}); the weights were not changed. Rows of this batch: {rows}. Lower optim.lr, lengthen "
+        "optim.warmup_steps or set precision to fp32; a run of the same recipe goes on from its last checkpoint"
+    )
+
+
+class _Record:
+    """The run's metrics and clock: means since the last line, in nats per token."""
+
+    def __init__(self, run: RunFolder, state: State, seconds: float, log_every: int, active: bool) -> None:
+        self._files = (Lines(run.metrics, state.metrics_bytes), Lines(run.timing)) if active else None
+        self._log_every, self._before = log_every, seconds
+        self._start = self._saved = time.monotonic()
+        self.loss = math.nan
+
+    def step(self, state: State, sums: Tensor, counts: Counts, norm: float, clipped: bool, rate: float) -> None:
+        """Add a step to the current means; write them down when it is time."""
+        state.clipped += clipped
+        add = {
+            "target": float(sums[0]),
+            "targets": counts.target,
+            "teacher": float(sums[1]),
+            "taught": counts.taught,
+            "norm": norm,
+            "clipped": clipped,
+            "steps": 1,
+        }
+        window = {key: state.window.get(key, 0.0) + value for key, value in add.items()}
+        self.loss = window["target"] / max(window["targets"], 1)
+        state.window = window
+        if state.step % self._log_every:
+            return
+        state.window = {}
+        if self._files is None:
+            return
+        line = {
+            "step": state.step,
+            "tokens": state.tokens,
+            "loss": self.loss,
+            "lr": rate,
+            "grad_norm": window["norm"] / window["steps"],
+            "clip_rate": window["clipped"] / window["steps"],
+        }
+        if window["teacher"]:
+            line["kl"] = window["teacher"] / max(window["taught"], 1)
+        self._files[0].write(line)
+        self._files[1].write({"step": state.step, "tokens": state.tokens, "seconds": round(self.seconds(), 3)})
+
+    def evaluation(self, state: State, result: HeldOut) -> None:
+        """Write an evaluation down."""
+        if self._files is not None:
+            self._files[0].write({"step": state.step, "tokens": state.tokens, "val": asdict(result)})
+
+    def seconds(self) -> float:
+        """Return the seconds of training so far, those before a resume included."""
+        return self._before + time.monotonic() - self._start
+
+    def minutes_since_save(self) -> float:
+        """Return how old the last checkpoint is."""
+        return (time.monotonic() - self._saved) / 60
+
+    def saved(self) -> None:
+        """Note that a checkpoint was written."""
+        self._saved = time.monotonic()
+
+    def sync(self) -> int:
+        """Flush the metrics to the disk; return their length in bytes."""
+        return self._files[0].sync() if self._files is not None else 0
+
+    def __enter__(self) -> _Record:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the files."""
+        for file in self._files or ():
+            file.close()
+
+
+class _Stop:
+    """The number of the signal that asked to stop; 0 until one does."""
+
+    number = 0
+
+
+@contextlib.contextmanager
+def _stop_flag() -> Iterator[_Stop]:
+    """Let SIGTERM and the first Ctrl-C end the current step and save; a second Ctrl-C ends at once, losing nothing
+    that was saved."""
+    stop = _Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.number:
+            raise KeyboardInterrupt
+        stop.number = number
+        console.print("\nstopping after this step; once more to stop at once (the last checkpoint stays)")
+
+    before = {number: signals.signal(number, handle) for number in (signals.SIGTERM, signals.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signals.signal(number, handler)

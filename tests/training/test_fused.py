@@ -1,0 +1,126 @@
+"""The fused loss against its plain float64 form: values and gradients (tolerances of the project: 1e-6 of the
+cross-entropy, 1e-5 of the gradients' norm)."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tutelage.corpus.batches import IGNORE
+from tutelage.teaching.signal import DenseSignal
+from tutelage.training import fused
+from tutelage.training.fused import Scales, fused_loss
+
+N, D, V = 37, 24, 101
+
+
+def plain(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    scales: Scales,
+    signal: DenseSignal | None,
+    taught: Tensor | None,
+) -> Tensor:
+    """The definition, one line after another, in float64 with autograd."""
+    logits = F.linear(hidden, weight, bias)
+    loss = scales.target * F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
+    if signal is not None:
+        T = scales.temperature
+        teacher_logits = [
+            F.linear(h.double(), w.double(), None if b is None else b.double())
+            for h, (w, b) in zip(signal.hidden, signal.heads, strict=True)
+        ]
+        if signal.combine == "mean_logits":
+            mixed = sum(share * z for share, z in zip(signal.weights, teacher_logits, strict=True))
+            q = F.softmax(mixed / T, -1)
+        else:
+            q = sum(share * F.softmax(z / T, -1) for share, z in zip(signal.weights, teacher_logits, strict=True))
+        log_p = F.log_softmax(logits / T, -1)
+        divergence = (q * (q.log() - log_p)).sum(-1)
+        if taught is not None:
+            divergence = divergence[taught]
+        loss = loss + scales.teacher * divergence.sum()
+    return loss
+
+
+def case(seed: int, teachers: int, bias: bool, combine: str) -> tuple[list[Tensor], Tensor, DenseSignal | None]:
+    make = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=make)  # noqa: E731
+    student = [draw(N, D), draw(V, D) * 0.3, *([draw(V)] if bias else [])]
+    targets = torch.randint(0, V, (N,), generator=make)
+    targets[::5] = IGNORE
+    if not teachers:
+        return student, targets, None
+    widths = [D, D + 9, 16][:teachers]
+    heads = tuple((draw(V, d) * 0.4, draw(V) if i == 1 else None) for i, d in enumerate(widths))
+    shares = torch.rand(teachers, generator=make) + 0.2
+    signal = DenseSignal(tuple(draw(N, d) for d in widths), heads, tuple((shares / shares.sum()).tolist()), combine)
+    return student, targets, signal
+
+
+CASES = [
+    *itertools.product([1, 2, 3], [0.5, 1.0, 2.0], ["mean_logits", "mean_probabilities"], [False, True]),
+    (0, 1.0, "mean_logits", False),
+    (0, 1.0, "mean_logits", True),
+]
+
+
+@pytest.mark.parametrize(("teachers", "temperature", "combine", "bias"), CASES)
+@pytest.mark.parametrize("chunk_rows", [8, 1000])
+def test_equals_plain_form(
+    monkeypatch: pytest.MonkeyPatch, teachers: int, temperature: float, combine: str, bias: bool, chunk_rows: int
+) -> None:
+    monkeypatch.setattr(fused, "CHUNK_BYTES", chunk_rows * 20 * V)
+    student, targets, signal = case(teachers, teachers, bias, combine)
+    taught = torch.arange(N) % 7 != 3 if signal is not None else None
+    scales = Scales(0.5 / 30, 0.5 * temperature**2 / 32 if signal is not None else 0.0, temperature)
+
+    ours = [x.clone().requires_grad_() for x in student]
+    loss, sums = fused_loss(ours[0], ours[1], ours[2] if bias else None, targets, scales, signal, taught)
+    loss.backward()
+    exact = [x.double().requires_grad_() for x in student]
+    expected = plain(exact[0], exact[1], exact[2] if bias else None, targets, scales, signal, taught)
+    expected.backward()
+
+    cross_entropy = F.cross_entropy(F.linear(*(x.double() for x in student)), targets, ignore_index=IGNORE)
+    assert abs(float(loss) - float(expected)) < 1e-6 * float(cross_entropy)
+    error = torch.stack([(a.grad - b.grad).norm() for a, b in zip(ours, exact, strict=True)]).norm()
+    norm = torch.stack([b.grad.norm() for b in exact]).norm()
+    assert error < 1e-5 * norm
+    combined = scales.target * sums[0] + scales.teacher * sums[1]
+    assert float(combined) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_backward_is_scaled_by_what_follows() -> None:
+    student, targets, signal = case(5, 2, True, "mean_logits")
+    grads = []
+    for factor in (1.0, -2.5):
+        leaves = [x.clone().requires_grad_() for x in student]
+        loss, _ = fused_loss(*leaves, targets, Scales(1.0, 1.0, 2.0), signal)
+        (factor * loss).backward()
+        grads.append([x.grad for x in leaves])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one * -2.5, other)
+
+
+def test_a_token_the_teacher_excludes_adds_nothing_and_no_nan() -> None:
+    student, targets, _ = case(1, 0, False, "mean_logits")
+    bias = torch.zeros(V)
+    bias[3] = float("-inf")
+    signal = DenseSignal((torch.randn(N, D),), ((torch.randn(V, D), bias),), (1.0,))
+    hidden = student[0].clone().requires_grad_()
+    loss, _ = fused_loss(hidden, student[1], None, targets, Scales(1.0, 1.0), signal)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_bf16_stays_close() -> None:
+    student, targets, signal = case(3, 2, False, "mean_logits")
+    exact = plain(*(x.double() for x in student), None, targets, Scales(1 / N, 1 / N, 1.0), signal, None)
+    loss, _ = fused_loss(student[0].bfloat16(), student[1], None, targets, Scales(1 / N, 1 / N, 1.0), signal)
+    assert float(loss) == pytest.approx(float(exact), rel=1e-2)
