@@ -18,6 +18,7 @@ app = typer.Typer(
     name="tutelage",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Train language models **with teachers** when data or compute is scarce.
@@ -151,6 +152,9 @@ def main() -> None:
     """
     from tutelage.errors import Interrupted, UserError
 
+    # Read when torch loads. By default waiting threads spin, and training beside any other busy process is many times
+    # slower; sleeping instead costs little when the machine is idle.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tutelage import machine, recipe
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
 from tutelage.errors import UserError, nearest
-from tutelage.files import fingerprint, write_json
+from tutelage.files import fingerprint, read_json, write_json
 from tutelage.models.build import Kind, build, load, save, shape
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.language_model import LanguageModel
@@ -31,7 +32,10 @@ from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
 
-UNCHANGING = {"keep", "save_minutes", "like", "without", "seeds"}
+UNCHANGING: dict[str, Any] = {
+    **dict.fromkeys(("keep", "save_minutes", "like", "without", "seeds"), True),
+    "optim": {"micro_batch_rows"},
+}
 """Settings of a model that do not change what it learns."""
 
 
@@ -204,7 +208,7 @@ class Experiment:
                 "val": self.data.val.digest,
                 "tokenizer": self.data.train.tokenizer_id,
             },
-            "model": model.model_dump(mode="json", exclude=UNCHANGING | {"optim": {"micro_batch_rows"}})
+            "model": model.model_dump(mode="json", exclude=UNCHANGING)
             | {"precision": machine.precision(model.precision)},
             "seed": self.recipe.seed + piece.seed,
             "teachers": teachers,
@@ -246,7 +250,7 @@ class Experiment:
         checkpoint.load_weights(checkpoint.folder_of(run.checkpoints, best), learner)
         cost = cost_of(learner.model.hf, job.model.reads, job.source.row_length)
         last = checkpoint.folder_of(run.checkpoints, state.step)
-        seconds = float(checkpoint.read_json(last / "timing.json")["seconds"])
+        seconds = float(read_json(last / "timing.json")["seconds"])
         val = next(line["val"] for line in reversed(run.lines()) if line["step"] == best and "val" in line)
         words = state.tokens * self.data.train.words / len(self.data.train)
         done = {
@@ -319,5 +323,5 @@ tags: [tutelage]
 | read | {done["words"]:,} words ({done["epochs"]:.1f} passes), {done["steps"]:,} steps |
 | held-out loss (`val`) | {done["val"]["loss"]:.4f} nats a token, {done["val"]["bits_per_byte"]:.4f} bits a byte |
 
-Trained with [tutelage](https://pypi.org/project/tutelage/). Check the corpus's licence before you pass these weights on.
+Trained with `tutelage`. Check the corpus's licence before you pass these weights on.
 """

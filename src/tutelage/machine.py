@@ -20,7 +20,10 @@ def set_up() -> None:
     again, which can cost more than its arithmetic. Raising two thresholds keeps the pages.
     """
     import torch
+    import transformers
 
+    # Their bars for files that take milliseconds would stand between ours.
+    transformers.utils.logging.disable_progress_bar()
     torch.set_flush_denormal(True)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")

@@ -76,7 +76,7 @@ def _settings_that_differ(experiment: Experiment, a: str, b: str) -> list[tuple[
 
 
 def _model(experiment: Experiment, scoring: Scoring, name: str) -> Json:
-    subjects = [subject for subject in scoring.subjects(name)]
+    subjects = list(scoring.subjects(name))
     seeds = {str(subject.seed): _scores(scoring, subject) for subject in subjects}
     members = ensemble_members(name)
     if members:

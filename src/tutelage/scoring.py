@@ -164,9 +164,10 @@ class Scoring:
             self._precision(subject),
         )
         path = self.folder(subject) / f"{_file(name)}.items.npz"
+        arrays: dict[str, Any] = {key: value.astype(np.float32) for key, value in result.margins().items()}
         with explain_disk_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(path, **{key: value.astype(np.float32) for key, value in result.margins().items()})
+            np.savez_compressed(path, **arrays)
         return result.to_json()
 
 

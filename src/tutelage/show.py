@@ -98,8 +98,9 @@ def _probe(experiment: Experiment, piece: Piece, step_flops: float) -> float:
     stage = model.stages[0]
     teachers = [
         experiment.new_model(experiment.piece_of(teacher)).to(experiment.group.device)
-        for teacher in stage.teachers
         if teacher.model in experiment.recipe.models
+        else experiment.trained(teacher, model.reads).to(experiment.group.device)
+        for teacher in stage.teachers
     ]
     seconds = seconds_per_step(
         experiment.new_model(piece).to(experiment.group.device),

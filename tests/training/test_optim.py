@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
@@ -29,7 +31,7 @@ def test_wsd_is_flat_then_falls_linearly() -> None:
     optim = Optim(lr=1.0, schedule="wsd", warmup_steps=10, decay_share=0.2, final_lr=0.1)
     rates = [lr_at(optim, step, 110) for step in range(10, 110)]
     assert rates[:78] == pytest.approx([1.0] * 78)
-    falls = [a - b for a, b in zip(rates[79:], rates[80:], strict=False)]
+    falls = [a - b for a, b in itertools.pairwise(rates[79:])]
     assert falls == pytest.approx([falls[0]] * len(falls))
     assert rates[-1] == pytest.approx(0.1 + falls[0])
 

@@ -20,6 +20,10 @@ _ARM = 1.55
 """Inches before a student where its teachers' arrows have met and carry the objective."""
 
 
+# matplotlib's path codes: start, a curve, a line, a curve.
+_AROUND = (1, 4, 4, 4, 2, 4, 4, 4)
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
     """A model's place in inches: left edge, middle, width."""
@@ -39,6 +43,7 @@ def teaching_graph(summary: Summary) -> Any | None:
     lines = max(len(describe_objectives(model.objectives)) for model in summary.models.values())
     height = 0.15 + (_ROW if lines <= 4 else _TALL_ROW) * max(len(column) for column in columns)
     boxes = _place(columns, height)
+    depths = {name: depth for depth, column in enumerate(columns) for name in column}
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, WIDTH)
@@ -46,7 +51,7 @@ def teaching_graph(summary: Summary) -> Any | None:
     axes.axis("off")
     for name, model in summary.models.items():
         if name in boxes and sources_of(model):
-            _draw_sources(axes, boxes, name, model)
+            _draw_sources(axes, boxes, depths, name, model)
     for name, box in boxes.items():
         _draw_box(axes, summary, name, box)
     return figure
@@ -120,7 +125,7 @@ def _place(columns: Sequence[Sequence[str]], height: float) -> dict[str, Box]:
     return boxes
 
 
-def _draw_sources(axes: Any, boxes: Mapping[str, Box], name: str, model: Model) -> None:
+def _draw_sources(axes: Any, boxes: Mapping[str, Box], columns: Mapping[str, int], name: str, model: Model) -> None:
     """Arrows of one model's teachers or members, which meet before they reach it."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -131,17 +136,26 @@ def _draw_sources(axes: Any, boxes: Mapping[str, Box], name: str, model: Model) 
     lines = [] if averaged else describe_objectives(model.objectives)
     meeting = box.x - (_ARM if lines else 0.35)
     for source in sources_of(model):
-        start = boxes[source]
-        right = start.x + start.width
-        middle = (right + meeting) / 2
-        points = [(right, start.y), (middle, start.y), (middle, box.y), (meeting, box.y)]
-        axes.add_patch(PathPatch(Path(points, [Path.MOVETO, *[Path.CURVE4] * 3]), facecolor="none", **style))
+        path = _route(boxes[source], box, meeting, skips=columns[name] - columns[source] > 1)
+        codes = [Path.MOVETO, *[Path.CURVE4] * 3] if len(path) == 4 else [*_AROUND]
+        axes.add_patch(PathPatch(Path(path, codes), facecolor="none", **style))
     arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "facecolor": FAINT, **style}
     axes.annotate("", (box.x, box.y), (meeting, box.y), arrowprops=arrow)
     half = (len(lines) + 1) // 2
     place = (meeting + box.x) / 2
     axes.text(place, box.y + 0.05, "\n".join(lines[:half]), ha="center", va="bottom", fontsize=8, color=INK)
     axes.text(place, box.y - 0.05, "\n".join(lines[half:]), ha="center", va="top", fontsize=8, color=INK)
+
+
+def _route(start: Box, end: Box, meeting: float, skips: bool) -> list[tuple[float, float]]:
+    """Points of an arrow; one that skips a column runs under it, lest its boxes seem to teach."""
+    right = start.x + start.width
+    if not skips:
+        middle = (right + meeting) / 2
+        return [(right, start.y), (middle, start.y), (middle, end.y), (meeting, end.y)]
+    low, turn = 0.05, meeting - 0.09
+    down = [(right, start.y), (right + 0.25, start.y), (right, low), (right + 0.3, low)]
+    return [*down, (turn - 0.2, low), (turn + 0.1, low), (turn, end.y), (meeting, end.y)]
 
 
 def _draw_box(axes: Any, summary: Summary, name: str, box: Box) -> None:
@@ -190,9 +204,7 @@ def _facts(model: Model | None) -> list[str]:
     if model is None:
         return ["trained elsewhere"]
     size = human(model.parameters) if model.parameters else ""
-    kind = {"ensemble": "their average", "control": "no teacher"}.get(
-        model.role, model.architecture or model.preset or ""
-    )
+    kind = {"ensemble": "average", "control": "no teacher"}.get(model.role, model.architecture or model.preset or "")
     loss = mean_of(values_of(model, "test.loss").values())
     first = ", ".join(part for part in (kind, size) if part) or model.role
     return [first, f"test loss {loss:.3f}" if loss is not None else ""]

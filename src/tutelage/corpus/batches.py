@@ -31,8 +31,13 @@ Ints = npt.NDArray[np.int64]
 class Tokens(Protocol):
     """What batches need of a token store."""
 
-    tokens: npt.NDArray[np.unsignedinteger]
-    document_starts: Ints
+    @property
+    def tokens(self) -> npt.NDArray[np.unsignedinteger]:
+        """All tokens in a row."""
+
+    @property
+    def document_starts(self) -> Ints:
+        """Where each document begins."""
 
 
 @dataclass(frozen=True)

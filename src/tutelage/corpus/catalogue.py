@@ -133,7 +133,7 @@ def _release_2023() -> Release:
         year=2023,
         home="https://babylm.github.io/archive_2023.html",
         parts=parts,
-        note="ten sources; word counts as the call states them, rounded",
+        note="ten sources; word counts are rounded, as in the call, and were not recounted by us",
     )
 
 

@@ -24,7 +24,6 @@ from tutelage.progress import human, progress
 ATTEMPTS = 5
 """Tries in a row without a new byte before giving up; waits double from one second."""
 TIMEOUT = httpx2.Timeout(30.0)
-BLOCK = 1 << 20
 MAX_BYTES = 20 << 30
 """No corpus of this kind is larger; a server that sends more is stopped."""
 
@@ -121,13 +120,15 @@ def _fetch_with_retries(url: str, state: _State, size: int | None, sleep: Callab
 
 @contextmanager
 def _request(url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+    def check(request: httpx2.Request) -> None:
+        # Called before every request, those that follow a redirection included.
+        _check_address(str(request.url))
+
     with (
-        httpx2.Client(follow_redirects=True, timeout=TIMEOUT) as client,
-        client.stream("GET", url, headers=headers) as r,
+        httpx2.Client(follow_redirects=True, timeout=TIMEOUT, event_hooks={"request": [check]}) as client,
+        client.stream("GET", url, headers=headers) as response,
     ):
-        for hop in [*r.history, r]:
-            _check_address(str(hop.url))
-        yield r
+        yield response
 
 
 def _fetch(url: str, state: _State, size: int | None) -> None:
@@ -151,6 +152,8 @@ def _fetch(url: str, state: _State, size: int | None) -> None:
             raise _Passing(f"HTTP {status}")
         if status not in (200, 206):
             raise UserError(f"{url} answered HTTP {status}")
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise UserError(f"{url} came compressed although plain bytes were asked for; download it by hand")
         if status == 206 and not response.headers.get("content-range", "").startswith(f"bytes {done}-"):
             state.forget()
             raise _Passing("the server continued at another place")
@@ -173,7 +176,8 @@ def _receive(url: str, response: httpx2.Response, state: _State, done: int, size
         state.part.open("ab" if done else "wb") as file,
         progress(f"download {state.part.stem}", total, "B", done) as bar,
     ):
-        for block in response.iter_bytes(BLOCK):
+        # Raw and as it arrives: what came before a break in the line is kept.
+        for block in response.iter_raw():
             received += len(block)
             if received > MAX_BYTES:
                 raise UserError(f"{url} is larger than {human(MAX_BYTES)}B; that is no corpus of this kind")

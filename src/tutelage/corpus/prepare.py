@@ -99,12 +99,17 @@ def _settings(data: recipe.Data) -> dict[str, Any]:
 def _refuse_differences(folder: Path, settings: dict[str, Any], data: recipe.Data) -> None:
     manifest = tokens.read_manifest(folder)
     before, now = _flat(manifest["settings"]), _flat(settings)
+    moved = before["corpus"] != now["corpus"]
+    local = is_local(before["corpus"]) and is_local(data.corpus)
+    if local:
+        # Local text is known by its content, wherever it lies and however its path is written.
+        del before["corpus"], now["corpus"]
     differences = [
         f"data.{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
-    if is_local(data.corpus) and Path(data.corpus).expanduser().exists():
+    if local and (moved or Path(data.corpus).expanduser().exists()):
         known = {(file["split"], file["name"]): file for file in manifest["sources"]}
         found = {(file.split, file.name): file.path for file in resolve(data.corpus).files}
         differences += [f"file {name} ({split}) is gone" for split, name in sorted(known.keys() - found.keys())]

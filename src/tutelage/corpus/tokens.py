@@ -105,7 +105,7 @@ class StoreWriter:
         }
 
 
-@dataclass(frozen=True)
+@dataclass
 class TokenStore:
     """One split's tokens, memory-mapped.
 

@@ -85,17 +85,21 @@ def encode(tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "maske
         specials, counted = True, False
     index: dict[_Text, int] = {}
     row_N = np.array([index.setdefault(text, len(index)) for text in texts], dtype=np.int64)
-    encoded = tokenizer([text.text for text in index], add_special_tokens=specials, return_offsets_mapping=True,
-                        return_attention_mask=False, verbose=False)  # fmt: skip
-    prefix_lengths = _prefix_lengths(tokenizer, index) if counted else {}
-    rows = [
-        _row(text, ids, offsets, prefix_lengths if counted else None)
-        for text, ids, offsets in zip(index, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    ]
+    encoded = tokenizer([text.text for text in index], add_special_tokens=specials, return_offsets_mapping=not counted,
+                        return_attention_mask=False, return_token_type_ids=False, verbose=False)  # fmt: skip
+    if counted:
+        before = _prefix_lengths(tokenizer, index)
+        marks = [[position >= before[text.prefix] for position in range(len(ids))]
+                 for text, ids in zip(index, encoded["input_ids"], strict=True)]  # fmt: skip
+    else:
+        # Special tokens of the template have the offset (0, 0).
+        marks = [[end > text.begin for _, end in offsets]
+                 for text, offsets in zip(index, encoded["offset_mapping"], strict=True)]  # fmt: skip
+    rows = [_row(text, ids, scored) for text, ids, scored in zip(index, encoded["input_ids"], marks, strict=True)]
+    packed = _pack(rows, row_N)
     if kind == "causal":
-        for _, scored in rows:
-            scored[:1] = [False] * len(scored[:1])
-    return _pack(rows, row_N)
+        packed.scored_S[packed.starts_R[:-1][packed.lengths_R > 0]] = False
+    return packed
 
 
 def _causal_text(item: Item, rules: CausalRules, start: int | None) -> _Text:
@@ -131,30 +135,19 @@ def _start_token(tokenizer: Any, convention: Convention) -> int | None:
 
 def _prefix_lengths(tokenizer: Any, texts: dict[_Text, int]) -> dict[str, int]:
     """How many tokens each prefix has by itself."""
-    prefixes = sorted({text.prefix for text in texts if text.prefix})
-    if not prefixes:
-        return {}
+    prefixes = sorted({text.prefix for text in texts})
     encoded = tokenizer(prefixes, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     return {prefix: len(ids) for prefix, ids in zip(prefixes, encoded, strict=True)}
 
 
-def _row(text: _Text, ids: list[int], offsets: list[tuple[int, int]], prefix_lengths: dict[str, int] | None
-         ) -> tuple[list[int], list[bool]]:  # fmt: skip
-    """Tokens of one text, and which of them are scored."""
+def _row(text: _Text, ids: list[int], scored: list[bool]) -> tuple[list[int], list[bool]]:
+    """Tokens of one text behind its start token, and which of them are scored."""
     if not ids and text.text:
         raise UserError(
             f"the tokenizer writes {text.text[:80]!r} with no token at all, not even an unknown one: its characters "
             "are missing from the vocabulary; score with the tokenizer the model was trained with"
         )
-    if prefix_lengths is None:
-        # Special tokens of the template have the offset (0, 0).
-        scored = [end > text.begin for _, end in offsets]
-    else:
-        before = prefix_lengths.get(text.prefix, 0)
-        scored = [position >= before for position in range(len(ids))]
-    if text.start is not None:
-        return [text.start, *ids], [False, *scored]
-    return ids, scored
+    return (ids, scored) if text.start is None else ([text.start, *ids], [False, *scored])
 
 
 def _pack(rows: list[tuple[list[int], list[bool]]], row_N: NDArray[np.int64]) -> Rows:

@@ -13,6 +13,7 @@ Shapes: N items, R distinct rows, S tokens of all rows together, B rows of a bat
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -82,10 +83,11 @@ def log_probs(
     """
     rows = encode(tokenizer, items, ensemble.kind, convention)
     _check_lengths(ensemble, rows, items)
-    if ensemble.kind == "causal":
-        values_S = _causal(ensemble, rows, batch_tokens, precision, label)
-    else:
-        values_S = _masked(ensemble, rows, tokenizer, batch_tokens, precision, label)
+    with _whole_float32():
+        if ensemble.kind == "causal":
+            values_S = _causal(ensemble, rows, batch_tokens, precision, label)
+        else:
+            values_S = _masked(ensemble, rows, tokenizer, batch_tokens, precision, label)
     row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[rows.scored_S]
     sum_R = np.bincount(row_S, weights=values_S[rows.scored_S], minlength=len(rows.lengths_R))
     tokens_R = np.bincount(row_S, minlength=len(rows.lengths_R))
@@ -101,6 +103,17 @@ def position_limit(ensemble: Ensemble) -> int | None:
         if getattr(config, "max_position_embeddings", None) and getattr(config, "rope_parameters", None) is None
     ]
     return min(limits, default=None)
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Forbid TF32, which a training may have allowed: its ten bits of mantissa move scores by tenths of a nat."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _check_lengths(ensemble: Ensemble, rows: Rows, items: Sequence[Item]) -> None:

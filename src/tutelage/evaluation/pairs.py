@@ -16,6 +16,9 @@ from typing import Any
 from tutelage.errors import UserError
 from tutelage.evaluation.items import Item
 
+AS_PUBLISHED = {"syntax_semantics": "syntax/semantics", "s-selection": "argument_structure"}
+"""BLiMP's files write one field in two ways, and one of the paper's 12 phenomena under two names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -31,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Paradigm:
-    """Questions of one kind."""
+    """Questions of one kind, with the same number of options each."""
 
     uid: str
     questions: tuple[Question, ...]
@@ -43,9 +46,11 @@ def read_pairs(folder: Traversable) -> tuple[Paradigm, ...]:
     """Read the paradigms of a folder of `.jsonl` files, sorted by name.
 
     Raises:
-        UserError: no such file, an empty file, a line that is no JSON object with two non-empty sentences, or
-            a paradigm with two fields; with file and line. (A pair of equal sentences is a tie; BLiMP has some.)
+        UserError: no folder, no such file, an empty file, a line that is no JSON object with two non-empty sentences,
+            or a paradigm with two fields; with file and line. (A pair of equal sentences is a tie; BLiMP has some.)
     """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give one with .jsonl files of minimal pairs")
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".jsonl")), key=lambda file: file.name)
     if not files:
         raise UserError(f"no .jsonl file in {folder}: minimal pairs are JSON lines with sentence_good and sentence_bad")
@@ -54,7 +59,9 @@ def read_pairs(folder: Traversable) -> tuple[Paradigm, ...]:
     for file in files:
         for where, row in _lines(file):
             uid = _text(row, "UID", where) or file.name.removesuffix(".jsonl")
-            kind = (_field(row, where), _text(row, "linguistics_term", where))
+            labels = [_text(row, key, where) for key in ("field", "linguistics_term")]
+            field, phenomenon = (AS_PUBLISHED.get(label, label) if label else None for label in labels)
+            kind = (field, phenomenon)
             if kinds.setdefault(uid, kind) != kind:
                 raise UserError(f"{where}: paradigm '{uid}' has field and linguistics_term {kind}, before it had "
                                 f"{kinds[uid]}; give the two kinds two UIDs")  # fmt: skip
@@ -91,12 +98,6 @@ def _options(row: dict[str, Any], where: str) -> tuple[Item, Item]:
         missing = "sentence_bad" if good else "sentence_good"
         raise UserError(f"{where} has no '{missing}', or an empty one (its keys: {', '.join(row)})")
     return Item(good), Item(bad)
-
-
-def _field(row: dict[str, Any], where: str) -> str | None:
-    # BLiMP writes one of its four fields in two ways; the pipeline of 2025 makes them one, too.
-    field = _text(row, "field", where)
-    return "syntax/semantics" if field == "syntax_semantics" else field
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str | None:

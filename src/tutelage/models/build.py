@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from tutelage import recipe
+from tutelage.corpus.tokenizer import save as save_tokenizer
 from tutelage.errors import UserError, nearest
 from tutelage.files import new_folder
 from tutelage.models.language_model import LanguageModel
@@ -144,5 +145,5 @@ def save(model: LanguageModel, tokenizer: Any, folder: Path, card: str) -> None:
     """Write weights, configuration, tokenizer and model card as a folder that `transformers` loads."""
     with new_folder(folder) as temporary:
         model.hf.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        save_tokenizer(tokenizer, temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")

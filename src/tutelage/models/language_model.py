@@ -92,7 +92,7 @@ def _cut(hf: Any, output: nn.Linear) -> None:
     # A soft cap hardly bends small logits: compare large ones. A power of two is undone without rounding.
     output.weight.mul_(1024)
     whole = hf(input_ids=tokens).logits
-    output.forward = _identity
+    output.forward = _identity  # type: ignore[assignment, method-assign]
     rebuilt = nn.functional.linear(hf(input_ids=tokens).logits, output.weight, output.bias)
     output.weight.div_(1024)
     hf.train(was_training)

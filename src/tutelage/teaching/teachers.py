@@ -81,5 +81,5 @@ def check_same_vocabulary(ours: Any, theirs: Any, name: str) -> None:
         raise UserError(
             f"teacher '{name}' has another vocabulary: {len(differing)} of {len(vocabulary)} tokens differ, first "
             f"{token!r} (id {index} here, {theirs_index} there). Distillation compares distributions token by token: "
-            f"train the teacher in this recipe, or take its tokenizer: data.tokenizer={{kind: pretrained, path: {name}}}"
+            f"train the teacher in this recipe, or use its tokenizer: data.tokenizer={{kind: pretrained, path: {name}}}"
         )

@@ -62,7 +62,7 @@ def steps_in(checkpoints: Path) -> list[int]:
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     # named_parameters lists tied weights once, which safetensors asks for.
-    named = dict(model.named_parameters()) | {name: b for name, b in model.named_buffers()}
+    named = dict(model.named_parameters()) | dict(model.named_buffers())
     return {name: tensor.detach().contiguous() for name, tensor in named.items()}
 
 

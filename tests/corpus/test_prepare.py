@@ -1,0 +1,262 @@
+"""From files to stores: counts that agree, splits that hold, a finished folder believed only while it is true."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from tutelage import recipe
+from tutelage.corpus import cleaned, tokenizer
+from tutelage.corpus import prepare as module
+from tutelage.corpus.prepare import Prepared, prepare
+from tutelage.corpus.tokens import TokenStore, token_dtype
+from tutelage.errors import UserError
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "cat", "sat", "on", "mat", "while"]
+
+
+def sentence(draw):
+    return " ".join(draw.choice(WORDS, draw.integers(3, 12))) + "."
+
+
+def write_corpus(folder, documents=60, dev=True, seed=0, names=("alpha", "beta")):
+    draw = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        for end, count in (("train", documents), *((("dev", documents // 5),) if dev else ())):
+            texts = ["\n".join(sentence(draw) for _ in range(draw.integers(1, 5))) for _ in range(count)]
+            (folder / f"{name}.{end}").write_text("\n\n".join(texts) + "\n")
+    return folder
+
+
+def data(corpus, **options):
+    tok = options.pop("tokenizer", {"vocab_size": 320})
+    rows = options.pop("rows", {"length": 16})
+    return recipe.Data.model_validate({"corpus": str(corpus), "tokenizer": tok, "rows": rows, **options})
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "corpus")
+
+
+def test_stores_agree_with_the_text(corpus, tmp_path):
+    made = prepare(data(corpus), tmp_path / "out")
+    text = "".join((corpus / f"{name}.dev").read_text() for name in ("alpha", "beta"))
+    # The last document of a file and the first of the next are two.
+    documents = [d for name in ("alpha", "beta") for d in (corpus / f"{name}.dev").read_text().strip().split("\n\n")]
+    assert made.test.words == len(text.split())
+    assert len(made.test.document_starts) == len(documents)
+    expected = [made.tokenizer(d)["input_ids"] + [made.tokenizer.eos_token_id] for d in documents]
+    assert made.test.tokens.tolist() == [i for ids in expected for i in ids]
+    assert made.test.document_starts.tolist() == np.cumsum([0, *map(len, expected)])[:-1].tolist()
+    assert made.test.bytes == sum(len(d.encode()) for d in documents)
+    trained = [(corpus / f"{name}.train").read_text() for name in ("alpha", "beta")]
+    assert made.train.words + made.val.words == sum(len(text.split()) for text in trained)
+    assert made.train.tokens.max() < made.train.vocab_size == len(made.tokenizer)
+    assert made.train.tokens.dtype == np.uint16
+    assert made.manifest["splits"]["train"]["sources"].keys() == {"alpha", "beta"}
+    assert not list((tmp_path / "out").glob(".*"))
+    json.dumps(made.manifest)
+
+
+def test_val_is_the_tail_of_the_lines(corpus, tmp_path):
+    made = prepare(data(corpus, separator="none", val_share=0.2), tmp_path / "out")
+    train, val = "", ""
+    for name in ("alpha", "beta"):
+        lines = (corpus / f"{name}.train").read_text().splitlines(keepends=True)
+        cut = round(0.8 * len(lines))
+        train, val = train + "".join(lines[:cut]), val + "".join(lines[cut:])
+    assert made.tokenizer.decode(made.train.tokens) == train
+    assert made.tokenizer.decode(made.val.tokens) == val
+    # Without separators, whole files are encoded as one text each.
+    whole = [made.tokenizer((corpus / f"{name}.dev").read_text())["input_ids"] for name in ("alpha", "beta")]
+    assert made.test.tokens.tolist() == [*whole[0], *whole[1]]
+    assert made.test.document_starts.tolist() == [0, len(whole[0])]
+
+
+def test_test_split_is_carved_where_there_is_none(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", dev=False, documents=200)
+    made = prepare(data(corpus), tmp_path / "out")
+    total = made.train.words + made.val.words + made.test.words
+    assert total == sum(len(path.read_text().split()) for path in corpus.iterdir())
+    assert made.val.words / total == pytest.approx(0.05, abs=0.01)
+    assert made.test.words / total == pytest.approx(0.05, abs=0.01)
+    assert "another 5 %" in made.manifest["notes"][0]
+
+
+def documents_of(store, tok):
+    ends = np.append(store.document_starts, len(store))[1:]
+    return [tok.decode(store.tokens[a:b]) for a, b in zip(store.document_starts, ends, strict=True)]
+
+
+def test_budgets_are_nested(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("tutelage.corpus.splits.PASSAGE_WORDS", 8)
+    tok = {"kind": "pretrained", "path": str(tmp_path / "all" / "tokenizer")}
+    everything = prepare(data(corpus, val_share=0.2), tmp_path / "all")
+    before = {"train": set(), "val": set(), "test": set()}
+    for words in (200, 600, 1200, 10**6):
+        budgets = {"words": words, "test_words": words // 5}
+        made = prepare(data(corpus, **budgets, val_share=0.2, tokenizer=tok), tmp_path / str(words))
+        for split, share in (("train", 0.8), ("val", 0.2), ("test", 0.2)):
+            store, whole = getattr(made, split), getattr(everything, split)
+            lines = {
+                line for text in documents_of(store, made.tokenizer) for line in text.removesuffix("</s>").split("\n")
+            }
+            assert before[split] <= lines
+            before[split] = lines
+            budget = min(words * share, whole.words)
+            assert budget - 1 <= store.words <= budget + 2 * 20
+            # In proportion, and in the original order.
+            assert len(made.manifest["splits"][split]["sources"]) == 2
+    assert made.train.digest == everything.train.digest
+    assert any("are there and all are taken" in note for note in made.manifest["notes"])
+
+
+def test_left_out_text_is_never_joined_over(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("tutelage.corpus.splits.PASSAGE_WORDS", 1)
+    made = prepare(data(corpus, words=300, val_share=0.2), tmp_path / "out")
+    text = "".join((corpus / f"{name}.train").read_text() for name in ("alpha", "beta"))
+    assert all(document.removesuffix("</s>") in text for document in documents_of(made.train, made.tokenizer))
+
+
+def test_finished_work_is_kept(corpus, tmp_path, monkeypatch):
+    made = prepare(data(corpus), tmp_path / "out")
+    monkeypatch.setattr(module, "_build", lambda *_: pytest.fail("built again"))
+    again = prepare(data(corpus, rows={"length": 32}, seed=3), tmp_path / "out")
+    assert again.manifest == made.manifest
+    # The same text at another place is the same corpus; a store outlives the text it was made of.
+    shutil.copytree(corpus, tmp_path / "copy")
+    assert prepare(data(tmp_path / "copy"), tmp_path / "out").manifest == made.manifest
+    corpus.rename(tmp_path / "away")
+    assert prepare(data(corpus), tmp_path / "out").manifest == made.manifest
+    (tmp_path / "away").rename(corpus)
+    with pytest.raises(UserError, match="neither a folder"):
+        prepare(data(tmp_path / "nowhere"), tmp_path / "out")
+    with pytest.raises(UserError, match=r"data\.corpus was .* and is 'starter'"):
+        prepare(data("starter"), tmp_path / "out")
+    with pytest.raises(
+        UserError, match=r"data\.val_share was 0\.05 and is 0\.1; data\.words was None and is 500\. Put"
+    ):
+        prepare(data(corpus, val_share=0.1, words=500), tmp_path / "out")
+    with pytest.raises(UserError, match=r"data\.tokenizer\.vocab_size was 320 and is 330"):
+        prepare(data(corpus, tokenizer={"vocab_size": 330}), tmp_path / "out")
+    (corpus / "alpha.dev").write_text("changed\n")
+    (corpus / "gamma.train").write_text("new\n")
+    (corpus / "beta.train").unlink()
+    with pytest.raises(
+        UserError, match=r"beta \(train\) is gone; file gamma \(train\) is new; file alpha \(test\) has chang"
+    ):
+        prepare(data(corpus), tmp_path / "out")
+
+
+@pytest.mark.parametrize("stage", ["clean_file", "_make_tokenizer", "_encode", "_move_into_place", "_describe"])
+def test_a_killed_run_is_done_again(corpus, tmp_path, monkeypatch, stage):
+    complete = prepare(data(corpus), tmp_path / "complete")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, stage, lambda *_: os._exit(9))
+        child = os.fork()
+        if child == 0:
+            prepare(data(corpus), tmp_path / "out")
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    with pytest.raises(UserError, match="no prepared corpus"):
+        Prepared.open(tmp_path / "out")
+    made = prepare(data(corpus), tmp_path / "out")
+    assert made.manifest == complete.manifest
+    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("out", "complete")]
+    assert names[0] == names[1]
+
+
+def test_damage_is_found(corpus, tmp_path):
+    folder = tmp_path / "out"
+    made = prepare(data(corpus), folder)
+    path = folder / "train.bin"
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert len(TokenStore.open(folder, "train")) == len(made.train)
+    with pytest.raises(UserError, match=r"train\.bin is damaged.*prepare again"):
+        TokenStore.open(folder, "train", verify=True)
+    path.write_bytes(content[:-2])
+    with pytest.raises(UserError, match=r"train\.bin is damaged \(found .* bytes"):
+        Prepared.open(folder)
+    path.write_bytes(content)
+    (folder / "val.documents.npy").write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"val\.documents\.npy is damaged"):
+        Prepared.open(folder)
+    with pytest.raises(UserError, match="no split 'dev'"):
+        TokenStore.open(folder, "dev")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 0}))
+    with pytest.raises(UserError, match="has format 0, this version reads 1"):
+        Prepared.open(folder)
+
+
+def test_exchanged_tokenizer_is_refused(corpus, tmp_path):
+    made = prepare(data(corpus), tmp_path / "out")
+    other = tokenizer.train(["other text\n"] * 5, recipe.Tokenizer(vocab_size=320))
+    tokenizer.save(other, tmp_path / "out" / "tokenizer")
+    with pytest.raises(UserError, match="not the tokenizer"):
+        Prepared.open(tmp_path / "out")
+    assert made.train.tokenizer_id == tokenizer.tokenizer_id(made.tokenizer)
+
+
+def test_starter_examples_are_documents(tmp_path):
+    made = prepare(recipe.Data(tokenizer=recipe.Tokenizer(vocab_size=1000)), tmp_path / "out")
+    from tutelage import starter
+    from tutelage.corpus.reading import json_records
+
+    texts = [starter.example_text(r).strip() for p in starter.example_files() for _, r in json_records(p)]
+    found = [documents_of(store, made.tokenizer) for store in (made.train, made.val, made.test)]
+    assert sorted(text + "</s>" for text in texts) == sorted(text for part in found for text in part)
+    total = sum(store.words for store in (made.train, made.val, made.test))
+    assert made.val.words / total == pytest.approx(0.05, abs=0.005)
+    assert made.test.words / total == pytest.approx(0.05, abs=0.005)
+    assert len(made.manifest["splits"]["val"]["sources"]) == 6
+
+
+def test_published_cleaning_glues_and_mended_does_not(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "bnc_spoken.train").write_text("Well , yes .\n\nNo .\n" * 100)
+    rows = {"length": 8}
+    glued = prepare(data(folder, cleaning="published", separator="none", rows=rows), tmp_path / "glued")
+    mended = prepare(data(folder, separator="none", rows=rows), tmp_path / "mended")
+    assert glued.tokenizer.decode(glued.test.tokens).startswith("Well, yes.No.\n")
+    assert mended.tokenizer.decode(mended.train.tokens).startswith("Well, yes.\n\nNo.\n")
+
+
+def test_width_of_tokens():
+    assert token_dtype(65_535) == np.dtype("<u2")
+    assert token_dtype(65_536) == np.dtype("<u4")
+
+
+def test_text_chunks_are_bounded(tmp_path, monkeypatch):
+    """A document far larger than a chunk never stands in memory as a whole."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.txt").write_text("some words in a line\n" * 20_000)
+    sizes = []
+    plain = cleaned._stripped
+    monkeypatch.setattr(cleaned, "_stripped", lambda chunks: (sizes.append(len(c)) or c for c in plain(chunks)))
+    made = prepare(data(folder), tmp_path / "out")
+    assert len(made.train.document_starts) == 1
+    assert max(sizes) < 10_000 < sum(sizes)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_real_text(real_data, tmp_path):
+    """A fiftieth of a real corpus: all its sources, sizes near the budget, nothing lost."""
+    made = prepare(
+        recipe.Data(corpus=str(real_data / "babymix-10m"), words=200_000, test_words=20_000), tmp_path / "out"
+    )
+    assert made.train.words + made.val.words == pytest.approx(200_000, rel=0.05)
+    assert made.test.words == pytest.approx(20_000, rel=0.2)
+    assert len(made.manifest["splits"]["train"]["sources"]) == 6
+    assert made.manifest["splits"]["train"]["lost_bytes"] == 0
+    assert 10_000 < len(made.tokenizer) < 16_000
+    assert any("the vocabulary is full" in note for note in made.manifest["notes"])
+    Prepared.open(tmp_path / "out", verify=True)

@@ -1,0 +1,177 @@
+"""Killed anywhere, restarted, equal to the last bit: the project's promise about interrupted runs.
+
+Each attempt is a forked process (or two, as `torchrun` would start them) that kills itself with SIGKILL at a chosen
+durable operation: an optimizer step, or one of the file operations inside a save. The next attempt goes on. In the end
+weights, optimizer state, exported model and metrics must equal those of a run nobody disturbed, byte for byte.
+"""
+
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+import transformers.models.gpt2.modeling_gpt2  # noqa: F401 - loaded once here rather than in every forked attempt
+from tutelage import api
+from tutelage.errors import Interrupted
+from tutelage.recipe_file import recipe_from_text
+
+RECIPE = """
+name: resume
+data: {corpus: starter, tokenizer: {vocab_size: 400}, rows: {length: 16}}
+models:
+  teacher: &small
+    config: {model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_positions: 32}  # dropout 0.1: randomness counts
+    steps: 12
+    evaluations: 2
+    save_minutes: 0.000001
+    optim: {batch_rows: 6, micro_batch_rows: 2, lr: 1.0e-2, warmup_steps: 3}
+  student:
+    <<: *small
+    steps: 30
+    evaluations: 4
+    stages:
+      - {span: 50%, teachers: [teacher@step-6], objectives: {next_token: 0.5, distill: 0.5}}
+      - {objectives: {next_token: 1}}
+"""
+CONTEXT = multiprocessing.get_context("fork")
+
+
+def attempt(text: str, runs: Path, rank: int, size: int, port: int, fault: tuple[str, int] | None) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port))  # fmt: skip
+    torch.set_num_threads(1)
+    if fault is not None:
+        install(*fault)
+    try:
+        api.train(recipe_from_text(text), runs=runs)
+    except Interrupted:
+        os._exit(143)
+    os._exit(0)
+
+
+def install(what: str, when: int) -> None:
+    """Make the `when`-th call of an operation the last thing this process does."""
+    calls = itertools.count(1)
+
+    def deadly(original, before: bool):
+        def wrapped(*args, **kwargs):
+            if before and next(calls) == when:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*args, **kwargs)
+            if not before and next(calls) == when:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return wrapped
+
+    match what:
+        case "step":
+            torch.optim.AdamW.step = deadly(torch.optim.AdamW.step, before=False)
+        case "fsync":
+            os.fsync = deadly(os.fsync, before=True)
+        case "rename":
+            Path.rename = deadly(Path.rename, before=True)
+        case "renamed":
+            Path.rename = deadly(Path.rename, before=False)
+
+
+def run_to_end(runs: Path, size: int, faults: list[tuple[int, str, int]], text: str = RECIPE) -> int:
+    """Start again after every fault until the run is over; return how many attempts were killed."""
+    killed = 0
+    for fault in [*faults, None]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = [
+            CONTEXT.Process(
+                target=attempt,
+                args=(text, runs, rank, size, port, fault[1:] if fault and fault[0] == rank else None),
+            )
+            for rank in range(size)
+        ]
+        for process in group:
+            process.start()
+        while all(process.is_alive() for process in group):
+            for process in group:
+                process.join(0.02)
+        # As torchrun does: when one is gone, the others go too.
+        if any(process.exitcode == -signal.SIGKILL for process in group):
+            killed += 1
+            for process in group:
+                process.kill()
+        for process in group:
+            process.join(60)
+            assert fault is not None or process.exitcode == 0
+    return killed
+
+
+def outcome(runs: Path) -> dict[str, bytes]:
+    kept = ("model.safetensors", "optimizer.safetensors", "metrics.jsonl", "finished.json")
+    found = {}
+    for path in sorted(runs.rglob("*")):
+        if path.name in kept and ".tmp" not in str(path):
+            content = path.read_bytes()
+            if path.name == "finished.json":
+                value = json.loads(content)
+                value.pop("seconds")
+                content = json.dumps(value).encode()
+            found[str(path.relative_to(runs))] = content
+    return found
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("prepared")
+    process = CONTEXT.Process(target=lambda: (api.prepare(recipe_from_text(RECIPE), runs=runs), os._exit(0)))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    return runs
+
+
+def fresh(prepared: Path, tmp_path: Path, name: str) -> Path:
+    runs = tmp_path / name
+    (runs / "resume").mkdir(parents=True)
+    (runs / "resume" / "data").symlink_to(prepared / "resume" / "data")
+    return runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_killed_ten_times_equals_undisturbed(prepared: Path, tmp_path: Path, size: int) -> None:
+    draw = random.Random(size)
+    faults = [(draw.randrange(size), "step", draw.randrange(1, 8)) for _ in range(5)]
+    # Only the first process writes, so only it can die inside a save.
+    faults += [(0, kind, draw.randrange(1, 12)) for kind in ("fsync", "fsync", "rename", "renamed", "fsync")]
+    draw.shuffle(faults)
+
+    quiet, disturbed = fresh(prepared, tmp_path, "quiet"), fresh(prepared, tmp_path, "disturbed")
+    assert run_to_end(quiet, size, []) == 0
+    assert run_to_end(disturbed, size, faults) == 10
+    expected, found = outcome(quiet), outcome(disturbed)
+    assert found.keys() == expected.keys()
+    for name, content in expected.items():
+        assert found[name] == content, name
+    steps = [json.loads(line)["step"] for line in found["resume/student/seed-0/metrics.jsonl"].splitlines()]
+    assert steps == sorted(steps)
+    assert steps[-1] == 30
+
+
+def test_ranks_agree_with_one_process(prepared: Path, tmp_path: Path) -> None:
+    """The same batch over two processes gives the same losses (dropout apart, which this recipe's teachers have)."""
+    text = RECIPE.replace("steps: 12", "precision: fp32\n    steps: 12")
+    text = text.replace("n_positions: 32}", "n_positions: 32, resid_pdrop: 0, embd_pdrop: 0, attn_pdrop: 0}")
+    losses = []
+    for size in (1, 2):
+        runs = fresh(prepared, tmp_path, f"ranks{size}")
+        run_to_end(runs, size, [], text)
+        lines = (runs / "resume/student/seed-0/metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line).get("loss") or json.loads(line)["val"]["loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], rel=2e-5)
