@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb needs it, so that `--help` answers at on
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -161,10 +162,12 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Interrupted as stop:
+        # Everything is saved; further signals shall not spoil the exit code.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(str(stop), file=sys.stderr)
         sys.exit(128 + stop.number)
     except KeyboardInterrupt:
-        # The second Ctrl-C: leave without waiting for threads; finished checkpoints are whole.
-        print("stopped at once; the last checkpoint stays", file=sys.stderr)
+        # Training's second Ctrl-C, or any other verb's first: leave without waiting for threads.
+        print("stopped at once; whatever was finished stays", file=sys.stderr)
         sys.stderr.flush()
         os._exit(130)

@@ -10,11 +10,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from tutelage.errors import UserError
 
@@ -25,17 +28,26 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(path if path.exists() else Path.cwd()).free / 2**20
-            raise UserError(
-                f"the disk of {path} is full ({free:.0f} MiB free); what was saved before is intact: "
-                "free some space and run the same command again to continue"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise UserError(
-                f"cannot write to {path}: {error.strerror}; choose a folder you may write to (--runs PATH)"
-            ) from error
+        _explain(error, error.errno, path)
         raise
+    except SafetensorError as error:
+        # Written in Rust, it tells of a full disk in its own words: "I/O error: ... (os error 28)".
+        number = re.search(r"os error (\d+)", str(error))
+        _explain(error, int(number[1]) if number else None, path)
+        raise
+
+
+def _explain(error: Exception, number: int | None, path: Path) -> None:
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path if path.exists() else Path.cwd()).free / 2**20
+        raise UserError(
+            f"the disk of {path} is full ({free:.0f} MiB free); what was saved before is intact: "
+            "free some space and run the same command again to continue"
+        ) from error
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        raise UserError(
+            f"cannot write to {path}: {os.strerror(number)}; choose a folder you may write to (--runs PATH)"
+        ) from error
 
 
 def sync_folder(path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 # Results go to stdout, progress to stderr, so that output can be piped.
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 LOG_SECONDS = 15.0
 """On something that is not a terminal, a line at most this often."""
@@ -63,7 +63,7 @@ class Tracker:
             rate = self._done / (now - self._began)
             share = f"{100 * self._done / self._total:.0f} %, " if self._total else ""
             left = f", {duration((self._total - self._done) / rate)} left" if self._total and rate else ""
-            console.print(f"{self._label}: {share}{human(rate)} {self._unit}/s{left} {note}".rstrip(), soft_wrap=True)
+            console.print(f"{self._label}: {share}{human(rate)} {self._unit}/s{left} {note}".rstrip())
 
 
 @contextmanager

@@ -190,3 +190,17 @@ def test_a_masked_model_needs_a_mask_token(world):
     tokenizer = world.byte_tokenizer(without(world, "mask_token"), template=True)
     with pytest.raises(UserError, match="no mask token"):
         world.score(world.hugging_face("bert", len(tokenizer)), tokenizer, world.ITEMS, "2025")
+
+
+def test_scores_are_in_whole_float32_whatever_a_training_allowed(world, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "tutelage.evaluation.likelihood._batches", lambda *_: seen.append(torch.get_float32_matmul_precision()) or []
+    )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        world.score(world.hugging_face("gpt2", len(world.PLAIN)), world.PLAIN, world.ITEMS, "2025")
+        assert (seen, torch.get_float32_matmul_precision()) == (["highest"], "high")
+    finally:
+        torch.set_float32_matmul_precision(before)

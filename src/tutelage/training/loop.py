@@ -338,6 +338,8 @@ def _stop_flag() -> Iterator[_Stop]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.number:
+            # A third one shall not disturb the way out.
+            signals.signal(signals.SIGINT, signals.SIG_IGN)
             raise KeyboardInterrupt
         stop.number = number
         console.print("\nstopping after this step; once more to stop at once (the last checkpoint stays)")
@@ -347,4 +349,5 @@ def _stop_flag() -> Iterator[_Stop]:
         yield stop
     finally:
         for number, handler in before.items():
-            signals.signal(number, handler)
+            if signals.getsignal(number) is not signals.SIG_IGN:
+                signals.signal(number, handler)

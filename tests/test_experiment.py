@@ -1,0 +1,166 @@
+"""A whole experiment at toy size: order, skipping, refusal to mix, report, export."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tutelage import api
+from tutelage.compare.summary import read_summary
+from tutelage.corpus.prepare import Prepared
+from tutelage.errors import UserError
+from tutelage.experiment import Experiment, Piece
+from tutelage.models.build import load
+from tutelage.recipe_file import recipe_from_text
+from tutelage.scoring import Scoring
+from tutelage.training.parallel import Group
+
+RECIPE = """
+name: toy
+data: {corpus: starter, tokenizer: {vocab_size: 500}, rows: {length: 32}}
+models:
+  student:
+    config: {model_type: llama, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}
+    steps: 8
+    seeds: 2
+    evaluations: 2
+    stages: [{teachers: [wide, other], objectives: {next_token: 0.5, distill: 0.5}}]
+    optim: {batch_rows: 8, lr: 1.0e-2}
+  control: {like: student, without: teachers}
+  wide: {like: control, seeds: 1, config: {hidden_size: 32, intermediate_size: 48}}
+  other:
+    config: {model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_positions: 64}
+    tokens: 2100
+    evaluations: 1
+    optim: {batch_rows: 8, lr: 1.0e-2}
+evaluate: [val, test, starter-pairs]
+compare: {models: [student, control, wide, other, "ensemble(wide, other)"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
+    runs = tmp_path_factory.mktemp("runs")
+    return runs, api.run(recipe_from_text(RECIPE), runs=runs, publish=runs / "published")
+
+
+def opened(runs: Path, text: str = RECIPE) -> tuple[Experiment, Scoring]:
+    experiment = Experiment(recipe_from_text(text), runs, Group(0, 1, torch.device("cpu")))
+    return experiment, Scoring(experiment)
+
+
+def test_teachers_come_before_students(done) -> None:
+    order = [str(piece) for piece in opened(done[0])[0].pieces()]
+    assert order == ["wide[0]", "other[0]", "student[0]", "student[1]", "control[0]", "control[1]"]
+
+
+def test_summary_holds_every_model_and_seed(done) -> None:
+    summary = done[1]
+    assert {name: len(model.seeds) for name, model in summary.models.items()} == {
+        "student": 2, "control": 2, "wide": 1, "other": 1, "ensemble(wide, other)": 1,
+    }  # fmt: skip
+    roles = {name: model.role for name, model in summary.models.items()}
+    assert (roles["student"], roles["control"], roles["wide"]) == ("student", "control", "teacher")
+    for model in summary.models.values():
+        for run in model.seeds.values():
+            assert run.test.loss > 0
+            assert run.suites["starter-pairs"].items == 960
+    pairs = {(c.a, c.b) for c in summary.comparisons if c.metric == "test.loss"}
+    assert ("student", "control") in pairs
+    one = summary.models["student"].seeds["0"]
+    assert one.tokens == 8 * 8 * 32
+    assert one.teacher_flops > 0
+    assert summary.models["control"].seeds["0"].teacher_flops == 0
+    assert summary.models["other"].seeds["0"].steps == 8  # 2,100 tokens in steps of 256
+
+
+def test_published_folder_reads_back_and_names_no_local_path(done) -> None:
+    folder = done[0] / "published"
+    summary = read_summary(folder / "summary.json")
+    assert summary.recipe == "toy"
+    assert (folder / "report.md").is_file()
+    assert str(done[0]) not in (folder / "summary.json").read_text()
+
+
+def test_page_exists_and_is_self_contained(done) -> None:
+    page = (done[0] / "toy" / "report.html").read_text()
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "src=\"http" not in page
+
+
+def test_second_run_computes_nothing(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = done[0]
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("hf/*")}
+    monkeypatch.setattr("tutelage.experiment.train", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr("tutelage.scoring.evaluate_suite", lambda *a: pytest.fail("scored again"))
+    monkeypatch.setattr("tutelage.scoring.held_out", lambda *a, **k: pytest.fail("measured again"))
+    api.run(recipe_from_text(RECIPE), runs=runs)
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("hf/*")} == before
+
+
+def test_changed_recipe_refuses_old_results_and_names_the_difference(done) -> None:
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.01 there, 0\.02 now"):
+        api.train(recipe_from_text(RECIPE.replace("lr: 1.0e-2", "lr: 2.0e-2")), runs=done[0])
+
+
+def test_changed_teacher_makes_the_student_another_one(done) -> None:
+    experiment, _ = opened(done[0])
+    changed, _ = opened(done[0], RECIPE.replace("n_embd: 16", "n_embd: 18"))
+    student = Piece("student", 0)
+    assert experiment.wish(student)["teachers"] != changed.wish(student)["teachers"]
+
+
+def test_another_convention_is_measured_anew(done) -> None:
+    _, scoring = opened(done[0], RECIPE + 'evaluation: {convention: "2026"}\n')
+    subject = next(scoring.subjects())
+    assert scoring.read(subject, "starter-pairs") is None
+    assert scoring.read(subject, "test") is not None
+
+
+@pytest.mark.parametrize("model", ["student[1]", "other@last"])
+def test_exported_model_loads_in_stock_transformers_with_equal_logits(done, tmp_path: Path, model: str) -> None:
+    folder = api.export(recipe_from_text(RECIPE), model, tmp_path / "model", runs=done[0])
+    stock = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = "The cat sat on the mat, and the dogs were asleep.\nA letter came."
+    tokens = tokenizer(text, return_tensors="pt").input_ids
+    ours = Prepared.open(done[0] / "toy" / "data").tokenizer
+    assert tokens[0].tolist() == ours(text)["input_ids"]
+    assert tokenizer.decode(tokens[0]) == text
+    with torch.no_grad():
+        expected = load(str(folder), ours, "causal").logits(tokens)
+        assert (stock(tokens).logits - expected).abs().max() < 1e-5
+    assert "tutelage" in (folder / "README.md").read_text()
+
+
+def test_ensemble_is_the_softmax_of_mean_logits(done) -> None:
+    experiment, scoring = opened(done[0])
+    ensemble = [s for s in scoring.subjects() if s.name.startswith("ensemble")][0]
+    models = [experiment.trained(member, "causal") for member in ensemble.members]
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in experiment.rows_of(experiment.data.test, experiment.recipe.models["wide"], 4, False).once():
+            logits = sum(model.logits(batch.tokens_BT) for model in models) / 2
+            losses = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), batch.targets_BT.flatten(), reduction="none"
+            )
+            total += losses.sum().item()
+            count += int((batch.targets_BT >= 0).sum())
+    assert scoring.read(ensemble, "test")["loss"] == pytest.approx(total / count, rel=2e-3)
+
+
+def test_best_checkpoint_is_chosen_by_val(done) -> None:
+    for run in (done[0] / "toy").glob("*/seed-*"):
+        evaluated = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses = {line["step"]: line["val"]["loss"] for line in evaluated if "val" in line}
+        finished = json.loads((run / "finished.json").read_text())
+        assert losses[finished["best_step"]] == min(losses.values())
+
+
+def test_training_learns(done) -> None:
+    summary = done[1]
+    for name in ("student", "control", "wide", "other"):
+        assert summary.models[name].seeds["0"].test.loss < 6.0  # ln 500 = 6.21 nats is chance
