@@ -45,7 +45,9 @@ def page(found: str) -> str:
     return f"{head}{MARKER}\n\n" + "\n\n".join(section(name, place) for name, place in sections(Recipe, "")) + "\n"
 
 
-def sections(schema: type[BaseModel], place: str, seen: set[type[BaseModel]] | None = None) -> Iterator[tuple[Any, str]]:
+def sections(
+    schema: type[BaseModel], place: str, seen: set[type[BaseModel]] | None = None
+) -> Iterator[tuple[Any, str]]:
     """Yield every section once, in reading order, with the place where it stands."""
     seen = set() if seen is None else seen
     seen.add(schema)

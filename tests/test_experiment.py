@@ -14,6 +14,7 @@ from tutelage.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.build import load
 from tutelage.recipe_file import recipe_from_text
+from tutelage.results import _without_local_paths
 from tutelage.scoring import Scoring
 from tutelage.training.parallel import Group
 
@@ -84,11 +85,16 @@ def test_published_folder_reads_back_and_names_no_local_path(done) -> None:
     assert str(done[0]) not in (folder / "summary.json").read_text()
 
 
+def test_summary_shortens_absolute_paths() -> None:
+    found = _without_local_paths({"corpus": "/home/someone/texts", "teachers": ["~/models/big", "wide@step-2"], "n": 3})
+    assert found == {"corpus": "texts", "teachers": ["big", "wide@step-2"], "n": 3}
+
+
 def test_page_exists_and_is_self_contained(done) -> None:
     page = (done[0] / "toy" / "report.html").read_text()
     assert "<svg" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
 
 
 def test_second_run_computes_nothing(done, monkeypatch: pytest.MonkeyPatch) -> None:

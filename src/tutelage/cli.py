@@ -149,7 +149,8 @@ def _show_table(summary: object) -> None:
 def main() -> None:
     """Run the command line; errors of the user's end in one message, not in a traceback.
 
-    Exit codes: 0 done, 1 a user's error, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM (both after saving).
+    Exit codes: 0 done, 1 a user's error, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM. Training saves before it leaves; a
+    second Ctrl-C ends it at once.
     """
     from tutelage.errors import Interrupted, UserError
 
@@ -166,8 +167,3 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(str(stop), file=sys.stderr)
         sys.exit(128 + stop.number)
-    except KeyboardInterrupt:
-        # Training's second Ctrl-C, or any other verb's first: leave without waiting for threads.
-        print("stopped at once; whatever was finished stays", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(130)

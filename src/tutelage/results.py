@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,21 @@ def summarise(experiment: Experiment, scoring: Scoring) -> Summary:
             for a, b in _pairs(experiment, names)
         ],
     }
-    finished = _compared(read_summary(summary), what.compare.pairs)
+    finished = _compared(read_summary(_without_local_paths(summary)), what.compare.pairs)
     write_json(experiment.folder / "summary.json", finished.as_json())
     return finished
+
+
+def _without_local_paths(value: Any, key: str = "") -> Any:
+    """Shorten absolute paths to their last part: a report tells which corpus it was, not where it lay."""
+    if isinstance(value, dict):
+        return {_without_local_paths(name): _without_local_paths(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_local_paths(item, key) for item in value]
+    # The margins' file is for this machine alone; publishing drops it.
+    if isinstance(value, str) and value.startswith(("/", "~")) and key != "suite_items":
+        return Path(value).name
+    return value
 
 
 def _compared(summary: Summary, wished: tuple[tuple[str, str], ...]) -> Summary:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -14,34 +15,66 @@ from tutelage.compare.headline import headline
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.compare.tables import Table, comparisons_table, described_table, models_table
 
+NAME_WIDTH = 26
+"""Longer names are folded."""
+DISPENSABLE = ("perplexity", "val perplexity", "role", "words seen", "bits/byte", "params", "seed pairs", "p")
+"""Columns that a narrow terminal leaves out, the first ones first; the report has them all."""
+
 
 def terminal_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
     """Return what `console.print` shows at the end of a run; model names are never read as markup."""
     checked = read_summary(summary)
-    parts: list[RenderableType] = [_rich(models_table(checked))]
+    parts: list[RenderableType] = [_Fitted(models_table(checked))]
     more = (comparisons_table(checked, brief=True), described_table(checked, brief=True))
-    parts += [Padding(_rich(table), (1, 0, 0, 0)) for table in more if table.rows]
+    parts += [Padding(_Fitted(table), (1, 0, 0, 0)) for table in more if table.rows]
     for answer in headline(checked):
         parts.append(Padding(Text.assemble((answer.sentence, "bold"), " ", answer.details), (1, 0, 0, 0)))
     return Group(*parts)
 
 
-def _rich(table: Table) -> RichTable:
-    result = RichTable(
-        title=Text(table.title),
-        caption=Text(table.note),
-        title_justify="left",
-        caption_justify="left",
-        header_style="bold",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    for i, name in enumerate(table.header):
-        result.add_column(Text(name), justify="left" if i < table.left else "right", overflow="fold")
-    for row in table.rows:
-        result.add_row(*(Text(cell, style=_style(cell)) for cell in row))
-    return result
+@dataclass(frozen=True)
+class _Fitted:
+    """A table that leaves columns out rather than break its numbers."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        kept = list(range(len(self.table.header)))
+        for name in DISPENSABLE:
+            if self._width(kept) > options.max_width and name in self.table.header:
+                kept.remove(self.table.header.index(name))
+        yield self._drawn(kept)
+
+    def _width(self, kept: list[int]) -> int:
+        columns = ([self.table.header[i], *(row[i] for row in self.table.rows)] for i in kept)
+        widths = [max(map(len, cells)) + 2 for cells in columns]
+        return sum(
+            min(width, NAME_WIDTH) if i < self.table.left else width for i, width in zip(kept, widths, strict=True)
+        )
+
+    def _drawn(self, kept: list[int]) -> RichTable:
+        result = RichTable(
+            title=Text(self.table.title),
+            caption=Text(self.table.note),
+            title_justify="left",
+            caption_justify="left",
+            header_style="bold",
+            box=None,
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
+        )
+        for i in kept:
+            words = i < self.table.left or self.table.header[i] == "verdict"
+            result.add_column(
+                Text(self.table.header[i]),
+                justify="left" if i < self.table.left else "right",
+                overflow="fold",
+                no_wrap=not words,
+                max_width=NAME_WIDTH if words else None,
+            )
+        for row in self.table.rows:
+            result.add_row(*(Text(row[i], style=_style(row[i])) for i in kept))
+        return result
 
 
 def _style(cell: str) -> str:

@@ -1,0 +1,30 @@
+# Every target makes the environment it needs in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint docs clean
+
+quickstart: $(VENV)/ready ## two teachers, a distilled student and its control on the starter corpus, in minutes
+	$(BIN)/tutelage run quickstart
+
+test: $(VENV)/ready ## everything that matters, in minutes
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/ready ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check src tests docs
+	$(BIN)/mypy
+
+docs: $(VENV)/ready ## regenerate docs/recipes.md from the schema
+	$(BIN)/python docs/make_recipes.py
+
+# torch by itself first: resolving it together with the rest may pick another build.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean: ## remove the environment; runs/ stays
+	rm -rf $(VENV)
