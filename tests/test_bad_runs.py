@@ -114,7 +114,7 @@ def test_teacher_without_weights(runs: Path, trained: Path, tmp_path: Path) -> N
 
 
 def test_teacher_that_is_nowhere(runs: Path) -> None:
-    with pytest.raises(UserError, match="no config.json"):
+    with pytest.raises(UserError, match=r"no config\.json"):
         train(runs, taught_by(runs / "nowhere"))
 
 
@@ -212,7 +212,7 @@ def test_all_checkpoints_damaged_stops(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "bad" / "one" / "seed-0" / "checkpoints", checkpoints)
     for folder in checkpoints.iterdir():
         (folder / "state.json").write_text("{}")
-    with pytest.raises(UserError, match="every checkpoint .* is damaged; nothing was changed"):
+    with pytest.raises(UserError, match=r"every checkpoint .* is damaged; nothing was changed"):
         checkpoint.newest_good(checkpoints)
     assert len(list(checkpoints.iterdir())) == 2
 

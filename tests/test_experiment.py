@@ -144,7 +144,7 @@ def test_exported_model_loads_in_stock_transformers_with_equal_logits(done, tmp_
 
 def test_ensemble_is_the_softmax_of_mean_logits(done) -> None:
     experiment, scoring = opened(done[0])
-    ensemble = [s for s in scoring.subjects() if s.name.startswith("ensemble")][0]
+    ensemble = next(s for s in scoring.subjects() if s.name.startswith("ensemble"))
     models = [experiment.trained(member, "causal") for member in ensemble.members]
     total, count = 0.0, 0
     with torch.no_grad():

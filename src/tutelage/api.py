@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tutelage import show as estimates
 from tutelage.compare.report import publish as publish_summary
 from tutelage.compare.report import write_html
 from tutelage.compare.summary import Summary
@@ -35,6 +36,14 @@ def _open(source: Source, overrides: Sequence[str], runs: Path) -> Iterator[tupl
     with process_group() as group:
         experiment = Experiment(what, Path(runs), group)
         yield experiment, Scoring(experiment)
+
+
+def show(
+    source: Source, overrides: Sequence[str] = (), runs: Path = RUNS, probe: bool = True
+) -> list[estimates.Estimate]:
+    """Estimate what every model will take: parameters, tokens, words, FLOPs, memory, disk, and time by a probe."""
+    with _open(source, overrides, runs) as (experiment, _):
+        return estimates.estimate(experiment, probe)
 
 
 def prepare(source: Source, overrides: Sequence[str] = (), runs: Path = RUNS) -> Prepared:

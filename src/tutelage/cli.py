@@ -137,13 +137,12 @@ def _options(
 def _show_table(summary: object) -> None:
     if summary is None:
         return
-    from rich.console import Console
-
     from tutelage.compare.report import terminal_table
     from tutelage.compare.summary import Summary
+    from tutelage.progress import output
 
     assert isinstance(summary, Summary)
-    Console().print(terminal_table(summary))
+    output().print(terminal_table(summary))
 
 
 def main() -> None:

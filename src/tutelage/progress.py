@@ -15,6 +15,13 @@ from rich.text import Text
 # Results go to stdout, progress to stderr, so that output can be piped.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
+
+def output() -> Console:
+    """Return where results are printed: stdout, wide enough for tables where it is no terminal."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=120)
+
+
 LOG_SECONDS = 15.0
 """On something that is not a terminal, a line at most this often."""
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
@@ -20,7 +19,7 @@ from tutelage import machine, recipe
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
-from tutelage.progress import duration, human
+from tutelage.progress import duration, human, output
 from tutelage.recipe_file import load_recipe, shipped_recipes
 from tutelage.training.parallel import process_group
 from tutelage.training.probe import seconds_per_step
@@ -118,7 +117,7 @@ def _probe(experiment: Experiment, piece: Piece, step_flops: float) -> float:
 def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_probe: bool) -> None:
     """Print the resolved recipe, then a table of estimates."""
     what = load_recipe(source, overrides)
-    out = Console()
+    out = output()
     text = yaml.safe_dump(what.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
     out.print(Syntax(text, "yaml", background_color="default"))
     with process_group() as group:
@@ -140,9 +139,16 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
 
 
 def _table(rows: Sequence[Estimate]) -> Table:
-    table = Table("model", title="what it will take")
-    for column in ("seeds", "parameters", "steps", "tokens", "words", "FLOPs (all seeds)", "memory", "disk", "time"):
-        table.add_column(column, justify="right")
+    table = Table(
+        title="What it will take",
+        caption="Steps, tokens, words and memory are of one seed; FLOPs, disk and time of all. About.",
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+    )
+    table.add_column("model", overflow="fold")
+    for column in ("seeds", "params", "steps", "tokens", "words", "FLOPs", "memory", "disk", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.name, str(row.seeds), human(row.cost.parameters), f"{row.steps:,}", human(row.tokens),
@@ -154,7 +160,7 @@ def _table(rows: Sequence[Estimate]) -> Table:
 
 def print_recipes() -> None:
     """List the recipes that come with the package."""
-    out = Console()
+    out = output()
     for name in sorted(shipped_recipes()):
         out.print(f"[bold]{name}[/]: {load_recipe(name).description}")
 
@@ -165,4 +171,4 @@ def print_presets() -> None:
     for name, settings in PRESETS.items():
         shape = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "model_type")
         table.add_row(name, settings["model_type"], shape)
-    Console().print(table)
+    output().print(table)

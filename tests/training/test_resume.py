@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers.models.gpt2.modeling_gpt2  # noqa: F401 - once here, rather than in every forked attempt
 
-import transformers.models.gpt2.modeling_gpt2  # noqa: F401 - loaded once here rather than in every forked attempt
 from tutelage import api
 from tutelage.errors import Interrupted
 from tutelage.recipe_file import recipe_from_text

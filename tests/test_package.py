@@ -1,0 +1,63 @@
+"""Properties of the package as a whole."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import tutelage
+
+ROOT = Path(tutelage.__file__).parent
+LAYERS = [
+    {"errors", "files", "progress", "machine", "recipe", "recipe_file", "run_folder", "starter"},
+    {"corpus"},
+    {"models"},
+    {"teaching"},
+    {"training"},
+    {"evaluation"},
+    {"compare"},
+    {"experiment"},
+    {"scoring"},
+    {"results"},
+    {"api", "show"},
+    {"cli", "__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of the package that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("tutelage.")}
+    return found & LEVEL.keys()
+
+
+def test_imports_go_downwards_only() -> None:
+    for path in ROOT.rglob("*.py"):
+        part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        for imported in imports(path):
+            assert LEVEL[imported] <= LEVEL[part], f"{path.relative_to(ROOT)} imports {imported}"
+
+
+def test_help_needs_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "numpy", "pydantic")
+    code = f"import sys, tutelage.cli; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_verbs_are_functions_of_the_same_name() -> None:
+    from tutelage import api, show
+    from tutelage.cli import app
+
+    for command in app.registered_commands:
+        name = command.callback.__name__
+        assert callable(getattr(api, name, None)) or (name == "show" and callable(show.estimate))

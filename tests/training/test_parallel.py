@@ -1,0 +1,67 @@
+"""Two processes with gloo against one: the same gradient."""
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from tutelage import recipe
+from tutelage.corpus.batches import BatchSource
+from tutelage.teaching.teachers import Ensemble
+from tutelage.training.loop import Job, _gradients
+from tutelage.training.objectives import Learner, count, scales_for
+from tutelage.training.parallel import Group, process_group
+from tutelage.training.plan import Plan
+
+
+def gradient(
+    store, make_model, kind: str, reduction: str, micro: int, group: Group
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One step's gradient and sums, as the loop computes them."""
+    stage = recipe.Stage.model_validate(
+        {"teachers": ["t"], "objectives": {"next_token": 0.5, "distill": {"weight": 0.5, "temperature": 2,
+                                                                      "reduction": reduction}}})  # fmt: skip
+    model = recipe.Model(preset="llama-1m", steps=1, stages=(stage,),
+                         optim=recipe.Optim(batch_rows=11, micro_batch_rows=micro))  # fmt: skip
+    source = BatchSource(store, recipe.Rows(kind=kind, length=16, buckets=(8,)), 11, seed=0)
+    job = Job("x", model, 0, source, source, 1.0, Plan(1, (1,), frozenset({1})), frozenset(), lambda: None,
+              lambda i: None, "fp32")  # fmt: skip
+    learner = Learner(make_model("llama", 1))
+    batch = source.batch(3)
+    scales = scales_for(stage.objectives, count(batch))
+    sums, *_ = _gradients(job, group.wrap(learner), Ensemble([make_model("gpt2", 2)]), batch, scales, 0, group, (0, 0))
+    return torch.cat([p.grad.flatten() for p in learner.parameters()]), sums
+
+
+def worker(rank: int, port: int, path: Path, arguments: tuple) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port))  # fmt: skip
+    with process_group() as group:
+        found = gradient(*arguments, group)
+        if group.is_main:
+            torch.save(found, path)
+    os._exit(0)
+
+
+@pytest.mark.parametrize(("kind", "reduction", "micro"), [("chunks", "per_token", 11), ("chunks", "per_row", 4),
+                                                         ("examples", "per_token", 3)])  # fmt: skip
+def test_two_processes_give_the_gradient_of_one(store, make_model, tmp_path: Path, kind, reduction, micro) -> None:
+    """Eleven rows leave the processes unequal numbers of rows and micro-batches."""
+    alone, sums = gradient(store, make_model, kind, reduction, 11, Group(0, 1, torch.device("cpu")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    arguments = (store, make_model, kind, reduction, micro)
+    group = [fork.Process(target=worker, args=(rank, port, tmp_path / "found", arguments)) for rank in range(2)]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(100)
+        assert process.exitcode == 0
+    together, same = torch.load(tmp_path / "found", weights_only=True)
+    assert (together - alone).norm() < 1e-5 * alone.norm()
+    torch.testing.assert_close(same, sums, rtol=1e-6, atol=0)
