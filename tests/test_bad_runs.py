@@ -113,6 +113,43 @@ def test_teacher_without_weights(runs: Path, trained: Path, tmp_path: Path) -> N
     assert not canary.exists()
 
 
+def test_misspelt_teacher_is_told_before_any_training(runs: Path) -> None:
+    text = RECIPE + "  two: {like: one, stages: [{teachers: [onee], objectives: {next_token: 0.5, distill: 0.5}}]}\n"
+    with pytest.raises(UserError, match=r"teacher 'onee' is no model of this recipe; did you mean 'one'"):
+        api.train(recipe_from_text(text), runs=runs)
+    assert not (runs / "bad" / "one").exists()
+
+
+def test_new_weights_in_a_teachers_folder_are_another_teacher(runs: Path, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    shutil.copytree(trained / "bad" / "one" / "seed-0" / "hf", folder)
+    train(runs, taught_by(folder))
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"teachers\."):
+        train(runs, taught_by(folder))
+
+
+def test_teacher_without_a_tokenizer(runs: Path, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    shutil.copytree(trained / "bad" / "one" / "seed-0" / "hf", folder)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match="has no tokenizer beside it"):
+        train(runs, taught_by(folder))
+
+
+def test_masked_model_needs_a_mask_token(runs: Path) -> None:
+    text = RECIPE.replace("{vocab_size: 400}", "{vocab_size: 400, extra_tokens: []}").replace(
+        "name: bad", "name: nomask"
+    )
+    text = text.replace("steps: 20", "steps: 20\n    stages: [{objectives: {masked: 1}}]")
+    with pytest.raises(UserError, match="needs a mask token"):
+        api.train(recipe_from_text(text), runs=runs)
+
+
 def test_teacher_that_is_nowhere(runs: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json"):
         train(runs, taught_by(runs / "nowhere"))

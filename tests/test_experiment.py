@@ -74,6 +74,8 @@ def test_summary_holds_every_model_and_seed(done) -> None:
     assert one.tokens == 8 * 8 * 32
     assert one.teacher_flops > 0
     assert summary.models["control"].seeds["0"].teacher_flops == 0
+    assert one.seconds_teaching < one.seconds
+    assert one.seconds_teaching > 0
     assert summary.models["other"].seeds["0"].steps == 8  # 2,100 tokens in steps of 256
 
 
@@ -110,6 +112,34 @@ def test_second_run_computes_nothing(done, monkeypatch: pytest.MonkeyPatch) -> N
 def test_changed_recipe_refuses_old_results_and_names_the_difference(done) -> None:
     with pytest.raises(UserError, match=r"optim\.lr: 0\.01 there, 0\.02 now"):
         api.train(recipe_from_text(RECIPE.replace("lr: 1.0e-2", "lr: 2.0e-2")), runs=done[0])
+
+
+def test_scores_and_reports_refuse_settings_that_were_not_trained(done) -> None:
+    changed = recipe_from_text(RECIPE.replace("lr: 1.0e-2", "lr: 2.0e-2"))
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.01 there, 0\.02 now"):
+        api.evaluate(changed, runs=done[0])
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.01 there, 0\.02 now"):
+        api.report(changed, runs=done[0])
+
+
+def test_a_misspelt_model_to_evaluate_is_told(done) -> None:
+    with pytest.raises(UserError, match="'studnt' is not among the models compared; did you mean 'student'"):
+        api.evaluate(recipe_from_text(RECIPE), runs=done[0], model="studnt")
+
+
+def test_a_run_folder_stands_for_its_recipe(done, tmp_path: Path) -> None:
+    summary = api.report(done[0] / "toy", publish=tmp_path / "again")
+    assert summary.models.keys() == done[1].models.keys()
+    assert [c.mean for c in summary.comparisons] == [c.mean for c in done[1].comparisons]
+
+
+def test_estimates_match_what_was_trained(done) -> None:
+    estimates = {e.name: e for e in api.show(recipe_from_text(RECIPE), runs=done[0])}
+    for name, found in estimates.items():
+        run = done[1].models[name].seeds["0"]
+        assert (found.steps, found.tokens) == (run.steps, run.tokens)
+        assert found.flops == pytest.approx(found.seeds * (run.flops + run.teacher_flops))
+        assert found.seconds > 0
 
 
 def test_changed_teacher_makes_the_student_another_one(done) -> None:

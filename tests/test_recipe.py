@@ -78,6 +78,8 @@ def test_overrides_come_before_like() -> None:
         (("preset: llama-1m, epochs: 4", "epochs: 4"), "give its shape"),
         (("seeds: 3", "seeds: [1, 1]"), "not distinct"),
         (("name: base", "name: base\ncompare: {models: [nobody]}"), "names 'nobody'"),
+        (("name: base", "name: base\ncompare: {models: ['student[0]']}"), r"names 'student\[0\]'"),
+        (("name: base", "name: base\ncompare: {models: [student], pairs: [[student, control]]}"), "names 'control'"),
         (("name: base", "name: !!python/object/apply:os.system ['true']"), "not valid YAML"),
         (("name: base", "name: [base"), "not valid YAML"),
     ],
@@ -97,6 +99,16 @@ def test_refusals_name_line_key_and_remedy(change: tuple[str, str], message: str
 )
 def test_bad_overrides(override: str, message: str) -> None:
     refused(BASE, message, (override,))
+
+
+def test_an_override_stays_where_it_was_put() -> None:
+    text = BASE.replace("optim: {lr: 3e-4}", "optim: &o {lr: 3e-4}").replace("seeds: 3", "seeds: 3\n    optim: *o")
+    what = recipe_from_text(text, overrides=["models.student.optim.lr=1e-5"])
+    assert [what.models[name].optim.lr for name in ("teacher", "student", "control")] == [3e-4, 1e-5, 1e-5]
+
+
+def test_years_may_be_written_as_numbers() -> None:
+    assert recipe_from_text(BASE, overrides=["evaluation.convention=2026"]).evaluation.convention == "2026"
 
 
 def test_alias_bomb_is_refused_at_once() -> None:

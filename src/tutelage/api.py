@@ -1,7 +1,7 @@
 """The verbs of the command line as functions, with the same names.
 
-Each takes a recipe (a `Recipe`, a path, or the name of a shipped one) and the folder of runs, and goes as far as its
-name says; whatever is finished is skipped.
+Each takes a recipe (a `Recipe`, a file, the name of a shipped one, or the folder of an earlier run) and the folder of
+runs, and goes as far as its name says; whatever is finished is skipped.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from tutelage import show as estimates
 from tutelage.compare.report import publish as publish_summary
 from tutelage.compare.report import write_html
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
-from tutelage.errors import UserError
-from tutelage.experiment import Experiment
+from tutelage.errors import UserError, nearest
+from tutelage.experiment import Experiment, model_card
+from tutelage.files import write_text
+from tutelage.models.build import save
 from tutelage.progress import console
 from tutelage.recipe import Recipe, Teacher
 from tutelage.recipe_file import load_recipe
@@ -26,10 +30,14 @@ from tutelage.training.parallel import process_group
 
 Source = Recipe | str | Path
 RUNS = Path("runs")
+RECIPE_FILE = "recipe.yaml"
 
 
 @contextmanager
-def _open(source: Source, overrides: Sequence[str], runs: Path) -> Iterator[tuple[Experiment, Scoring]]:
+def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterator[tuple[Experiment, Scoring]]:
+    if not isinstance(source, Recipe) and (Path(source) / RECIPE_FILE).is_file():
+        # The folder of a run, which lies in the folder of runs.
+        source, runs = Path(source) / RECIPE_FILE, Path(source).absolute().parent
     what = source if isinstance(source, Recipe) else load_recipe(source, overrides)
     if isinstance(source, Recipe) and overrides:
         raise UserError("overrides go with a recipe file or name; change a Recipe with `model_copy(update=...)`")
@@ -39,39 +47,41 @@ def _open(source: Source, overrides: Sequence[str], runs: Path) -> Iterator[tupl
 
 
 def show(
-    source: Source, overrides: Sequence[str] = (), runs: Path = RUNS, probe: bool = True
+    source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, probe: bool = True
 ) -> list[estimates.Estimate]:
     """Estimate what every model will take: parameters, tokens, words, FLOPs, memory, disk, and time by a probe."""
     with _open(source, overrides, runs) as (experiment, _):
         return estimates.estimate(experiment, probe)
 
 
-def prepare(source: Source, overrides: Sequence[str] = (), runs: Path = RUNS) -> Prepared:
+def prepare(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS) -> Prepared:
     """Download and clean the corpus, train the tokenizer, encode."""
     with _open(source, overrides, runs) as (experiment, _):
         return experiment.data
 
 
-def train(source: Source, overrides: Sequence[str] = (), runs: Path = RUNS, model: str | None = None) -> None:
+def train(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, model: str | None = None) -> None:
     """Train one model and those that teach it, or all models."""
     with _open(source, overrides, runs) as (experiment, scoring):
         _train(experiment, scoring, model)
 
 
-def evaluate(source: Source, overrides: Sequence[str] = (), runs: Path = RUNS, model: str | None = None) -> None:
+def evaluate(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, model: str | None = None) -> None:
     """Score trained models on what the recipe names."""
     with _open(source, overrides, runs) as (experiment, scoring):
         _evaluate(experiment, scoring, model)
 
 
-def report(source: Source, overrides: Sequence[str] = (), runs: Path = RUNS, publish: Path | None = None) -> Summary:
+def report(
+    source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, publish: str | Path | None = None
+) -> Summary:
     """Write the report of a finished experiment, and publish it to a folder if one is named."""
     with _open(source, overrides, runs) as (experiment, scoring):
         return _report(experiment, scoring, publish)
 
 
 def run(
-    source: Source, overrides: Sequence[str] = (), runs: Path = RUNS, publish: Path | None = None
+    source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, publish: str | Path | None = None
 ) -> Summary | None:
     """Do everything: prepare, train teachers before students, score, report.
 
@@ -84,11 +94,11 @@ def run(
         return _report(experiment, scoring, publish) if experiment.group.is_main else None
 
 
-def export(source: Source, model: str, folder: Path, overrides: Sequence[str] = (), runs: Path = RUNS) -> Path:
+def export(
+    source: Source, model: str, folder: str | Path, overrides: Sequence[str] = (), runs: str | Path = RUNS
+) -> Path:
     """Copy a trained model (`name`, `name[seed]`, `name@step-N`) to a folder that stock transformers loads."""
-    from tutelage.experiment import model_card
-    from tutelage.models.build import save
-
+    folder = Path(folder)
     with _open(source, overrides, runs) as (experiment, _):
         wanted = Teacher.model_validate(model)
         if wanted.model not in experiment.recipe.models:
@@ -97,32 +107,40 @@ def export(source: Source, model: str, folder: Path, overrides: Sequence[str] = 
             raise UserError(f"{folder} is not empty; name a new folder")
         piece = experiment.piece_of(wanted)
         trained = experiment.trained(wanted, experiment.recipe.models[piece.name].reads)
-        finished = experiment.run_of(piece).finished
-        assert finished is not None
-        save(trained, experiment.data.tokenizer, folder, model_card(experiment.recipe, piece, finished))
+        save(
+            trained, experiment.data.tokenizer, folder, model_card(experiment.recipe, piece, experiment.finished(piece))
+        )
         return folder
 
 
 def _train(experiment: Experiment, scoring: Scoring, model: str | None) -> None:
     pieces = experiment.pieces(model)
+    experiment.check_outside_teachers(pieces)
     # Reading the suites now tells of a missing one before hours of training.
     _ = scoring.suites
     for piece in pieces:
         experiment.train_piece(piece)
+    if experiment.group.is_main:
+        # A run folder knows its recipe, so that `tutelage report runs/NAME` needs nothing else.
+        text = yaml.safe_dump(experiment.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_text(experiment.folder / RECIPE_FILE, text)
 
 
 def _evaluate(experiment: Experiment, scoring: Scoring, model: str | None) -> None:
+    names = experiment.recipe.compare.models or tuple(experiment.recipe.models)
+    if model is not None and model not in names:
+        raise UserError(f"'{model}' is not among the models compared{nearest(model, names)} ({', '.join(names)})")
     if experiment.group.is_main:
         for subject in scoring.subjects(model):
             scoring.score(subject)
     experiment.group.barrier()
 
 
-def _report(experiment: Experiment, scoring: Scoring, publish: Path | None) -> Summary:
+def _report(experiment: Experiment, scoring: Scoring, publish: str | Path | None) -> Summary:
     summary = summarise(experiment, scoring)
     page = write_html(summary, experiment.folder / "report.html")
     console.print(f"report: {page}")
     if publish is not None:
-        publish_summary(summary, publish)
+        publish_summary(summary, Path(publish))
         console.print(f"published to {publish}")
     return summary

@@ -34,7 +34,10 @@ when the same command is given again.""",
 )
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with the package.")
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A YAML file, the name of a shipped recipe, or the folder of a run (`runs/NAME`)."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -113,12 +116,13 @@ def export(
     recipe: RecipeArgument,
     model: Annotated[str, typer.Argument(help="`name`, `name[seed]` or `name@step-N`.")],
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    overrides: Overrides = None,
     runs: Runs = RUNS,
 ) -> None:
     """Copy a trained model to a folder that `AutoModelForCausalLM.from_pretrained` loads."""
     from tutelage import api
 
-    api.export(recipe, model, folder, (), runs)
+    api.export(recipe, model, folder, overrides or (), runs)
 
 
 def _version(value: bool) -> None:

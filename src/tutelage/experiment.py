@@ -6,7 +6,7 @@ whatever was begun goes on from its last checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,7 +25,8 @@ from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, duration
 from tutelage.recipe import Recipe
 from tutelage.run_folder import Json, RunFolder
-from tutelage.teaching.teachers import Ensemble, check_same_vocabulary
+from tutelage.teaching import outside
+from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint
 from tutelage.training.loop import Job, train
 from tutelage.training.objectives import Learner
@@ -113,8 +114,13 @@ class Experiment:
         return RunFolder(self.folder / piece.name / f"seed-{piece.seed}")
 
     def milestones(self, name: str) -> frozenset[int]:
-        """Return the steps of a model whose checkpoints teach others (`name@step-N`)."""
+        """Return the steps of a model whose checkpoints are asked for: `name@step-N`, by students or ensembles."""
         teachers = [t for model in self.recipe.models.values() for stage in model.stages for t in stage.teachers]
+        teachers += [
+            recipe.Teacher.model_validate(member)
+            for name_compared in self.recipe.compare.models
+            for member in recipe.ensemble_members(name_compared)
+        ]
         return frozenset(
             int(t.checkpoint.removeprefix("step-"))
             for t in teachers
@@ -136,6 +142,10 @@ class Experiment:
         data, tokenizer = self.recipe.data, self.data.tokenizer
         masking = None
         masked = next((stage.objectives.masked for stage in model.stages if stage.objectives.masked), None)
+        if model.reads == "masked" and tokenizer.mask_token_id is None:
+            raise UserError("a masked model needs a mask token: data.tokenizer.extra_tokens must have '<mask>'")
+        if data.rows.kind == "examples" and tokenizer.pad_token_id is None:
+            raise UserError("rows of examples are padded, but this tokenizer has no pad token; use `kind: chunks`")
         if model.reads == "masked":
             special = tuple(sorted(tokenizer.all_special_ids))
             masking = Masking(
@@ -145,7 +155,7 @@ class Experiment:
                 special,
                 data.seed,
             )
-        return BatchSource(split, data.rows, batch_rows, data.seed, tokenizer.pad_token_id, masking, shuffle)
+        return BatchSource(split, data.rows, batch_rows, data.seed, tokenizer.pad_token_id or 0, masking, shuffle)
 
     def plan_of(self, name: str) -> Plan:
         """Return a model's steps, stages and evaluations."""
@@ -163,23 +173,24 @@ class Experiment:
     def trained(self, teacher: recipe.Teacher, reads: Kind) -> LanguageModel:
         """Load a trained model of this recipe, or one from a folder or the hub, after checking its vocabulary."""
         if teacher.model not in self.recipe.models:
-            from transformers import AutoTokenizer
-
-            model = load(teacher.model, self.data.tokenizer, reads)
-            check_same_vocabulary(self.data.tokenizer, AutoTokenizer.from_pretrained(teacher.model), teacher.model)
-            return model
+            return outside.load_teacher(teacher, self.data.tokenizer, reads)
         piece = self.piece_of(teacher)
         run = self.run_of(piece)
-        if run.finished is None:
-            raise UserError(f"{piece} is not trained yet; `tutelage run` trains teachers before their students")
+        finished = self.finished(piece)
         if teacher.checkpoint == "best":
             return load(str(run.hf.absolute()), self.data.tokenizer, reads)
-        step = run.finished["steps"] if teacher.checkpoint == "last" else int(teacher.checkpoint.removeprefix("step-"))
+        step = finished["steps"] if teacher.checkpoint == "last" else int(teacher.checkpoint.removeprefix("step-"))
         learner = Learner(self.new_model(piece))
+        kept = checkpoint.steps_in(run.checkpoints)
+        if step not in kept:
+            raise UserError(
+                f"'{teacher}': that checkpoint was not kept; there are {kept}. Those that a recipe names are kept, "
+                "or all of them with models.*.keep=all"
+            )
         folder = checkpoint.folder_of(run.checkpoints, step)
         fault = checkpoint.verify(folder)
         if fault is not None:
-            raise UserError(f"teacher '{teacher}': {folder}: {fault}; delete {run.path} and run again")
+            raise UserError(f"'{teacher}': {folder}: {fault}; delete {run.path} and run again")
         checkpoint.load_weights(folder, learner)
         return learner.model
 
@@ -190,7 +201,26 @@ class Experiment:
         models = [self.trained(teacher, reads) for teacher in stage.teachers]
         return Ensemble(models, [teacher.weight for teacher in stage.teachers], stage.combine)
 
+    def check_outside_teachers(self, pieces: Sequence[Piece]) -> None:
+        """Look at all teachers from outside the recipe now, rather than when their student's turn comes."""
+        for name in dict.fromkeys(piece.name for piece in pieces):
+            for teacher in (t for stage in self.recipe.models[name].stages for t in stage.teachers):
+                if teacher.model not in self.recipe.models:
+                    outside.check(teacher, self.data.tokenizer, self.recipe.models)
+
     # --- training
+
+    def finished(self, piece: Piece) -> Json:
+        """Return what a piece's training came to.
+
+        Raises:
+            UserError: it is not trained, or was trained with other settings than this recipe's.
+        """
+        run = self.run_of(piece)
+        finished = run.finished
+        if finished is None or not run.holds(self.wish(piece)):
+            raise UserError(f"{piece} is not trained yet; `tutelage run` trains what is missing, teachers first")
+        return finished
 
     def wish(self, piece: Piece) -> Json:
         """Say everything that decides a piece's result; what a finished run is checked against."""
@@ -198,7 +228,9 @@ class Experiment:
         teachers = {}
         for teacher in (t for stage in model.stages for t in stage.teachers):
             inside = teacher.model in self.recipe.models
-            teachers[str(teacher)] = fingerprint(self.wish(self.piece_of(teacher))) if inside else teacher.model
+            teachers[str(teacher)] = (
+                fingerprint(self.wish(self.piece_of(teacher))) if inside else outside.identity(teacher.model)
+            )
         data = self.recipe.data
         return {
             "data": {
@@ -212,7 +244,7 @@ class Experiment:
             | {"precision": machine.precision(model.precision)},
             "seed": self.recipe.seed + piece.seed,
             "teachers": teachers,
-        }
+        } | ({"weights": outside.identity(model.weights)} if model.weights is not None else {})
 
     def train_piece(self, piece: Piece) -> None:
         """Train one piece, or go on with it, or skip it if it is finished."""
@@ -250,7 +282,7 @@ class Experiment:
         checkpoint.load_weights(checkpoint.folder_of(run.checkpoints, best), learner)
         cost = cost_of(learner.model.hf, job.model.reads, job.source.row_length)
         last = checkpoint.folder_of(run.checkpoints, state.step)
-        seconds = float(read_json(last / "timing.json")["seconds"])
+        timing = read_json(last / "timing.json")
         val = next(line["val"] for line in reversed(run.lines()) if line["step"] == best and "val" in line)
         words = state.tokens * self.data.train.words / len(self.data.train)
         done = {
@@ -258,7 +290,8 @@ class Experiment:
             "tokens": state.tokens,
             "words": round(words),
             "epochs": state.step / job.source.steps_per_epoch,
-            "seconds": seconds,
+            "seconds": timing["seconds"],
+            "seconds_teaching": None if self.group.device.type == "cuda" else timing["teaching"],
             "flops": cost.training_flops * state.tokens,
             "teacher_flops": self.teacher_flops(piece.name),
             "clip_rate": state.clipped / state.step,
@@ -269,7 +302,8 @@ class Experiment:
         }
         save(learner.model, self.data.tokenizer, run.hf, model_card(self.recipe, piece, done))
         write_json(run.path / "finished.json", done)
-        console.print(f"{piece}: {state.step} steps in {duration(seconds)}, val loss {val['loss']:.4f} at step {best}")
+        took = duration(timing["seconds"])
+        console.print(f"{piece}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
 
     def teacher_flops(self, name: str) -> float:
         """Return the operations of the teachers' forward passes while one seed of a model trains."""

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -218,7 +218,8 @@ class Optim(Section):
     batch_rows: Count = 32
     """Rows in one optimizer step, over all processes and micro-batches."""
     micro_batch_rows: Count | None = None
-    """Rows held in memory at once by one process; the result does not depend on it. All of them unless given."""
+    """Rows held in memory at once by one process; all of them unless given. The result does not depend on it, but for
+    dropout's draws."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
@@ -321,6 +322,11 @@ class Evaluation(Section):
     batch_tokens: Count = 8192
     """Tokens scored at once."""
 
+    @field_validator("convention", mode="before")
+    @classmethod
+    def _year_is_a_name(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
 
 class Recipe(Section):
     """A whole experiment: the data, every model, what they are scored on and how they are compared."""
@@ -336,8 +342,8 @@ class Recipe(Section):
     models: Annotated[dict[str, Model], Field(min_length=1)]
     """Models by name."""
     evaluate: tuple[str, ...] = ("test",)
-    """`test` (held-out loss), suites by name (`blimp`, `blimp-filtered`, `blimp-supplement`, `starter-pairs`), or
-    `pairs:FOLDER` of minimal pairs in JSON lines."""
+    """`test` or `val` (held-out loss), suites by name (`blimp`, `blimp-filtered`, `blimp-fast`, `blimp-supplement`,
+    `blimp-supplement-fast`, `starter-pairs`), or `pairs:FOLDER` of minimal pairs in JSON lines."""
     evaluation: Evaluation = Evaluation()
     """Rules of scoring."""
     compare: Compare = Compare()
@@ -349,13 +355,14 @@ class Recipe(Section):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
                 raise ValueError(f"model name '{name}': use letters, digits, '.', '_' and '-'")
         for name in self.compare.models:
-            for member in ensemble_members(name) or [name]:
-                if Teacher.model_validate(member).model not in self.models:
+            members = [Teacher.model_validate(member).model for member in ensemble_members(name)] or [name]
+            for member in members:
+                if member not in self.models:
                     raise ValueError(f"compare.models names '{member}', which is not among models: {list(self.models)}")
         for pair in self.compare.pairs:
             for name in pair:
-                if name not in self.models:
-                    raise ValueError(f"compare.pairs names '{name}', which is not among models: {list(self.models)}")
+                if name not in (self.compare.models or self.models):
+                    raise ValueError(f"compare.pairs names '{name}', which is not among the models compared")
         return self
 
 

@@ -68,7 +68,14 @@ def parse(text: str, name: str) -> tuple[Tree, dict[Place, int]]:
         raise UserError(f"{name}: not valid YAML: {error}") from error
     except ValueError as error:
         raise error if isinstance(error, UserError) else UserError(f"{name}: {error}") from error
-    return tree, lines
+    # Aliases share one object; an override of one place must not change the others.
+    return _unshared(tree), lines
+
+
+def _unshared(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _scan(text: str, name: str) -> Iterable[Any]:
@@ -182,7 +189,8 @@ def resolve_likes(tree: Tree, name: str) -> None:
             base.pop("without", None)
             if any(model.get(length) is not None for length in LENGTHS):
                 base = {k: v for k, v in base.items() if k not in LENGTHS}
-            model = _without(_merge(base, model), key, name)
+            known = {name for stage in base.get("stages") or [{}] for name in _parts(stage)}
+            model = _without(_merge(base, model), known, key, name)
         done[key] = model
         return model
 
@@ -191,32 +199,39 @@ def resolve_likes(tree: Tree, name: str) -> None:
     tree["models"] = {key: done[key] for key in models}
 
 
-def _without(model: Tree, key: str, name: str) -> Tree:
+def _parts(stage: Tree) -> set[str]:
+    """Name what can be left out of a stage: its teachers and its objectives."""
+    return set(_objectives(stage)) | ({"teachers"} if stage.get("teachers") else set())
+
+
+def _objectives(stage: Tree) -> Tree:
+    objectives = stage.get("objectives") or {"next_token": 1}
+    return {term: value for term, value in objectives.items() if value is not None}
+
+
+def _without(model: Tree, known: set[str], key: str, name: str) -> Tree:
     left_out = model.get("without") or ()
     left_out = (left_out,) if isinstance(left_out, str) else tuple(left_out)
     if not left_out:
         return model
+    for item in left_out:
+        if item not in known:
+            raise UserError(
+                f"{name}: models.{key}.without names '{item}', which '{model['like']}' does not have: "
+                "name `teachers` or one of its objectives"
+            )
     stages = []
-    removed: set[str] = set()
     for stage in model.get("stages") or [{}]:
         stage = copy.deepcopy(stage)
-        if "teachers" in left_out and stage.pop("teachers", None):
-            removed.add("teachers")
-        objectives = stage.get("objectives") or {"next_token": 1}
+        if "teachers" in left_out:
+            stage.pop("teachers", None)
         gone = {"distill" if item == "teachers" else item for item in left_out}
-        removed |= gone & set(objectives)
-        objectives = {term: value for term, value in objectives.items() if term not in gone}
+        objectives = {term: value for term, value in _objectives(stage).items() if term not in gone}
         if not objectives:
             raise UserError(f"{name}: models.{key}: without {', '.join(left_out)} a stage has nothing left to learn")
         total = sum(_weight(value) for value in objectives.values())
         stage["objectives"] = {term: _scaled(value, 1 / total) for term, value in objectives.items()}
         stages.append(stage)
-    for item in left_out:
-        if item not in removed:
-            raise UserError(
-                f"{name}: models.{key}.without names '{item}', which '{model['like']}' does not have: "
-                "name `teachers` or one of its objectives"
-            )
     return {**model, "stages": stages}
 
 

@@ -98,8 +98,7 @@ def _model(experiment: Experiment, scoring: Scoring, name: str) -> Json:
     model = experiment.recipe.models[name]
     for subject in subjects:
         seeds[str(subject.seed)] |= _training(experiment, Piece(name, subject.seed))
-    finished = experiment.run_of(Piece(name, subjects[0].seed)).finished
-    assert finished is not None
+    finished = experiment.finished(Piece(name, subjects[0].seed))
     return {
         "role": _role(experiment, name),
         "preset": model.preset,
@@ -125,14 +124,12 @@ def _role(experiment: Experiment, name: str) -> str:
 
 def _training(experiment: Experiment, piece: Piece) -> Json:
     """Collect what a piece's training came to."""
-    run = experiment.run_of(piece)
-    done = run.finished
-    if done is None:
-        raise UserError(f"{piece} is not trained yet; `tutelage run` finishes what is missing")
-    kept = ("steps", "tokens", "words", "epochs", "seconds", "flops", "teacher_flops", "clip_rate", "best_step", "val")
-    found = {key: done[key] for key in kept}
+    done = experiment.finished(piece)
+    kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "flops", "teacher_flops", "clip_rate",
+            "best_step", "val")  # fmt: skip
+    found = {key: done.get(key) for key in kept}
     found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
-    return found | {"curves": _curves(run)}
+    return found | {"curves": _curves(experiment.run_of(piece))}
 
 
 def _curves(run: RunFolder) -> Json:
@@ -152,6 +149,8 @@ def _curves(run: RunFolder) -> Json:
 def _scores(scoring: Scoring, subject: Subject) -> Json:
     """Collect a subject's scores; margins of items go to one file that the summary names."""
     found: Json = {"suites": {}}
+    for member in subject.members:
+        scoring.experiment.finished(scoring.experiment.piece_of(member))
     for name in scoring.recipe.evaluate:
         score = scoring.read(subject, name)
         if score is None:

@@ -70,18 +70,23 @@ class RunFolder:
         Raises:
             UserError: with every setting that differs.
         """
+        if not self.holds(wish):
+            write_json(self.path / "recipe.json", wish)
+            write_json(self.path / "environment.json", environment())
+
+    def holds(self, wish: Json) -> bool:
+        """Tell whether this folder was claimed for `wish`; refuse if it holds something else, as `claim` does."""
         path = self.path / "recipe.json"
-        if path.is_file():
-            changes = differences(read_json(path), wish)
-            if changes:
-                shown = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changes[:12])
-                raise UserError(
-                    f"{self.path} holds a run with other settings:\n{shown}\n"
-                    "Results never mix: give the new run another name (name=...), or delete that folder"
-                )
-            return
-        write_json(path, wish)
-        write_json(self.path / "environment.json", environment())
+        if not path.is_file():
+            return False
+        changes = differences(read_json(path), wish)
+        if changes:
+            shown = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changes[:12])
+            raise UserError(
+                f"{self.path} holds a run with other settings:\n{shown}\n"
+                "Results never mix: give the new run another name (name=...), or delete that folder"
+            )
+        return True
 
     @property
     def finished(self) -> Json | None:

@@ -15,6 +15,7 @@ from tutelage.training.loop import Job, _gradients
 from tutelage.training.objectives import Learner, count, scales_for
 from tutelage.training.parallel import Group, process_group
 from tutelage.training.plan import Plan
+from tutelage.training.record import Stopwatch
 
 
 def gradient(
@@ -32,7 +33,9 @@ def gradient(
     learner = Learner(make_model("llama", 1))
     batch = source.batch(3)
     scales = scales_for(stage.objectives, count(batch))
-    sums, *_ = _gradients(job, group.wrap(learner), Ensemble([make_model("gpt2", 2)]), batch, scales, 0, group, (0, 0))
+    sums, *_ = _gradients(
+        job, group.wrap(learner), Ensemble([make_model("gpt2", 2)]), batch, scales, 0, group, (0, 0), Stopwatch()
+    )
     return torch.cat([p.grad.flatten() for p in learner.parameters()]), sums
 
 

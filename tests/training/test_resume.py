@@ -120,7 +120,8 @@ def outcome(runs: Path) -> dict[str, bytes]:
             content = path.read_bytes()
             if path.name == "finished.json":
                 value = json.loads(content)
-                value.pop("seconds")
+                for clock in ("seconds", "seconds_teaching"):
+                    value.pop(clock)
                 content = json.dumps(value).encode()
             found[str(path.relative_to(runs))] = content
     return found

@@ -152,6 +152,8 @@ def _wrapped(backend: Any) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         clean_up_tokenization_spaces=False,
+        # Without token types, which a Llama's `generate` refuses.
+        model_input_names=["input_ids", "attention_mask"],
         **{role: name for role, name in roles.items() if name is not None},
     )
 

@@ -71,13 +71,15 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{index}.{name}": value.contiguous() for index, entry in state.items() for name, value in entry.items()}
 
 
-def save(checkpoints: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, seconds: float) -> None:
-    """Write the checkpoint of `state.step`; `seconds` of training so far are kept beside it, for reports."""
+def save(
+    checkpoints: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, timing: dict[str, float]
+) -> None:
+    """Write the checkpoint of `state.step`; `timing` (clock readings in seconds) is kept beside it, for reports."""
     with new_folder(folder_of(checkpoints, state.step)) as folder:
         save_file(_weights(model), folder / "model.safetensors")
         save_file(_optimizer_tensors(optimizer), folder / "optimizer.safetensors")
         write_json(folder / "state.json", asdict(state))
-        write_json(folder / "timing.json", {"seconds": seconds})
+        write_json(folder / "timing.json", timing)
         files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         write_json(folder / "manifest.json", {"format": FORMAT, "step": state.step, "sha256": files})
 
@@ -141,8 +143,10 @@ def load_weights(folder: Path, model: nn.Module) -> None:
             tensor.copy_(tensors[name])
 
 
-def load(checkpoints: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[State, float]:
-    """Load weights and optimizer in place; return the state and the seconds of training so far."""
+def load(
+    checkpoints: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[State, dict[str, float]]:
+    """Load weights and optimizer in place; return the state and the clock readings."""
     folder = folder_of(checkpoints, step)
     load_weights(folder, model)
     entries: dict[int, dict[str, Any]] = {}
@@ -150,4 +154,4 @@ def load(checkpoints: Path, step: int, model: nn.Module, optimizer: torch.optim.
         index, name = key.split(".", 1)
         entries.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    return State(**read_json(folder / "state.json")), float(read_json(folder / "timing.json")["seconds"])
+    return State(**read_json(folder / "state.json")), read_json(folder / "timing.json")

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import math
 import signal as signals
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from types import FrameType
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,17 +21,19 @@ from tutelage.corpus.batches import Batch, BatchSource
 from tutelage.errors import Interrupted, UserError
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, progress
-from tutelage.run_folder import Lines, RunFolder
+from tutelage.run_folder import RunFolder
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint
 from tutelage.training.checkpoint import State
 from tutelage.training.fused import Scales
 from tutelage.training.heldout import HeldOut, held_out
-from tutelage.training.objectives import TERMS, Counts, Learner, count, effective_weights, scales_for
+from tutelage.training.objectives import TERMS, Learner, count, effective_weights, scales_for
 from tutelage.training.optim import adamw, lr_at
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan
+from tutelage.training.record import Record, Stopwatch
+from tutelage.training.stopping import Stop, stop_flag
 
 LOG_LINES = 400
 """Lines of training loss in the metrics of a run, about."""
@@ -86,14 +86,14 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
     # --- build, resume
     learner = Learner(job.build().to(group.device)).train()
     optimizer = adamw(learner, optim)
-    state, seconds = _resume(job, run, group, learner, optimizer)
+    state, timing = _resume(job, run, group, learner, optimizer)
     wrapped = group.wrap(learner)
-    record = _Record(run, state, seconds, log_every=max(1, plan.total // LOG_LINES), active=group.is_main)
+    record = Record(run, state, timing, log_every=max(1, plan.total // LOG_LINES), active=group.is_main)
 
     def save() -> None:
         if group.is_main:
             state.metrics_bytes = record.sync()
-            checkpoint.save(run.checkpoints, state, learner, optimizer, record.seconds())
+            checkpoint.save(run.checkpoints, state, learner, optimizer, record.timing())
             if job.model.keep == "best":
                 checkpoint.prune(run.checkpoints, {int(state.best.get("step", 0)), *job.milestones})
         group.barrier()
@@ -101,7 +101,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
 
     tokens_left = (plan.total - state.step) * job.source.tokens_per_epoch / job.source.steps_per_epoch
     stage_index, teachers = -1, None
-    with record, _stop_flag() as stop, progress(f"train {job.name}[{job.seed}]", tokens_left, "tok") as bar:
+    with record, stop_flag() as stop, progress(f"train {job.name}[{job.seed}]", tokens_left, "tok") as bar:
         while True:
             # --- evaluate, keep the best
             if state.step in plan.evaluations and state.evaluated < state.step:
@@ -130,7 +130,9 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             counts = count(batch)
             scales = scales_for(job.model.stages[stage_index].objectives, counts)
             wishes = (float(stop.number), float(record.minutes_since_save() > job.model.save_minutes))
-            sums, stop_wish, save_wish = _gradients(job, wrapped, teachers, batch, scales, state.step, group, wishes)
+            sums, stop_wish, save_wish = _gradients(
+                job, wrapped, teachers, batch, scales, state.step, group, wishes, record.teaching
+            )
             norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters(), optim.clip or math.inf))
             _refuse_non_finite(job.name, state.step, sums, norm, batch)
             rate = lr_at(optim, state.step, plan.total)
@@ -153,11 +155,11 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
 
 def _resume(
     job: Job, run: RunFolder, group: Group, learner: Learner, optimizer: torch.optim.Optimizer
-) -> tuple[State, float]:
-    """Load the newest good checkpoint, if any; return the state and the seconds of training before it."""
+) -> tuple[State, dict[str, float]]:
+    """Load the newest good checkpoint, if any; return the state and the clock readings up to it."""
     found = group.from_main(checkpoint.newest_good(run.checkpoints) if group.is_main else None)
     if found is None:
-        return State(), 0.0
+        return State(), {}
     if group.is_main:
         console.print(f"{job.name}[{job.seed}]: going on from step {found} of {job.plan.total}")
     return checkpoint.load(run.checkpoints, found, learner, optimizer)
@@ -182,6 +184,7 @@ def _gradients(
     step: int,
     group: Group,
     wishes: tuple[float, float],
+    teaching: Stopwatch,
 ) -> tuple[Tensor, bool, bool]:
     """Accumulate a step's gradients over micro-batches and processes.
 
@@ -193,7 +196,8 @@ def _gradients(
     sums = torch.zeros(len(TERMS) + len(wishes), dtype=torch.float64, device=group.device)
     for index, micro in enumerate(micros):
         torch.manual_seed(_derive(job.seed, step, group.rank, index))
-        said = None if teachers is None else teachers.signal(micro.tokens_BT, micro.lengths_B, job.precision)
+        with teaching:
+            said = None if teachers is None else teachers.signal(micro.tokens_BT, micro.lengths_B, job.precision)
         with _synchronised(wrapped, index == len(micros) - 1):
             with _autocast(group.device, job.precision):
                 loss, parts = wrapped(micro, scales, said)
@@ -205,7 +209,7 @@ def _gradients(
     return sums[: len(TERMS)], bool(sums[-2] > 0), bool(sums[-1] > 0)
 
 
-def _evaluate(job: Job, learner: Learner, group: Group, stop: _Stop) -> HeldOut | None:
+def _evaluate(job: Job, learner: Learner, group: Group, stop: Stop) -> HeldOut | None:
     """Measure `val`; every process computes the same, which spares an exchange."""
     learner.eval()
     model = learner.model
@@ -249,105 +253,3 @@ def _refuse_non_finite(name: str, step: int, sums: Tensor, norm: float, batch: B
         f"{norm}); the weights were not changed. Rows of this batch: {rows}. Lower optim.lr, lengthen "
         "optim.warmup_steps or set precision to fp32; a run of the same recipe goes on from its last checkpoint"
     )
-
-
-class _Record:
-    """The run's metrics and clock: means since the last line, in nats per token."""
-
-    def __init__(self, run: RunFolder, state: State, seconds: float, log_every: int, active: bool) -> None:
-        self._files = (Lines(run.metrics, state.metrics_bytes), Lines(run.timing)) if active else None
-        self._log_every, self._before = log_every, seconds
-        self._start = self._saved = time.monotonic()
-        self.loss = math.nan
-
-    def step(self, state: State, sums: Tensor, counts: Counts, norm: float, clipped: bool, rate: float) -> None:
-        """Add a step to the current means; write them down when it is time."""
-        state.clipped += clipped
-        add = {
-            "target": float(sums[0]),
-            "targets": counts.target,
-            "teacher": float(sums[1]),
-            "taught": counts.taught,
-            "norm": norm,
-            "clipped": clipped,
-            "steps": 1,
-        }
-        window = {key: state.window.get(key, 0.0) + value for key, value in add.items()}
-        self.loss = window["target"] / max(window["targets"], 1)
-        state.window = window
-        if state.step % self._log_every:
-            return
-        state.window = {}
-        if self._files is None:
-            return
-        line = {
-            "step": state.step,
-            "tokens": state.tokens,
-            "loss": self.loss,
-            "lr": rate,
-            "grad_norm": window["norm"] / window["steps"],
-            "clip_rate": window["clipped"] / window["steps"],
-        }
-        if window["teacher"]:
-            line["kl"] = window["teacher"] / max(window["taught"], 1)
-        self._files[0].write(line)
-        self._files[1].write({"step": state.step, "tokens": state.tokens, "seconds": round(self.seconds(), 3)})
-
-    def evaluation(self, state: State, result: HeldOut) -> None:
-        """Write an evaluation down."""
-        if self._files is not None:
-            self._files[0].write({"step": state.step, "tokens": state.tokens, "val": asdict(result)})
-
-    def seconds(self) -> float:
-        """Return the seconds of training so far, those before a resume included."""
-        return self._before + time.monotonic() - self._start
-
-    def minutes_since_save(self) -> float:
-        """Return how old the last checkpoint is."""
-        return (time.monotonic() - self._saved) / 60
-
-    def saved(self) -> None:
-        """Note that a checkpoint was written."""
-        self._saved = time.monotonic()
-
-    def sync(self) -> int:
-        """Flush the metrics to the disk; return their length in bytes."""
-        return self._files[0].sync() if self._files is not None else 0
-
-    def __enter__(self) -> _Record:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the files."""
-        for file in self._files or ():
-            file.close()
-
-
-class _Stop:
-    """The number of the signal that asked to stop; 0 until one does."""
-
-    number = 0
-
-
-@contextlib.contextmanager
-def _stop_flag() -> Iterator[_Stop]:
-    """Let SIGTERM and the first Ctrl-C end the current step and save; a second Ctrl-C ends at once, losing nothing
-    that was saved."""
-    stop = _Stop()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.number:
-            # A third one shall not disturb the way out.
-            signals.signal(signals.SIGINT, signals.SIG_IGN)
-            raise KeyboardInterrupt
-        stop.number = number
-        console.print("\nstopping after this step; once more to stop at once (the last checkpoint stays)")
-
-    before = {number: signals.signal(number, handle) for number in (signals.SIGTERM, signals.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            if signals.getsignal(number) is not signals.SIG_IGN:
-                signals.signal(number, handler)

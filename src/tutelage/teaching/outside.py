@@ -1,0 +1,75 @@
+"""Models from outside a recipe: Hugging Face folders and hub ids, checked before anything is trained with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UserError, nearest
+from tutelage.files import fingerprint, sha256
+from tutelage.models.build import Kind, load
+from tutelage.models.language_model import LanguageModel
+from tutelage.recipe import Teacher, is_path
+from tutelage.teaching.teachers import check_same_vocabulary
+
+
+def check(teacher: Teacher, tokenizer: Any, known: Iterable[str]) -> None:
+    """Make sure that a teacher from outside exists and shares the vocabulary, without loading its weights.
+
+    Args:
+        teacher: a reference that names no model of the recipe.
+        tokenizer: the recipe's.
+        known: names of the recipe's models, of which this may be a misspelling.
+
+    Raises:
+        UserError: nothing of that name, no tokenizer, another vocabulary, or a seed or step of an outside model.
+    """
+    if teacher.seed is not None or teacher.checkpoint != "best":
+        raise UserError(f"teacher '{teacher}': seeds and checkpoints can be named of models of the recipe only, and "
+                        f"'{teacher.model}' is none{nearest(teacher.model, known)}")  # fmt: skip
+    check_same_vocabulary(tokenizer, _tokenizer_of(teacher.model, known), teacher.model)
+
+
+def load_teacher(teacher: Teacher, tokenizer: Any, reads: Kind) -> LanguageModel:
+    """Load a teacher from outside the recipe."""
+    check(teacher, tokenizer, ())
+    return load(teacher.model, tokenizer, reads)
+
+
+def identity(source: str) -> str:
+    """Return a digest of a folder's configuration and weights, or the commit of a hub model."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        from transformers import AutoConfig
+
+        return f"{source}@{getattr(AutoConfig.from_pretrained(source), '_commit_hash', None)}"
+    files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
+    return fingerprint([_digest(file, file.stat().st_mtime_ns) for file in files if file.is_file()])
+
+
+@lru_cache(maxsize=64)
+def _digest(file: Path, changed: int) -> str:
+    return sha256(file)
+
+
+def _tokenizer_of(source: str, known: Iterable[str]) -> Any:
+    from transformers import AutoTokenizer
+
+    path = Path(source).expanduser()
+    if is_path(source):
+        if not (path / "config.json").is_file():
+            raise UserError(f"teacher '{source}' is no model folder: it has no config.json")
+        if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
+            raise UserError(
+                f"teacher '{source}' has no tokenizer beside it (tokenizer.json): without one its vocabulary cannot be "
+                "compared; `tokenizer.save_pretrained` puts it there"
+            )
+    try:
+        return AutoTokenizer.from_pretrained(str(path) if path.exists() else source)
+    except Exception as error:  # many kinds: no such model, no network, a broken file
+        raise UserError(
+            f"teacher '{source}' is no model of this recipe{nearest(source, known)} and cannot be loaded from a folder "
+            f"or the hub: {error}"
+        ) from error
