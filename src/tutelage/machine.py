@@ -22,8 +22,10 @@ def set_up() -> None:
     import torch
     import transformers
 
-    # Their bars for files that take milliseconds would stand between ours.
+    # Their bars for files that take milliseconds would stand between ours; so would advice about attention masks,
+    # which causal models padded on the right do not need.
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     torch.set_flush_denormal(True)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
