@@ -99,8 +99,9 @@ def main() -> None:
     )
     table = "\n".join(f"| {name} | {speed:,.0f} |" for name, speed in rows)
     (HERE / "cpu_choices.md").write_text(
-        f"# Choices for training on a CPU\n\nA training step of `llama-4m` (4.2M parameters, vocabulary {VOCABULARY:,}) on "
-        f"{ROWS} rows of {LENGTH} tokens, bf16; medians of interleaved runs. {where}.\n\n"
+        "# Choices for training on a CPU\n\n"
+        f"A training step of `llama-4m` (4.2M parameters, vocabulary {VOCABULARY:,}) on {ROWS} rows of {LENGTH} "
+        f"tokens, bf16; medians of interleaved runs. {where}.\n\n"
         f"    python benchmarks/cpu_choices.py\n\n| what | tokens/s |\n|:--|--:|\n{table}\n"
     )
     print(table)

@@ -120,6 +120,48 @@ def test_misspelt_teacher_is_told_before_any_training(runs: Path) -> None:
     assert not (runs / "bad" / "one").exists()
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("preset: lama-1m", "unknown preset 'lama-1m'"),
+        ("config: {hidden_sice: 8}", "no 'hidden_sice'"),
+        ("stages: [{span: 99, objectives: {next_token: 1}}, {}]", "does not fit into 20"),
+    ],
+)
+def test_mistakes_of_later_models_are_told_before_any_training(runs: Path, second: str, message: str) -> None:
+    text = RECIPE + f"  two: {{like: one, {second}}}\n"
+    with pytest.raises(UserError, match=message):
+        api.train(recipe_from_text(text), runs=runs)
+    assert not (runs / "bad" / "one").exists()
+
+
+def test_weights_of_another_tokenizer(runs: Path, trained: Path) -> None:
+    weights = trained / "bad" / "one" / "seed-0" / "hf"
+    text = RECIPE.replace("name: bad", "name: more").replace("400}", "400, alphabet: seen}")
+    shape = "config: {model_type: llama, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, " \
+            "intermediate_size: 32}"  # fmt: skip
+    with pytest.raises(UserError, match="another vocabulary"):
+        api.train(recipe_from_text(text.replace(shape, f"weights: {weights}")), runs=runs)
+
+
+def test_weights_with_too_few_positions(runs: Path, tmp_path: Path) -> None:
+    shape = "config: {model_type: llama, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, " \
+            "intermediate_size: 32}"  # fmt: skip
+    short = "config: {model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_positions: 16}"
+    train(runs, (shape, short))
+    text = RECIPE.replace("rows: {length: 16}", "rows: {length: 32}").replace("name: bad", "name: longer")
+    text = text.replace(shape, f"weights: {runs / 'bad' / 'one' / 'seed-0' / 'hf'}")
+    with pytest.raises(UserError, match=r"16 positions, fewer than data\.rows\.length=32"):
+        api.train(recipe_from_text(text), runs=runs)
+
+
+def test_distilling_alone_still_tells_the_loss(runs: Path, trained: Path) -> None:
+    change = taught_by(trained / "bad" / "one" / "seed-0" / "hf")
+    train(runs, (change[0], change[1].replace("next_token: 0.5, ", "")))
+    lines = RunFolder(runs / "bad" / "one" / "seed-0").lines()
+    assert all(line["loss"] > 1 and line["kl"] >= 0 for line in lines if "val" not in line)
+
+
 def test_new_weights_in_a_teachers_folder_are_another_teacher(runs: Path, trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "teacher"
     shutil.copytree(trained / "bad" / "one" / "seed-0" / "hf", folder)

@@ -1,6 +1,7 @@
 """A whole experiment at toy size: order, skipping, refusal to mix, report, export."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tutelage import api
+from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import read_summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.errors import UserError
@@ -16,6 +18,7 @@ from tutelage.models.build import load
 from tutelage.recipe_file import recipe_from_text
 from tutelage.results import _without_local_paths
 from tutelage.scoring import Scoring
+from tutelage.training import checkpoint
 from tutelage.training.parallel import Group
 
 RECIPE = """
@@ -140,6 +143,33 @@ def test_estimates_match_what_was_trained(done) -> None:
         assert (found.steps, found.tokens) == (run.steps, run.tokens)
         assert found.flops == pytest.approx(found.seeds * (run.flops + run.teacher_flops))
         assert found.seconds > 0
+
+
+def test_teachers_that_are_not_compared_still_cost_something(done) -> None:
+    text = RECIPE[: RECIPE.index("compare:")] + "compare: {models: [student, control]}\n"
+    summary = api.report(recipe_from_text(text), runs=done[0])
+    assert list(summary.models) == ["student", "control", "wide", "other"]
+    full = cost_of(done[1].models, "student")
+    assert cost_of(summary.models, "student") == full
+    assert full.teachers_training_flops > 0
+    assert full.uncounted == ()
+
+
+def test_a_run_keeps_the_precision_it_began_with(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = opened(done[0])[0].wish(Piece("student", 0))
+    other = "fp32" if begun["model"]["precision"] == "bf16" else "bf16"
+    monkeypatch.setattr("tutelage.machine.precision", lambda wish: other)
+    assert opened(done[0])[0].wish(Piece("student", 0)) == begun
+
+
+def test_milestones_are_kept_without_changing_the_run(done, tmp_path: Path) -> None:
+    text = RECIPE.replace("teachers: [wide, other]", "teachers: [wide@step-3, other]")
+    (tmp_path / "toy").mkdir()
+    shutil.copytree(done[0] / "toy" / "data", tmp_path / "toy" / "data")
+    api.train(recipe_from_text(text), runs=tmp_path, model="wide")
+    found, expected = tmp_path / "toy" / "wide" / "seed-0", done[0] / "toy" / "wide" / "seed-0"
+    assert (found / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
+    assert checkpoint.steps_in(found / "checkpoints") == [3, 4, 8]
 
 
 def test_changed_teacher_makes_the_student_another_one(done) -> None:

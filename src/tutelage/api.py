@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
 
 from tutelage import show as estimates
 from tutelage.compare.report import publish as publish_summary
@@ -36,13 +37,19 @@ RECIPE_FILE = "recipe.yaml"
 @contextmanager
 def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterator[tuple[Experiment, Scoring]]:
     if not isinstance(source, Recipe) and (Path(source) / RECIPE_FILE).is_file():
-        # The folder of a run, which lies in the folder of runs.
+        if overrides:
+            raise UserError(
+                f"{source} is a run with settings of its own; overrides go with its recipe and a new name"
+            )
         source, runs = Path(source) / RECIPE_FILE, Path(source).absolute().parent
     what = source if isinstance(source, Recipe) else load_recipe(source, overrides)
     if isinstance(source, Recipe) and overrides:
         raise UserError("overrides go with a recipe file or name; change a Recipe with `model_copy(update=...)`")
     with process_group() as group:
         experiment = Experiment(what, Path(runs), group)
+        experiment.pieces()
+        # All processes together: preparing has a barrier.
+        _ = experiment.data
         yield experiment, Scoring(experiment)
 
 
@@ -74,10 +81,10 @@ def evaluate(source: Source, overrides: Sequence[str] = (), runs: str | Path = R
 
 def report(
     source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, publish: str | Path | None = None
-) -> Summary:
-    """Write the report of a finished experiment, and publish it to a folder if one is named."""
+) -> Summary | None:
+    """Write the report of a finished experiment, and publish it to a folder if one is named; see `run`."""
     with _open(source, overrides, runs) as (experiment, scoring):
-        return _report(experiment, scoring, publish)
+        return _report(experiment, scoring, publish) if experiment.group.is_main else None
 
 
 def run(
@@ -98,24 +105,27 @@ def export(
     source: Source, model: str, folder: str | Path, overrides: Sequence[str] = (), runs: str | Path = RUNS
 ) -> Path:
     """Copy a trained model (`name`, `name[seed]`, `name@step-N`) to a folder that stock transformers loads."""
-    folder = Path(folder)
-    with _open(source, overrides, runs) as (experiment, _):
+    folder = Path(folder).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder; name a new one")
+    try:
         wanted = Teacher.model_validate(model)
+    except ValidationError as error:
+        raise UserError(f"'{model}' is no model: write name, name[seed] or name@step-N") from error
+    with _open(source, overrides, runs) as (experiment, _):
         if wanted.model not in experiment.recipe.models:
             experiment.pieces(wanted.model)
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty; name a new folder")
         piece = experiment.piece_of(wanted)
         trained = experiment.trained(wanted, experiment.recipe.models[piece.name].reads)
-        save(
-            trained, experiment.data.tokenizer, folder, model_card(experiment.recipe, piece, experiment.finished(piece))
-        )
+        card = model_card(experiment.recipe, piece, experiment.finished(piece))
+        if experiment.group.is_main:
+            save(trained, experiment.data.tokenizer, folder, card)
         return folder
 
 
 def _train(experiment: Experiment, scoring: Scoring, model: str | None) -> None:
     pieces = experiment.pieces(model)
-    experiment.check_outside_teachers(pieces)
+    experiment.check(pieces)
     # Reading the suites now tells of a missing one before hours of training.
     _ = scoring.suites
     for piece in pieces:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tutelage import machine, recipe
 from tutelage.corpus.batches import BatchSource, Masking
@@ -147,14 +147,9 @@ class Experiment:
         if data.rows.kind == "examples" and tokenizer.pad_token_id is None:
             raise UserError("rows of examples are padded, but this tokenizer has no pad token; use `kind: chunks`")
         if model.reads == "masked":
+            rate = masked.rate if masked else recipe.Masked().rate
             special = tuple(sorted(tokenizer.all_special_ids))
-            masking = Masking(
-                masked.rate if masked else 0.15,
-                tokenizer.mask_token_id,
-                (max(special) + 1, len(tokenizer)),
-                special,
-                data.seed,
-            )
+            masking = Masking(rate, tokenizer.mask_token_id, len(tokenizer), special, data.seed)
         return BatchSource(split, data.rows, batch_rows, data.seed, tokenizer.pad_token_id or 0, masking, shuffle)
 
     def plan_of(self, name: str) -> Plan:
@@ -173,7 +168,7 @@ class Experiment:
     def trained(self, teacher: recipe.Teacher, reads: Kind) -> LanguageModel:
         """Load a trained model of this recipe, or one from a folder or the hub, after checking its vocabulary."""
         if teacher.model not in self.recipe.models:
-            return outside.load_teacher(teacher, self.data.tokenizer, reads)
+            return outside.load_teacher(teacher, self.data.tokenizer, reads, self.recipe.data.rows.length)
         piece = self.piece_of(teacher)
         run = self.run_of(piece)
         finished = self.finished(piece)
@@ -201,12 +196,24 @@ class Experiment:
         models = [self.trained(teacher, reads) for teacher in stage.teachers]
         return Ensemble(models, [teacher.weight for teacher in stage.teachers], stage.combine)
 
-    def check_outside_teachers(self, pieces: Sequence[Piece]) -> None:
-        """Look at all teachers from outside the recipe now, rather than when their student's turn comes."""
+    def check(self, pieces: Sequence[Piece]) -> None:
+        """Find now what would otherwise stop a model when its turn comes, hours after its teachers'.
+
+        Raises:
+            UserError: a shape, length or stage that cannot be, an outside model that is missing or speaks another
+                vocabulary, or a folder that holds a run with other settings.
+        """
         for name in dict.fromkeys(piece.name for piece in pieces):
-            for teacher in (t for stage in self.recipe.models[name].stages for t in stage.teachers):
+            model = self.recipe.models[name]
+            self.plan_of(name)
+            if model.weights is not None:
+                outside.check_vocabulary(model.weights, self.data.tokenizer)
+            self.cost_of(recipe.Teacher(model=name), model.reads)
+            for teacher in (t for stage in model.stages for t in stage.teachers):
                 if teacher.model not in self.recipe.models:
                     outside.check(teacher, self.data.tokenizer, self.recipe.models)
+        for piece in pieces:
+            self.run_of(piece).holds(self.wish(piece))
 
     # --- training
 
@@ -222,6 +229,15 @@ class Experiment:
             raise UserError(f"{piece} is not trained yet; `tutelage run` trains what is missing, teachers first")
         return finished
 
+    def precision_of(self, piece: Piece) -> Literal["fp32", "bf16"]:
+        """Return a piece's arithmetic: what it began with, also on a machine that would now choose another."""
+        wished = self.recipe.models[piece.name].precision
+        path = self.run_of(piece).path / "recipe.json"
+        if wished == "auto" and path.is_file():
+            begun: Literal["fp32", "bf16"] = read_json(path)["model"]["precision"]
+            return begun
+        return machine.precision(wished)
+
     def wish(self, piece: Piece) -> Json:
         """Say everything that decides a piece's result; what a finished run is checked against."""
         model = self.recipe.models[piece.name]
@@ -232,16 +248,18 @@ class Experiment:
                 fingerprint(self.wish(self.piece_of(teacher))) if inside else outside.identity(teacher.model)
             )
         data = self.recipe.data
+        unused = {"buckets"} if data.rows.kind == "chunks" else {"chunking"}
+        # Without what is left at its default, so that settings of later versions do not disown older runs.
         return {
             "data": {
-                "rows": data.rows.model_dump(mode="json"),
+                "rows": data.rows.model_dump(mode="json", exclude_defaults=True, exclude=unused),
                 "seed": data.seed,
                 "train": self.data.train.digest,
                 "val": self.data.val.digest,
                 "tokenizer": self.data.train.tokenizer_id,
             },
-            "model": model.model_dump(mode="json", exclude=UNCHANGING)
-            | {"precision": machine.precision(model.precision)},
+            "model": model.model_dump(mode="json", exclude=UNCHANGING, exclude_defaults=True)
+            | {"precision": self.precision_of(piece)},
             "seed": self.recipe.seed + piece.seed,
             "teachers": teachers,
         } | ({"weights": outside.identity(model.weights)} if model.weights is not None else {})
@@ -268,7 +286,7 @@ class Experiment:
                 milestones=self.milestones(piece.name),
                 build=lambda: self.new_model(piece),
                 teachers=lambda index: self.teachers_of(model.stages[index], model.reads),
-                precision=machine.precision(model.precision),
+                precision=self.precision_of(piece),
             )
             state = train(job, run, self.group)
             if self.group.is_main:
@@ -279,7 +297,13 @@ class Experiment:
         """Export the best checkpoint and write down what training came to."""
         best = int(state.best["step"])
         learner = Learner(self.new_model(piece))
-        checkpoint.load_weights(checkpoint.folder_of(run.checkpoints, best), learner)
+        folder = checkpoint.folder_of(run.checkpoints, best)
+        fault = checkpoint.verify(folder)
+        if fault is not None:
+            raise UserError(
+                f"{piece}: the best checkpoint, {folder}, is damaged: {fault}; restore it, or delete {run.path}"
+            )
+        checkpoint.load_weights(folder, learner)
         cost = cost_of(learner.model.hf, job.model.reads, job.source.row_length)
         last = checkpoint.folder_of(run.checkpoints, state.step)
         timing = read_json(last / "timing.json")

@@ -6,18 +6,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tutelage import __version__
 from tutelage.compare.comparisons import compare, pairs_to_compare, with_comparisons
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.errors import UserError
 from tutelage.experiment import Experiment, Piece
-from tutelage.files import write_json
+from tutelage.files import read_json, write_json
 from tutelage.machine import environment
 from tutelage.recipe import ensemble_members
 from tutelage.run_folder import Json, RunFolder, differences
-from tutelage.scoring import HELD_OUT, Scoring, Subject
+from tutelage.scoring import HELD_OUT, Scoring, Subject, save_arrays
+
+MACHINE = ("cpu", "cores", "memory_gib", "gpu")
 
 
 def summarise(experiment: Experiment, scoring: Scoring) -> Summary:
@@ -30,13 +30,15 @@ def summarise(experiment: Experiment, scoring: Scoring) -> Summary:
     splits = {"train": data.train, "val": data.val, "test": data.test}
     machine = environment()
     names = what.compare.models or tuple(what.models)
+    # Teachers that are not compared still cost something.
+    silent = [name for name in dict.fromkeys(p.name for p in experiment.pieces()) if name not in names]
     summary: Json = {
         "schema": 1,
         "recipe": what.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "tutelage": __version__,
         "versions": {key: machine[key] for key in ("python", "torch", "transformers")},
-        "machine": {key: machine[key] for key in ("cpu", "cores", "memory_gib", "gpu")},
+        "machine": {key: machine[key] for key in MACHINE},
         "resolved_recipe": what.model_dump(mode="json"),
         "data": {
             "corpus": what.data.corpus,
@@ -45,7 +47,8 @@ def summarise(experiment: Experiment, scoring: Scoring) -> Summary:
             "vocab_size": len(data.tokenizer),
             "bytes_per_token": {split: store.bytes / len(store) for split, store in splits.items() if len(store)},
         },
-        "models": {name: _model(experiment, scoring, name) for name in names},
+        "models": {name: _model(experiment, scoring, name) for name in names}
+        | {name: _model(experiment, scoring, name, scored=False) for name in silent if _teaches(experiment, name)},
         "differences": [
             {"a": a, "b": b, "keys": [list(item) for item in _settings_that_differ(experiment, a, b)]}
             for a, b in _pairs(experiment, names)
@@ -88,17 +91,24 @@ def _settings_that_differ(experiment: Experiment, a: str, b: str) -> list[tuple[
     return differences(one, other)
 
 
-def _model(experiment: Experiment, scoring: Scoring, name: str) -> Json:
-    subjects = list(scoring.subjects(name))
-    seeds = {str(subject.seed): _scores(scoring, subject) for subject in subjects}
+def _teaches(experiment: Experiment, name: str) -> bool:
+    models = experiment.recipe.models.values()
+    return any(teacher.model == name for model in models for stage in model.stages for teacher in stage.teachers)
+
+
+def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = True) -> Json:
     members = ensemble_members(name)
     if members:
+        subjects = list(scoring.subjects(name))
         cost = [experiment.cost_of(member, "causal").parameters for member in subjects[0].members]
+        seeds = {str(subject.seed): _scores(scoring, subject) for subject in subjects}
         return {"role": "ensemble", "parameters": sum(cost), "members": members, "seeds": seeds}
     model = experiment.recipe.models[name]
-    for subject in subjects:
-        seeds[str(subject.seed)] |= _training(experiment, Piece(name, subject.seed))
-    finished = experiment.finished(Piece(name, subjects[0].seed))
+    seeds = {str(seed): _training(experiment, Piece(name, seed)) for seed in model.seed_list}
+    if scored:
+        for subject in scoring.subjects(name):
+            seeds[str(subject.seed)] |= _scores(scoring, subject)
+    finished = experiment.finished(Piece(name, model.seed_list[0]))
     return {
         "role": _role(experiment, name),
         "preset": model.preset,
@@ -129,7 +139,9 @@ def _training(experiment: Experiment, piece: Piece) -> Json:
             "best_step", "val")  # fmt: skip
     found = {key: done.get(key) for key in kept}
     found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
-    return found | {"curves": _curves(experiment.run_of(piece))}
+    run = experiment.run_of(piece)
+    trained_on = read_json(run.path / "environment.json")
+    return found | {"curves": _curves(run), "machine": {key: trained_on[key] for key in MACHINE}}
 
 
 def _curves(run: RunFolder) -> Json:
@@ -162,6 +174,6 @@ def _scores(scoring: Scoring, subject: Subject) -> Json:
     margins = scoring.margins(subject)
     if margins:
         path = scoring.folder(subject) / "margins.npz"
-        np.savez_compressed(path, **margins)
+        save_arrays(path, margins)
         found["suite_items"] = str(path.absolute())
     return found

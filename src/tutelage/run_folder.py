@@ -139,7 +139,8 @@ def differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any, Any
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in sorted({*old, *new}):
-            found += differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+            missing = "(default)"
+            found += differences(old.get(key, missing), new.get(key, missing), f"{place}.{key}" if place else str(key))
         return found
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [

@@ -6,6 +6,7 @@ what it was measured on; another corpus, suite or convention measures anew.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from tutelage import machine, recipe
+from tutelage import recipe
 from tutelage.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.suites import Suite, evaluate_suite, find_suite
 from tutelage.experiment import Experiment
-from tutelage.files import explain_disk_errors, fingerprint, read_json, write_json
+from tutelage.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.models.build import Kind
 from tutelage.progress import console
 from tutelage.run_folder import Json
@@ -137,7 +138,7 @@ class Scoring:
         return getattr(self.experiment.data, name)
 
     def _precision(self, subject: Subject) -> Any:
-        return machine.precision(self.recipe.models[subject.members[0].model].precision)
+        return self.experiment.precision_of(self.experiment.piece_of(subject.members[0]))
 
     def _held_out(self, subject: Subject, ensemble: Ensemble, name: str) -> Json:
         split = self._split(name)
@@ -165,12 +166,17 @@ class Scoring:
         )
         path = self.folder(subject) / f"{_file(name)}.items.npz"
         arrays: dict[str, Any] = {key: value.astype(np.float32) for key, value in result.margins().items()}
-        with explain_disk_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(path, **arrays)
+        save_arrays(path, arrays)
         return result.to_json()
+
+
+def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays to an `.npz` file, atomically."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
 
 
 def _file(name: str) -> str:
     """Make a file name of a suite's name, which may hold a path."""
-    return name.replace("/", "_").replace(":", "-")
+    return name if ":" not in name else f"pairs-{Path(name).name}-{fingerprint(name)[:8]}"

@@ -8,7 +8,7 @@ from tutelage import recipe
 from tutelage.corpus.batches import IGNORE, BatchSource, Masking
 from tutelage.errors import UserError
 
-MASKING = Masking(rate=0.3, mask_id=3, random_ids=(6, 60), special_ids=(0, 1, 2, 3, 4, 5), seed=9)
+MASKING = Masking(rate=0.3, mask_id=3, vocab_size=60, special_ids=(0, 1, 2, 3, 4, 5), seed=9)
 
 
 def source(store, kind: str = "chunks", chunking: str = "fixed", masking: Masking | None = None, rows: int = 4, **more):

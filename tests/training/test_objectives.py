@@ -13,7 +13,7 @@ T = 16
 
 
 def batch_of(store, kind: str = "chunks", masked: bool = False) -> Batch:
-    masking = Masking(0.3, 3, (6, 60), (0, 1, 2, 3, 4, 5), seed=1) if masked else None
+    masking = Masking(0.3, 3, 60, (0, 1, 2, 3, 4, 5), seed=1) if masked else None
     rows = recipe.Rows(kind=kind, length=T, buckets=(8,))
     return BatchSource(store, rows, 32, seed=0, masking=masking).batch(0)
 

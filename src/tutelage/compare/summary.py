@@ -91,6 +91,8 @@ class SeedRun(_Strict):
     test: HeldOut | None = None
     curves: dict[str, list[Point]] = {}
     """`train_loss`, `train_kl`, `val_loss`, `lr`; others are kept and not drawn."""
+    machine: dict[str, str | int | float | None] = {}
+    """Where it was trained."""
     clip_rate: Share | None = None
     """Share of steps whose gradient was clipped."""
     suites: dict[str, Suite] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -51,6 +51,7 @@ class Batch:
         lengths_B: tokens before the padding of each row; None where no row is padded.
         labels: further targets by task, each with B as its first dimension; `IGNORE` where a label is missing.
         masked: whether tokens were hidden from the model, which reads both ways; else it reads left to right.
+        silent: a stand-in without any loss, for a process that has no rows of a small batch.
     """
 
     rows_B: Tensor
@@ -59,6 +60,7 @@ class Batch:
     lengths_B: Tensor | None
     labels: dict[str, Tensor]
     masked: bool = False
+    silent: bool = False
 
     def part(self, rows: slice) -> Batch:
         """Return some of the rows."""
@@ -114,23 +116,27 @@ class Masking:
     Attributes:
         rate: share of tokens to predict.
         mask_id: the mask token.
-        random_ids: ids from which random replacements come: `[low, high)`.
+        vocab_size: random replacements come from all ids below it that are not special.
         special_ids: never hidden.
         seed: of the draws.
     """
 
     rate: float
     mask_id: int
-    random_ids: tuple[int, int]
+    vocab_size: int
     special_ids: tuple[int, ...]
     seed: int
+
+    @cached_property
+    def _plain_ids(self) -> Ints:
+        return np.setdiff1d(np.arange(self.vocab_size), self.special_ids)
 
     def hide(self, tokens_T: Ints, epoch: int, row: int) -> tuple[Ints, Ints]:
         """Return the row to read and its targets; the draws depend on (seed, epoch, row) alone."""
         draw = _generator(self.seed, 3, epoch, row)
         chosen = (draw.random(tokens_T.shape) < self.rate) & ~np.isin(tokens_T, self.special_ids)
         how = draw.random(tokens_T.shape)
-        random = draw.integers(*self.random_ids, size=tokens_T.shape)
+        random = draw.choice(self._plain_ids, size=tokens_T.shape)
         hidden = np.where(chosen & (how < 0.8), self.mask_id, tokens_T)
         hidden = np.where(chosen & (how >= 0.8) & (how < 0.9), random, hidden)
         return hidden, np.where(chosen, tokens_T, IGNORE)

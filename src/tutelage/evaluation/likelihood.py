@@ -96,13 +96,8 @@ def log_probs(
 
 def position_limit(ensemble: Ensemble) -> int | None:
     """Return how many tokens the models can place, or None where positions are rotations and have no end."""
-    configs: list[Any] = [model.hf.config for model in ensemble.models if isinstance(model, LanguageModel)]
-    limits = [
-        int(config.max_position_embeddings)
-        for config in configs
-        if getattr(config, "max_position_embeddings", None) and getattr(config, "rope_parameters", None) is None
-    ]
-    return min(limits, default=None)
+    limits = [model.positions for model in ensemble.models if isinstance(model, LanguageModel)]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 @contextmanager

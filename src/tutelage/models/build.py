@@ -67,7 +67,7 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
 def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> LanguageModel:
     """Make a model with random weights drawn from `seed`, or load the weights it starts from."""
     if model.weights is not None:
-        return load(model.weights, tokenizer, model.reads)
+        return load(model.weights, tokenizer, model.reads, row_length)
     config = config_for(model, tokenizer, row_length)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -78,7 +78,7 @@ def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> La
 def shape(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
     """Return a recipe's Hugging Face model without weights (on the `meta` device), to count its cost."""
     if model.weights is not None:
-        return load(model.weights, tokenizer, model.reads).hf
+        return load(model.weights, tokenizer, model.reads, row_length).hf
     with torch.device("meta"):
         hf = _from_config(config_for(model, tokenizer, row_length), model.reads)
     hf.tie_weights()
@@ -95,12 +95,12 @@ def _from_config(config: Any, reads: Kind) -> Any:
         raise UserError(f"cannot build a {reads} model of type '{config.model_type}': {error}") from error
 
 
-def load(source: str, tokenizer: Any, kind: Kind) -> LanguageModel:
+def load(source: str, tokenizer: Any, kind: Kind, row_length: int = 0) -> LanguageModel:
     """Load a model from a Hugging Face folder or hub id.
 
     Raises:
         UserError: no such folder, no (safetensors) weights in it, weights that do not fit its configuration, or a
-            vocabulary smaller than the tokenizer's.
+            vocabulary smaller than the tokenizer's, or fewer positions than a row has tokens.
     """
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -129,7 +129,10 @@ def load(source: str, tokenizer: Any, kind: Kind) -> LanguageModel:
     if found["missing_keys"] or found["mismatched_keys"]:
         names = sorted(found["missing_keys"] or found["mismatched_keys"])
         raise UserError(f"'{source}' lacks weights that a {kind} {hf.config.model_type} needs: {', '.join(names[:5])}")
-    return LanguageModel(hf, kind, len(tokenizer))
+    model = LanguageModel(hf, kind, len(tokenizer))
+    if model.positions is not None and model.positions < row_length:
+        raise UserError(f"'{source}' has {model.positions} positions, fewer than data.rows.length={row_length}")
+    return model
 
 
 def attention() -> str:

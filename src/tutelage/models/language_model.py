@@ -63,6 +63,13 @@ class LanguageModel(nn.Module):
         bias: Tensor | None = self.hf.get_output_embeddings().bias
         return None if bias is None else bias[: self.vocab_size]
 
+    @property
+    def positions(self) -> int | None:
+        """How many tokens a row may have; None where positions are rotations and have no end."""
+        config = self.hf.config
+        limit = getattr(config, "max_position_embeddings", None)
+        return int(limit) if limit and getattr(config, "rope_parameters", None) is None else None
+
     def hidden(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return what the output layer reads, `(B, T, D)`.
 

@@ -27,26 +27,47 @@ def check(teacher: Teacher, tokenizer: Any, known: Iterable[str]) -> None:
         UserError: nothing of that name, no tokenizer, another vocabulary, or a seed or step of an outside model.
     """
     if teacher.seed is not None or teacher.checkpoint != "best":
-        raise UserError(f"teacher '{teacher}': seeds and checkpoints can be named of models of the recipe only, and "
-                        f"'{teacher.model}' is none{nearest(teacher.model, known)}")  # fmt: skip
-    check_same_vocabulary(tokenizer, _tokenizer_of(teacher.model, known), teacher.model)
+        raise UserError(
+            f"teacher '{teacher}': seeds and checkpoints can be named of models of the recipe only, and "
+            f"'{teacher.model}' is none{nearest(teacher.model, known)}"
+        )
+    check_vocabulary(teacher.model, tokenizer, known)
 
 
-def load_teacher(teacher: Teacher, tokenizer: Any, reads: Kind) -> LanguageModel:
+def check_vocabulary(source: str, tokenizer: Any, known: Iterable[str] = ()) -> None:
+    """Make sure that an outside model gives the same ids to the same strings; see `check`."""
+    check_same_vocabulary(tokenizer, _tokenizer_of(source, known), source)
+
+
+def load_teacher(teacher: Teacher, tokenizer: Any, reads: Kind, row_length: int) -> LanguageModel:
     """Load a teacher from outside the recipe."""
     check(teacher, tokenizer, ())
-    return load(teacher.model, tokenizer, reads)
+    return load(teacher.model, tokenizer, reads, row_length)
 
 
 def identity(source: str) -> str:
     """Return a digest of a folder's configuration and weights, or the commit of a hub model."""
     path = Path(source).expanduser()
-    if not path.is_dir():
-        from transformers import AutoConfig
+    if is_path(source):
+        files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
+        if not files[0].is_file():
+            raise UserError(
+                f"{path} is no model folder (any more): it has no config.json. A run that depends on it cannot be "
+                "checked without it: put it back"
+            )
+        return fingerprint([_digest(file, file.stat().st_mtime_ns) for file in files])
+    return f"{source}@{_commit(source)}"
 
-        return f"{source}@{getattr(AutoConfig.from_pretrained(source), '_commit_hash', None)}"
-    files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
-    return fingerprint([_digest(file, file.stat().st_mtime_ns) for file in files if file.is_file()])
+
+@lru_cache(maxsize=64)
+def _commit(source: str) -> str | None:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # many kinds: no such model, no network
+        raise UserError(f"'{source}' is neither a folder nor a hub model that can be reached: {error}") from error
+    return getattr(config, "_commit_hash", None)
 
 
 @lru_cache(maxsize=64)
@@ -67,7 +88,7 @@ def _tokenizer_of(source: str, known: Iterable[str]) -> Any:
                 "compared; `tokenizer.save_pretrained` puts it there"
             )
     try:
-        return AutoTokenizer.from_pretrained(str(path) if path.exists() else source)
+        return AutoTokenizer.from_pretrained(str(path) if path.exists() else source, trust_remote_code=False)
     except Exception as error:  # many kinds: no such model, no network, a broken file
         raise UserError(
             f"teacher '{source}' is no model of this recipe{nearest(source, known)} and cannot be loaded from a folder "

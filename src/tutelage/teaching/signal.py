@@ -41,9 +41,10 @@ class DenseSignal:
         picked = tuple(h.reshape(-1, h.shape[-1])[index] for h in self.hidden)
         return DenseSignal(picked, self.heads, self.weights, self.combine)
 
-    def rows(self, rows: slice) -> DenseSignal:
-        """Return the signal of some rows of the batch."""
-        return DenseSignal(tuple(h[rows] for h in self.hidden), self.heads, self.weights, self.combine)
+    def to(self, dtype: torch.dtype) -> DenseSignal:
+        """Return the signal with hidden states and heads in another type, so that no chunk casts them again."""
+        heads = tuple((weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in self.heads)
+        return DenseSignal(tuple(h.to(dtype) for h in self.hidden), heads, self.weights, self.combine)
 
     def log_probs(self, temperature: float = 1.0) -> Tensor:
         """Return log-probabilities over the vocabulary in float32, `(..., V)`; with `.at` chunk by chunk.

@@ -83,34 +83,39 @@ class _Fused(torch.autograd.Function):
         taught_N: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         wants = any(ctx.needs_input_grad[:3])
-        weight = weight_VD.to(hidden_ND.dtype)
-        bias = None if bias_V is None else bias_V.to(hidden_ND.dtype)
-        grad_hidden = torch.empty_like(hidden_ND) if wants else None
+        device = hidden_ND.device.type
+        # Autocast would cast the weights again in every chunk, and leaves some products in float32.
+        type_ = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
+        hidden, weight = hidden_ND.to(type_), weight_VD.to(type_)
+        bias = None if bias_V is None else bias_V.to(type_)
+        grad_hidden = torch.empty_like(hidden) if wants else None
         grad_weight = torch.zeros_like(weight_VD) if wants else None
         grad_bias = torch.zeros_like(bias_V) if wants and bias_V is not None else None
-        sums = torch.zeros(2, dtype=torch.float64, device=hidden_ND.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
+        said = None if signal is None else signal.to(type_)
         # Logits, two log-softmaxes, the teachers' distribution, the gradient: about five float32 buffers.
         chunk = max(32, CHUNK_BYTES // (20 * weight.shape[0]))
-        for start in range(0, hidden_ND.shape[0], chunk):
-            part = slice(start, start + chunk)
-            h = hidden_ND[part]
-            grad = _chunk(
-                F.linear(h, weight, bias).float(),
-                targets_N[part],
-                scales,
-                None if signal is None else signal.at(part),
-                None if taught_N is None else taught_N[part],
-                sums,
-                wants,
-            )
-            if grad is not None and grad_hidden is not None and grad_weight is not None:
-                g = grad.to(hidden_ND.dtype)
-                torch.mm(g, weight, out=grad_hidden[part])
-                grad_weight += g.t() @ h
-                if grad_bias is not None:
-                    grad_bias += grad.sum(0)
+        with torch.autocast(device, enabled=False):
+            for start in range(0, hidden.shape[0], chunk):
+                part = slice(start, start + chunk)
+                grad = _chunk(
+                    F.linear(hidden[part], weight, bias).float(),
+                    targets_N[part],
+                    scales,
+                    None if said is None else said.at(part),
+                    None if taught_N is None else taught_N[part],
+                    sums,
+                    wants,
+                )
+                if grad is not None and grad_hidden is not None and grad_weight is not None:
+                    g = grad.to(type_)
+                    torch.mm(g, weight, out=grad_hidden[part])
+                    grad_weight += g.t() @ hidden[part]
+                    if grad_bias is not None:
+                        grad_bias += grad.sum(0)
         if wants:
             ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+            ctx.hidden_type = hidden_ND.dtype
         loss = scales.target * sums[0] + scales.teacher * sums[1]
         ctx.mark_non_differentiable(sums)
         return loss.float(), sums
@@ -120,7 +125,7 @@ class _Fused(torch.autograd.Function):
         hidden, weight, bias = ctx.saved_tensors
         scale = grads[0]
         return (
-            hidden * scale.to(hidden.dtype),
+            (hidden * scale.to(hidden.dtype)).to(ctx.hidden_type),
             weight * scale.to(weight.dtype),
             None if bias is None else bias * scale.to(bias.dtype),
             None,
@@ -142,14 +147,14 @@ def _chunk(
     """Add a chunk's two sums to `sums`; return the gradient of the loss in its logits."""
     grad: Tensor | None = None
     log_p = F.log_softmax(logits, -1)
-    if scales.target:
-        answered = targets != IGNORE
-        gold = targets.clamp_min(0)[:, None]
-        sums[0] -= (log_p.gather(1, gold).squeeze(1) * answered).sum(dtype=torch.float64)
-        if wants:
-            factor = answered[:, None] * scales.target
-            grad = log_p.exp().mul_(factor)
-            grad.scatter_add_(1, gold, -factor.to(grad.dtype))
+    answered = targets != IGNORE
+    gold = targets.clamp_min(0)[:, None]
+    # Measured even where it has no weight: a student of teachers alone is judged by the text too.
+    sums[0] -= (log_p.gather(1, gold).squeeze(1) * answered).sum(dtype=torch.float64)
+    if scales.target and wants:
+        factor = answered[:, None] * scales.target
+        grad = log_p.exp().mul_(factor)
+        grad.scatter_add_(1, gold, -factor.to(grad.dtype))
     if signal is not None and scales.teacher:
         T = scales.temperature
         log_p_T = log_p if T == 1 else F.log_softmax(logits.div_(T), -1)

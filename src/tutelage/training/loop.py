@@ -10,14 +10,14 @@ import contextlib
 import math
 import signal as signals
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tutelage import recipe
-from tutelage.corpus.batches import Batch, BatchSource
+from tutelage.corpus.batches import IGNORE, Batch, BatchSource
 from tutelage.errors import Interrupted, UserError
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, progress
@@ -106,9 +106,12 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             # --- evaluate, keep the best
             if state.step in plan.evaluations and state.evaluated < state.step:
                 result = _evaluate(job, learner, group, stop)
+                if result is not None and not math.isfinite(result.loss):
+                    raise UserError(f"models.{job.name}: the loss on val is not finite after step {state.step}; lower "
+                                    "optim.lr or set precision to fp32. Checkpoints before it are intact")  # fmt: skip
                 if result is None:
                     save()
-                    raise Interrupted(stop.number)
+                    raise Interrupted(stop.number or signals.SIGTERM)
                 state.evaluated = state.step
                 if not state.best or result.loss < state.best["loss"]:
                     state.best = {"step": state.step, "loss": result.loss}
@@ -129,7 +132,8 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             batch = job.source.batch(state.step)
             counts = count(batch)
             scales = scales_for(job.model.stages[stage_index].objectives, counts)
-            wishes = (float(stop.number), float(record.minutes_since_save() > job.model.save_minutes))
+            due = record.minutes_since_save() > job.model.save_minutes or state.step + 1 in job.milestones
+            wishes = (float(stop.number), float(due))
             sums, stop_wish, save_wish = _gradients(
                 job, wrapped, teachers, batch, scales, state.step, group, wishes, record.teaching
             )
@@ -191,7 +195,7 @@ def _gradients(
     Returns:
         The plain sums of the terms over the whole batch, and whether any process wishes to stop and to save.
     """
-    mine = batch.part(slice(group.rank, None, group.size)).to(group.device)
+    mine = _share(batch, group).to(group.device)
     micros = list(mine.split(job.model.optim.micro_batch_rows or job.model.optim.batch_rows))
     sums = torch.zeros(len(TERMS) + len(wishes), dtype=torch.float64, device=group.device)
     for index, micro in enumerate(micros):
@@ -207,6 +211,17 @@ def _gradients(
     sums[len(TERMS) :] = torch.tensor(wishes)
     group.sum(sums)
     return sums[: len(TERMS)], bool(sums[-2] > 0), bool(sums[-1] > 0)
+
+
+def _share(batch: Batch, group: Group) -> Batch:
+    """Return a process's rows; where there are fewer rows than processes, a row without any loss.
+
+    A process without rows would miss the exchange of gradients and leave the others waiting for ever.
+    """
+    if group.rank < len(batch.rows_B):
+        return batch.part(slice(group.rank, None, group.size))
+    spare = batch.part(slice(0, 1))
+    return replace(spare, targets_BT=torch.full_like(spare.targets_BT, IGNORE), silent=True)
 
 
 def _evaluate(job: Job, learner: Learner, group: Group, stop: Stop) -> HeldOut | None:

@@ -58,7 +58,7 @@ def taught_positions(batch: Batch) -> Tensor:
 
     A causal row's last token counts too, though its target lies outside the row (as in BabyLlama's code).
     """
-    return batch.targets_BT != IGNORE if batch.masked else batch.real_BT
+    return batch.targets_BT != IGNORE if batch.masked or batch.silent else batch.real_BT
 
 
 def scales_for(objectives: recipe.Objectives, counts: Counts) -> Scales:

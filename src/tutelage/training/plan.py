@@ -42,7 +42,7 @@ def plan(
         model: the recipe's model.
         source: its training batches.
         words_per_token: of the training split.
-        milestones: steps whose checkpoints others need.
+        milestones: steps whose checkpoints others need; checked, and saved by the loop.
 
     Raises:
         UserError: a length below one step, or stages that leave no room for each other.
@@ -78,4 +78,4 @@ def plan(
     if milestones and max(milestones) > total:
         raise UserError(f"a teacher is '{name}@step-{max(milestones)}', but {name} has only {total} steps")
     spaced = {round(total * (i + 1) / model.evaluations) for i in range(model.evaluations)} - {0}
-    return Plan(total, tuple(ends), frozenset(spaced | {total} | milestones))
+    return Plan(total, tuple(ends), frozenset(spaced | {total}))

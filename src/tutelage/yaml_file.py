@@ -1,0 +1,134 @@
+"""YAML text to a plain tree, without YAML's traps, and the line of every key.
+
+The safe loader, and stricter: keys are texts and do not repeat, tags are refused, what aliases expand to is counted
+before it is built (a few lines could otherwise become gigabytes), `3e-4` is a number, `1:30` and `0100` are neither
+times nor octal, and only `true` and `false` are truth values.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from tutelage.errors import UserError
+
+MAX_CHARACTERS = 1 << 20
+MAX_VALUES = 100_000
+MAX_DEPTH = 50
+SECRET = re.compile(r"(api_?key|password|secret|access_?token|bearer)", re.IGNORECASE)
+YAML = "tag:yaml.org,2002:"
+
+Place = tuple[str | int, ...]
+Lines = dict[Place, int]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with plain numbers and booleans, and without tags."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        if getattr(event, "tag", None) is not None:
+            raise yaml.composer.ComposerError(None, None, "tags (!...) have no place in a recipe", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def plain_int(self, node: yaml.ScalarNode) -> int:
+        return int(node.value.replace("_", ""))
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag.removeprefix(YAML) not in ("bool", "float", "int", "timestamp", "value")
+    ]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(f"{YAML}bool", re.compile(r"^(true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(f"{YAML}int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    f"{YAML}float",
+    re.compile(
+        r"^[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|\.[0-9][0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|\.(inf|nan))$"
+    ),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor(f"{YAML}int", _Loader.plain_int)
+
+
+def parse(text: str, name: str) -> tuple[Any, Lines]:
+    """Parse YAML text to plain mappings, lists and values, and the line of every key and list item.
+
+    Args:
+        text: one YAML document.
+        name: what errors call it, such as the file's name.
+
+    Raises:
+        UserError: not YAML, too large or too deep, a tag, or a key that repeats, is no text or looks like a secret.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"{name}: larger than {MAX_CHARACTERS >> 20} MiB; that is no recipe")
+    lines: Lines = {}
+    try:
+        loader = _Loader(text)
+        loader.name = name
+        node = loader.get_single_node()
+        if node is None:
+            return None, lines
+        _look_through(node, (), lines, name)
+        # Aliases share one object; an override of one place must not change the others.
+        return _unshared(loader.construct_document(node)), lines
+    except RecursionError as error:
+        raise UserError(f"{name}: nested more than {MAX_DEPTH} levels deep; that is no recipe") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: not valid YAML: {error}") from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def _unshared(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def _look_through(node: yaml.Node, place: Place, lines: Lines, name: str) -> None:
+    """Note the lines of everything below a node, aliases written out, and refuse what has no place in a recipe."""
+    line = node.start_mark.line + 1
+    if len(lines) > MAX_VALUES:
+        raise UserError(f"{name}:{line}: more than {MAX_VALUES:,} values with all aliases written out; write fewer")
+    if len(place) > MAX_DEPTH:
+        raise UserError(
+            f"{name}:{line}: nested more than {MAX_DEPTH} levels deep; that is no recipe, or an alias stands within "
+            "what it names"
+        )
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            word = _word(key, seen, name)
+            lines[(*place, word)] = key.start_mark.line + 1
+            _look_through(value, (*place, word), lines, name)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*place, index)] = value.start_mark.line + 1
+            _look_through(value, (*place, index), lines, name)
+
+
+def _word(key: yaml.Node, seen: set[str], name: str) -> str:
+    """Return a mapping's key, after checking it, and add it to the ones seen."""
+    where = f"{name}:{key.start_mark.line + 1}"
+    if not isinstance(key, yaml.ScalarNode):
+        raise UserError(f"{where}: a list or mapping cannot be a key; write a name")
+    word: str = key.value
+    if key.tag.removeprefix(YAML) not in ("str", "merge"):
+        raise UserError(f"{where}: the key '{word}' is no text; put it in quotes")
+    if word in seen:
+        raise UserError(f"{where}: the key '{word}' stands here a second time")
+    if SECRET.search(word):
+        raise UserError(f"{where}: '{word}' looks like a secret; those belong in the environment")
+    seen.add(word)
+    return word
