@@ -70,18 +70,32 @@ def test_overrides_come_before_like() -> None:
         (("epochs: 6", "epochs: 6\n    steps: 7"), "exactly one of `epochs`, `steps`"),
         ((", distill: {weight: 0.6, temperature: 2}", ""), "`teachers` and `objectives.distill` go together"),
         (("next_token: 0.2", "next_token: 0.2, masked: 1"), "exclude each other"),
-        (("like: student", "like: studet"), "did you mean 'student'"),
+        (
+            ("like: student", "like: studet"),
+            r"x\.yaml:12: models\.control\.like names 'studet', .*did you mean 'student'",
+        ),
         (("like: student", "like: control"), "like` goes in a circle"),
         (("without: teachers", "without: tasks"), "names 'tasks', which 'student' does not have"),
         (("name: base", "name: Bäse/"), "name"),
         (("name: base", "name: base\napi_key: x"), "looks like a secret"),
         (("preset: llama-1m, epochs: 4", "epochs: 4"), "give its shape"),
         (("seeds: 3", "seeds: [1, 1]"), "not distinct"),
+        (("seeds: 3", "seeds: 1" + "0" * 12), r"x\.yaml:8: models\.student\.seeds: .*less than or equal to 1000"),
         (("name: base", "name: base\ncompare: {models: [nobody]}"), "names 'nobody'"),
         (("name: base", "name: base\ncompare: {models: ['student[0]']}"), r"names 'student\[0\]'"),
         (("name: base", "name: base\ncompare: {models: [student], pairs: [[student, control]]}"), "names 'control'"),
         (("name: base", "name: !!python/object/apply:os.system ['true']"), "not valid YAML"),
         (("name: base", "name: [base"), "not valid YAML"),
+        (("epochs: 6", "steps: 1:30"), r"x\.yaml:7: models\.student\.steps: .*'1:30'"),
+        (("epochs: 6", "steps: 0x10"), r"x\.yaml:7: models\.student\.steps: .*'0x10'"),
+        (("lr: 3e-4", "betas: [0.9, 1.0]"), r"x\.yaml:4: models\.teacher\.optim\.betas\.1: .*less than 1"),
+        (("lr: 3e-4", "betas: [-0.1, 0.9]"), r"x\.yaml:4: models\.teacher\.optim\.betas\.0: .*greater than or equal"),
+        (("  teacher: {", "  te.acher: {"), r"x\.yaml:4: models\.te\.acher: .*letters, digits"),
+        (("  control:", "  report.html:"), r"models\.report\.html: .*letters, digits"),
+        (("  control:", "  data:"), r"x\.yaml:12: models\.data: the run keeps its own files"),
+        (("  control:", "  Ensembles:"), r"models\.Ensembles: the run keeps its own files"),
+        (("like: student, without: teachers", "preset: llama-1m, steps: 1, without: teachers"), "goes with `like`"),
+        (("name: base", "name: base\ncompare: {models: ['ensemble(teacher, a[)']}"), r"names 'a\['"),
     ],
 )
 def test_refusals_name_line_key_and_remedy(change: tuple[str, str], message: str) -> None:
@@ -95,6 +109,10 @@ def test_refusals_name_line_key_and_remedy(change: tuple[str, str], message: str
         ("models.student.stages.3.combine=x", "no index of a list of 1"),
         ("name.x=1", "holds no keys|nothing lies below"),
         ("models.student.optim.learning=1", "unknown key 'models.student.optim.learning'"),
+        ("models.student.optim=&a [*a]", "override .*: nested more than 50"),
+        ("models.student.optim={lr: 1, lr: 2}", "override .*: the key 'lr' stands here a second time"),
+        ("models.student.stages.²=x", "no index of a list of 1"),
+        ("models.student.optim.lr=\udcff", "not valid YAML"),
     ],
 )
 def test_bad_overrides(override: str, message: str) -> None:
@@ -129,3 +147,136 @@ def test_numbers_are_numbers_and_words_are_words() -> None:
     what = recipe_from_text(BASE + "description: on\n")
     assert what.models["teacher"].optim.lr == 3e-4
     assert what.description == "on"
+
+
+LIKE = """
+name: base
+models:
+  a: {preset: llama-1m, steps: 9, stages: STAGES}
+  b: {like: a, without: next_token}
+"""
+
+
+def like(stages: str, without: str = "next_token") -> str:
+    return LIKE.replace("STAGES", stages).replace("next_token}\n", f"{without}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models:\n  a:\n  b: {like: a}", r"models\.b\.like names 'a', which is no mapping"),
+        ("models:\n  a: [3]\n  b: {like: a}", r"models\.b\.like names 'a', which is no mapping"),
+        ("models:\n  a: {preset: b, steps: 1}\n  b: {like: [a]}", r"x\.yaml:3: models\.b\.like: .*valid string"),
+        ("models: [a]", r"x\.yaml:1: models: Input should be a mapping"),
+        (like("{teachers: [x]}"), r"x\.yaml:4: models\.a\.stages: .*a list"),
+        (like("[3]"), r"x\.yaml:4: models\.a\.stages\.0: .*a mapping \(given: 3\)"),
+        (like("[{objectives: 3}]"), r"x\.yaml:4: models\.a\.stages\.0\.objectives: .*mapping \(given: 3\)"),
+        (like("[{objectives: null}]"), r"x\.yaml:4: models\.a\.stages\.0\.objectives: .*a mapping"),
+        (like("[{objectives: {next_token: 1, masked: 0}}]"), r"models\.b: .*`masked` has the weight 0; give"),
+        (like("[{objectives: {next_token: 1, masked: x}}]"), r"models\.b: .*has the weight 'x'"),
+        (like("[{}]", "3"), r"x\.yaml:5: models\.b\.without: .*a list \(given: 3\)"),
+        (like("[{}]", "{a: 1}"), r"x\.yaml:5: models\.b\.without: .*a list"),
+        (like("[{}]"), r"models\.b: without next_token a stage has nothing left"),
+        ("a: &a [*a]", r"x\.yaml:1: nested more than 50 levels"),
+        ("a: &a {<<: *a}", r"x\.yaml:1: nested more than 50 levels"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested more than 50 levels"),
+        ("? [a, b]\n: 1", r"x\.yaml:1: a list or mapping cannot be a key"),
+        ("3: x", r"x\.yaml:1: the key '3' is no text; put it in quotes"),
+        ("a: !!timestamp x", r'not valid YAML: tags(.|\n)*"x\.yaml", line 1'),
+        ("a: 1" + "0" * 5000, r"x\.yaml: Exceeds the limit"),
+        ("a: 1\n---\na: 2", "not valid YAML"),
+        ("", "a recipe is a mapping"),
+        ("[a]", "a recipe is a mapping"),
+    ],
+)
+def test_malformed_recipes_are_refused_in_words(text: str, message: str) -> None:
+    refused(text, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("seeds: 3", "seeds: x"), "x.yaml:8: models.student.seeds: Input should be a valid integer, unable to parse "
+         "string as an integer, or a list (given: 'x')"),
+        (("seeds: 3", "seeds: [0, x]"), "x.yaml:8: models.student.seeds.1: Input should be a valid integer, unable to "
+         "parse string as an integer (given: 'x')"),
+        (("weight: 0.6", "weight: -1"), "x.yaml:11: models.student.stages.0.objectives.distill.weight: Input should be "
+         "greater than 0 (given: -1)"),
+        (("next_token: 0.2", "next_token: -1"), "x.yaml:12: models.control: the objective `next_token` has the weight "
+         "-1; give a number greater than 0"),
+        (("seeds: 3", "precision: fp8"), "x.yaml:8: models.student.precision: Input should be 'auto', 'fp32' or 'bf16' "
+         "(given: 'fp8')"),
+        (("seeds: 3", "seed: 3"), "x.yaml:8: unknown key 'models.student.seed'; did you mean 'seeds'?"),
+    ],
+)  # fmt: skip
+def test_one_mistake_is_told_once(change: tuple[str, str], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recipe_from_text(BASE.replace(*change), "x.yaml")
+    assert str(caught.value) == said
+
+
+KINDS = """
+name: kinds
+models:
+  reader: {preset: llama-1m, steps: 9}
+  hider: {preset: modernbert-149m, steps: 9, stages: [{objectives: {masked: 1}}]}
+  student:
+    preset: any
+    steps: 9
+    stages:
+      - teachers: [TEACHER]
+        objectives: {TERM: 0.5, distill: 0.5}
+"""
+
+
+def kinds(term: str, teacher: str) -> str:
+    return KINDS.replace("TERM", term).replace("TEACHER", teacher)
+
+
+def test_teachers_read_like_their_students() -> None:
+    message = r"x\.yaml:10: models\.student\.stages\.0\.teachers: the teacher '{}' is {}, its student {}; choose"
+    refused(kinds("next_token", "hider@last"), message.format("hider@last", "masked", "causal"))
+    refused(kinds("masked", "reader"), message.format("reader", "causal", "masked"))
+    for term, teacher in (("next_token", "reader"), ("masked", "hider"), ("masked", "org/outside")):
+        recipe_from_text(kinds(term, teacher))
+
+
+def test_distill_alone_goes_with_either_kind() -> None:
+    text = kinds("next_token", "hider").replace("next_token: 0.5, ", "")
+    refused(text, "the teacher 'hider' is masked, its student causal")
+    what = recipe_from_text(text.replace("preset: any", "preset: any\n    kind: masked"))
+    assert what.models["student"].reads == "masked"
+
+
+def test_ensembles_are_of_one_kind() -> None:
+    text = kinds("next_token", "reader") + "compare: {models: ['ensemble(reader, hider@last)']}\n"
+    refused(text, r"x\.yaml:12: compare\.models: .* mixes kinds \(reader is causal, hider is masked\)")
+    recipe_from_text(text.replace("hider@last)", "student[0])"))
+
+
+def test_a_model_hides_one_share_of_tokens() -> None:
+    stages = "[{span: 2, objectives: {masked: {rate: 0.3}}}, {objectives: {masked: {rate: RATE}}}]"
+    text = f"name: x\nmodels:\n  a: {{preset: any, steps: 9, stages: {stages}}}\n"
+    refused(text.replace("RATE", "0.15"), r"x\.yaml:3: models\.a: .*`masked\.rate` \(0\.3, 0\.15\); give all the same")
+    recipe_from_text(text.replace("RATE", "0.3"))
+
+
+def test_without_distill_is_without_teachers() -> None:
+    like_teachers = recipe_from_text(BASE).models["control"]
+    like_distill = recipe_from_text(BASE.replace("without: teachers", "without: distill")).models["control"]
+    assert like_distill == like_teachers.model_copy(update={"without": ("teachers",)})
+    refused(BASE.replace("without: teachers", "without: [distill, next_token]"), "nothing left to learn")
+
+
+def test_plain_numbers_are_decimal() -> None:
+    what = recipe_from_text(BASE.replace("epochs: 6", "steps: 0100").replace("lr: 3e-4", "batch_rows: 1_000"))
+    assert what.models["student"].steps == 100
+    assert what.models["teacher"].optim.batch_rows == 1000
+
+
+@pytest.mark.parametrize("item", ["[*l{0}, *l{0}]", "{{<<: [*l{0}, *l{0}]}}", "{{a: *l{0}, b: *l{0}}}"])
+def test_doubling_aliases_are_refused_at_once(item: str) -> None:
+    levels = "\n".join(f"l{i}: &l{i} {item.format(i - 1)}" for i in range(1, 23))
+    began = time.monotonic()
+    refused(f"l0: &l0 {{x: 1}}\n{levels}", r"x\.yaml:\d+: more than 100,000 values with all aliases written out")
+    assert time.monotonic() - began < 1

@@ -38,9 +38,7 @@ RECIPE_FILE = "recipe.yaml"
 def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterator[tuple[Experiment, Scoring]]:
     if not isinstance(source, Recipe) and (Path(source) / RECIPE_FILE).is_file():
         if overrides:
-            raise UserError(
-                f"{source} is a run with settings of its own; overrides go with its recipe and a new name"
-            )
+            raise UserError(f"{source} is a run with settings of its own; overrides go with its recipe and a new name")
         source, runs = Path(source) / RECIPE_FILE, Path(source).absolute().parent
     what = source if isinstance(source, Recipe) else load_recipe(source, overrides)
     if isinstance(source, Recipe) and overrides:
@@ -126,6 +124,8 @@ def export(
 def _train(experiment: Experiment, scoring: Scoring, model: str | None) -> None:
     pieces = experiment.pieces(model)
     experiment.check(pieces)
+    if "test" in experiment.recipe.evaluate:
+        experiment.data.check_test(experiment.recipe.data.rows)
     # Reading the suites now tells of a missing one before hours of training.
     _ = scoring.suites
     for piece in pieces:

@@ -2,24 +2,32 @@
 
 Every write goes to a temporary name in the same folder, is flushed to the disk and then renamed. A rename within a
 folder is atomic on POSIX file systems; the folder is flushed too, so that the new name survives a power cut.
+
+Temporary names are `.NAME.tmp-PID@HOST`, and `.NAME.old-PID@HOST` for a folder that is being replaced: they tell whose
+they are, so that `sweep` can clean up after a process that was killed.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 from safetensors import SafetensorError
 
 from tutelage.errors import UserError
+from tutelage.progress import console
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<process>\d+)@(?P<host>.*)")
 
 
 @contextmanager
@@ -63,7 +71,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Replace the content of `path` atomically and durably."""
     with explain_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        temporary = _sibling(path, "tmp")
         try:
             with temporary.open("wb") as file:
                 file.write(data)
@@ -97,11 +105,18 @@ def read_json(path: Path) -> Any:
 def new_folder(path: Path) -> Iterator[Path]:
     """Build a folder under a temporary name; it appears under `path` whole, or not at all.
 
-    An existing `path` is replaced only once the new content is complete on disk.
+    An existing `path` is replaced only once the new content is complete on disk. It is renamed away, the new folder
+    takes its name, and then it is removed; a process killed between the renames leaves it to `sweep`, which is called
+    here for the folders beside `path`.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary, old = _sibling(path, "tmp"), _sibling(path, "old")
     with explain_disk_errors(path.parent):
+        sweep(path.parent)
+        # Not of this process, whose number an earlier one may have had.
         shutil.rmtree(temporary, ignore_errors=True)
+        _put_away(old, path)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         temporary.mkdir(parents=True)
         try:
             yield temporary
@@ -111,11 +126,106 @@ def new_folder(path: Path) -> Iterator[Path]:
                         os.fsync(handle.fileno())
             sync_folder(temporary)
             if path.exists():
-                shutil.rmtree(path)
+                path.rename(old)
             temporary.rename(path)
             sync_folder(path.parent)
         finally:
+            _put_away(old, path)
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Clean up what processes of this host that are no more left half-done directly in `folder`.
+
+    Temporary files and folders are removed. A folder that was renamed away for a new one gets its name back if the new
+    one never came. What other hosts left is not touched: whether their processes live cannot be told from here.
+    """
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        found = _LEFTOVER.fullmatch(path.name)
+        if found is None or found["host"] != platform.node() or _alive(int(found["process"])):
+            continue
+        if found["kind"] == "old":
+            _put_away(path, path.with_name(found["name"]))
+        else:
+            _remove(path)
+
+
+def _sibling(path: Path, kind: Literal["tmp", "old"]) -> Path:
+    return path.with_name(f".{path.name}.{kind}-{os.getpid()}@{platform.node()}")
+
+
+def _put_away(old: Path, target: Path) -> None:
+    """Remove a folder that was replaced; where nothing has taken its name, give it back."""
+    if target.exists():
+        _remove(old)
+    elif old.exists():
+        # Another process may do the same at this moment.
+        with suppress(OSError):
+            old.rename(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def locked(file: Path, what: str, *, waiting: str | None = None) -> Iterator[None]:
+    """Keep other processes out; the lock goes with the process, however it ends.
+
+    Args:
+        file: made where it is missing, and left there: its lock counts, not its presence.
+        what: what is locked, as the message to the others names it.
+        waiting: wait for the lock rather than refuse, and tell this meanwhile.
+
+    Raises:
+        UserError: another process has the lock, or the file system has no locks.
+    """
+    with explain_disk_errors(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = file.open("a+b", buffering=0)
+    with handle:
+        if not _lock(handle, file, fcntl.LOCK_NB):
+            handle.seek(0)
+            holder = handle.read().decode(errors="replace").strip() or "another process"
+            if waiting is None:
+                raise UserError(
+                    f"{what} is in use by {holder}; wait for it, stop it, or give this run another name (name=...)"
+                )
+            console.print(f"{waiting} ({holder})")
+            _lock(handle, file, 0)
+        with explain_disk_errors(file.parent):
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {platform.node()}".encode())
+        yield
+
+
+def _lock(handle: BinaryIO, file: Path, flags: int) -> bool:
+    """Take the lock; return False if it must be waited for and `flags` forbid that."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | flags)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UserError(
+            f"cannot lock {file}: {error.strerror}; choose a folder on a file system with locks (--runs PATH)"
+        ) from error
+    return True
 
 
 def sha256(path: Path) -> str:

@@ -3,7 +3,7 @@
 Every key is documented by the string below it; `docs/recipes.md` is generated from these. Unknown keys are refused
 with the nearest match and the line; values have types and bounds. Secrets never stand in a recipe.
 
-Reading goes: YAML text -> plain tree (`recipe_yaml`) -> `a.b=c` overrides -> `like`/`without` resolved -> this schema.
+Reading goes: YAML text -> plain tree (`yaml_file`) -> `a.b=c` overrides -> `like`/`without` resolved -> this schema.
 """
 
 from __future__ import annotations
@@ -13,9 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Kind = Literal["causal", "masked"]
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+RESERVED = ("data", "ensembles")
 
 
 class Section(BaseModel):
@@ -205,9 +211,11 @@ class Stage(Section):
         return self
 
     @property
-    def reads(self) -> Literal["causal", "masked"]:
-        """How the objectives make the model read: left to right, or both ways."""
-        return "masked" if self.objectives.masked else "causal"
+    def reads(self) -> Kind | None:
+        """How the objectives make the model read: left to right, or both ways; `distill` alone leaves it open."""
+        if self.objectives.masked:
+            return "masked"
+        return "causal" if self.objectives.next_token else None
 
 
 class Optim(Section):
@@ -230,7 +238,7 @@ class Optim(Section):
     """Learning rate at the end, as a share of the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay of matrices and embeddings; biases and norms have none."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay rates of AdamW's moments."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's epsilon."""
@@ -247,7 +255,7 @@ class Model(Section):
     """Or a Hugging Face configuration: `{model_type: llama, hidden_size: 256, ...}`; with `preset`, changes to it."""
     weights: str | None = None
     """Or start from these weights: a Hugging Face folder or hub id."""
-    kind: Literal["causal", "masked"] | None = None
+    kind: Kind | None = None
     """Reads left to right, or both ways; follows from the objectives unless given."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Length in passes over the training rows; name one of `epochs`, `steps`, `tokens`, `words`."""
@@ -257,7 +265,7 @@ class Model(Section):
     """Length in tokens read, repeats included."""
     words: Count | None = None
     """Length in whitespace words read, repeats included."""
-    seeds: Count | tuple[int, ...] = 1
+    seeds: Annotated[int, Field(ge=1, le=1000)] | tuple[int, ...] = 1
     """Trained once for each seed: a number (0, 1, ...) or a list of seeds."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
     """What is learned from what, in order."""
@@ -274,7 +282,8 @@ class Model(Section):
     like: str | None = None
     """Take every setting not given here from that model (resolved before anything else)."""
     without: str | tuple[str, ...] = ()
-    """With `like`: leave out `teachers` or an objective by name; the other weights are scaled to sum to 1."""
+    """With `like`: leave out `teachers` (or `distill`, the same) or an objective; the other weights are scaled to sum
+    to 1."""
 
     @model_validator(mode="after")
     def _complete(self) -> Model:
@@ -286,10 +295,15 @@ class Model(Section):
             raise ValueError("`weights` bring their own shape: leave out `preset` and `config`")
         if any(stage.span is None for stage in self.stages[:-1]) or self.stages[-1].span is not None:
             raise ValueError("every stage but the last has a `span`; the last takes the rest")
+        if self.without and self.like is None:
+            raise ValueError("`without` goes with `like`: name the model to leave something out of")
         if len(set(self.seed_list)) != len(self.seed_list) or not self.seed_list:
             raise ValueError(f"seeds {list(self.seed_list)} are not distinct")
-        if len({stage.reads for stage in self.stages} | ({self.kind} if self.kind else set())) > 1:
+        if len({self.kind, *(stage.reads for stage in self.stages)} - {None}) > 1:
             raise ValueError("stages (and `kind`) disagree whether the model is causal or masked")
+        rates = {stage.objectives.masked.rate: None for stage in self.stages if stage.objectives.masked}
+        if len(rates) > 1:
+            raise ValueError(f"stages differ in `masked.rate` ({', '.join(map(str, rates))}); give all the same rate")
         return self
 
     @property
@@ -298,9 +312,10 @@ class Model(Section):
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
     @property
-    def reads(self) -> Literal["causal", "masked"]:
+    def reads(self) -> Kind:
         """How the model reads: left to right, or both ways."""
-        return self.kind or self.stages[0].reads
+        masked = self.kind == "masked" or any(stage.reads == "masked" for stage in self.stages)
+        return "masked" if masked else "causal"
 
 
 class Compare(Section):
@@ -336,11 +351,12 @@ class Recipe(Section):
     description: str = ""
     """A sentence or two for the report."""
     seed: int = 0
-    """Added to every model's seed: another value repeats the whole experiment with other random numbers."""
+    """Added to every model's seed. To repeat the whole experiment with other random numbers, choose a value beyond all
+    seeds, such as 100: with `seeds: 3`, 0 means 0, 1, 2 and 1 means 1, 2, 3, two of them the same."""
     data: Data = Data()
     """Corpus, tokenizer, rows."""
     models: Annotated[dict[str, Model], Field(min_length=1)]
-    """Models by name."""
+    """Models by name: letters, digits, `_` and `-`."""
     evaluate: tuple[str, ...] = ("test",)
     """`test` or `val` (held-out loss), suites by name (`blimp`, `blimp-filtered`, `blimp-fast`, `blimp-supplement`,
     `blimp-supplement-fast`, `starter-pairs`), or `pairs:FOLDER` of minimal pairs in JSON lines."""
@@ -352,18 +368,50 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:
         for name in self.models:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-                raise ValueError(f"model name '{name}': use letters, digits, '.', '_' and '-'")
+            if not MODEL_NAME.fullmatch(name):
+                raise wrong(("models", name), "a model's name has letters, digits, '_' and '-' only; rename it")
+            if name.lower() in RESERVED:
+                raise wrong(("models", name), f"the run keeps its own files in '{name}/'; name the model otherwise")
         for name in self.compare.models:
-            members = [Teacher.model_validate(member).model for member in ensemble_members(name)] or [name]
-            for member in members:
-                if member not in self.models:
-                    raise ValueError(f"compare.models names '{member}', which is not among models: {list(self.models)}")
+            self._check_compared(name)
         for pair in self.compare.pairs:
             for name in pair:
                 if name not in (self.compare.models or self.models):
-                    raise ValueError(f"compare.pairs names '{name}', which is not among the models compared")
+                    raise wrong(("compare", "pairs"), f"names '{name}', which is not among the models compared")
         return self
+
+    @model_validator(mode="after")
+    def _teachers_read_alike(self) -> Recipe:
+        for name, model in self.models.items():
+            for number, stage in enumerate(model.stages):
+                for teacher in stage.teachers:
+                    reads = self.models[teacher.model].reads if teacher.model in self.models else model.reads
+                    if reads != model.reads:
+                        raise wrong(
+                            ("models", name, "stages", number, "teachers"),
+                            f"the teacher '{teacher}' is {reads}, its student {model.reads}; choose a teacher that "
+                            "reads alike, or another objective (or `kind`) for one of the two",
+                        )
+        return self
+
+    def _check_compared(self, name: str) -> None:
+        """Check a name of `compare.models`: a model, or an ensemble of models that read alike."""
+        place = ("compare", "models")
+        kinds: dict[str, str] = {}
+        for written in ensemble_members(name) or [name]:
+            match = TEACHER.fullmatch(written)
+            member = match["model"] if match and written != name else written
+            if member not in self.models:
+                raise wrong(place, f"names '{member}', which is not among models: {list(self.models)}")
+            kinds[member] = self.models[member].reads
+        if len(set(kinds.values())) > 1:
+            listed = ", ".join(f"{member} is {kind}" for member, kind in kinds.items())
+            raise wrong(place, f"'{name}' mixes kinds ({listed}); an ensemble is causal or masked")
+
+
+def wrong(place: tuple[str | int, ...], message: str) -> PydanticCustomError:
+    """Make the error of a check that goes across sections; it is told at that place, with its line."""
+    return PydanticCustomError("recipe", "{message}", {"message": message, "place": place})
 
 
 def ensemble_members(name: str) -> list[str]:

@@ -1,106 +1,25 @@
-"""From a YAML file to a `Recipe`: safe reading, `a.b=c` overrides, `like`/`without`, errors with their place.
+"""From a YAML file to a `Recipe`: `a.b=c` overrides, `like`/`without`, errors with their place.
 
-YAML is read with the safe loader, less its traps: keys may not repeat, aliases are capped (a few lines could otherwise
-expand to gigabytes), `3e-4` is a number, and only `true` and `false` are truth values.
+The text itself is read by `yaml_file`.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from tutelage.errors import UserError, nearest
 from tutelage.recipe import Recipe
-
-MAX_BYTES = 1 << 20
-MAX_ALIASES = 100
-SECRET = re.compile(r"(api_?key|password|secret|access_?token|bearer)", re.IGNORECASE)
+from tutelage.yaml_file import Lines, Place, parse
 
 Tree = dict[str, Any]
-Place = tuple[str | int, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with plain numbers and booleans."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    letter: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
-    ]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|nan))$"),
-    list("-+.0123456789"),
-)
-
-
-def parse(text: str, name: str) -> tuple[Tree, dict[Place, int]]:
-    """Parse YAML text to a plain tree and the line of every key.
-
-    Raises:
-        UserError: not YAML, too large, too many aliases, a repeated key, a Python tag, or no mapping at the top.
-    """
-    if len(text.encode()) > MAX_BYTES:
-        raise UserError(f"{name}: larger than {MAX_BYTES >> 20} MiB; that is no recipe")
-    if sum(isinstance(token, yaml.AliasToken) for token in _scan(text, name)) > MAX_ALIASES:
-        raise UserError(f"{name}: more than {MAX_ALIASES} aliases; write the values out")
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        lines: dict[Place, int] = {}
-        if not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{name}: a recipe is a mapping of keys to values, see `tutelage show quickstart`")
-        _collect_lines(node, (), lines, name)
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: not valid YAML: {error}") from error
-    except ValueError as error:
-        raise error if isinstance(error, UserError) else UserError(f"{name}: {error}") from error
-    # Aliases share one object; an override of one place must not change the others.
-    return _unshared(tree), lines
-
-
-def _unshared(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
-
-
-def _scan(text: str, name: str) -> Iterable[Any]:
-    try:
-        yield from yaml.scan(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: not valid YAML: {error}") from error
-
-
-def _collect_lines(node: yaml.Node, place: Place, lines: dict[Place, int], name: str) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[Any] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise UserError(f"{name}:{line}: the key '{key.value}' stands here a second time")
-            seen.add(key.value)
-            if SECRET.search(str(key.value)):
-                raise UserError(f"{name}:{line}: '{key.value}' looks like a secret; those belong in the environment")
-            lines[(*place, key.value)] = line
-            _collect_lines(value, (*place, key.value), lines, name)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*place, index)] = value.start_mark.line + 1
-            _collect_lines(value, (*place, index), lines, name)
 
 
 def override(tree: Tree, assignments: Sequence[str]) -> None:
@@ -113,10 +32,7 @@ def override(tree: Tree, assignments: Sequence[str]) -> None:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
             raise UserError(f"'{assignment}' is no override: write key.key=value, as in models.student.optim.lr=1e-3")
-        try:
-            value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise UserError(f"override '{assignment}': the value is not valid YAML: {error}") from error
+        value, _ = parse(text, f"override '{assignment}'")
         keys = path.strip().split(".")
         node: Any = tree
         for key in keys[:-1]:
@@ -141,7 +57,7 @@ def _step_into(node: Any, key: str, assignment: str) -> Any:
 
 
 def _index(node: list[Any], key: str, assignment: str) -> int:
-    if not key.isdigit() or int(key) >= len(node):
+    if not key.isdecimal() or int(key) >= len(node):
         raise UserError(f"override '{assignment}': '{key}' is no index of a list of {len(node)}")
     return int(key)
 
@@ -158,11 +74,12 @@ def _merge(base: Any, changes: Any) -> Any:
 LENGTHS = ("epochs", "steps", "tokens", "words")
 
 
-def resolve_likes(tree: Tree, name: str) -> None:
+def resolve_likes(tree: Tree, lines: Lines, name: str) -> None:
     """Write out `like` and `without` of every model, in place.
 
-    `without: teachers` takes the teachers and the `distill` objective away; any other name is an objective. The
-    remaining weights of each stage are scaled to sum to 1.
+    `without: teachers` takes the teachers and the `distill` objective away, and so does `without: distill`; any other
+    name is an objective. The remaining weights of each stage are scaled to sum to 1. What has not the shape of a
+    recipe stays as it is, for the schema to refuse.
 
     Raises:
         UserError: an unknown model, a circle of likes, or nothing left to learn.
@@ -175,22 +92,20 @@ def resolve_likes(tree: Tree, name: str) -> None:
     def resolve(key: str, path: tuple[str, ...]) -> Any:
         if key in done:
             return done[key]
+        where = f"{_where(('models', key, 'like'), lines, name)}: models.{key}"
         if key in path:
-            raise UserError(f"{name}: models.{key}: `like` goes in a circle: {' -> '.join((*path, key))}")
+            raise UserError(f"{where}: `like` goes in a circle: {' -> '.join((*path, key))}")
         model = models[key]
-        if isinstance(model, dict) and model.get("like") is not None:
+        if isinstance(model, dict) and isinstance(model.get("like"), str):
             original = model["like"]
             if original not in models:
                 raise UserError(
-                    f"{name}: models.{key}.like names '{original}', which is not a model of this recipe"
-                    + nearest(str(original), models)
+                    f"{where}.like names '{original}', which is not a model of this recipe" + nearest(original, models)
                 )
-            base = dict(resolve(original, (*path, key)))
-            base.pop("without", None)
-            if any(model.get(length) is not None for length in LENGTHS):
-                base = {k: v for k, v in base.items() if k not in LENGTHS}
-            known = {name for stage in base.get("stages") or [{}] for name in _parts(stage)}
-            model = _without(_merge(base, model), known, key, name)
+            base = resolve(original, (*path, key))
+            if not isinstance(base, dict):
+                raise UserError(f"{where}.like names '{original}', which is no mapping of settings")
+            model = _written_out(base, model, where)
         done[key] = model
         return model
 
@@ -199,73 +114,126 @@ def resolve_likes(tree: Tree, name: str) -> None:
     tree["models"] = {key: done[key] for key in models}
 
 
+def _written_out(base: Tree, model: Tree, where: str) -> Tree:
+    """Return a model with the settings it does not give taken from another, and its `without` done."""
+    base = {key: value for key, value in base.items() if key != "without"}
+    if any(model.get(length) is not None for length in LENGTHS):
+        base = {key: value for key, value in base.items() if key not in LENGTHS}
+    merged: Tree = _merge(base, model)
+    left_out = merged.get("without", [])
+    left_out = [left_out] if isinstance(left_out, str) else left_out
+    if not left_out or not _is_list_of(left_out, str) or not (_has_stages(base) and _has_stages(merged)):
+        return merged
+    known = {part for stage in base.get("stages", [{}]) for part in _parts(stage)}
+    for item in left_out:
+        if item not in known:
+            raise UserError(
+                f"{where}.without names '{item}', which '{model['like']}' does not have: "
+                "name `teachers` or one of its objectives"
+            )
+    gone = {"teachers" if item == "distill" else item for item in left_out}
+    stages = [_without(stage, gone, where) for stage in merged.get("stages", [{}])]
+    return {**merged, "stages": stages, "without": sorted(gone) if "distill" in left_out else merged["without"]}
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _has_stages(model: Tree) -> bool:
+    """Tell whether a model's stages, where it gives any, have the shape of stages."""
+    stages = model.get("stages", [{}])
+    return _is_list_of(stages, dict) and all(isinstance(stage.get("objectives", {}), dict) for stage in stages)
+
+
 def _parts(stage: Tree) -> set[str]:
     """Name what can be left out of a stage: its teachers and its objectives."""
     return set(_objectives(stage)) | ({"teachers"} if stage.get("teachers") else set())
 
 
 def _objectives(stage: Tree) -> Tree:
-    objectives = stage.get("objectives") or {"next_token": 1}
+    objectives = stage.get("objectives", {"next_token": 1})
     return {term: value for term, value in objectives.items() if value is not None}
 
 
-def _without(model: Tree, known: set[str], key: str, name: str) -> Tree:
-    left_out = model.get("without") or ()
-    left_out = (left_out,) if isinstance(left_out, str) else tuple(left_out)
-    if not left_out:
-        return model
-    for item in left_out:
-        if item not in known:
-            raise UserError(
-                f"{name}: models.{key}.without names '{item}', which '{model['like']}' does not have: "
-                "name `teachers` or one of its objectives"
-            )
-    stages = []
-    for stage in model.get("stages") or [{}]:
-        stage = copy.deepcopy(stage)
-        if "teachers" in left_out:
-            stage.pop("teachers", None)
-        gone = {"distill" if item == "teachers" else item for item in left_out}
-        objectives = {term: value for term, value in _objectives(stage).items() if term not in gone}
-        if not objectives:
-            raise UserError(f"{name}: models.{key}: without {', '.join(left_out)} a stage has nothing left to learn")
-        total = sum(_weight(value) for value in objectives.values())
-        stage["objectives"] = {term: _scaled(value, 1 / total) for term, value in objectives.items()}
-        stages.append(stage)
-    return {**model, "stages": stages}
+def _without(stage: Tree, gone: set[str], where: str) -> Tree:
+    """Return a stage without its teachers or some objectives, the weights of the others scaled to sum to 1."""
+    terms = gone | {"distill"} if "teachers" in gone else gone
+    left = {term: value for term, value in _objectives(stage).items() if term not in terms}
+    if not left:
+        raise UserError(f"{where}: without {', '.join(sorted(gone))} a stage has nothing left to learn")
+    total = sum(_weight(value, f"{where}: the objective `{term}`") for term, value in left.items())
+    kept = {key: copy.deepcopy(value) for key, value in stage.items() if key not in gone}
+    return {**kept, "objectives": {term: _scaled(value, total) for term, value in left.items()}}
 
 
-def _weight(value: Any) -> float:
+def _weight(value: Any, where: str = "") -> float:
     weight = value.get("weight", 1.0) if isinstance(value, dict) else value
-    return float(weight) if isinstance(weight, int | float) else 1.0
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= sys.float_info.max:
+        raise UserError(f"{where} has the weight {weight!r}; give a number greater than 0")
+    return float(weight)
 
 
-def _scaled(value: Any, factor: float) -> Any:
-    weight = _weight(value) * factor
+def _scaled(value: Any, total: float) -> Any:
+    weight = _weight(value) / total
     return {**value, "weight": weight} if isinstance(value, dict) else weight
 
 
-def _explain(error: ValidationError, lines: dict[Place, int], name: str) -> str:
-    """Write pydantic's findings as lines `file:line: key: what, did you mean`."""
-    findings = []
+def _explain(error: ValidationError, tree: Tree, lines: Lines, name: str) -> str:
+    """Write pydantic's findings as lines `file:line: key: what, did you mean`, one for each mistake."""
+    items: dict[Place, list[Any]] = {}
     for item in error.errors():
-        place = tuple(item["loc"])
-        known = place
-        while known and known not in lines:
-            known = known[:-1]
-        where = f"{name}:{lines[known]}" if known else name
-        key = ".".join(str(part) for part in place)
-        if item["type"] == "extra_forbidden":
-            section = _section_at(place[:-1])
-            choices = list(section.model_fields) if section else []
-            hint = nearest(str(place[-1]), choices) or (f"; known keys: {', '.join(choices)}" if choices else "")
-            findings.append(f"{where}: unknown key '{key}'{hint}")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            given = item["input"]
-            shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-            findings.append(f"{where}: {key or 'recipe'}: {message}{shown}")
-    return "\n".join(findings)
+        items.setdefault(_place_of(item, tree), []).append(item)
+    # What is wrong within a value is the mistake; that the whole is wrong then, in each of its forms, only follows.
+    whole = {place[:depth] for place in items for depth in range(len(place))}
+    found = {place: _finding(place, said) for place, said in items.items() if place not in whole}
+    written = {(place[2:], finding) for place, finding in found.items() if place in lines}
+    return "\n".join(
+        f"{_where(place, lines, name)}: {finding[0]}{'.'.join(map(str, place)) or 'recipe'}{finding[1]}"
+        for place, finding in found.items()
+        # What `like` has copied is told where it stands in the file.
+        if place in lines or (place[2:], finding) not in written
+    )
+
+
+def _place_of(item: Any, tree: Any) -> Place:
+    """Return where in the recipe a finding is.
+
+    Pydantic adds the names of alternative forms (`seeds.constrained-int`) and what short forms stand for; both are cut.
+    """
+    loc: Place = (*item["loc"], *item.get("ctx", {}).get("place", ()))
+    place: Place = ()
+    for number, part in enumerate(loc, start=1):
+        if part in tree if isinstance(tree, dict) else isinstance(tree, list) and part in range(len(tree)):
+            place, tree = (*place, part), tree[part]
+        elif item["type"] == "missing" and number == len(loc):
+            place = (*place, part)
+    return place
+
+
+def _finding(place: Place, items: list[Any]) -> tuple[str, str]:
+    """Say what is wrong: what to write before the key, and after it. Several items are a value's alternative forms."""
+    if items[0]["type"] == "extra_forbidden":
+        section = _section_at(place[:-1])
+        choices = list(section.model_fields) if section else []
+        hint = nearest(str(place[-1]), choices) or (f"; known keys: {', '.join(choices)}" if choices else "")
+        return "unknown key '", f"'{hint}"
+    first, *others = dict.fromkeys(_in_yaml_words(item["msg"]) for item in items)
+    message = ", or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
+    given = items[0]["input"]
+    return "", f": {message}" + (f" (given: {given!r})" if isinstance(given, str | int | float | bool) else "")
+
+
+def _in_yaml_words(message: str) -> str:
+    message = message.removeprefix("Value error, ").replace("a valid tuple", "a list")
+    return re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", message)
+
+
+def _where(place: Place, lines: Lines, name: str) -> str:
+    """Return the file and, where the place or one around it stands in the file, the line."""
+    while place and place not in lines:
+        place = place[:-1]
+    return f"{name}:{lines[place]}" if place else name
 
 
 def _section_at(place: Place) -> type[BaseModel] | None:
@@ -325,9 +293,11 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def recipe_from_text(text: str, name: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
     """Build a recipe from YAML text; see `load_recipe`."""
     tree, lines = parse(text, name)
+    if not isinstance(tree, dict):
+        raise UserError(f"{name}: a recipe is a mapping of keys to values, see `tutelage show quickstart`")
     override(tree, overrides)
-    resolve_likes(tree, name)
+    resolve_likes(tree, lines, name)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise UserError(_explain(error, lines, name)) from error
+        raise UserError(_explain(error, tree, lines, name)) from error

@@ -14,17 +14,15 @@ runs/<recipe>/<model>/seed-<n>/
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError
-from tutelage.files import explain_disk_errors, read_json, write_json
+from tutelage.files import explain_disk_errors, locked, read_json, sweep, write_json
 from tutelage.machine import environment
 
 Json = dict[str, Any]
@@ -46,23 +44,11 @@ class RunFolder:
         """Keep other processes out; the lock goes with the process, however it ends."""
         with explain_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / "lock").open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise UserError(
-                f"{self.path} is in use by {holder}; wait for it, stop it, or give this run another name (name=...)"
-            ) from error
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+        with locked(self.path / "lock", str(self.path)):
+            # What a killed process was about to replace comes back, what it left half done goes.
+            sweep(self.path)
+            sweep(self.checkpoints)
             yield
-        finally:
-            file.close()
 
     def claim(self, wish: Json) -> None:
         """Note what this folder is for; refuse if it already holds something else.

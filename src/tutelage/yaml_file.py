@@ -28,9 +28,9 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML with plain numbers and booleans, and without tags."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
-            raise yaml.composer.ComposerError(None, None, "tags (!...) have no place in a recipe", event.start_mark)
+            raise yaml.YAMLError(f"tags (!...) have no place in a recipe\n{event.start_mark}")
         return super().compose_node(parent, index)
 
     def plain_int(self, node: yaml.ScalarNode) -> int:

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
 
-from tutelage import recipe
+from tutelage import files, recipe
 from tutelage.corpus import cleaned, tokenizer
 from tutelage.corpus import prepare as module
 from tutelage.corpus.prepare import Prepared, prepare
@@ -59,6 +61,7 @@ def test_stores_agree_with_the_text(corpus, tmp_path):
     assert made.train.tokens.dtype == np.uint16
     assert made.manifest["splits"]["train"]["sources"].keys() == {"alpha", "beta"}
     assert not list((tmp_path / "out").glob(".*"))
+    assert (tmp_path / "out" / "lock").exists()
     json.dumps(made.manifest)
 
 
@@ -168,6 +171,77 @@ def test_a_killed_run_is_done_again(corpus, tmp_path, monkeypatch, stage):
     assert made.manifest == complete.manifest
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("out", "complete")]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("first_dies", [False, True])
+def test_two_processes_prepare_one_folder(corpus, tmp_path, monkeypatch, first_dies):
+    """The second waits for the first and uses its result; if the first is killed, it builds in its place."""
+    out, build, printed = tmp_path / "out", module._build, files.console.print
+
+    def tell(text, **options):
+        printed(text, **options)
+        if text.startswith(f"waiting for another process that prepares {out} (process "):
+            (tmp_path / "waiting").touch()
+
+    def slow(*arguments):
+        (tmp_path / f"builds-{os.getpid()}").touch()
+        end = time.monotonic() + 60
+        while not (tmp_path / "waiting").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        first = len(list(tmp_path.glob("builds-*"))) == 1
+        if first_dies and first:
+            (out / ".building").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+        build(*arguments)
+
+    monkeypatch.setattr(files.console, "print", tell)
+    monkeypatch.setattr(module, "_build", slow)
+    children = []
+    for _ in range(2):
+        children.append(os.fork())
+        if children[-1] == 0:
+            try:
+                made = prepare(data(corpus), out)
+                (tmp_path / f"digest-{os.getpid()}").write_text(made.train.digest)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    assert codes == ([-signal.SIGKILL, 0] if first_dies else [0, 0])
+    assert (tmp_path / "waiting").exists()
+    assert len(list(tmp_path.glob("builds-*"))) == 1 + first_dies
+    assert {path.read_text() for path in tmp_path.glob("digest-*")} == {Prepared.open(out, verify=True).train.digest}
+    assert not list(out.glob(".*"))
+
+
+def test_short_test_split_is_refused_only_where_it_is_needed(tmp_path, capsys):
+    corpus = write_corpus(tmp_path / "corpus", dev=False)
+    (corpus / "alpha.dev").write_text("the cat\n")
+    made = prepare(data(corpus), tmp_path / "out")
+    message = r"data\.rows\.length is 16 tokens, but the test split has only \d+ \(2 words\)"
+    assert "the test split is too short to be measured: data.rows.length is 16 tokens" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"{message}.*leave `test` out of `evaluate`"):
+        made.check_test(recipe.Rows(length=16))
+    examples = {"kind": "examples", "length": 16}
+    prepare(data(corpus, rows=examples), tmp_path / "out").check_test(recipe.Rows(**examples))
+    assert "too short" not in capsys.readouterr().err
+
+
+def test_examples_need_a_text_of_two_tokens(tmp_path, capsys):
+    examples = {"kind": "examples", "length": 16}
+    corpus = write_corpus(tmp_path / "empty", dev=False)
+    (corpus / "alpha.dev").write_text("\n")
+    # The file is empty and thus left out, but the corpus brings its test files: nothing is carved.
+    made = prepare(data(corpus, rows=examples), tmp_path / "out")
+    assert len(made.test) == 0
+    assert "test split is too short to be measured: data.rows.kind is examples" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"the test split holds no text of two tokens or more \(0 words\)"):
+        made.check_test(recipe.Rows(**examples))
+    tiny = tmp_path / "tiny"
+    tiny.mkdir()
+    (tiny / "a.txt").write_text("the\n" * 3)
+    with pytest.raises(UserError, match="the val split holds no text of two tokens"):
+        prepare(data(tiny, rows=examples), tmp_path / "other")
 
 
 def test_damage_is_found(corpus, tmp_path):

@@ -170,3 +170,18 @@ def test_text_never_makes_reserved_tokens():
     found = [i for e in Encoder(tok).encode([Text(1, ["a</s>b <mask> <pad>"])]) for i in e.ids.tolist()]
     assert not set(found) & set(range(6))
     assert tok.decode(found) == "a</s>b <mask> <pad>"
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_foreign_code_is_never_run(tmp_path, monkeypatch, answer):
+    """Neither run nor asked about, whatever the user would say."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Theirs: pass\n")
+    settings = {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": ["code.Theirs", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "theirs", "auto_map": {"AutoConfig": "code.Theirs"}}))
+    monkeypatch.setattr("builtins.input", lambda *_: answer)
+    with pytest.raises(UserError, match=r"data\.tokenizer\.path: .*(needs code of its own|no tokenizer at)"):
+        tokenizer.load(str(folder))
+    assert not (tmp_path / "ran").exists()

@@ -2,7 +2,8 @@
 
 Everything is built in `<folder>/.building` and moved into place with the manifest last, so that a killed run leaves
 nothing that looks finished; the next one starts anew (downloads are kept). A finished folder is used as it is if its
-settings are the same, and refused with the differences if not.
+settings are the same, and refused with the differences if not. `<folder>/lock` is held while building; who comes second
+waits and uses the result.
 """
 
 from __future__ import annotations
@@ -69,26 +70,46 @@ class Prepared:
                             "and prepare again")  # fmt: skip
         return cls(folder, loaded, manifest=manifest, **stores)
 
+    def check_test(self, rows: recipe.Rows) -> None:
+        """Refuse a test split that cannot be measured in such rows; for recipes that evaluate `test`.
+
+        Raises:
+            UserError: the split does not fill one row.
+        """
+        if fault := _fault("test", self.test, rows):
+            raise UserError(f"{fault}, or leave `test` out of `evaluate`")
+
 
 def prepare(data: recipe.Data, folder: Path) -> Prepared:
     """Make the corpus of a recipe ready in `folder`, or open it if that was done before.
 
+    A test split too short for the rows is only told here: `Prepared.check_test` refuses it where it is needed.
+
     Raises:
         UserError: a corpus that is missing, empty or no text; a folder prepared with other settings; a disk that is
-            full or read-only; a row length larger than a split.
+            full or read-only; rows that the train or val split does not fill.
     """
     settings = _settings(data)
-    if (folder / "manifest.json").exists():
+    if (folder / "manifest.json").exists() or not _build_alone(data, settings, folder):
         _refuse_differences(folder, settings, data)
-    else:
+    prepared = Prepared.open(folder)
+    _check_rows(prepared, data.rows)
+    return prepared
+
+
+def _build_alone(data: recipe.Data, settings: dict[str, Any], folder: Path) -> bool:
+    """Build while no other process does; return False if another one has built meanwhile."""
+    waiting = f"waiting for another process that prepares {folder}"
+    with files.locked(folder / "lock", str(folder), waiting=waiting):
+        if (folder / "manifest.json").exists():
+            return False
+        files.sweep(folder)
         with files.explain_disk_errors(folder):
             try:
                 _build(data, settings, folder)
             finally:
                 shutil.rmtree(folder / _BUILDING, ignore_errors=True)
-    prepared = Prepared.open(folder)
-    _check_rows(prepared, data.rows)
-    return prepared
+    return True
 
 
 def _settings(data: recipe.Data) -> dict[str, Any]:
@@ -134,14 +155,30 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _check_rows(prepared: Prepared, rows: recipe.Rows) -> None:
-    if rows.kind != "chunks":
-        return
-    for name, store in (("train", prepared.train), ("val", prepared.val), ("test", prepared.test)):
-        if len(store) < rows.length:
-            raise UserError(
-                f"data.rows.length is {rows.length} tokens, but the {name} split has only {len(store)} "
-                f"({store.words} words): take shorter rows, `kind: examples`, or more text"
-            )
+    stores: dict[Split, TokenStore] = {"train": prepared.train, "val": prepared.val}
+    for name, store in stores.items():
+        if fault := _fault(name, store, rows):
+            raise UserError(fault)
+    fault = _fault("test", prepared.test, rows)
+    if fault and os.environ.get("RANK", "0") == "0":
+        console.print(f"the test split is too short to be measured: {fault}")
+
+
+def _fault(name: Split, store: TokenStore, rows: recipe.Rows) -> str | None:
+    """Return why a split does not fill one row, and what helps."""
+    if rows.kind == "chunks":
+        if len(store) >= rows.length:
+            return None
+        return (
+            f"data.rows.length is {rows.length} tokens, but the {name} split has only {len(store)} "
+            f"({store.words} words): take shorter rows, `kind: examples`, or more text"
+        )
+    if np.any(np.diff(np.append(store.document_starts, len(store))) > 1):
+        return None
+    return (
+        f"data.rows.kind is examples, but the {name} split holds no text of two tokens or more "
+        f"({store.words} words): take more text"
+    )
 
 
 def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:

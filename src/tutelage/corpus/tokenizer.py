@@ -70,7 +70,7 @@ def load(path: str) -> PreTrainedTokenizerFast:
     """Load an existing fast tokenizer: a folder, a `tokenizer.json`, or a hub id.
 
     Raises:
-        UserError: nothing there, or a tokenizer without a fast form.
+        UserError: nothing there, or a tokenizer without a fast form or with code of its own.
     """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
@@ -82,8 +82,17 @@ def load(path: str) -> PreTrainedTokenizerFast:
         except Exception as error:  # the library raises bare exceptions
             raise UserError(f"data.tokenizer.path: {local} is not a tokenizer.json ({error})") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(local) if local.is_dir() else path)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(local) if local.is_dir() else path,
+            # Without it, transformers asks the user and runs code from the hub on a "y".
+            trust_remote_code=False,
+        )
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"data.tokenizer.path: '{path}' needs code of its own, which is never run here; give the path of a "
+                "tokenizer.json instead"
+            ) from error
         raise UserError(
             f"data.tokenizer.path: no tokenizer at '{path}', neither as a folder nor on the Hugging Face hub: {error}"
         ) from error
@@ -105,7 +114,8 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     # The name every version knows; model-specific classes rebuild parts of the tokenizer when they load.
     settings["tokenizer_class"] = _GENERIC_CLASS
     files.write_json(folder / "tokenizer_config.json", settings)
-    if tokenizer_id(AutoTokenizer.from_pretrained(str(folder))) != tokenizer_id(tokenizer):
+    loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    if tokenizer_id(loaded) != tokenizer_id(tokenizer):
         raise UserError(
             f"the tokenizer '{tokenizer.name_or_path}' ({type(tokenizer).__name__}) encodes differently once saved; "
             "give data.tokenizer.path its tokenizer.json instead"
