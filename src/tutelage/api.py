@@ -140,6 +140,7 @@ def _evaluate(experiment: Experiment, scoring: Scoring, model: str | None) -> No
     names = experiment.recipe.compare.models or tuple(experiment.recipe.models)
     if model is not None and model not in names:
         raise UserError(f"'{model}' is not among the models compared{nearest(model, names)} ({', '.join(names)})")
+    _ = scoring.suites
     if experiment.group.is_main:
         for subject in scoring.subjects(model):
             scoring.score(subject)
