@@ -157,8 +157,8 @@ def main() -> None:
     """
     from tutelage.errors import Interrupted, UserError
 
-    # Read when torch loads. By default waiting threads spin, and training beside any other busy process is many times
-    # slower; sleeping instead costs little when the machine is idle.
+    # Read when torch loads. By default waiting threads spin, which slows training down beside any other busy process;
+    # sleeping instead costs little when the machine is idle (benchmarks/cpu_choices.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()

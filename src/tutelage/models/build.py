@@ -138,8 +138,9 @@ def load(source: str, tokenizer: Any, kind: Kind, row_length: int = 0) -> Langua
 def attention() -> str:
     """Name the attention form to use.
 
-    On a CPU the plain product and softmax, whose bf16 backward pass is several times faster at these row lengths than
-    that of `scaled_dot_product_attention`; elsewhere the latter.
+    On a CPU the plain product and softmax: on some processors the bf16 backward pass of
+    `scaled_dot_product_attention` is several times slower at these row lengths (see docs/decisions.md); elsewhere the
+    latter.
     """
     return "sdpa" if torch.cuda.is_available() else "eager"
 
