@@ -5,17 +5,14 @@ Shapes: N items of a paradigm, K options of an item.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.evaluation.conventions import Convention
-from tutelage.files import write_bytes
 
 Measure = Literal["accuracy", "strict"]
 
@@ -75,13 +72,6 @@ class SuiteResult:
             f"{self.suite}/{uid}": scores_NK[:, 0] - scores_NK[:, 1:].max(axis=1)
             for uid, scores_NK in self.log_probs.items()
         }
-
-    def save_log_probs(self, path: Path) -> None:
-        """Write `log_probs` to an `.npz` file, one array `(N, K)` a paradigm."""
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = dict(self.log_probs)
-        np.savez_compressed(buffer, **arrays)
-        write_bytes(path, buffer.getvalue())
 
     def _group(self, uid: str, score: ParadigmScore) -> str:
         pools = self.convention.macro == "phenomena" and all(other.phenomenon for other in self.paradigms.values())

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tutelage import starter
 from tutelage.errors import UserError, nearest
 from tutelage.evaluation.conventions import Convention, choose, strictly_right
 from tutelage.evaluation.likelihood import Precision, log_probs
@@ -70,7 +70,7 @@ def find_suite(name: str) -> Suite:
 
 def _folder(name: str) -> Traversable:
     if name == STARTER:
-        return resources.files("tutelage") / "starter" / "pairs"
+        return starter.pairs_folder()
     if name.startswith(FOLDER):
         return Path(name.removeprefix(FOLDER)).expanduser()
     if name not in SOURCES:
