@@ -35,7 +35,7 @@ def step_rates(forms: list[str], rounds: int = 5) -> dict[str, float]:
     machine.set_up()
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, VOCABULARY, (ROWS, LENGTH), generator=draw)
-    batch = Batch(torch.arange(ROWS), tokens, tokens.roll(-1, 1), None, {})
+    batch = Batch(torch.arange(ROWS), torch.zeros(ROWS), tokens, tokens.roll(-1, 1), None, {})
     settings = dict(PRESETS["llama-4m"])
     config = AutoConfig.for_model(settings.pop("model_type"), vocab_size=VOCABULARY, pad_token_id=0, **settings)
     scales = scales_for(recipe.Objectives(next_token=recipe.Objective()), count(batch))

@@ -9,7 +9,18 @@ import tutelage
 
 ROOT = Path(tutelage.__file__).parent
 LAYERS = [
-    {"errors", "files", "progress", "machine", "recipe", "recipe_file", "run_folder", "starter", "yaml_file"},
+    {
+        "errors",
+        "files",
+        "progress",
+        "machine",
+        "recipe",
+        "recipe_data",
+        "recipe_file",
+        "run_folder",
+        "starter",
+        "yaml_file",
+    },
     {"corpus"},
     {"models"},
     {"teaching"},

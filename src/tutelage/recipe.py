@@ -12,92 +12,21 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+from tutelage.recipe_data import Count as Count
+from tutelage.recipe_data import Data as Data
+from tutelage.recipe_data import Rows as Rows
+from tutelage.recipe_data import Section as Section
+from tutelage.recipe_data import Share as Share
+from tutelage.recipe_data import Tokenizer as Tokenizer
+
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Kind = Literal["causal", "masked"]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 RESERVED = ("data", "ensembles")
-
-
-class Section(BaseModel):
-    """Base of every part of a recipe: unknown keys refused, values frozen, docstrings kept as field descriptions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class Tokenizer(Section):
-    """A byte-level BPE tokenizer trained on the training split, or an existing one."""
-
-    kind: Literal["bpe", "pretrained"] = "bpe"
-    """`bpe`: train one on the training split alone. `pretrained`: load `path`."""
-    path: str | None = None
-    """Folder, `tokenizer.json` or hub id of an existing tokenizer (`kind: pretrained`)."""
-    vocab_size: Annotated[int, Field(ge=300)] = 16_000
-    """Size asked for; a small corpus may saturate below it, and the models follow what was reached."""
-    min_frequency: Count = 2
-    """A pair of symbols seen less often is not merged."""
-    alphabet: Literal["bytes", "seen"] = "bytes"
-    """`bytes`: all 256 bytes are in the vocabulary, so nothing can be lost. `seen`: only bytes of the training text,
-    as BabyLlama's code does; a byte never seen is then dropped when text is encoded, and counted aloud."""
-    prefix_space: Literal["none", "training", "always"] = "training"
-    """Whether a space is put before a text. `training`: while the tokenizer is trained but not when it is used, which
-    is what BabyLlama did under transformers 4. `always`: in both. `none`: in neither."""
-    extra_tokens: tuple[str, ...] = ("<mask>", "<cls>", "<sep>")
-    """Reserved beside `<pad>`, `<s>` and `</s>`, so that causal and masked models can share the tokenizer."""
-
-    @model_validator(mode="after")
-    def _path_goes_with_pretrained(self) -> Tokenizer:
-        if (self.kind == "pretrained") != (self.path is not None):
-            raise ValueError("`path` goes with `kind: pretrained`, and only with it")
-        return self
-
-
-class Rows(Section):
-    """How running tokens become the rows of a batch."""
-
-    kind: Literal["chunks", "examples"] = "chunks"
-    """`chunks`: rows of exactly `length` tokens of running text. `examples`: one text a row, padded to its bucket."""
-    length: Annotated[int, Field(ge=8)] = 128
-    """Tokens in a row; the longest row for `examples` (longer texts continue on further rows)."""
-    chunking: Literal["fixed", "epoch_offset", "random"] = "fixed"
-    """Where chunks begin. `fixed`: at multiples of the length (as the papers print). `epoch_offset`: shifted by a
-    number drawn for each epoch. `random`: each chunk shifted by its own draw each epoch (as BabyLlama's code does)."""
-    buckets: tuple[Count, ...] = (16, 32, 64)
-    """Static lengths for `examples`, beside `length` itself: a row is padded to the smallest that holds it."""
-
-
-class Data(Section):
-    """Words in, token rows out."""
-
-    corpus: str = "starter"
-    """A catalogue name (`babylm-2024-10m`, ..., `starter`), a folder of text files, or `hf:dataset`."""
-    words: Count | None = None
-    """Take only a subset of about this many words (train and val together), spread over the sources like the whole.
-    Smaller budgets are subsets of larger ones."""
-    test_words: Count | None = None
-    """Likewise for the test split (the corpus's dev files)."""
-    val_share: Share = 0.05
-    """Share of the lines of each training file held out, from its end, to choose checkpoints by (BabyLlama-2)."""
-    cleaning: Literal["none", "mended", "published"] = "mended"
-    """Cleaning of known corpora. `published`: as BabyLlama's code does, paragraphs glued together. `mended`: the same
-    rules, with paragraphs and documents kept apart."""
-    separator: Literal["none", "end"] = "end"
-    """`end`: the token `</s>` closes every document. `none`: documents follow one another, as BabyLlama's did."""
-    encoding: str = "utf-8"
-    """Text encoding of the files; a file that does not decode is refused by name and position."""
-    text_field: str = "text"
-    """Where the text stands in JSON lines and datasets."""
-    tokenizer: Tokenizer = Tokenizer()
-    """The tokenizer, shared by all models of the recipe."""
-    rows: Rows = Rows()
-    """The rows, shared by all models of the recipe."""
-    seed: int = 0
-    """Order of rows and random offsets; apart from the models' seeds, so that students see the same rows."""
 
 
 class Objective(Section):

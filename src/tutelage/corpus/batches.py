@@ -46,6 +46,7 @@ class Batch:
 
     Attributes:
         rows_B: which rows of the store these are.
+        epochs_B: in which pass over the store each row is read; offsets and masks depend on it.
         tokens_BT: what the model reads.
         targets_BT: what it should say at each position; `IGNORE` where there is no loss.
         lengths_B: tokens before the padding of each row; None where no row is padded.
@@ -55,6 +56,7 @@ class Batch:
     """
 
     rows_B: Tensor
+    epochs_B: Tensor
     tokens_BT: Tensor
     targets_BT: Tensor
     lengths_B: Tensor | None
@@ -68,6 +70,7 @@ class Batch:
         return replace(
             self,
             rows_B=self.rows_B[rows],
+            epochs_B=self.epochs_B[rows],
             tokens_BT=self.tokens_BT[rows],
             targets_BT=self.targets_BT[rows],
             lengths_B=lengths,
@@ -294,9 +297,8 @@ class BatchSource:
             tokens = torch.from_numpy(np.stack(texts))
             targets = torch.full_like(tokens, IGNORE)
             targets[:, :-1] = tokens[:, 1:]
-        batch = Batch(
-            torch.tensor([row for row, _ in rows]), tokens, targets, lengths, {}, masked=self.masking is not None
-        )
+        rows_B, epochs_B = torch.tensor(rows).T
+        batch = Batch(rows_B, epochs_B, tokens, targets, lengths, {}, masked=self.masking is not None)
         if lengths is not None:
             # Padding is never a target: the last real token of a causal row has no next one.
             last = lengths - 1 if self.masking is None else lengths

@@ -10,11 +10,13 @@ Shapes: N positions (rows and tokens flattened), D width (each teacher its own),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from tutelage.corpus.batches import Batch
 
 Combine = Literal["mean_logits", "mean_probabilities"]
 
@@ -76,3 +78,38 @@ class DenseSignal:
             part = slice(start, start + chunk)
             out[part] = self.at(part).log_probs().gather(-1, targets[part, None]).squeeze(-1)
         return out
+
+
+@dataclass(frozen=True)
+class SparseSignal:
+    """A few tokens and their shares instead of a whole distribution.
+
+    Attributes:
+        ids_NK: tokens, int64; a token may stand there more than once.
+        shares_NK: their probabilities, float32, at `temperature`; a position's sum is 1 for unbiased draws.
+        entropy_N: of the teachers' whole distribution at `temperature`, float32, in nats.
+        gold_N: log-probability the teachers gave to the target, float32; 0 where there is none.
+        temperature: at which the teachers were asked.
+    """
+
+    ids_NK: Tensor
+    shares_NK: Tensor
+    entropy_N: Tensor
+    gold_N: Tensor
+    temperature: float
+
+    def at(self, index: Tensor | slice) -> SparseSignal:
+        """Return the signal at some positions, as `DenseSignal.at` does."""
+        return SparseSignal(
+            self.ids_NK[index], self.shares_NK[index], self.entropy_N[index], self.gold_N[index], self.temperature
+        )
+
+
+Signal = DenseSignal | SparseSignal
+
+
+class Voice(Protocol):
+    """Whoever teaches: live models, or what they said kept on disk."""
+
+    def say(self, batch: Batch, precision: str) -> Signal:
+        """Return what the teachers think of every position of a batch, on the batch's device."""

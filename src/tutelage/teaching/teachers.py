@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tutelage.corpus.batches import Batch
 from tutelage.errors import UserError
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.signal import Combine, DenseSignal
@@ -58,6 +59,10 @@ class Ensemble(nn.Module):
             hidden = tuple(model.hidden(tokens_BT, lengths_B) for model in self._each())
         heads = tuple((model.weight_VD, model.bias_V) for model in self._each())
         return DenseSignal(hidden, heads, self.shares, self.combine)
+
+    def say(self, batch: Batch, precision: str) -> DenseSignal:
+        """Teach a batch; see `Voice`."""
+        return self.signal(batch.tokens_BT, batch.lengths_B, precision)
 
     def _each(self) -> list[LanguageModel]:
         return [model for model in self.models if isinstance(model, LanguageModel)]

@@ -201,7 +201,7 @@ def _gradients(
     for index, micro in enumerate(micros):
         torch.manual_seed(_derive(job.seed, step, group.rank, index))
         with teaching:
-            said = None if teachers is None else teachers.signal(micro.tokens_BT, micro.lengths_B, job.precision)
+            said = None if teachers is None else teachers.say(micro, job.precision)
         with _synchronised(wrapped, index == len(micros) - 1):
             with _autocast(group.device, job.precision):
                 loss, parts = wrapped(micro, scales, said)

@@ -44,7 +44,7 @@ def seconds_per_step(
     for step in range(steps + 1):
         began = time.perf_counter()
         batch = source.batch(step).to(device)
-        signal = ensemble.signal(batch.tokens_BT, batch.lengths_B, precision) if ensemble else None
+        signal = ensemble.say(batch, precision) if ensemble else None
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = learner(batch, scales_for(stage.objectives, count(batch)), signal)
         loss.backward()
