@@ -119,6 +119,37 @@ class Teacher(Section):
         return f"{self.model}{seed}" + ("" if self.checkpoint == "best" else f"@{self.checkpoint}")
 
 
+class Cache(Section):
+    """What teachers said, computed once and kept on disk; a word stands for `{kind: word}`. See docs/caches.md."""
+
+    kind: Literal["hidden", "sparse", "top_k"]
+    """`hidden`: the teachers' last hidden states, from which the whole distribution follows. `sparse`: a few tokens
+    drawn from it, unbiased. `top_k`: its most likely tokens; small, and biased."""
+    draws: Annotated[int, Field(ge=1, le=4096)] = 16
+    """`sparse`: tokens drawn at each position for one set."""
+    sets: Annotated[int, Field(ge=1, le=1024)] = 4
+    """`sparse`: sets of draws; epoch e reads set e modulo this number, so that a student memorises no single draw."""
+    k: Count = 64
+    """`top_k`: how many tokens are kept at each position."""
+    fill: Literal["ahead", "first_epoch"] = "ahead"
+    """`ahead`: the cache is completed before the student begins. `first_epoch`: while it trains, with the rows it
+    meets, which is less work where a stage reads only part of the rows."""
+    limit_gib: Annotated[float, Field(gt=0)] = 100.0
+    """Largest size on disk; a cache that would exceed it is refused before anything is computed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word_is_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _numbers_fit_the_kind(self) -> Cache:
+        for key, kind in (("draws", "sparse"), ("sets", "sparse"), ("k", "top_k")):
+            if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"`{key}` goes with `kind: {kind}`; leave it out")
+        return self
+
+
 class Stage(Section):
     """A span of a model's training with its own objectives and teachers."""
 
@@ -130,11 +161,15 @@ class Stage(Section):
     """Who teaches during this stage; all must share the student's vocabulary."""
     combine: Literal["mean_logits", "mean_probabilities"] = "mean_logits"
     """How several teachers become one distribution; `mean_logits` as BabyLlama published."""
+    cache: Cache | None = None
+    """Keep what the teachers say on disk, instead of asking them at every step."""
 
     @model_validator(mode="after")
     def _distill_needs_teachers(self) -> Stage:
         if (self.objectives.distill is not None) != bool(self.teachers):
             raise ValueError("`teachers` and `objectives.distill` go together: give both, or neither")
+        if self.cache is not None and not self.teachers:
+            raise ValueError("`cache` keeps what teachers say: name `teachers`, or leave it out")
         if isinstance(self.span, str) and not re.fullmatch(r"\d+(\.\d+)?%", self.span):
             raise ValueError(f"span '{self.span}' is neither a share like 17% nor a number of steps")
         return self

@@ -77,9 +77,9 @@ LENGTHS = ("epochs", "steps", "tokens", "words")
 def resolve_likes(tree: Tree, lines: Lines, name: str) -> None:
     """Write out `like` and `without` of every model, in place.
 
-    `without: teachers` takes the teachers and the `distill` objective away, and so does `without: distill`; any other
-    name is an objective. The remaining weights of each stage are scaled to sum to 1. What has not the shape of a
-    recipe stays as it is, for the schema to refuse.
+    `without: teachers` takes the teachers, their cache and the `distill` objective away, and so does
+    `without: distill`; any other name is an objective. The remaining weights of each stage are scaled to sum to 1.
+    What has not the shape of a recipe stays as it is, for the schema to refuse.
 
     Raises:
         UserError: an unknown model, a circle of likes, or nothing left to learn.
@@ -158,7 +158,9 @@ def _objectives(stage: Tree) -> Tree:
 
 def _without(stage: Tree, gone: set[str], where: str) -> Tree:
     """Return a stage without its teachers or some objectives, the weights of the others scaled to sum to 1."""
-    terms = gone | {"distill"} if "teachers" in gone else gone
+    terms = gone
+    if "teachers" in gone:
+        terms, gone = gone | {"distill"}, gone | {"cache"}
     left = {term: value for term, value in _objectives(stage).items() if term not in terms}
     if not left:
         raise UserError(f"{where}: without {', '.join(sorted(gone))} a stage has nothing left to learn")

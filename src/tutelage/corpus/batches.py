@@ -10,6 +10,7 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal, Protocol
@@ -107,7 +108,8 @@ class Batch:
         return self.tokens_BT.numel() if self.lengths_B is None else int(self.lengths_B.sum())
 
 
-def _generator(*keys: int) -> np.random.Generator:
+def keyed_generator(*keys: int) -> np.random.Generator:
+    """Return random numbers that follow from integers and from nothing before them."""
     # Philox is counter-based: nearby keys give unrelated streams.
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([key % 2**64 for key in keys])))
 
@@ -136,7 +138,7 @@ class Masking:
 
     def hide(self, tokens_T: Ints, epoch: int, row: int) -> tuple[Ints, Ints]:
         """Return the row to read and its targets; the draws depend on (seed, epoch, row) alone."""
-        draw = _generator(self.seed, 3, epoch, row)
+        draw = keyed_generator(self.seed, 3, epoch, row)
         chosen = (draw.random(tokens_T.shape) < self.rate) & ~np.isin(tokens_T, self.special_ids)
         how = draw.random(tokens_T.shape)
         random = draw.choice(self._plain_ids, size=tokens_T.shape)
@@ -169,9 +171,9 @@ class Chunks:
         """Return the tokens of one row."""
         start = row * self.length
         if self.chunking == "epoch_offset":
-            start += int(_generator(self.seed, 1, epoch).integers(self.length))
+            start += int(keyed_generator(self.seed, 1, epoch).integers(self.length))
         elif self.chunking == "random":
-            start += int(_generator(self.seed, 2, epoch, row).integers(self.length))
+            start += int(keyed_generator(self.seed, 2, epoch, row).integers(self.length))
         return self.tokens[start : start + self.length].astype(np.int64)
 
 
@@ -257,18 +259,36 @@ class BatchSource:
             rows = [(int(row), epoch) for row in self._epoch_batches(epoch)[place]]
         return self._collate(rows)
 
-    def once(self) -> Iterator[Batch]:
-        """Go through every row once, in order; the last batch may be smaller."""
+    def with_batch_rows(self, batch_rows: int) -> BatchSource:
+        """Return the same rows in batches of another size."""
+        other = copy(self)
+        other.batch_rows = batch_rows
+        other._epoch_batches = lru_cache(maxsize=2)(other._example_batches)
+        return other
+
+    @cached_property
+    def row_lengths(self) -> Ints:
+        """Tokens of each row, padding left out."""
+        return self.rows.lengths if isinstance(self.rows, Examples) else np.full(self.rows.count, self.rows.length)
+
+    @property
+    def varies(self) -> bool:
+        """Whether a row reads differently in every epoch: shifted, or with other tokens hidden."""
+        return self.masking is not None or (isinstance(self.rows, Chunks) and self.rows.chunking != "fixed")
+
+    def once(self, epoch: int = 0) -> Iterator[Batch]:
+        """Go through every row of an epoch once, in order; the last batch may be smaller."""
         if isinstance(self.rows, Chunks):
             for start in range(0, self.rows.count, self.batch_rows):
-                yield self._collate([(row, 0) for row in range(start, min(start + self.batch_rows, self.rows.count))])
+                stop = min(start + self.batch_rows, self.rows.count)
+                yield self._collate([(row, epoch) for row in range(start, stop)])
         else:
-            for rows in self._epoch_batches(0):
-                yield self._collate([(int(row), 0) for row in rows])
+            for rows in self._epoch_batches(epoch):
+                yield self._collate([(int(row), epoch) for row in rows])
 
     def _permute(self, epoch: int) -> Ints:
         count = self.rows.count
-        return _generator(self.seed, 0, epoch).permutation(count) if self.shuffle else np.arange(count)
+        return keyed_generator(self.seed, 0, epoch).permutation(count) if self.shuffle else np.arange(count)
 
     def _example_batches(self, epoch: int) -> list[Ints]:
         """Cut an epoch's permutation into batches of one bucket each, and mix these."""
@@ -279,7 +299,7 @@ class BatchSource:
             inside = order[self.rows.bucket[order] == bucket]
             batches += [inside[i : i + self.batch_rows] for i in range(0, len(inside), self.batch_rows)]
         if self.shuffle:
-            mixed = _generator(self.seed, 4, epoch).permutation(len(batches))
+            mixed = keyed_generator(self.seed, 4, epoch).permutation(len(batches))
             batches = [batches[i] for i in mixed]
         return batches
 

@@ -21,6 +21,7 @@ class Cost:
         embedding_parameters: token and position embeddings (an untied output layer is not among them).
         forward_flops: operations for one token of a forward pass, output layer included.
         training_flops: the same for forward and backward.
+        output_width: width of the hidden states that the output layer reads.
         activation_bytes: what the backward pass keeps for one token, about: sixteen float32 values of the width in
             every layer.
     """
@@ -29,6 +30,7 @@ class Cost:
     embedding_parameters: int
     forward_flops: float
     training_flops: float
+    output_width: int
     activation_bytes: float
 
 
@@ -51,5 +53,6 @@ def cost_of(hf: Any, reads: Literal["causal", "masked"], row_length: int) -> Cos
         embedding_parameters=sum(embeddings.values()),
         forward_flops=forward,
         training_flops=3 * forward,
+        output_width=output.shape[1],
         activation_bytes=16.0 * 4 * width * layers,
     )

@@ -57,8 +57,12 @@ class Ensemble(nn.Module):
         """
         with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
             hidden = tuple(model.hidden(tokens_BT, lengths_B) for model in self._each())
-        heads = tuple((model.weight_VD, model.bias_V) for model in self._each())
-        return DenseSignal(hidden, heads, self.shares, self.combine)
+        return DenseSignal(hidden, self.heads, self.shares, self.combine)
+
+    @property
+    def heads(self) -> tuple[tuple[Tensor, Tensor | None], ...]:
+        """Weight and bias of each output layer."""
+        return tuple((model.weight_VD, model.bias_V) for model in self._each())
 
     def say(self, batch: Batch, precision: str) -> DenseSignal:
         """Teach a batch; see `Voice`."""

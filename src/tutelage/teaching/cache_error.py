@@ -1,0 +1,94 @@
+"""How far a cache is from live teaching, on a sample of its rows.
+
+The rows are taken in other batches than those that filled the cache, as in training, so that differences of rounding
+between batches are part of the error.
+
+Shapes: N positions, V vocabulary, S sets, K draws or kept tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tutelage.corpus.batches import Batch
+from tutelage.teaching.cache import TeacherCache
+from tutelage.teaching.encoding import Sparse, TopK, chunks
+from tutelage.teaching.signal import DenseSignal, SparseSignal
+
+SAMPLE_TOKENS = 4096
+SAMPLE_ROWS = 32
+
+
+@torch.no_grad()
+def error_of(cache: TeacherCache, epochs: range) -> dict[str, float]:
+    """Measure a cache against its live teachers.
+
+    Args:
+        cache: open, and filled at least in part.
+        epochs: those it is filled for.
+
+    Returns:
+        `tokens` measured, and for `hidden` `kl`: Kullback-Leibler divergence from live to kept teachers in nats a
+        token, at temperature 1. For the others, with the gradient of a student that knows nothing (its distribution
+        is uniform) in its logits: `gradient_error`, the norm of the error of one set over the norm of the gradient, in
+        root mean square over tokens; `gradient_error_all_sets`, the same for the mean of all sets; `bias`, the squared
+        norm of the error summed over tokens, over the sum of its squared norms: about 1 where errors of tokens are
+        independent of each other, and large where they go the same way; for `top_k` also `missing_mass`.
+    """
+    sums: dict[str, Tensor] = {}
+    for batch in cache.sample(epochs, SAMPLE_ROWS, SAMPLE_TOKENS):
+        index = batch.real_BT.flatten().nonzero().squeeze(1)
+        live = cache.live_signal(batch).at(index)
+        kept = [signal.at(index) for signal in _signals(cache, batch)]
+        temperature = getattr(cache.encoding, "temperature", 1.0)
+        for part, log_q_NV in chunks(live, temperature, cache.vocab_size):
+            here = [signal.at(part) for signal in kept]
+            for name, value in (_dense(log_q_NV, here[0]) if isinstance(here[0], DenseSignal) else
+                                _sparse(log_q_NV.exp(), [s for s in here if isinstance(s, SparseSignal)])).items():  # fmt: skip
+                sums[name] = sums[name] + value if name in sums else value
+    return _facts(sums, isinstance(cache.encoding, TopK)) if sums else {}
+
+
+def _signals(cache: TeacherCache, batch: Batch) -> list[DenseSignal | SparseSignal]:
+    """Return what the cache holds of a batch: one signal for every set."""
+    sets = cache.encoding.sets if isinstance(cache.encoding, Sparse) and not cache.source.varies else 1
+    # Which set is read follows from the epoch.
+    batches = (
+        [replace(batch, epochs_B=torch.full_like(batch.epochs_B, e)) for e in range(sets)] if sets > 1 else [batch]
+    )
+    return [cache.say(each, cache.precision) for each in batches]
+
+
+def _dense(log_q_NV: Tensor, kept: DenseSignal) -> dict[str, Tensor]:
+    difference = log_q_NV.double() - kept.log_probs().double()
+    kl = (log_q_NV.double().exp() * difference).sum()
+    return {"tokens": torch.tensor(float(len(log_q_NV))), "kl": kl}
+
+
+def _sparse(q_NV: Tensor, kept: list[SparseSignal]) -> dict[str, Tensor]:
+    errors = [torch.zeros_like(q_NV).scatter_add_(1, s.ids_NK, s.shares_NK).sub_(q_NV) for s in kept]
+    mean = torch.stack(errors).mean(0)
+    return {
+        "tokens": torch.tensor(float(len(q_NV))),
+        "gradient": (1 / q_NV.shape[1] - q_NV).square().sum(dtype=torch.float64),
+        "one": torch.stack([error.square().sum(dtype=torch.float64) for error in errors]).mean(),
+        "all": mean.square().sum(dtype=torch.float64),
+        "sum_V": mean.sum(0, dtype=torch.float64),
+        "missing": (1 - q_NV.gather(1, kept[0].ids_NK).sum(1)).sum(dtype=torch.float64),
+    }
+
+
+def _facts(sums: dict[str, Tensor], top_k: bool) -> dict[str, float]:
+    tokens = float(sums["tokens"])
+    if "kl" in sums:
+        return {"tokens": tokens, "kl": float(sums["kl"]) / tokens}
+    facts = {
+        "tokens": tokens,
+        "gradient_error": float((sums["one"] / sums["gradient"]).sqrt()),
+        "gradient_error_all_sets": float((sums["all"] / sums["gradient"]).sqrt()),
+        "bias": float(sums["sum_V"].square().sum() / sums["all"].clamp_min(1e-30)),
+    }
+    return facts | ({"missing_mass": float(sums["missing"]) / tokens} if top_k else {})

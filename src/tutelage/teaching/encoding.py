@@ -1,0 +1,275 @@
+"""What a cache keeps of a signal: which numbers for each token, how they are made, and how a signal comes back.
+
+    hidden   the teachers' last hidden states, side by side: the whole distribution follows from them
+    sparse   tokens drawn without bias (`sampling.systematic`), several sets of them
+    top_k    the most likely tokens and their shares
+
+The last two also keep the entropy of the whole distribution and the log-probability of the target.
+
+Top-k is biased: it moves the mass it leaves out to the tokens it keeps, whatever the number of epochs. In arXiv
+2503.16870 students of the 12 or 50 most likely tokens were worse than students without a teacher, and their gradients
+stood at 58 and 48 degrees to those of full distillation; unbiased draws of the same size, at 4 degrees.
+
+Shapes: N positions, D width of all teachers together, V vocabulary, S sets, K draws or kept tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tutelage.errors import UserError
+from tutelage.teaching.sampling import most_likely, systematic
+from tutelage.teaching.signal import Combine, DenseSignal, Signal, SparseSignal
+
+CHUNK_BYTES = 32 << 20
+"""Memory for the logits of some positions and what is made of them."""
+
+Array = npt.NDArray[Any]
+Heads = tuple[tuple[Tensor, Tensor | None], ...]
+
+
+@dataclass(frozen=True)
+class Field:
+    """Numbers kept for each token.
+
+    Attributes:
+        name: of the field.
+        dtype: numpy's name of their type, little-endian.
+        width: how many for each token.
+    """
+
+    name: str
+    dtype: str
+    width: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes for a token."""
+        return np.dtype(self.dtype).itemsize * self.width
+
+
+class Encoding(Protocol):
+    """One kind of cache."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """What is kept for each token, in the order of the file."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Everything about the kind that decides what is kept, JSON-like."""
+
+    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+        """Return what is kept of a signal: for each field an array `(N, width)`.
+
+        Args:
+            said: what the live teachers say about N positions.
+            targets_N: right answers, `IGNORE` where there is none.
+            uniforms_N: a random number in [0, 1) for each position, float64.
+        """
+
+    def names(self, epoch: int) -> tuple[str, ...]:
+        """Name the fields that are read in an epoch, in an order that does not depend on it."""
+
+    def decode(self, kept: list[Tensor]) -> Signal:
+        """Turn what was read, `(N, width)` for each of `names`, into a signal."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The teachers' hidden states as their output layers read them.
+
+    Attributes:
+        widths: of each teacher.
+        precision: `bf16` keeps what live teaching feeds the output product, bit for bit; `fp32` keeps float16.
+        weights: share of each teacher; they do not change what is kept.
+        combine: likewise.
+        heads: the teachers' output layers; empty while only sizes are asked for.
+    """
+
+    widths: tuple[int, ...]
+    precision: str
+    weights: tuple[float, ...]
+    combine: Combine
+    heads: Heads = ()
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """See `Encoding`."""
+        return (Field("hidden", "<u2" if self.precision == "bf16" else "<f2", sum(self.widths)),)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """See `Encoding`."""
+        return {"kind": "hidden", "widths": list(self.widths), "type": str(self._type)}
+
+    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+        """See `Encoding`."""
+        hidden_ND = torch.cat([hidden.float() for hidden in said.hidden], -1).to(self._type)
+        if not torch.isfinite(hidden_ND).all():
+            raise UserError(
+                f"the teachers' hidden states do not fit {self._type} (largest "
+                f"{max(float(h.abs().max()) for h in said.hidden):g}): keep them with precision: bf16, which has the "
+                "range of float32, or use cache: sparse"
+            )
+        return {"hidden": hidden_ND.view(torch.int16).cpu().numpy().view(self.fields[0].dtype)}
+
+    def names(self, epoch: int) -> tuple[str, ...]:
+        """See `Encoding`."""
+        return ("hidden",)
+
+    def decode(self, kept: list[Tensor]) -> DenseSignal:
+        """See `Encoding`."""
+        hidden_ND = kept[0].view(torch.bfloat16) if self.precision == "bf16" else kept[0].float()
+        hidden = torch.split(hidden_ND, list(self.widths), -1)
+        return DenseSignal(hidden, self.heads, self.weights, self.combine)
+
+    @property
+    def _type(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16" else torch.float16
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Tokens drawn without bias.
+
+    Attributes:
+        draws: K of each set.
+        sets: S; 1 where rows are kept for each epoch.
+        temperature: of the distribution they are drawn from.
+        mixture: shares of the teachers and how they combine, as far as that decides the distribution.
+        vocab_size: V.
+    """
+
+    draws: int
+    sets: int
+    temperature: float
+    mixture: Mapping[str, Any]
+    vocab_size: int
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """See `Encoding`."""
+        ids = tuple(Field(f"ids{number}", _id_type(self.vocab_size), self.draws) for number in range(self.sets))
+        return (*ids, *MEASURES)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """See `Encoding`."""
+        numbers = {"draws": self.draws, "sets": self.sets, "temperature": self.temperature}
+        return {"kind": "sparse", **numbers, **self.mixture}
+
+    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+        """See `Encoding`."""
+        ids_NSK = torch.empty(len(targets_N), self.sets, self.draws, dtype=torch.int64)
+        measures = np.empty((len(targets_N), 2), dtype="<f2")
+        for part, log_probs in chunks(said, self.temperature, self.vocab_size):
+            uniforms = uniforms_N[part].to(log_probs.device)
+            ids_NSK[part] = systematic(log_probs.exp(), uniforms, self.draws, self.sets).cpu()
+            measures[part] = _measures(log_probs, targets_N[part])
+        ids = ids_NSK.numpy().astype(_id_type(self.vocab_size))
+        return {f"ids{number}": ids[:, number] for number in range(self.sets)} | _by_name(measures)
+
+    def names(self, epoch: int) -> tuple[str, ...]:
+        """See `Encoding`."""
+        return (f"ids{epoch % self.sets}", "entropy", "gold")
+
+    def decode(self, kept: list[Tensor]) -> SparseSignal:
+        """See `Encoding`."""
+        ids_NK, entropy, gold = kept
+        shares_NK = torch.full(ids_NK.shape, 1 / self.draws, dtype=torch.float32, device=ids_NK.device)
+        return SparseSignal(_ids(ids_NK), shares_NK, entropy[:, 0].float(), gold[:, 0].float(), self.temperature)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The most likely tokens and their shares; biased, see above.
+
+    Attributes:
+        k: how many.
+        temperature: of the distribution.
+        mixture: as in `Sparse`.
+        vocab_size: V.
+    """
+
+    k: int
+    temperature: float
+    mixture: Mapping[str, Any]
+    vocab_size: int
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """See `Encoding`."""
+        return (Field("ids", _id_type(self.vocab_size), self.k), Field("shares", "<f2", self.k), *MEASURES)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """See `Encoding`."""
+        return {"kind": "top_k", "k": self.k, "temperature": self.temperature, **self.mixture}
+
+    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+        """See `Encoding`."""
+        N = len(targets_N)
+        ids_NK, shares_NK = np.empty((N, self.k), _id_type(self.vocab_size)), np.empty((N, self.k), "<f2")
+        measures = np.empty((N, 2), dtype="<f2")
+        for part, log_probs in chunks(said, self.temperature, self.vocab_size):
+            ids, shares = most_likely(log_probs.exp(), self.k)
+            ids_NK[part], shares_NK[part] = ids.cpu().numpy(), shares.cpu().numpy()
+            measures[part] = _measures(log_probs, targets_N[part])
+        return {"ids": ids_NK, "shares": shares_NK} | _by_name(measures)
+
+    def names(self, epoch: int) -> tuple[str, ...]:
+        """See `Encoding`."""
+        return ("ids", "shares", "entropy", "gold")
+
+    def decode(self, kept: list[Tensor]) -> SparseSignal:
+        """See `Encoding`."""
+        ids_NK, shares, entropy, gold = kept
+        shares_NK = shares.float()
+        # Positions of padding hold zeros.
+        shares_NK = shares_NK / shares_NK.sum(-1, keepdim=True).clamp_min(1e-6)
+        return SparseSignal(_ids(ids_NK), shares_NK, entropy[:, 0].float(), gold[:, 0].float(), self.temperature)
+
+
+MEASURES = (Field("entropy", "<f2", 1), Field("gold", "<f2", 1))
+
+
+def _id_type(vocab_size: int) -> str:
+    return "<u2" if vocab_size <= 1 << 16 else "<u4"
+
+
+def _ids(kept: Tensor) -> Tensor:
+    # Torch reads unsigned numbers as signed ones of the same width.
+    return kept.to(torch.int64) & ((1 << 8 * kept.element_size()) - 1)
+
+
+def chunks(said: DenseSignal, temperature: float, vocab_size: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield log-probabilities of some positions at a time, `(n, V)` in float32."""
+    # Logits, their softmax, probabilities, and a sum in float64: five times four bytes.
+    rows = max(32, CHUNK_BYTES // (20 * vocab_size))
+    for start in range(0, len(said.hidden[0]), rows):
+        part = slice(start, start + rows)
+        log_probs = said.at(part).log_probs(temperature)
+        if torch.isnan(log_probs).any():
+            raise UserError("the teachers' logits are not finite: look at the teachers, or set precision to fp32")
+        yield part, log_probs
+
+
+def _measures(log_probs_NV: Tensor, targets_N: Tensor) -> Array:
+    """Return entropy and log-probability of the target, `(N, 2)`."""
+    # Where a probability is 0 its logarithm may be minus infinity; such tokens add nothing.
+    entropy_N = -(log_probs_NV.exp() * log_probs_NV.clamp_min(-1e4)).sum(-1)
+    gold_N = log_probs_NV.gather(-1, targets_N.clamp_min(0)[:, None]).squeeze(-1).clamp_min(-1e4)
+    gold_N = gold_N.masked_fill(targets_N < 0, 0.0)
+    return torch.stack([entropy_N, gold_N], -1).cpu().numpy()
+
+
+def _by_name(measures_N2: Array) -> dict[str, Array]:
+    return {"entropy": measures_N2[:, :1], "gold": measures_N2[:, 1:]}
