@@ -13,14 +13,16 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from tutelage import caches
 from tutelage import show as estimates
 from tutelage.compare.report import publish as publish_summary
 from tutelage.compare.report import write_html
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.errors import UserError, nearest
-from tutelage.experiment import Experiment, model_card
+from tutelage.experiment import Experiment
 from tutelage.files import write_text
+from tutelage.model_card import model_card
 from tutelage.models.build import save
 from tutelage.progress import console
 from tutelage.recipe import Recipe, Teacher
@@ -99,6 +101,30 @@ def run(
         return _report(experiment, scoring, publish) if experiment.group.is_main else None
 
 
+def cache_build(
+    source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, model: str | None = None
+) -> None:
+    """Fill the teacher caches of a recipe (or of one of its models), and mend what is damaged in them.
+
+    Raises:
+        UserError: the recipe has no caches, or a teacher is not trained yet.
+    """
+    with _open(source, overrides, runs) as (experiment, _):
+        caches.build(experiment, model)
+
+
+def cache_info(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS) -> list[caches.CacheReport]:
+    """Say what the teacher caches of a recipe hold, and which folders beside them it does not use."""
+    with _open(source, overrides, runs) as (experiment, _):
+        return caches.info(experiment)
+
+
+def cache_verify(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS) -> list[caches.CacheReport]:
+    """Compare every checksum of the teacher caches of a recipe; what is damaged stands in `damaged`."""
+    with _open(source, overrides, runs) as (experiment, _):
+        return caches.verify(experiment)
+
+
 def export(
     source: Source, model: str, folder: str | Path, overrides: Sequence[str] = (), runs: str | Path = RUNS
 ) -> Path:
@@ -115,7 +141,7 @@ def export(
             experiment.pieces(wanted.model)
         piece = experiment.piece_of(wanted)
         trained = experiment.trained(wanted, experiment.recipe.models[piece.name].reads)
-        card = model_card(experiment.recipe, piece, experiment.finished(piece))
+        card = model_card(experiment.recipe, piece.name, piece.seed, experiment.finished(piece))
         if experiment.group.is_main:
             save(trained, experiment.data.tokenizer, folder, card)
         return folder

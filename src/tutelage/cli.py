@@ -33,6 +33,11 @@ models.student.optim.lr=1e-3 name=faster`. What is finished is never computed tw
 when the same command is given again.""",
 )
 
+cache = typer.Typer(
+    no_args_is_help=True, help="Keep what teachers say on disk, and look after it (`stages: [{cache: ...}]`)."
+)
+app.add_typer(cache, name="cache")
+
 RecipeArgument = Annotated[
     str,
     typer.Argument(
@@ -123,6 +128,37 @@ def export(
     from tutelage import api
 
     api.export(recipe, model, folder, overrides or (), runs)
+
+
+@cache.command("build")
+def cache_build(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, model: OneModel = None) -> None:
+    """Fill the caches of trained teachers, or go on filling them; mend what is damaged."""
+    from tutelage import api
+
+    api.cache_build(recipe, overrides or (), runs, model)
+
+
+@cache.command("info")
+def cache_info(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS) -> None:
+    """Print what the caches of a recipe hold: kind, bytes a token, size, filled share, error."""
+    from tutelage import api
+    from tutelage.progress import output
+
+    for found in api.cache_info(recipe, overrides or (), runs):
+        output().print(str(found), highlight=False)
+
+
+@cache.command("verify")
+def cache_verify(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS) -> None:
+    """Read all caches of a recipe and compare every checksum; exit code 1 if something is damaged."""
+    from tutelage import api
+    from tutelage.progress import output
+
+    reports = api.cache_verify(recipe, overrides or (), runs)
+    for found in reports:
+        output().print(str(found), highlight=False)
+    if any(found.damaged for found in reports):
+        raise typer.Exit(1)
 
 
 def _version(value: bool) -> None:

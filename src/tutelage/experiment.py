@@ -7,18 +7,19 @@ whatever was begun goes on from its last checkpoint.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tutelage import machine, recipe
+from tutelage import caching, machine, recipe
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
 from tutelage.errors import UserError, nearest
 from tutelage.files import fingerprint, read_json, write_json
+from tutelage.model_card import model_card
 from tutelage.models.build import Kind, build, load, save, shape
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.language_model import LanguageModel
@@ -26,6 +27,9 @@ from tutelage.progress import console, duration
 from tutelage.recipe import Recipe
 from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching import outside
+from tutelage.teaching.cache import TeacherCache, epochs_read
+from tutelage.teaching.encoding import Encoding
+from tutelage.teaching.signal import Voice
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint
 from tutelage.training.loop import Job, train
@@ -36,6 +40,7 @@ from tutelage.training.plan import Plan, plan
 UNCHANGING: dict[str, Any] = {
     **dict.fromkeys(("keep", "save_minutes", "like", "without", "seeds"), True),
     "optim": {"micro_batch_rows"},
+    "stages": {"__all__": {"cache": {"fill", "limit_gib"}}},
 }
 """Settings of a model that do not change what it learns."""
 
@@ -189,12 +194,76 @@ class Experiment:
         checkpoint.load_weights(folder, learner)
         return learner.model
 
-    def teachers_of(self, stage: recipe.Stage, reads: Kind) -> Ensemble | None:
+    def teachers_of(self, stage: recipe.Stage, reads: Kind) -> Ensemble:
         """Load a stage's teachers."""
-        if not stage.teachers:
-            return None
         models = [self.trained(teacher, reads) for teacher in stage.teachers]
         return Ensemble(models, [teacher.weight for teacher in stage.teachers], stage.combine)
+
+    def identity_of(self, teacher: recipe.Teacher) -> str:
+        """Return a digest of the weights that teach."""
+        if teacher.model not in self.recipe.models:
+            return outside.identity(teacher.model)
+        piece = self.piece_of(teacher)
+        run, finished = self.run_of(piece), self.finished(piece)
+        if teacher.checkpoint == "best":
+            return outside.identity(str(run.hf.absolute()))
+        step = finished["steps"] if teacher.checkpoint == "last" else int(teacher.checkpoint.removeprefix("step-"))
+        manifest = read_json(checkpoint.folder_of(run.checkpoints, step) / "manifest.json")
+        return fingerprint([self.wish(piece), manifest["sha256"]["model.safetensors"]])
+
+    # --- caches
+
+    def cache_of(self, piece: Piece, index: int) -> TeacherCache:
+        """Return the cache of a stage's teachers, not yet open; they must be trained."""
+        model = self.recipe.models[piece.name]
+        stage = model.stages[index]
+        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
+        # What is kept of the rows must be of these very rows.
+        store = TokenStore.open(self.folder / "data", "train", verify=True)
+        identities = [self.identity_of(teacher) for teacher in stage.teachers]
+        return TeacherCache(
+            self.folder / "caches",
+            caching.key_of(self.recipe.data, store, source, identities),
+            self.encoding_of(piece, index),
+            source,
+            live=lambda: self.teachers_of(stage, model.reads),
+            precision=self.precision_of(piece),
+            seed=self.recipe.data.seed,
+        )
+
+    def encoding_of(self, piece: Piece, index: int) -> Encoding:
+        """Return what the cache of a stage keeps of each token."""
+        model = self.recipe.models[piece.name]
+        stage = model.stages[index]
+        widths = [self.cost_of(teacher, model.reads).output_width for teacher in stage.teachers]
+        varies = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True).varies
+        return caching.encoding_of(stage, widths, self.precision_of(piece), len(self.data.tokenizer), varies)
+
+    def cached_epochs(self, name: str, index: int) -> range:
+        """Return the epochs for which the cache of a stage has slots; one where rows are the same in all."""
+        model, ends = self.recipe.models[name], (0, *self.plan_of(name).ends)
+        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
+        return epochs_read(source, ends[index], ends[index + 1])
+
+    @contextmanager
+    def opened_cache(self, piece: Piece, index: int, mend: bool = False) -> Iterator[TeacherCache]:
+        """Open the cache of a stage; with `mend`, fill it now and check what is there. See `caching.opened`."""
+        wished = self.recipe.models[piece.name].stages[index].cache
+        assert wished is not None
+        epochs = self.cached_epochs(piece.name, index)
+        with caching.opened(self.cache_of(piece, index), wished, epochs, self.group, str(piece), mend) as cache:
+            yield cache
+
+    def _voice(self, piece: Piece, index: int, opened: ExitStack) -> Voice | None:
+        """Return who teaches in a stage; the cache of the stage before is closed."""
+        opened.close()
+        model = self.recipe.models[piece.name]
+        stage = model.stages[index]
+        if not stage.teachers:
+            return None
+        if stage.cache is None:
+            return self.teachers_of(stage, model.reads)
+        return opened.enter_context(self.opened_cache(piece, index))
 
     def check(self, pieces: Sequence[Piece]) -> None:
         """Find now what would otherwise stop a model when its turn comes, hours after its teachers'.
@@ -274,7 +343,13 @@ class Experiment:
             if run.finished is not None:
                 return
             model = self.recipe.models[piece.name]
+            ahead = [i for i, stage in enumerate(model.stages) if stage.cache and stage.cache.fill == "ahead"]
+            building = 0.0
+            for index in ahead:
+                with self.opened_cache(piece, index) as cache:
+                    building += cache.info().get("seconds", 0.0)
             source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
+            opened = ExitStack()
             job = Job(
                 name=piece.name,
                 model=model,
@@ -285,16 +360,17 @@ class Experiment:
                 plan=self.plan_of(piece.name),
                 milestones=self.milestones(piece.name),
                 build=lambda: self.new_model(piece),
-                teachers=lambda index: self.teachers_of(model.stages[index], model.reads),
+                teachers=lambda index: self._voice(piece, index, opened),
                 precision=self.precision_of(piece),
             )
-            state = train(job, run, self.group)
+            with opened:
+                state = train(job, run, self.group)
             if self.group.is_main:
-                self._finish(piece, run, job, state)
+                self._finish(piece, run, job, state, building)
             self.group.barrier()
 
-    def _finish(self, piece: Piece, run: RunFolder, job: Job, state: checkpoint.State) -> None:
-        """Export the best checkpoint and write down what training came to."""
+    def _finish(self, piece: Piece, run: RunFolder, job: Job, state: checkpoint.State, building: float) -> None:
+        """Export the best checkpoint and write down what training came to; `building` caches took that many seconds."""
         best = int(state.best["step"])
         learner = Learner(self.new_model(piece))
         folder = checkpoint.folder_of(run.checkpoints, best)
@@ -314,8 +390,8 @@ class Experiment:
             "tokens": state.tokens,
             "words": round(words),
             "epochs": state.step / job.source.steps_per_epoch,
-            "seconds": timing["seconds"],
-            "seconds_teaching": None if self.group.device.type == "cuda" else timing["teaching"],
+            "seconds": timing["seconds"] + building,
+            "seconds_teaching": None if self.group.device.type == "cuda" else timing["teaching"] + building,
             "flops": cost.training_flops * state.tokens,
             "teacher_flops": self.teacher_flops(piece.name),
             "clip_rate": state.clipped / state.step,
@@ -324,21 +400,23 @@ class Experiment:
             "cost": asdict(cost),
             "architecture": learner.model.hf.config.model_type,
         }
-        save(learner.model, self.data.tokenizer, run.hf, model_card(self.recipe, piece, done))
+        save(learner.model, self.data.tokenizer, run.hf, model_card(self.recipe, piece.name, piece.seed, done))
         write_json(run.path / "finished.json", done)
         took = duration(timing["seconds"])
         console.print(f"{piece}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
 
-    def teacher_flops(self, name: str) -> float:
-        """Return the operations of the teachers' forward passes while one seed of a model trains."""
+    def teacher_flops(self, name: str, live: bool = False) -> float:
+        """Return the operations of the teachers for one seed of a model; `live`: as if there were no caches."""
         model, ends = self.recipe.models[name], self.plan_of(name).ends
         source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
         per_step = source.tokens_per_epoch / source.steps_per_epoch
-        return sum(
-            self.cost_of(teacher, model.reads).forward_flops * per_step * (end - start)
-            for stage, start, end in zip(model.stages, (0, *ends), ends, strict=False)
-            for teacher in stage.teachers
-        )
+        total = 0.0
+        for index, (stage, start, end) in enumerate(zip(model.stages, (0, *ends), ends, strict=False)):
+            taught = stage.model_copy(update={"cache": None}) if live else stage
+            costs = [self.cost_of(teacher, model.reads) for teacher in stage.teachers]
+            passed = float(source.tokens_per_epoch * len(self.cached_epochs(name, index)))
+            total += caching.teaching_flops(taught, costs, len(self.data.tokenizer), per_step * (end - start), passed)
+        return total
 
     def cost_of(self, teacher: recipe.Teacher, reads: Kind) -> Cost:
         """Return the cost of a model of this recipe, or of a teacher from outside."""
@@ -356,30 +434,3 @@ class Experiment:
                 yield
         else:
             yield
-
-
-def model_card(what: Recipe, piece: Piece, done: Json) -> str:
-    """Write the README of an exported model."""
-    model = what.models[piece.name]
-    teachers = ", ".join(str(t) for stage in model.stages for t in stage.teachers) or "none"
-    kind = "fill-mask" if model.reads == "masked" else "text-generation"
-    return f"""---
-library_name: transformers
-pipeline_tag: {kind}
-tags: [tutelage]
----
-
-# {what.name}: {piece}
-
-{what.description or "A small language model."}
-
-| | |
-|---|---|
-| shape | {model.preset or model.weights or done["architecture"]}, {done["cost"]["parameters"]:,} parameters |
-| corpus | `{what.data.corpus}` |
-| teachers | {teachers} |
-| read | {done["words"]:,} words ({done["epochs"]:.1f} passes), {done["steps"]:,} steps |
-| held-out loss (`val`) | {done["val"]["loss"]:.4f} nats a token, {done["val"]["bits_per_byte"]:.4f} bits a byte |
-
-Trained with `tutelage`. Check the corpus's licence before you pass these weights on.
-"""

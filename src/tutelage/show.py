@@ -15,7 +15,7 @@ import yaml
 from rich.syntax import Syntax
 from rich.table import Table
 
-from tutelage import machine, recipe
+from tutelage import caches, machine, recipe
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
@@ -43,6 +43,7 @@ class Estimate:
         memory: bytes while it trains, about.
         disk: bytes of checkpoints and exported models, about, all seeds.
         seconds: of training, all seeds; None without a probe.
+        caches: the teacher cache of each stage that has one: kind, bytes a token, size. Counted in `disk` once.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Estimate:
     memory: float
     disk: float
     seconds: float | None
+    caches: tuple[str, ...] = ()
 
 
 def estimate(experiment: Experiment, with_probe: bool = True) -> list[Estimate]:
@@ -68,7 +70,10 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[Estimate]:
         tokens = round(plan.total * source.tokens_per_epoch / source.steps_per_epoch)
         seeds = len(model.seed_list)
         flops = cost.training_flops * tokens + experiment.teacher_flops(name)
-        rate = _probe(experiment, Piece(name, model.seed_list[0]), flops / plan.total) if with_probe else None
+        # Live teachers are probed, at the operations of live teaching.
+        probed = (cost.training_flops * tokens + experiment.teacher_flops(name, live=True)) / plan.total
+        rate = _probe(experiment, Piece(name, model.seed_list[0]), probed) if with_probe else None
+        kept = list(caches.planned(experiment, Piece(name, model.seed_list[0])))
         teachers = [experiment.cost_of(t, model.reads).parameters for stage in model.stages for t in stage.teachers]
         held = (model.optim.micro_batch_rows or model.optim.batch_rows) * source.row_length
         estimates.append(
@@ -83,8 +88,9 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[Estimate]:
                 # Weights, gradients and two moments in float32; teachers have weights alone.
                 memory=16.0 * cost.parameters + 4.0 * sum(teachers) + held * cost.activation_bytes,
                 # Up to three checkpoints of weights and moments while it trains, and the exported weights.
-                disk=(3 * 12.0 + 4.0) * cost.parameters * seeds,
+                disk=(3 * 12.0 + 4.0) * cost.parameters * seeds + sum(size for _, size in kept),
                 seconds=flops * seeds / rate if rate else None,
+                caches=tuple(text for text, _ in kept),
             )
         )
     return estimates
@@ -133,6 +139,9 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
     out.print(f"machine: {settings['gpu'] or settings['cpu']}, {settings['cores']} cores, "
               f"{settings['memory_gib']} GiB; `auto` precision is {machine.precision('auto')}")  # fmt: skip
     out.print(_table(rows))
+    for row in rows:
+        for cache in row.caches:
+            out.print(f"teacher cache of {row.name}: {cache}")
     known = [row.seconds for row in rows if row.seconds is not None]
     if known:
         out.print(f"training in all: about {duration(sum(known))}, evaluation apart")

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tutelage.corpus.batches import Batch, BatchSource, keyed_generator
-from tutelage.files import explain_disk_errors, read_json, write_json
+from tutelage.files import explain_disk_errors, fingerprint, read_json, write_json
 from tutelage.progress import console, progress
 from tutelage.teaching.cache_store import SlotStore
 from tutelage.teaching.encoding import Encoding, Heads, Hidden
@@ -43,7 +43,7 @@ class TeacherCache:
     """What the teachers of a stage say, kept on disk; a `Voice`.
 
     Args:
-        folder: of the cache.
+        caches: folder of all caches; each has a folder in it that is named after its key.
         key: everything else that decides its content: rows, teachers, precision.
         encoding: what is kept.
         source: the training rows, in batches of any size.
@@ -54,7 +54,7 @@ class TeacherCache:
 
     def __init__(
         self,
-        folder: Path,
+        caches: Path,
         key: dict[str, Any],
         encoding: Encoding,
         source: BatchSource,
@@ -62,9 +62,10 @@ class TeacherCache:
         precision: str,
         seed: int,
     ) -> None:
-        self.folder, self.encoding, self.source, self.precision, self.seed = folder, encoding, source, precision, seed
+        self.encoding, self.source, self.precision, self.seed = encoding, source, precision, seed
         self.key = {"format": FORMAT, **key, "precision": precision, "content": encoding.key}
-        self.store = SlotStore(folder, source.row_lengths, encoding.fields)
+        self.folder = caches / fingerprint(self.key)[:16]
+        self.store = SlotStore(self.folder, source.row_lengths, encoding.fields)
         self.vocab_size = int(key["vocabulary"])
         self.device = torch.device("cpu")
         self._load = live
@@ -72,13 +73,6 @@ class TeacherCache:
         self._told = False
 
     # --- life
-
-    def epochs(self, first: int, end: int) -> range:
-        """Return the epochs whose slots a stage from step `first` to before step `end` reads."""
-        if not self.source.varies:
-            return range(1)
-        seen = self.source.batch(first).epochs_B, self.source.batch(end - 1).epochs_B
-        return range(int(seen[0].min()), int(seen[1].max()) + 1)
 
     def create(self, epochs: range, limit: float) -> None:
         """Make the files, or check them; only one process may do so at a time. See `SlotStore.create`."""
@@ -279,6 +273,14 @@ class TeacherCache:
                 f"[bold red]{self.folder}: what was kept of row {min(damaged) % self.store.rows} does not fit its "
                 "checksum; it is computed again, as will be any other such row"
             )
+
+
+def epochs_read(source: BatchSource, first: int, end: int) -> range:
+    """Return the epochs whose slots the steps from `first` to before `end` read."""
+    if not source.varies:
+        return range(1)
+    seen = source.batch(first).epochs_B, source.batch(end - 1).epochs_B
+    return range(int(seen[0].min()), int(seen[1].max()) + 1)
 
 
 def _tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:

@@ -45,9 +45,12 @@ def error_of(cache: TeacherCache, epochs: range) -> dict[str, float]:
         kept = [signal.at(index) for signal in _signals(cache, batch)]
         temperature = getattr(cache.encoding, "temperature", 1.0)
         for part, log_q_NV in chunks(live, temperature, cache.vocab_size):
-            here = [signal.at(part) for signal in kept]
-            for name, value in (_dense(log_q_NV, here[0]) if isinstance(here[0], DenseSignal) else
-                                _sparse(log_q_NV.exp(), [s for s in here if isinstance(s, SparseSignal)])).items():  # fmt: skip
+            first, *others = [signal.at(part) for signal in kept]
+            if isinstance(first, DenseSignal):
+                found = _dense(log_q_NV, first)
+            else:
+                found = _sparse(log_q_NV.exp(), [first, *(s for s in others if isinstance(s, SparseSignal))])
+            for name, value in found.items():
                 sums[name] = sums[name] + value if name in sums else value
     return _facts(sums, isinstance(cache.encoding, TopK)) if sums else {}
 

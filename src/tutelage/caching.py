@@ -1,0 +1,186 @@
+"""The teacher cache of a stage: what decides its content, what it costs, who may fill it when.
+
+Caches lie in `runs/<recipe>/caches/<first digits of the content's fingerprint>/`, shared by all students and seeds that
+are taught the same; other teachers, rows or numbers mean another folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from tutelage import recipe
+from tutelage.corpus.batches import BatchSource, Examples
+from tutelage.corpus.tokens import TokenStore
+from tutelage.errors import Interrupted
+from tutelage.files import locked
+from tutelage.models.cost import Cost
+from tutelage.progress import console, duration, human
+from tutelage.teaching.cache import TeacherCache
+from tutelage.teaching.cache_error import error_of
+from tutelage.teaching.encoding import Encoding, Hidden, Sparse, TopK
+from tutelage.training.parallel import Group
+from tutelage.training.stopping import stop_flag
+
+
+def encoding_of(stage: recipe.Stage, widths: Sequence[int], precision: str, vocab_size: int, varies: bool) -> Encoding:
+    """Return what a stage's cache keeps of each token.
+
+    Args:
+        stage: with teachers and a cache.
+        widths: of the teachers' last hidden states.
+        precision: in which the teachers run.
+        vocab_size: of the tokenizer.
+        varies: whether rows differ between epochs; then every epoch has draws of its own, and one set is enough.
+    """
+    kept, distill = stage.cache, stage.objectives.distill
+    assert kept is not None
+    assert distill is not None
+    total = sum(teacher.weight for teacher in stage.teachers)
+    weights = tuple(teacher.weight / total for teacher in stage.teachers)
+    if kept.kind == "hidden":
+        return Hidden(tuple(widths), precision, weights, stage.combine)
+    mixture: dict[str, Any] = {"weights": list(weights)}
+    if len(weights) > 1:
+        mixture["combine"] = stage.combine
+    if kept.kind == "sparse":
+        sets = 1 if varies else kept.sets
+        return Sparse(kept.draws, sets, distill.temperature, mixture, vocab_size)
+    return TopK(min(kept.k, vocab_size), distill.temperature, mixture, vocab_size)
+
+
+def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Sequence[str]) -> dict[str, Any]:
+    """Say everything about rows and teachers that decides what the teachers say.
+
+    Args:
+        data: the recipe's.
+        store: the training split.
+        source: its rows as the student reads them.
+        teachers: a digest of each teacher's weights, in order.
+    """
+    unused = {"buckets"} if data.rows.kind == "chunks" else {"chunking"}
+    rows = data.rows.model_dump(mode="json", exclude=unused)
+    if isinstance(source.rows, Examples):
+        rows["borders"] = hashlib.sha256(source.rows.starts.tobytes() + source.rows.lengths.tobytes()).hexdigest()
+    # Their order makes no difference to what the teachers say; where rows begin and what is hidden in them does.
+    masking = asdict(source.masking) if source.masking is not None else None
+    if masking is not None:
+        masking["special_ids"] = list(masking["special_ids"])
+    return {
+        "tokens": store.digest,
+        "tokenizer": store.tokenizer_id,
+        "vocabulary": store.vocab_size,
+        "rows": rows,
+        "seed": data.seed,
+        "masking": masking,
+        "teachers": list(teachers),
+    }
+
+
+@contextmanager
+def opened(
+    cache: TeacherCache, wished: recipe.Cache, epochs: range, group: Group, label: str, mend: bool = False
+) -> Iterator[TeacherCache]:
+    """Open a cache to teach from; first complete it where it is to be filled ahead.
+
+    One group of processes fills at a time; others wait for it, with a word.
+
+    Args:
+        cache: not yet open.
+        wished: how it is to be filled, and how large it may be.
+        epochs: that will be read.
+        group: the processes that work together; all call this.
+        label: whom it is for.
+        mend: fill it now in any case, and mend what is damaged.
+
+    Raises:
+        UserError: it is too large, or the folder holds something damaged.
+        Interrupted: SIGTERM or SIGINT came; what was computed is kept.
+    """
+    with ExitStack() as stack:
+        cache.to(group.device)
+        filler = stack.enter_context(ExitStack())
+        if group.is_main:
+            waiting = f"{label}: waiting for the teacher cache in {cache.folder}, which another process fills"
+            filler.enter_context(locked(cache.folder / "lock", str(cache.folder), waiting=waiting))
+            cache.create(epochs, wished.limit_gib * 2**30)
+        group.barrier()
+        cache.open()
+        stack.callback(cache.close)
+        if mend or (wished.fill == "ahead" and not cache.complete(epochs)):
+            _build(cache, epochs, group, label, mend)
+        group.barrier()
+        if cache.complete(epochs):
+            filler.close()
+        cache.to(group.device)
+        yield cache
+
+
+def describe(cache: TeacherCache, epochs: range) -> str:
+    """Say what a cache is and how large."""
+    size = f"{cache.store.bytes_per_token} bytes a token, {human(cache.store.size(epochs.stop))}B"
+    return f"{cache.encoding.key['kind']}, {size}"
+
+
+def teaching_flops(stage: recipe.Stage, costs: Sequence[Cost], vocab_size: int, read: float, passed: float) -> float:
+    """Count the operations of a stage's teachers.
+
+    A cache is counted as if each student had filled it for itself.
+
+    Args:
+        stage: the stage.
+        costs: of its teachers.
+        vocab_size: of the tokenizer.
+        read: tokens that the student reads.
+        passed: tokens in a pass over all slots of the cache.
+    """
+    if stage.cache is None:
+        return sum(cost.forward_flops * read for cost in costs)
+    computed = passed if stage.cache.fill == "ahead" else min(passed, read)
+    if stage.cache.kind != "hidden":
+        return sum(cost.forward_flops * computed for cost in costs)
+    # The output layers are left out of the pass, and applied at every step instead.
+    heads = [2.0 * cost.output_width * vocab_size for cost in costs]
+    return sum((c.forward_flops - head) * computed + head * read for c, head in zip(costs, heads, strict=True))
+
+
+def _build(cache: TeacherCache, epochs: range, group: Group, label: str, check: bool) -> None:
+    if group.is_main:
+        console.print(f"{label}: keeping what the teachers say in {cache.folder}: {describe(cache, epochs)}")
+        if isinstance(cache.encoding, TopK):
+            console.print(
+                f"[yellow]{label}: the {cache.encoding.k} most likely tokens are a biased sample of what the teachers "
+                "say, and may teach worse than no teacher; `cache: sparse` is unbiased and smaller (docs/caches.md)"
+            )
+        if cache.source.varies:
+            console.print(
+                f"{label}: rows differ between epochs, so the teachers go over the text {len(epochs)} times, as "
+                "without a cache; it serves the students that come after"
+            )
+    with stop_flag() as stop:
+        finished = cache.build(epochs, group.rank, group.size, lambda: bool(stop.number), f"cache {label}", check)
+        if not finished:
+            raise Interrupted(stop.number)
+    group.barrier()
+    if group.is_main and cache.complete(epochs):
+        error = error_of(cache, epochs)
+        cache.note(error=error)
+        took = duration(cache.info().get("seconds", 0.0))
+        console.print(f"{label}: cache complete in {took}, {describe(cache, epochs)}; {describe_error(error)}")
+    cache.release()
+
+
+def describe_error(error: dict[str, float]) -> str:
+    """Say how far a cache is from live teaching."""
+    if not error:
+        return "error not measured"
+    over = f"over {error['tokens']:,.0f} tokens"
+    if "kl" in error:
+        return f"KL to live teaching {error['kl']:.1e} nats a token {over}"
+    parts = [f"gradient error {error['gradient_error']:.2f} (all sets {error['gradient_error_all_sets']:.2f})"]
+    parts += [f"bias {error['bias']:.1f} (1: none)"]
+    parts += [f"missing mass {100 * error['missing_mass']:.1f} %"] if "missing_mass" in error else []
+    return f"{', '.join(parts)} {over}"
