@@ -24,13 +24,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tutelage.corpus.batches import Batch, BatchSource, keyed_generator
+from tutelage.corpus.batches import Batch, BatchSource, keyed_generator, to_device
 from tutelage.files import explain_disk_errors, fingerprint, read_json, write_json
 from tutelage.progress import console, progress
 from tutelage.teaching.cache_store import SlotStore
-from tutelage.teaching.encoding import Encoding, Heads, Hidden
-from tutelage.teaching.signal import DenseSignal, Signal
-from tutelage.teaching.teachers import Ensemble
+from tutelage.teaching.encoding import Encoding, Hidden
+from tutelage.teaching.signal import DenseSignal, Heads, Signal
+from tutelage.teaching.teachers import Ensemble, narrow_heads
 
 FORMAT = 1
 BUILD_TOKENS = 8192
@@ -79,14 +79,17 @@ class TeacherCache:
         remedy = "use cache: sparse, fewer draws or sets, or no cache; cache.limit_gib is the limit"
         self.store.create(self.key, epochs.stop, limit, remedy)
         if isinstance(self.encoding, Hidden) and not self.store.has(HEADS):
-            _save_heads(self.folder / HEADS, self._teachers(), self.precision)
+            _save_heads(self.folder / HEADS, self._teachers().heads)
             self.store.seal(HEADS)
 
     def open(self, writable: bool = True) -> None:
         """Open the files; every process does, once they are made."""
         self.store.open(writable)
         if isinstance(self.encoding, Hidden):
-            self.encoding = replace(self.encoding, heads=_load_heads(self.folder / HEADS, len(self.encoding.widths)))
+            heads = _load_heads(self.folder / HEADS, len(self.encoding.widths))
+            if self.precision == "bf16":
+                heads = narrow_heads(heads, self.encoding.weights, self.encoding.combine)
+            self.encoding = replace(self.encoding, heads=heads)
 
     def close(self) -> None:
         """Flush what was written, let files and teachers go."""
@@ -97,7 +100,7 @@ class TeacherCache:
         """Speak on a device from now on."""
         self.device = device
         if isinstance(self.encoding, Hidden):
-            heads = tuple((w.to(device), None if b is None else b.to(device)) for w, b in self.encoding.heads)
+            heads = tuple((weight.to(device), to_device(bias, device)) for weight, bias in self.encoding.heads)
             self.encoding = replace(self.encoding, heads=heads)
         if self._live is not None:
             self._live.to(device)
@@ -196,9 +199,8 @@ class TeacherCache:
         self._live = None
 
     def live_signal(self, batch: Batch) -> DenseSignal:
-        """Return what the live teachers say, in the arithmetic of the fused loss."""
-        said = self._teachers().say(batch, self.precision)
-        return said.to(torch.bfloat16 if self.precision == "bf16" else torch.float32)
+        """Return what the live teachers say."""
+        return self._teachers().say(batch, self.precision)
 
     # --- one micro-batch
 
@@ -285,20 +287,16 @@ def epochs_read(source: BatchSource, first: int, end: int) -> range:
 
 def _tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     """Copy an array to a device; unsigned numbers become signed ones of the same bits."""
-    signed = array.view(array.dtype.str.replace("u", "i"))
-    tensor = torch.from_numpy(signed)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return to_device(torch.from_numpy(array.view(array.dtype.str.replace("u", "i"))), device)
 
 
-def _save_heads(path: Path, teachers: Ensemble, precision: str) -> None:
-    """Keep the output layers, in the type in which they are used."""
-    type_ = torch.bfloat16 if precision == "bf16" else torch.float32
+def _save_heads(path: Path, heads: Heads) -> None:
     tensors = {}
-    for number, (weight_VD, bias_V) in enumerate(teachers.heads):
-        tensors[f"{number}.weight"] = weight_VD.detach().to(type_).cpu().contiguous()
+    for number, (weight_VD, bias_V) in enumerate(heads):
+        tensors[f"{number}.weight"] = weight_VD.detach().cpu().contiguous()
         if bias_V is not None:
-            tensors[f"{number}.bias"] = bias_V.detach().to(type_).cpu().contiguous()
-    with explain_disk_errors(path):
+            tensors[f"{number}.bias"] = bias_V.detach().cpu().contiguous()
+    with explain_disk_errors(path.parent):
         save_file(tensors, path)
 
 

@@ -26,13 +26,12 @@ from torch import Tensor
 
 from tutelage.errors import UserError
 from tutelage.teaching.sampling import most_likely, systematic
-from tutelage.teaching.signal import Combine, DenseSignal, Signal, SparseSignal
+from tutelage.teaching.signal import Combine, DenseSignal, Heads, Signal, SparseSignal
 
 CHUNK_BYTES = 32 << 20
 """Memory for the logits of some positions and what is made of them."""
 
 Array = npt.NDArray[Any]
-Heads = tuple[tuple[Tensor, Tensor | None], ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Hidden:
         precision: `bf16` keeps what live teaching feeds the output product, bit for bit; `fp32` keeps float16.
         weights: share of each teacher; they do not change what is kept.
         combine: likewise.
-        heads: the teachers' output layers; empty while only sizes are asked for.
+        heads: the teachers' output layers as `Ensemble.say` gives them; empty while only sizes are asked for.
     """
 
     widths: tuple[int, ...]
@@ -128,8 +127,10 @@ class Hidden:
     def decode(self, kept: list[Tensor]) -> DenseSignal:
         """See `Encoding`."""
         hidden_ND = kept[0].view(torch.bfloat16) if self.precision == "bf16" else kept[0].float()
-        hidden = torch.split(hidden_ND, list(self.widths), -1)
-        return DenseSignal(hidden, self.heads, self.weights, self.combine)
+        if len(self.heads) < len(self.widths):
+            # Several heads joined into one, their shares multiplied in.
+            return DenseSignal((hidden_ND,), self.heads, (1.0,))
+        return DenseSignal(torch.split(hidden_ND, list(self.widths), -1), self.heads, self.weights, self.combine)
 
     @property
     def _type(self) -> torch.dtype:
