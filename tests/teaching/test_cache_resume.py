@@ -1,0 +1,305 @@
+"""Killed anywhere while a cache is filled, ahead or in training, and restarted: the same bytes in the end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers.models.gpt2.modeling_gpt2  # noqa: F401 - once here, rather than in every forked attempt
+import transformers.models.llama.modeling_llama  # noqa: F401
+import yaml
+
+from tutelage import api
+from tutelage.errors import Interrupted, UserError
+from tutelage.experiment import Experiment, Piece
+from tutelage.recipe_file import recipe_from_text
+from tutelage.teaching.cache import TeacherCache
+from tutelage.training.parallel import Group
+
+CONTEXT = multiprocessing.get_context("fork")
+RECIPE = """
+name: kept
+data: {corpus: starter, words: 12000, tokenizer: {vocab_size: 400}, rows: {length: 16}}
+models:
+  big: &small
+    config: {model_type: gpt2, n_embd: 24, n_layer: 1, n_head: 2, n_positions: 32}  # dropout 0.1: randomness counts
+    steps: 6
+    evaluations: 1
+    save_minutes: 0.000001
+    optim: {batch_rows: 6, micro_batch_rows: 4, lr: 1.0e-2, warmup_steps: 3}
+  other: {<<: *small, config: {model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_positions: 32}}
+  student:
+    <<: *small
+    steps: 24
+    evaluations: 3
+    stages:
+      - span: 50%
+        teachers: [big@step-4, other]
+        objectives: {next_token: 0.5, distill: {weight: 0.5, temperature: 2}}
+        cache: {kind: hidden}
+      - {objectives: {next_token: 1}}
+"""
+
+
+def recipe(kind: str = "hidden", fill: str = "ahead", **changes: object) -> str:
+    tree = yaml.safe_load(RECIPE)
+    tree["models"]["student"]["stages"][0]["cache"] = {"kind": kind, "fill": fill}
+    tree["models"]["student"] |= changes
+    return yaml.safe_dump(tree)
+
+
+def deadly(what: str, when: int) -> None:
+    """Make the `when`-th call of an operation the last thing this process does."""
+    calls = itertools.count(1)
+    step, write = torch.optim.AdamW.step, os.pwrite
+
+    def last_step(*args: object, **kwargs: object) -> object:
+        result = step(*args, **kwargs)
+        if next(calls) == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    def last_write(file: int, data: memoryview, offset: int) -> int:
+        if next(calls) == when:
+            write(file, data[: len(data) // 2], offset)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(file, data, offset)
+
+    if what == "step":
+        torch.optim.AdamW.step = last_step
+    else:
+        os.pwrite = last_write
+
+
+def attempt(work: Callable[[], object], fault: tuple[str, int] | None) -> int | None:
+    """Do something in a process of its own, which may die of a fault; return its exit code."""
+
+    def child() -> None:
+        torch.set_num_threads(1)
+        if fault is not None:
+            deadly(*fault)
+        work()
+        os._exit(0)
+
+    process = CONTEXT.Process(target=child)
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def test_build_killed_ten_times_ends_with_the_same_bytes(bench, monkeypatch) -> None:
+    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", 64)
+    quiet = bench.built(bench.cache("sparse"))
+    folder = bench.folder.with_name("disturbed")
+    cache = TeacherCache(folder, {**quiet.key}, quiet.encoding, quiet.source, quiet._load, "fp32", seed=7)
+    cache.create(range(1), 1e9)
+
+    def build() -> None:
+        cache.open()
+        assert cache.build(range(1), 0, 1, lambda: False, "test")
+        cache.close()
+
+    draw = random.Random(1)
+    for _ in range(10):
+        assert attempt(build, ("write", draw.randrange(1, 24))) == -signal.SIGKILL
+    assert attempt(build, None) == 0
+    for name in ("signal.bin", "checksums.bin"):
+        assert (cache.folder / name).read_bytes() == (quiet.folder / name).read_bytes()
+
+
+def test_a_row_is_not_computed_twice(bench, monkeypatch) -> None:
+    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", 64)
+    source = bench.source()
+    cache = bench.opened(bench.cache("sparse", source))
+    count, seen = itertools.count(), []
+    monkeypatch.setattr(cache.encoding.__class__, "encode", counting(cache.encoding.__class__.encode, seen))
+    assert not cache.build(range(1), 0, 1, lambda: next(count) == 5, "test")
+    assert sum(seen) == 5 * 64
+    assert cache.build(range(1), 0, 1, lambda: False, "test")
+    assert sum(seen) == source.tokens_per_epoch
+
+
+def counting(encode: Callable, seen: list[int]) -> Callable:
+    def counted(self, said, targets_N, uniforms_N):
+        seen.append(len(targets_N))
+        return encode(self, said, targets_N, uniforms_N)
+
+    return counted
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with prepared data and trained teachers."""
+    runs = tmp_path_factory.mktemp("taught")
+
+    def teachers() -> None:
+        api.train(recipe_from_text(recipe()), runs=runs, model="big")
+        api.train(recipe_from_text(recipe()), runs=runs, model="other")
+
+    # The checkpoints a student names are kept only if the recipe has that student, which it has.
+    assert attempt(teachers, None) == 0
+    return runs
+
+
+def fresh(taught: Path, tmp_path: Path, name: str) -> Path:
+    runs = tmp_path / name
+    (runs / "kept").mkdir(parents=True)
+    for part in ("data", "big", "other"):
+        (runs / "kept" / part).symlink_to(taught / "kept" / part)
+    return runs
+
+
+def outcome(runs: Path) -> dict[str, bytes]:
+    kept = ("model.safetensors", "optimizer.safetensors", "metrics.jsonl", "signal.bin", "checksums.bin")
+    places = [*(runs / "kept" / "student").rglob("*"), *(runs / "kept" / "caches").rglob("*")]
+    return {str(path.relative_to(runs)): path.read_bytes() for path in sorted(places) if path.name in kept}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "fill"), [("hidden", "first_epoch"), ("hidden", "ahead"), ("sparse", "first_epoch"), ("top_k", "ahead")]
+)
+def test_student_killed_while_a_cache_is_filled_equals_undisturbed(taught, tmp_path, kind, fill) -> None:
+    text = recipe(kind, fill)
+    quiet, disturbed = fresh(taught, tmp_path, "quiet"), fresh(taught, tmp_path, "disturbed")
+    assert attempt(lambda: api.train(recipe_from_text(text), runs=quiet), None) == 0
+    draw = random.Random(2)
+    faults = [("write", draw.randrange(1, 30)), ("write", draw.randrange(1, 30)), ("step", draw.randrange(1, 8))]
+    for fault in faults:
+        assert attempt(lambda: api.train(recipe_from_text(text), runs=disturbed), fault) == -signal.SIGKILL
+    assert attempt(lambda: api.train(recipe_from_text(text), runs=disturbed), None) == 0
+    expected, found = outcome(quiet), outcome(disturbed)
+    assert len(expected) >= 6
+    assert found.keys() == expected.keys()
+    for name, content in expected.items():
+        assert found[name] == content, name
+
+
+def experiment(runs: Path, text: str) -> Experiment:
+    return Experiment(recipe_from_text(text), runs, Group(0, 1, torch.device("cpu")))
+
+
+def losses(runs: Path) -> list[float]:
+    lines = (runs / "kept/student/seed-0/metrics.jsonl").read_text().splitlines()
+    return [entry["loss"] if "loss" in entry else entry["val"]["loss"] for entry in map(json.loads, lines)]
+
+
+def test_cached_student_learns_what_a_live_one_does_and_costs_less(taught, tmp_path) -> None:
+    found, costs = {}, {}
+    for kind in (None, "hidden", "sparse"):
+        tree = yaml.safe_load(recipe(kind or "hidden", precision="fp32"))
+        tree["models"]["student"] |= {"epochs": 3, "evaluations": 1}
+        del tree["models"]["student"]["steps"]
+        stage = tree["models"]["student"]["stages"][0] | {"cache": kind}
+        del stage["span"]
+        tree["models"]["student"]["stages"] = [stage]
+        tree["models"]["student"]["optim"]["batch_rows"] = 64
+        del tree["models"]["student"]["optim"]["micro_batch_rows"]
+        runs = fresh(taught, tmp_path, str(kind))
+        api.train(recipe_from_text(yaml.safe_dump(tree)), runs=runs)
+        found[kind] = losses(runs)
+        done = json.loads((runs / "kept/student/seed-0/finished.json").read_text())
+        costs[kind] = done["teacher_flops"]
+    assert found["hidden"] == pytest.approx(found[None], rel=1e-4)
+    assert found["hidden"] != found[None]  # float16: another path was gone
+    assert found["sparse"][-1] == pytest.approx(found[None][-1], rel=0.02)
+    assert costs["sparse"] == pytest.approx(costs[None] / 3)
+    assert costs["sparse"] < costs["hidden"] < costs[None]
+
+
+def test_seeds_and_students_share_one_cache_and_changed_teachers_do_not(taught, tmp_path) -> None:
+    runs = fresh(taught, tmp_path, "shared")
+    text = recipe("sparse", seeds=2)
+    api.train(recipe_from_text(text), runs=runs)
+    one = experiment(runs, text)
+    folder = one.cache_of(Piece("student", 0), 0).folder
+    assert [path.name for path in (runs / "kept/caches").iterdir()] == [folder.name]
+    assert one.cache_of(Piece("student", 1), 0).folder == folder
+    assert experiment(runs, recipe("sparse", "first_epoch")).cache_of(Piece("student", 0), 0).folder == folder
+    # The same settings, other weights: as if a folder had been exchanged.
+    weights = runs / "kept/other/seed-0/hf/model.safetensors"
+    original = weights.read_bytes()
+    try:
+        weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+        assert experiment(runs, text).cache_of(Piece("student", 0), 0).folder != folder
+    finally:
+        weights.write_bytes(original)
+
+
+def test_edited_rows_are_refused(taught, tmp_path) -> None:
+    runs = tmp_path / "edited"
+    (runs / "kept").mkdir(parents=True)
+    (runs / "kept/data").mkdir()
+    for path in (taught / "kept/data").iterdir():
+        if path.is_file():
+            (runs / "kept/data" / path.name).write_bytes(path.read_bytes())
+        else:
+            (runs / "kept/data" / path.name).symlink_to(path)
+    for part in ("big", "other"):
+        (runs / "kept" / part).symlink_to(taught / "kept" / part)
+    data = bytearray((runs / "kept/data/train.bin").read_bytes())
+    data[100] ^= 1
+    (runs / "kept/data/train.bin").write_bytes(data)
+    with pytest.raises(UserError, match=r"train.bin is damaged"):
+        experiment(runs, recipe()).cache_of(Piece("student", 0), 0)
+
+
+def test_verbs_build_tell_and_verify(taught, tmp_path, capsys) -> None:
+    runs = fresh(taught, tmp_path, "verbs")
+    text = recipe("top_k", "first_epoch")
+    (before,) = api.cache_info(recipe_from_text(text), runs=runs)
+    assert "not built" in before.text
+    api.cache_build(recipe_from_text(text), runs=runs)
+    told = capsys.readouterr().err
+    assert "biased" in told
+    assert "missing mass" in told
+    (info,) = api.cache_info(recipe_from_text(text), runs=runs)
+    assert info.models == ("student",)
+    assert "top_k, 260 bytes a token" in info.text
+    assert "100.0 % filled" in info.text
+    assert "missing mass" in info.text
+    (report,) = api.cache_verify(recipe_from_text(text), runs=runs)
+    assert report.damaged == ()
+    path = info.folder / "signal.bin"
+    data = bytearray(path.read_bytes())
+    data[3 * 16 * 260] ^= 1
+    path.write_bytes(data)
+    (report,) = api.cache_verify(recipe_from_text(text), runs=runs)
+    assert report.damaged == ((0, 3),)
+    assert "row 3 of epoch 0" in str(report)
+    api.cache_build(recipe_from_text(text), runs=runs)
+    (report,) = api.cache_verify(recipe_from_text(text), runs=runs)
+    assert report.damaged == ()
+    others = api.cache_info(recipe_from_text(recipe("sparse")), runs=runs)
+    assert [found.models for found in others] == [("student",), ()]
+    with pytest.raises(UserError, match="no stage with a cache"):
+        api.cache_build(recipe_from_text(RECIPE.replace("cache: {kind: hidden}", "")), runs=runs)
+
+
+def test_stop_in_the_middle_of_a_build_is_answered_and_goes_on(taught, tmp_path, monkeypatch) -> None:
+    runs = fresh(taught, tmp_path, "stopped")
+    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", 256)
+    asked = itertools.count(1)
+    fill = TeacherCache._fill
+
+    def stopping(self, *args):
+        fill(self, *args)
+        if next(asked) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TeacherCache, "_fill", stopping)
+    with pytest.raises(Interrupted):
+        api.cache_build(recipe_from_text(recipe("sparse")), runs=runs)
+    (info,) = api.cache_info(recipe_from_text(recipe("sparse")), runs=runs)
+    assert "100.0 % filled" not in info.text
+    api.cache_build(recipe_from_text(recipe("sparse")), runs=runs)
+    (info,) = api.cache_info(recipe_from_text(recipe("sparse")), runs=runs)
+    assert "100.0 % filled" in info.text
