@@ -36,7 +36,7 @@ class Bench:
     def teachers(self, combine: str = "mean_logits", masked: bool = False, seed: int = 1) -> Ensemble:
         self.loads.append(seed)
         shapes = ["modernbert", "modernbert"] if masked else ["llama", "gpt2"]
-        models = [self.make_model(shape, seed + i, width=w) for i, (shape, w) in enumerate(zip(shapes, (32, 48)))]
+        models = [self.make_model(shapes[0], seed, width=32), self.make_model(shapes[1], seed + 1, width=48)]
         for model in models:
             with torch.no_grad():
                 model.weight_VD.mul_(8)  # distributions with a shape

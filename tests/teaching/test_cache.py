@@ -90,9 +90,7 @@ def test_every_epoch_reads_its_set_and_all_sets_are_unbiased(bench) -> None:
     source = bench.source()
     cache = bench.built(bench.cache("sparse", source, draws=4, sets=3))
     batch = source.batch(0)
-    by_epoch = [
-        cache.say(replace(batch, epochs_B=torch.full_like(batch.epochs_B, e)), "fp32").ids_NK for e in range(6)
-    ]
+    by_epoch = [cache.say(replace(batch, epochs_B=torch.full_like(batch.epochs_B, e)), "fp32").ids_NK for e in range(6)]
     for epoch in range(3):
         assert torch.equal(by_epoch[epoch], by_epoch[epoch + 3])
         assert not torch.equal(by_epoch[epoch], by_epoch[(epoch + 1) % 3])

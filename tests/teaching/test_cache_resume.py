@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers.models.gpt2.modeling_gpt2  # noqa: F401 - once here, rather than in every forked attempt
+import transformers.models.gpt2.modeling_gpt2  # once here, rather than in every forked attempt
 import transformers.models.llama.modeling_llama  # noqa: F401
 import yaml
 
@@ -196,6 +196,7 @@ def test_cached_student_learns_what_a_live_one_does_and_costs_less(taught, tmp_p
     found, costs = {}, {}
     for kind in (None, "hidden", "sparse"):
         tree = yaml.safe_load(recipe(kind or "hidden", precision="fp32"))
+        tree = json.loads(json.dumps(tree))  # aliases written out
         tree["models"]["student"] |= {"epochs": 3, "evaluations": 1}
         del tree["models"]["student"]["steps"]
         stage = tree["models"]["student"]["stages"][0] | {"cache": kind}
