@@ -180,7 +180,7 @@ def describe_error(error: dict[str, float]) -> str:
     over = f"over {error['tokens']:,.0f} tokens"
     if "kl" in error:
         return f"KL to live teaching {error['kl']:.1e} nats a token {over}"
-    parts = [f"gradient error {error['gradient_error']:.2f} (all sets {error['gradient_error_all_sets']:.2f})"]
-    parts += [f"bias {error['bias']:.1f} (1: none)"]
+    parts = [f"noise {error['noise']:.2f} of a label's (all sets {error['noise_all_sets']:.2f})"]
+    parts += [f"bias {100 * error['bias']:.2f} % (chance: {100 * error['bias_by_chance']:.2f} %)"]
     parts += [f"missing mass {100 * error['missing_mass']:.1f} %"] if "missing_mass" in error else []
     return f"{', '.join(parts)} {over}"

@@ -8,6 +8,7 @@ Shapes: N positions, V vocabulary, S sets, K draws or kept tokens.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -32,11 +33,14 @@ def error_of(cache: TeacherCache, epochs: range) -> dict[str, float]:
 
     Returns:
         `tokens` measured, and for `hidden` `kl`: Kullback-Leibler divergence from live to kept teachers in nats a
-        token, at temperature 1. For the others, with the gradient of a student that knows nothing (its distribution
-        is uniform) in its logits: `gradient_error`, the norm of the error of one set over the norm of the gradient, in
-        root mean square over tokens; `gradient_error_all_sets`, the same for the mean of all sets; `bias`, the squared
-        norm of the error summed over tokens, over the sum of its squared norms: about 1 where errors of tokens are
-        independent of each other, and large where they go the same way; for `top_k` also `missing_mass`.
+        token, at temperature 1. For the others, which are compared as distributions (their error is, up to factors,
+        that of the gradient in the student's logits, whatever the student):
+
+        - `noise`: root mean square of the error's norm at a token, over that of a single label drawn from the
+          teachers, which is what a text is: 1/sqrt(K) for independent draws. `noise_all_sets`: of all sets' mean.
+        - `bias`: total variation between the mean distributions over all tokens; `bias_by_chance`: what it would be
+          on average if there were no bias and errors of tokens were independent.
+        - `missing_mass` (`top_k`): probability of the tokens that were left out.
     """
     sums: dict[str, Tensor] = {}
     for batch in cache.sample(epochs, SAMPLE_ROWS, SAMPLE_TOKENS):
@@ -76,10 +80,10 @@ def _sparse(q_NV: Tensor, kept: list[SparseSignal]) -> dict[str, Tensor]:
     mean = torch.stack(errors).mean(0)
     return {
         "tokens": torch.tensor(float(len(q_NV))),
-        "gradient": (1 / q_NV.shape[1] - q_NV).square().sum(dtype=torch.float64),
+        "label": (1 - q_NV.square().sum(1)).sum(dtype=torch.float64),
         "one": torch.stack([error.square().sum(dtype=torch.float64) for error in errors]).mean(),
-        "all": mean.square().sum(dtype=torch.float64),
         "sum_V": mean.sum(0, dtype=torch.float64),
+        "squares_V": mean.square().sum(0, dtype=torch.float64),
         "missing": (1 - q_NV.gather(1, kept[0].ids_NK).sum(1)).sum(dtype=torch.float64),
     }
 
@@ -88,10 +92,13 @@ def _facts(sums: dict[str, Tensor], top_k: bool) -> dict[str, float]:
     tokens = float(sums["tokens"])
     if "kl" in sums:
         return {"tokens": tokens, "kl": float(sums["kl"]) / tokens}
+    label = sums["label"].clamp_min(1e-12)
     facts = {
         "tokens": tokens,
-        "gradient_error": float((sums["one"] / sums["gradient"]).sqrt()),
-        "gradient_error_all_sets": float((sums["all"] / sums["gradient"]).sqrt()),
-        "bias": float(sums["sum_V"].square().sum() / sums["all"].clamp_min(1e-30)),
+        "noise": float((sums["one"] / label).sqrt()),
+        "noise_all_sets": float((sums["squares_V"].sum() / label).sqrt()),
+        "bias": float(sums["sum_V"].abs().sum()) / tokens / 2,
+        # The mean size of a normal number is sqrt(2 / pi) of its deviation.
+        "bias_by_chance": float(sums["squares_V"].sqrt().sum()) * math.sqrt(2 / math.pi) / tokens / 2,
     }
     return facts | ({"missing_mass": float(sums["missing"]) / tokens} if top_k else {})
