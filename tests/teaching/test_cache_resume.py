@@ -212,7 +212,7 @@ def test_cached_student_learns_what_a_live_one_does_and_costs_less(taught, tmp_p
     assert found["hidden"] == pytest.approx(found[None], rel=1e-4)
     assert found["hidden"] != found[None]  # float16: another path was gone
     assert found["sparse"][-1] == pytest.approx(found[None][-1], rel=0.02)
-    assert costs["sparse"] == pytest.approx(costs[None] / 3, rel=0.01)  # one pass of three
+    assert costs["sparse"] == pytest.approx(costs[None] / 3, rel=0.02)  # one pass of three
     assert costs["sparse"] < costs["hidden"] < costs[None]
 
 
