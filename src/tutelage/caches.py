@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tutelage.caching import describe_error
+from tutelage.caching import cache_of, describe_error, encoding_of, epochs_of, opened
 from tutelage.errors import Interrupted, UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.progress import duration, human
@@ -52,9 +52,9 @@ def build(experiment: Experiment, model: str | None = None) -> None:
     """
     done: set[Path] = set()
     for piece, index in _stages(experiment, model):
-        cache = experiment.cache_of(piece, index)
+        cache = cache_of(experiment, piece, index)
         if cache.folder not in done:
-            with experiment.opened_cache(piece, index, mend=True):
+            with opened(experiment, piece, index, mend=True):
                 done.add(cache.folder)
 
 
@@ -101,8 +101,8 @@ def planned(experiment: Experiment, piece: Piece) -> Iterator[tuple[str, float]]
     for index, stage in enumerate(model.stages):
         if stage.cache is None:
             continue
-        per_token = sum(field.bytes for field in experiment.encoding_of(piece, index).fields)
-        epochs = experiment.cached_epochs(piece.name, index).stop
+        per_token = sum(field.bytes for field in encoding_of(experiment, piece, index).fields)
+        epochs = epochs_of(experiment, piece.name, index).stop
         size = float(per_token * source.tokens_per_epoch * epochs)
         slots = f"{epochs} epochs of rows" if source.varies else "each row once"
         yield f"{stage.cache.kind}, {per_token} bytes a token, {human(size)}B ({slots})", size
@@ -128,7 +128,7 @@ def _caches(experiment: Experiment) -> list[tuple[TeacherCache, tuple[str, ...]]
     """List the caches of a recipe, each once, with the models it serves."""
     found: dict[Path, tuple[TeacherCache, tuple[str, ...]]] = {}
     for piece, index in _stages(experiment):
-        cache = experiment.cache_of(piece, index)
+        cache = cache_of(experiment, piece, index)
         names = found[cache.folder][1] if cache.folder in found else ()
         found[cache.folder] = (cache, tuple(dict.fromkeys((*names, piece.name))))
     return list(found.values())

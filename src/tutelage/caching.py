@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tutelage import recipe
 from tutelage.corpus.batches import BatchSource, Examples
@@ -19,87 +19,121 @@ from tutelage.errors import Interrupted
 from tutelage.files import locked
 from tutelage.models.cost import Cost
 from tutelage.progress import console, duration, human
-from tutelage.teaching.cache import TeacherCache
+from tutelage.teaching.cache import TeacherCache, epochs_read
 from tutelage.teaching.cache_error import error_of
 from tutelage.teaching.encoding import Encoding, Hidden, Sparse, TopK
+from tutelage.teaching.signal import Voice
+from tutelage.training.form import Form
 from tutelage.training.parallel import Group
 from tutelage.training.stopping import stop_flag
 
+if TYPE_CHECKING:
+    from tutelage.experiment import Experiment, Piece
 
-def encoding_of(stage: recipe.Stage, widths: Sequence[int], precision: str, vocab_size: int, varies: bool) -> Encoding:
-    """Return what a stage's cache keeps of each token.
 
-    Args:
-        stage: with teachers and a cache.
-        widths: of the teachers' last hidden states.
-        precision: in which the teachers run.
-        vocab_size: of the tokenizer.
-        varies: whether rows differ between epochs; then every epoch has draws of its own, and one set is enough.
+def cache_of(experiment: Experiment, piece: Piece, index: int) -> TeacherCache:
+    """Return the cache of a stage's teachers, not yet open; they must be trained.
+
+    Its teachers compute in the machine's plain form, whatever their students' form: all share the cache.
     """
+    what, model = experiment.recipe, experiment.recipe.models[piece.name]
+    stage = model.stages[index]
+    # What is kept of the rows must be of these very rows.
+    store = TokenStore.open(experiment.folder / "data", "train", verify=True)
+    source = _source(experiment, piece.name)
+    identities = [experiment.identity_of(teacher) for teacher in stage.teachers]
+    return TeacherCache(
+        experiment.folder / "caches",
+        _key(what.data, store, source, identities),
+        encoding_of(experiment, piece, index),
+        source,
+        live=lambda: experiment.teachers_of(stage, model.reads),
+        precision=experiment.precision_of(piece),
+        seed=what.data.seed,
+    )
+
+
+def encoding_of(experiment: Experiment, piece: Piece, index: int) -> Encoding:
+    """Return what a stage's cache keeps of each token; its teachers need not be trained yet."""
+    model = experiment.recipe.models[piece.name]
+    stage, vocab_size = model.stages[index], len(experiment.data.tokenizer)
     kept, distill = stage.cache, stage.objectives.distill
     assert kept is not None
     assert distill is not None
     total = sum(teacher.weight for teacher in stage.teachers)
     weights = tuple(teacher.weight / total for teacher in stage.teachers)
     if kept.kind == "hidden":
-        return Hidden(tuple(widths), precision, weights, stage.combine)
+        widths = tuple(experiment.cost_of(teacher, model.reads).output_width for teacher in stage.teachers)
+        return Hidden(widths, experiment.precision_of(piece), weights, stage.combine)
     mixture: dict[str, Any] = {"weights": list(weights)}
     if len(weights) > 1:
         mixture["combine"] = stage.combine
     if kept.kind == "sparse":
-        sets = 1 if varies else kept.sets
+        # Where rows are kept for each epoch, every epoch has draws of its own.
+        sets = 1 if _source(experiment, piece.name).varies else kept.sets
         return Sparse(kept.draws, sets, distill.temperature, mixture, vocab_size)
     return TopK(min(kept.k, vocab_size), distill.temperature, mixture, vocab_size)
 
 
-def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Sequence[str]) -> dict[str, Any]:
-    """Say everything about rows and teachers that decides what the teachers say.
+def epochs_of(experiment: Experiment, name: str, index: int) -> range:
+    """Return the epochs for which the cache of a stage has slots; one where rows are the same in all."""
+    ends = (0, *experiment.plan_of(name).ends)
+    return epochs_read(_source(experiment, name), ends[index], ends[index + 1])
+
+
+def voice(experiment: Experiment, piece: Piece, index: int, taken: Form, opened_: ExitStack) -> Voice | None:
+    """Return who teaches in a stage.
 
     Args:
-        data: the recipe's.
-        store: the training split.
-        source: its rows as the student reads them.
-        teachers: a digest of each teacher's weights, in order.
+        experiment: the experiment.
+        piece: the student.
+        index: of the stage.
+        taken: the student's form of arithmetic.
+        opened_: holds the cache of the stage before, which is closed.
     """
-    unused = {"buckets"} if data.rows.kind == "chunks" else {"chunking"}
-    rows = data.rows.model_dump(mode="json", exclude=unused)
-    if isinstance(source.rows, Examples):
-        rows["borders"] = hashlib.sha256(source.rows.starts.tobytes() + source.rows.lengths.tobytes()).hexdigest()
-    # Their order makes no difference to what the teachers say; where rows begin and what is hidden in them does.
-    masking = asdict(source.masking) if source.masking is not None else None
-    if masking is not None:
-        masking["special_ids"] = list(masking["special_ids"])
-    return {
-        "tokens": store.digest,
-        "tokenizer": store.tokenizer_id,
-        "vocabulary": store.vocab_size,
-        "rows": rows,
-        "seed": data.seed,
-        "masking": masking,
-        "teachers": list(teachers),
-    }
+    opened_.close()
+    model = experiment.recipe.models[piece.name]
+    stage = model.stages[index]
+    if not stage.teachers:
+        return None
+    if stage.cache is None:
+        return experiment.teachers_of(stage, model.reads, taken)
+    return opened_.enter_context(opened(experiment, piece, index))
+
+
+def build_ahead(experiment: Experiment, piece: Piece) -> float:
+    """Complete the caches of a piece that are to be filled ahead; return the seconds that took, whenever it was."""
+    seconds = 0.0
+    for index, stage in enumerate(experiment.recipe.models[piece.name].stages):
+        if stage.cache is not None and stage.cache.fill == "ahead":
+            with opened(experiment, piece, index) as cache:
+                seconds += cache.info().get("seconds", 0.0)
+    return seconds
 
 
 @contextmanager
-def opened(
-    cache: TeacherCache, wished: recipe.Cache, epochs: range, group: Group, label: str, mend: bool = False
-) -> Iterator[TeacherCache]:
-    """Open a cache to teach from; first complete it where it is to be filled ahead.
+def opened(experiment: Experiment, piece: Piece, index: int, mend: bool = False) -> Iterator[TeacherCache]:
+    """Open the cache of a stage to teach from; first complete it where it is to be filled ahead.
 
     One group of processes fills at a time; others wait for it, with a word.
 
     Args:
-        cache: not yet open.
-        wished: how it is to be filled, and how large it may be.
-        epochs: that will be read.
-        group: the processes that work together; all call this.
-        label: whom it is for.
+        experiment: the experiment, all processes of whose group call this.
+        piece: whom it is for.
+        index: of the stage.
         mend: fill it now in any case, and mend what is damaged.
 
     Raises:
         UserError: it is too large, or the folder holds something damaged.
         Interrupted: SIGTERM or SIGINT came; what was computed is kept.
     """
+    cache, epochs, group = (
+        cache_of(experiment, piece, index),
+        epochs_of(experiment, piece.name, index),
+        experiment.group,
+    )
+    wished, label = experiment.recipe.models[piece.name].stages[index].cache, str(piece)
+    assert wished is not None
     with ExitStack() as stack:
         cache.to(group.device)
         filler = stack.enter_context(ExitStack())
@@ -145,6 +179,39 @@ def teaching_flops(stage: recipe.Stage, costs: Sequence[Cost], vocab_size: int, 
     # The output layers are left out of the pass, and applied at every step instead.
     heads = [2.0 * cost.output_width * vocab_size for cost in costs]
     return sum((c.forward_flops - head) * computed + head * read for c, head in zip(costs, heads, strict=True))
+
+
+def _source(experiment: Experiment, name: str) -> BatchSource:
+    model = experiment.recipe.models[name]
+    return experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
+
+
+def _key(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Sequence[str]) -> dict[str, Any]:
+    """Say everything about rows and teachers that decides what the teachers say.
+
+    Args:
+        data: the recipe's.
+        store: the training split.
+        source: its rows as the student reads them.
+        teachers: a digest of each teacher's weights, in order.
+    """
+    unused = {"buckets"} if data.rows.kind == "chunks" else {"chunking"}
+    rows = data.rows.model_dump(mode="json", exclude=unused)
+    if isinstance(source.rows, Examples):
+        rows["borders"] = hashlib.sha256(source.rows.starts.tobytes() + source.rows.lengths.tobytes()).hexdigest()
+    # Their order makes no difference to what the teachers say; where rows begin and what is hidden in them does.
+    masking = asdict(source.masking) if source.masking is not None else None
+    if masking is not None:
+        masking["special_ids"] = list(masking["special_ids"])
+    return {
+        "tokens": store.digest,
+        "tokenizer": store.tokenizer_id,
+        "vocabulary": store.vocab_size,
+        "rows": rows,
+        "seed": data.seed,
+        "masking": masking,
+        "teachers": list(teachers),
+    }
 
 
 def _build(cache: TeacherCache, epochs: range, group: Group, label: str, check: bool) -> None:

@@ -27,18 +27,16 @@ from tutelage.progress import console, duration
 from tutelage.recipe import Recipe
 from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching import outside
-from tutelage.teaching.cache import TeacherCache, epochs_read
-from tutelage.teaching.encoding import Encoding
-from tutelage.teaching.signal import Voice
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training import checkpoint
+from tutelage.training import checkpoint, form
+from tutelage.training.form import Form
 from tutelage.training.loop import Job, train
 from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
 
 UNCHANGING: dict[str, Any] = {
-    **dict.fromkeys(("keep", "save_minutes", "like", "without", "seeds"), True),
+    **dict.fromkeys(("keep", "save_minutes", "like", "without", "seeds", "attention", "compile"), True),
     "optim": {"micro_batch_rows"},
     "stages": {"__all__": {"cache": {"fill", "limit_gib"}}},
 }
@@ -194,9 +192,11 @@ class Experiment:
         checkpoint.load_weights(folder, learner)
         return learner.model
 
-    def teachers_of(self, stage: recipe.Stage, reads: Kind) -> Ensemble:
-        """Load a stage's teachers."""
+    def teachers_of(self, stage: recipe.Stage, reads: Kind, taken: Form | None = None) -> Ensemble:
+        """Load a stage's teachers; they compute in a form if one is given, as in their student's."""
         models = [self.trained(teacher, reads) for teacher in stage.teachers]
+        if taken is not None:
+            models = [taken.give(model) for model in models]
         return Ensemble(models, [teacher.weight for teacher in stage.teachers], stage.combine)
 
     def identity_of(self, teacher: recipe.Teacher) -> str:
@@ -210,60 +210,6 @@ class Experiment:
         step = finished["steps"] if teacher.checkpoint == "last" else int(teacher.checkpoint.removeprefix("step-"))
         manifest = read_json(checkpoint.folder_of(run.checkpoints, step) / "manifest.json")
         return fingerprint([self.wish(piece), manifest["sha256"]["model.safetensors"]])
-
-    # --- caches
-
-    def cache_of(self, piece: Piece, index: int) -> TeacherCache:
-        """Return the cache of a stage's teachers, not yet open; they must be trained."""
-        model = self.recipe.models[piece.name]
-        stage = model.stages[index]
-        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
-        # What is kept of the rows must be of these very rows.
-        store = TokenStore.open(self.folder / "data", "train", verify=True)
-        identities = [self.identity_of(teacher) for teacher in stage.teachers]
-        return TeacherCache(
-            self.folder / "caches",
-            caching.key_of(self.recipe.data, store, source, identities),
-            self.encoding_of(piece, index),
-            source,
-            live=lambda: self.teachers_of(stage, model.reads),
-            precision=self.precision_of(piece),
-            seed=self.recipe.data.seed,
-        )
-
-    def encoding_of(self, piece: Piece, index: int) -> Encoding:
-        """Return what the cache of a stage keeps of each token."""
-        model = self.recipe.models[piece.name]
-        stage = model.stages[index]
-        widths = [self.cost_of(teacher, model.reads).output_width for teacher in stage.teachers]
-        varies = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True).varies
-        return caching.encoding_of(stage, widths, self.precision_of(piece), len(self.data.tokenizer), varies)
-
-    def cached_epochs(self, name: str, index: int) -> range:
-        """Return the epochs for which the cache of a stage has slots; one where rows are the same in all."""
-        model, ends = self.recipe.models[name], (0, *self.plan_of(name).ends)
-        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
-        return epochs_read(source, ends[index], ends[index + 1])
-
-    @contextmanager
-    def opened_cache(self, piece: Piece, index: int, mend: bool = False) -> Iterator[TeacherCache]:
-        """Open the cache of a stage; with `mend`, fill it now and check what is there. See `caching.opened`."""
-        wished = self.recipe.models[piece.name].stages[index].cache
-        assert wished is not None
-        epochs = self.cached_epochs(piece.name, index)
-        with caching.opened(self.cache_of(piece, index), wished, epochs, self.group, str(piece), mend) as cache:
-            yield cache
-
-    def _voice(self, piece: Piece, index: int, opened: ExitStack) -> Voice | None:
-        """Return who teaches in a stage; the cache of the stage before is closed."""
-        opened.close()
-        model = self.recipe.models[piece.name]
-        stage = model.stages[index]
-        if not stage.teachers:
-            return None
-        if stage.cache is None:
-            return self.teachers_of(stage, model.reads)
-        return opened.enter_context(self.opened_cache(piece, index))
 
     def check(self, pieces: Sequence[Piece]) -> None:
         """Find now what would otherwise stop a model when its turn comes, hours after its teachers'.
@@ -343,12 +289,9 @@ class Experiment:
             if run.finished is not None:
                 return
             model = self.recipe.models[piece.name]
-            ahead = [i for i, stage in enumerate(model.stages) if stage.cache and stage.cache.fill == "ahead"]
-            building = 0.0
-            for index in ahead:
-                with self.opened_cache(piece, index) as cache:
-                    building += cache.info().get("seconds", 0.0)
+            building = caching.build_ahead(self, piece)
             source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
+            taken = self.form_of(piece)
             opened = ExitStack()
             job = Job(
                 name=piece.name,
@@ -359,8 +302,8 @@ class Experiment:
                 val_bytes_per_token=self.data.val.bytes / len(self.data.val),
                 plan=self.plan_of(piece.name),
                 milestones=self.milestones(piece.name),
-                build=lambda: self.new_model(piece),
-                teachers=lambda index: self._voice(piece, index, opened),
+                build=lambda: taken.give(self.new_model(piece)),
+                teachers=lambda index: caching.voice(self, piece, index, taken, opened),  # type: ignore[arg-type, return-value]
                 precision=self.precision_of(piece),
             )
             with opened:
@@ -368,6 +311,24 @@ class Experiment:
             if self.group.is_main:
                 self._finish(piece, run, job, state, building)
             self.group.barrier()
+
+    def form_of(self, piece: Piece) -> Form:
+        """Return the form of arithmetic of a piece's run: what it began with, or a new choice."""
+        model, group = self.recipe.models[piece.name], self.group
+        rows = min(model.optim.micro_batch_rows or model.optim.batch_rows, -(-model.optim.batch_rows // group.size))
+        micros = -(-model.optim.batch_rows // (rows * group.size))
+        precision = self.precision_of(piece)
+        settings = model.model_dump(mode="json", include={"preset", "config", "weights", "attention", "compile"})
+        key = fingerprint([settings, rows, self.data.train.digest, precision, self.plan_of(piece.name).total])
+
+        def choose() -> tuple[Form, Json]:
+            source = self.rows_of(self.data.train, model, rows, shuffle=True)
+            steps = self.plan_of(piece.name).total * micros
+            return form.choose(model, lambda: self.new_model(piece).to(group.device), source, precision, steps)
+
+        run, shared = self.run_of(piece).path / "form.json", self.folder / "forms.json"
+        chosen = asdict(form.remembered(run, shared, key, choose)) if group.is_main else None
+        return Form(**group.from_main(chosen))
 
     def _finish(self, piece: Piece, run: RunFolder, job: Job, state: checkpoint.State, building: float) -> None:
         """Export the best checkpoint and write down what training came to; `building` caches took that many seconds."""
@@ -414,7 +375,7 @@ class Experiment:
         for index, (stage, start, end) in enumerate(zip(model.stages, (0, *ends), ends, strict=False)):
             taught = stage.model_copy(update={"cache": None}) if live else stage
             costs = [self.cost_of(teacher, model.reads) for teacher in stage.teachers]
-            passed = float(source.tokens_per_epoch * len(self.cached_epochs(name, index)))
+            passed = float(source.tokens_per_epoch * len(caching.epochs_of(self, name, index)))
             total += caching.teaching_flops(taught, costs, len(self.data.tokenizer), per_step * (end - start), passed)
         return total
 

@@ -18,6 +18,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 import yaml
 
 from tutelage import api
+from tutelage.caching import cache_of
 from tutelage.errors import Interrupted, UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe_file import recipe_from_text
@@ -221,16 +222,16 @@ def test_seeds_and_students_share_one_cache_and_changed_teachers_do_not(taught, 
     text = recipe("sparse", seeds=2)
     api.train(recipe_from_text(text), runs=runs)
     one = experiment(runs, text)
-    folder = one.cache_of(Piece("student", 0), 0).folder
+    folder = cache_of(one, Piece("student", 0), 0).folder
     assert [path.name for path in (runs / "kept/caches").iterdir()] == [folder.name]
-    assert one.cache_of(Piece("student", 1), 0).folder == folder
-    assert experiment(runs, recipe("sparse", "first_epoch")).cache_of(Piece("student", 0), 0).folder == folder
+    assert cache_of(one, Piece("student", 1), 0).folder == folder
+    assert cache_of(experiment(runs, recipe("sparse", "first_epoch")), Piece("student", 0), 0).folder == folder
     # The same settings, other weights: as if a folder had been exchanged.
     weights = runs / "kept/other/seed-0/hf/model.safetensors"
     original = weights.read_bytes()
     try:
         weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
-        assert experiment(runs, text).cache_of(Piece("student", 0), 0).folder != folder
+        assert cache_of(experiment(runs, text), Piece("student", 0), 0).folder != folder
     finally:
         weights.write_bytes(original)
 
@@ -250,7 +251,7 @@ def test_edited_rows_are_refused(taught, tmp_path) -> None:
     data[100] ^= 1
     (runs / "kept/data/train.bin").write_bytes(data)
     with pytest.raises(UserError, match=r"train.bin is damaged"):
-        experiment(runs, recipe()).cache_of(Piece("student", 0), 0)
+        cache_of(experiment(runs, recipe()), Piece("student", 0), 0)
 
 
 def test_verbs_build_tell_and_verify(taught, tmp_path, capsys) -> None:

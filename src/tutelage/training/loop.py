@@ -249,7 +249,11 @@ def _evaluate(job: Job, learner: Learner, group: Group, stop: Stop) -> HeldOut |
     def should_stop() -> bool:
         return bool(group.sum(torch.tensor(float(stop.number), device=group.device)) > 0)
 
-    result = held_out(speak, job.val, job.val_bytes_per_token, group.device, should_stop, f"val {job.name}[{job.seed}]")
+    # Rows of other shapes would be compiled anew.
+    with torch.compiler.set_stance("force_eager"):
+        result = held_out(
+            speak, job.val, job.val_bytes_per_token, group.device, should_stop, f"val {job.name}[{job.seed}]"
+        )
     learner.train()
     return result
 
