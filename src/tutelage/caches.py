@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tutelage.caching import cache_of, describe_error, encoding_of, epochs_of, opened
+from tutelage.caching import cache_of, describe_error, encoding_of, epochs_of, opened, size_of
 from tutelage.errors import Interrupted, UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.progress import duration, human
@@ -102,8 +102,7 @@ def planned(experiment: Experiment, piece: Piece) -> Iterator[tuple[str, float]]
         if stage.cache is None:
             continue
         per_token = sum(field.bytes for field in encoding_of(experiment, piece, index).fields)
-        epochs = epochs_of(experiment, piece.name, index).stop
-        size = float(per_token * source.tokens_per_epoch * epochs)
+        epochs, size = epochs_of(experiment, piece.name, index).stop, size_of(experiment, piece, index)
         slots = f"{epochs} epochs of rows" if source.varies else "each row once"
         yield f"{stage.cache.kind}, {per_token} bytes a token, {human(size)}B ({slots})", size
 

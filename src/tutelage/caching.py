@@ -19,8 +19,9 @@ from tutelage.errors import Interrupted
 from tutelage.files import locked
 from tutelage.models.cost import Cost
 from tutelage.progress import console, duration, human
-from tutelage.teaching.cache import TeacherCache, epochs_read
+from tutelage.teaching.cache import SMALLER, TeacherCache, epochs_read
 from tutelage.teaching.cache_error import error_of
+from tutelage.teaching.cache_store import check_size
 from tutelage.teaching.encoding import Encoding, Hidden, Sparse, TopK
 from tutelage.teaching.signal import Voice
 from tutelage.training.form import Form
@@ -79,6 +80,21 @@ def epochs_of(experiment: Experiment, name: str, index: int) -> range:
     """Return the epochs for which the cache of a stage has slots; one where rows are the same in all."""
     ends = (0, *experiment.plan_of(name).ends)
     return epochs_read(_source(experiment, name), ends[index], ends[index + 1])
+
+
+def size_of(experiment: Experiment, piece: Piece, index: int) -> float:
+    """Return the bytes that the cache of a stage takes once it is full."""
+    per_token = sum(field.bytes for field in encoding_of(experiment, piece, index).fields)
+    source = _source(experiment, piece.name)
+    return float(per_token * source.tokens_per_epoch * epochs_of(experiment, piece.name, index).stop)
+
+
+def check(experiment: Experiment, piece: Piece) -> None:
+    """Refuse caches that would exceed their limit, before any teacher is trained for them."""
+    for index, stage in enumerate(experiment.recipe.models[piece.name].stages):
+        if stage.cache is not None:
+            remedy = f"models.{piece.name}.stages.{index}: {SMALLER}"
+            check_size(size_of(experiment, piece, index), stage.cache.limit_gib * 2**30, remedy)
 
 
 def voice(experiment: Experiment, piece: Piece, index: int, taken: Form, opened_: ExitStack) -> Voice | None:
@@ -145,7 +161,8 @@ def opened(experiment: Experiment, piece: Piece, index: int, mend: bool = False)
         cache.open()
         stack.callback(cache.close)
         if mend or (wished.fill == "ahead" and not cache.complete(epochs)):
-            _build(cache, epochs, group, label, mend)
+            read = _share_read(experiment, piece.name, index, len(epochs))
+            _build(cache, epochs, group, label, mend, read)
         group.barrier()
         if cache.complete(epochs):
             filler.close()
@@ -186,6 +203,12 @@ def _source(experiment: Experiment, name: str) -> BatchSource:
     return experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
 
 
+def _share_read(experiment: Experiment, name: str, index: int, epochs: int) -> float:
+    """Return how much of the rows of some epochs a stage reads; above 1 where it reads them again."""
+    ends = (0, *experiment.plan_of(name).ends)
+    return (ends[index + 1] - ends[index]) / _source(experiment, name).steps_per_epoch / epochs
+
+
 def _key(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Sequence[str]) -> dict[str, Any]:
     """Say everything about rows and teachers that decides what the teachers say.
 
@@ -214,7 +237,7 @@ def _key(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Se
     }
 
 
-def _build(cache: TeacherCache, epochs: range, group: Group, label: str, check: bool) -> None:
+def _build(cache: TeacherCache, epochs: range, group: Group, label: str, mend: bool, read: float) -> None:
     if group.is_main:
         console.print(f"{label}: keeping what the teachers say in {cache.folder}: {describe(cache, epochs)}")
         if isinstance(cache.encoding, TopK):
@@ -227,8 +250,13 @@ def _build(cache: TeacherCache, epochs: range, group: Group, label: str, check: 
                 f"{label}: rows differ between epochs, so the teachers go over the text {len(epochs)} times, as "
                 "without a cache; it serves the students that come after"
             )
+        if read < 0.5 and not mend:
+            console.print(
+                f"{label}: this stage reads {100 * read:.0f} % of these rows only; `fill: first_epoch` would ask the "
+                "teachers about no others"
+            )
     with stop_flag() as stop:
-        finished = cache.build(epochs, group.rank, group.size, lambda: bool(stop.number), f"cache {label}", check)
+        finished = cache.build(epochs, group.rank, group.size, lambda: bool(stop.number), f"cache {label}", mend)
         if not finished:
             raise Interrupted(stop.number)
     group.barrier()

@@ -215,7 +215,7 @@ class Experiment:
         """Find now what would otherwise stop a model when its turn comes, hours after its teachers'.
 
         Raises:
-            UserError: a shape, length or stage that cannot be, an outside model that is missing or speaks another
+            UserError: a shape, length or stage that cannot be, a cache beyond its limit, an outside model that is missing or speaks another
                 vocabulary, or a folder that holds a run with other settings.
         """
         for name in dict.fromkeys(piece.name for piece in pieces):
@@ -228,6 +228,7 @@ class Experiment:
                 if teacher.model not in self.recipe.models:
                     outside.check(teacher, self.data.tokenizer, self.recipe.models)
         for piece in pieces:
+            caching.check(self, piece)
             self.run_of(piece).holds(self.wish(piece))
 
     # --- training

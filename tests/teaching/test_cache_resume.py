@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +19,10 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 import yaml
 
 from tutelage import api
-from tutelage.caching import cache_of
+from tutelage.caching import cache_of, opened
 from tutelage.errors import Interrupted, UserError
 from tutelage.experiment import Experiment, Piece
+from tutelage.files import locked
 from tutelage.recipe_file import recipe_from_text
 from tutelage.teaching.cache import TeacherCache
 from tutelage.training.parallel import Group
@@ -305,3 +307,40 @@ def test_stop_in_the_middle_of_a_build_is_answered_and_goes_on(taught, tmp_path,
     api.cache_build(recipe_from_text(recipe("sparse")), runs=runs)
     (info,) = api.cache_info(recipe_from_text(recipe("sparse")), runs=runs)
     assert "100.0 % filled" in info.text
+
+
+def test_a_cache_beyond_its_limit_is_refused_before_teachers_are_trained(tmp_path) -> None:
+    text = recipe().replace("kind: hidden", "kind: hidden\n        limit_gib: 0.001")
+    assert "limit_gib" in text
+    with pytest.raises(UserError, match=r"limit is 1\.07MB: models\.student\.stages\.0: take `kind: sparse`"):
+        api.train(recipe_from_text(text), runs=tmp_path)
+    assert not (tmp_path / "kept/big").exists()
+
+
+def test_how_a_cache_is_filled_does_not_change_what_is_learned(taught, tmp_path) -> None:
+    runs = fresh(taught, tmp_path, "wish")
+    student = Piece("student", 0)
+    wishes = [experiment(runs, text).wish(student) for text in (recipe("sparse"), recipe("sparse", "first_epoch"))]
+    assert wishes[0] == wishes[1]
+    assert wishes[0]["model"]["stages"][0]["cache"] == {"kind": "sparse"}
+    assert experiment(runs, recipe("hidden")).wish(student) != wishes[0]
+
+
+def test_a_student_waits_while_another_process_fills_the_cache(taught, tmp_path) -> None:
+    runs = fresh(taught, tmp_path, "waiting")
+    folder = cache_of(experiment(runs, recipe("sparse")), Piece("student", 0), 0).folder
+    holder = CONTEXT.Process(target=hold, args=(folder / "lock",))
+    holder.start()
+    while not (folder / "lock").is_file() or not (folder / "lock").read_text():
+        time.sleep(0.01)
+    began = time.monotonic()
+    with opened(experiment(runs, recipe("sparse")), Piece("student", 0), 0) as cache:
+        assert time.monotonic() - began > 1
+        assert cache.complete(range(1))
+    holder.join(60)
+
+
+def hold(path: Path) -> None:
+    with locked(path, "a cache"):
+        time.sleep(2)
+    os._exit(0)

@@ -35,6 +35,7 @@ from tutelage.teaching.teachers import Ensemble, narrow_heads
 FORMAT = 1
 BUILD_TOKENS = 8192
 """Tokens in a forward pass of the build; fixed, so that an interrupted build ends with the same bytes."""
+SMALLER = "take `kind: sparse`, fewer draws or sets, or no cache, or raise cache.limit_gib"
 HEADS = "heads.safetensors"
 INFO = "info.json"
 
@@ -76,8 +77,7 @@ class TeacherCache:
 
     def create(self, epochs: range, limit: float) -> None:
         """Make the files, or check them; only one process may do so at a time. See `SlotStore.create`."""
-        remedy = "use cache: sparse, fewer draws or sets, or no cache; cache.limit_gib is the limit"
-        self.store.create(self.key, epochs.stop, limit, remedy)
+        self.store.create(self.key, epochs.stop, limit, SMALLER)
         if isinstance(self.encoding, Hidden) and not self.store.has(HEADS):
             _save_heads(self.folder / HEADS, self._teachers().heads)
             self.store.seal(HEADS)
@@ -137,9 +137,10 @@ class TeacherCache:
         Returns:
             Whether it came to its end rather than was stopped.
         """
-        wanted = [slot for epoch in epochs for slot in range(*self._span(epoch))]
-        empty = ~self.store.filled[wanted]
-        tokens = int(self.source.row_lengths[np.array(wanted)[empty] % self.store.rows].sum()) // size
+        empty = sum(
+            int(self.source.row_lengths[~self.store.filled[slice(*self._span(epoch))]].sum()) for epoch in epochs
+        )
+        tokens = empty // size
         began, before, finished = time.monotonic(), self.info().get("seconds", 0.0), True
         with progress(label, tokens, "tok") as bar:
             for number, batch in enumerate(self._batches(epochs, max(1, BUILD_TOKENS // self.source.row_length))):

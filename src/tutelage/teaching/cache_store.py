@@ -79,8 +79,7 @@ class SlotStore:
                 free space.
         """
         size = self.size(epochs)
-        if size > limit:
-            raise UserError(f"the teacher cache would take {human(size)}B, the limit is {human(limit)}B: {remedy}")
+        check_size(size, limit, remedy)
         with explain_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             fresh = not (self.folder / MANIFEST).is_file()
@@ -238,6 +237,12 @@ class SlotStore:
 
     def _broken(self, what: str) -> UserError:
         return UserError(f"the teacher cache in {self.folder} is broken: {what}; delete that folder to build it anew")
+
+
+def check_size(size: float, limit: float, remedy: str) -> None:
+    """Refuse a cache of more bytes than it may have."""
+    if size > limit:
+        raise UserError(f"the teacher cache would take {human(size)}B, the limit is {human(limit)}B: {remedy}")
 
 
 def _checksum(data: bytes | memoryview) -> int:
