@@ -215,8 +215,8 @@ class Experiment:
         """Find now what would otherwise stop a model when its turn comes, hours after its teachers'.
 
         Raises:
-            UserError: a shape, length or stage that cannot be, a cache beyond its limit, an outside model that is missing or speaks another
-                vocabulary, or a folder that holds a run with other settings.
+            UserError: a shape, length or stage that cannot be, a cache beyond its limit, an outside model that is
+                missing or speaks another vocabulary, or a folder that holds a run with other settings.
         """
         for name in dict.fromkeys(piece.name for piece in pieces):
             model = self.recipe.models[name]

@@ -55,7 +55,7 @@ class Bench:
         combine: str = "mean_logits", teachers: int = 1, **numbers: Any,
     ) -> TeacherCache:  # fmt: skip
         source = source or self.source()
-        key = {"vocabulary": VOCABULARY, "tokens": "these", "rows": source.row_length, "teachers": [teachers]}
+        key = {"tokens": "these", "rows": source.row_length, "teachers": [teachers]}
         masked = source.masking is not None
         encoding = self.encoding(kind, precision, combine, **numbers)
         return TeacherCache(

@@ -363,3 +363,14 @@ def test_bytes_a_token(bench) -> None:
     assert sum(f.bytes for f in replace(bench.encoding("sparse"), draws=16, sets=4).fields) == 132
     assert sum(f.bytes for f in replace(bench.encoding("top_k"), k=64).fields) == 260
     assert sum(f.bytes for f in bench.encoding("hidden").fields) == 2 * (32 + 48)
+
+
+def test_teachers_that_broke_are_not_kept(bench) -> None:
+    cache = bench.opened(bench.cache("sparse"))
+    live = bench.teachers()
+    with torch.no_grad():
+        live.models[0].weight_VD[3, 0] = torch.nan
+    cache._load = lambda: live
+    with pytest.raises(UserError, match="not finite"):
+        cache.say(bench.source().batch(0), "fp32")
+    assert not cache.store.filled.any()

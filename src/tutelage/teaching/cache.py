@@ -67,7 +67,6 @@ class TeacherCache:
         self.key = {"format": FORMAT, **key, "precision": precision, "content": encoding.key}
         self.folder = caches / fingerprint(self.key)[:16]
         self.store = SlotStore(self.folder, source.row_lengths, encoding.fields)
-        self.vocab_size = int(key["vocabulary"])
         self.device = torch.device("cpu")
         self._load = live
         self._live: Ensemble | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tutelage.corpus.batches import Batch
 from tutelage.teaching.cache import TeacherCache
-from tutelage.teaching.encoding import Sparse, TopK, chunks
+from tutelage.teaching.encoding import Sparse, TopK, tiles
 from tutelage.teaching.signal import DenseSignal, SparseSignal
 
 SAMPLE_TOKENS = 4096
@@ -48,7 +48,7 @@ def error_of(cache: TeacherCache, epochs: range) -> dict[str, float]:
         live = cache.live_signal(batch).at(index)
         kept = [signal.at(index) for signal in _signals(cache, batch)]
         temperature = getattr(cache.encoding, "temperature", 1.0)
-        for part, log_q_NV in chunks(live, temperature, cache.vocab_size):
+        for part, log_q_NV in tiles(live, temperature):
             first, *others = [signal.at(part) for signal in kept]
             if isinstance(first, DenseSignal):
                 found = _dense(log_q_NV, first)

@@ -23,13 +23,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tutelage.errors import UserError
 from tutelage.teaching.sampling import most_likely, systematic
 from tutelage.teaching.signal import Combine, DenseSignal, Heads, Signal, SparseSignal
 
-CHUNK_BYTES = 32 << 20
-"""Memory for the logits of some positions and what is made of them."""
+BLOCK_BYTES = 64 << 20
+"""Memory for one block's logits: matrix products are fast on many rows ..."""
+TILE_BYTES = 8 << 20
+"""... and what follows on few: size of one float32 buffer, of which there are about five."""
 
 Array = npt.NDArray[Any]
 
@@ -171,10 +174,10 @@ class Sparse:
         """See `Encoding`."""
         ids_NSK = torch.empty(len(targets_N), self.sets, self.draws, dtype=torch.int64)
         measures = np.empty((len(targets_N), 2), dtype="<f2")
-        for part, log_probs in chunks(said, self.temperature, self.vocab_size):
-            uniforms = uniforms_N[part].to(log_probs.device)
-            ids_NSK[part] = systematic(log_probs.exp(), uniforms, self.draws, self.sets).cpu()
-            measures[part] = _measures(log_probs, targets_N[part])
+        for part, log_probs in tiles(said, self.temperature):
+            probabilities, uniforms = log_probs.exp(), uniforms_N[part].to(log_probs.device)
+            measures[part] = _measures(log_probs, probabilities, targets_N[part])
+            ids_NSK[part] = systematic(probabilities, uniforms, self.draws, self.sets).cpu()
         ids = ids_NSK.numpy().astype(_id_type(self.vocab_size))
         return {f"ids{number}": ids[:, number] for number in range(self.sets)} | _by_name(measures)
 
@@ -220,10 +223,11 @@ class TopK:
         N = len(targets_N)
         ids_NK, shares_NK = np.empty((N, self.k), _id_type(self.vocab_size)), np.empty((N, self.k), "<f2")
         measures = np.empty((N, 2), dtype="<f2")
-        for part, log_probs in chunks(said, self.temperature, self.vocab_size):
-            ids, shares = most_likely(log_probs.exp(), self.k)
+        for part, log_probs in tiles(said, self.temperature):
+            probabilities = log_probs.exp()
+            measures[part] = _measures(log_probs, probabilities, targets_N[part])
+            ids, shares = most_likely(probabilities, self.k)
             ids_NK[part], shares_NK[part] = ids.cpu().numpy(), shares.cpu().numpy()
-            measures[part] = _measures(log_probs, targets_N[part])
         return {"ids": ids_NK, "shares": shares_NK} | _by_name(measures)
 
     def names(self, epoch: int) -> tuple[str, ...]:
@@ -251,25 +255,25 @@ def _ids(kept: Tensor) -> Tensor:
     return kept.to(torch.int64) & ((1 << 8 * kept.element_size()) - 1)
 
 
-def chunks(said: DenseSignal, temperature: float, vocab_size: int) -> Iterator[tuple[slice, Tensor]]:
+def tiles(said: DenseSignal, temperature: float) -> Iterator[tuple[slice, Tensor]]:
     """Yield log-probabilities of some positions at a time, `(n, V)` in float32."""
-    # Logits, their softmax, probabilities, and a sum in float64: five times four bytes.
-    rows = max(32, CHUNK_BYTES // (20 * vocab_size))
-    for start in range(0, len(said.hidden[0]), rows):
-        part = slice(start, start + rows)
-        log_probs = said.at(part).log_probs(temperature)
-        if torch.isnan(log_probs).any():
-            raise UserError("the teachers' logits are not finite: look at the teachers, or set precision to fp32")
-        yield part, log_probs
+    positions, vocab_size = len(said.hidden[0]), len(said.heads[0][0])
+    block, tile = (max(16, size // (4 * vocab_size)) for size in (BLOCK_BYTES, TILE_BYTES))
+    for start in range(0, positions, block):
+        logits = said.at(slice(start, start + block)).logits(temperature)
+        for inner in range(0, len(logits), tile):
+            part = logits[inner : inner + tile]
+            yield slice(start + inner, start + inner + len(part)), F.log_softmax(part, -1)
 
 
-def _measures(log_probs_NV: Tensor, targets_N: Tensor) -> Array:
+def _measures(log_probs_NV: Tensor, probabilities_NV: Tensor, targets_N: Tensor) -> Array:
     """Return entropy and log-probability of the target, `(N, 2)`."""
     # Where a probability is 0 its logarithm may be minus infinity; such tokens add nothing.
-    entropy_N = -(log_probs_NV.exp() * log_probs_NV.clamp_min(-1e4)).sum(-1)
+    entropy_N = -(probabilities_NV * log_probs_NV.clamp_min(-1e4)).sum(-1)
+    if not torch.isfinite(entropy_N).all():
+        raise UserError("the teachers' logits are not finite: look at the teachers, or set precision to fp32")
     gold_N = log_probs_NV.gather(-1, targets_N.clamp_min(0)[:, None]).squeeze(-1).clamp_min(-1e4)
-    gold_N = gold_N.masked_fill(targets_N < 0, 0.0)
-    return torch.stack([entropy_N, gold_N], -1).cpu().numpy()
+    return torch.stack([entropy_N, gold_N.masked_fill(targets_N < 0, 0.0)], -1).cpu().numpy()
 
 
 def _by_name(measures_N2: Array) -> dict[str, Array]:
