@@ -158,6 +158,7 @@ class _Fused(torch.autograd.Function):
                         grad_weight[rows].add_(logits[:, rows].t() @ reader, alpha=shares.common)
                     if grad_bias is not None:
                         grad_bias.add_((logits.t() @ rate).squeeze(1), alpha=shares.common)
+                del logits  # before the next block's are made
         if wants:
             # Not `save_for_backward`: a saved tensor would be copied once more when it becomes the weight's gradient.
             ctx.found = grad_hidden, grad_weight, grad_bias
