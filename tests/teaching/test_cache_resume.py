@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -343,4 +344,44 @@ def test_a_student_waits_while_another_process_fills_the_cache(taught, tmp_path)
 def hold(path: Path) -> None:
     with locked(path, "a cache"):
         time.sleep(2)
+    os._exit(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fill", ["ahead", "first_epoch"])
+def test_two_ranks_fill_and_read_one_cache(taught, tmp_path, fill) -> None:
+    text = recipe("hidden", fill, precision="fp32")
+    text = text.replace(
+        "n_positions: 32", "n_positions: 32\n      resid_pdrop: 0\n      embd_pdrop: 0\n      attn_pdrop: 0"
+    )
+    runs = {size: fresh(taught, tmp_path, f"ranks{size}") for size in (1, 2)}
+    tree = yaml.safe_load(text)
+    for name in ("big", "other"):
+        tree["models"][name] = yaml.safe_load(RECIPE)["models"][name]
+    tree["models"]["student"]["optim"] = {"batch_rows": 7, "lr": 1.0e-2}
+    text = json.dumps(tree)
+    for size, folder in runs.items():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = [CONTEXT.Process(target=rank_of, args=(text, folder, rank, size, port)) for rank in range(size)]
+        for process in group:
+            process.start()
+        for process in group:
+            process.join(120)
+            assert process.exitcode == 0
+    assert losses(runs[1]) == pytest.approx(losses(runs[2]), rel=5e-5)
+    one, two = ((api.cache_info(recipe_from_text(text), runs=runs[size]))[0] for size in (1, 2))
+    assert one.folder.name == two.folder.name
+    share = "100.0 % filled" if fill == "ahead" else "% filled"
+    assert share in one.text
+    assert share in two.text
+    assert api.cache_verify(recipe_from_text(text), runs=runs[2])[0].damaged == ()
+
+
+def rank_of(text: str, runs: Path, rank: int, size: int, port: int) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port))  # fmt: skip
+    torch.set_num_threads(1)
+    api.train(recipe_from_text(text), runs=runs)
     os._exit(0)
