@@ -143,12 +143,9 @@ def opened(experiment: Experiment, piece: Piece, index: int, mend: bool = False)
         UserError: it is too large, or the folder holds something damaged.
         Interrupted: SIGTERM or SIGINT came; what was computed is kept.
     """
-    cache, epochs, group = (
-        cache_of(experiment, piece, index),
-        epochs_of(experiment, piece.name, index),
-        experiment.group,
-    )
-    wished, label = experiment.recipe.models[piece.name].stages[index].cache, str(piece)
+    cache, epochs = cache_of(experiment, piece, index), epochs_of(experiment, piece.name, index)
+    wished = experiment.recipe.models[piece.name].stages[index].cache
+    group, label = experiment.group, str(piece)
     assert wished is not None
     with ExitStack() as stack:
         cache.to(group.device)
@@ -160,7 +157,8 @@ def opened(experiment: Experiment, piece: Piece, index: int, mend: bool = False)
         group.barrier()
         cache.open()
         stack.callback(cache.close)
-        if mend or (wished.fill == "ahead" and not cache.complete(epochs)):
+        # All together or none: another process may have filled its share by now.
+        if group.from_main(mend or (wished.fill == "ahead" and not cache.complete(epochs))):
             read = _share_read(experiment, piece.name, index, len(epochs))
             _build(cache, epochs, group, label, mend, read)
         group.barrier()
@@ -222,7 +220,6 @@ def _key(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Se
     rows = data.rows.model_dump(mode="json", exclude=unused)
     if isinstance(source.rows, Examples):
         rows["borders"] = hashlib.sha256(source.rows.starts.tobytes() + source.rows.lengths.tobytes()).hexdigest()
-    # Their order makes no difference to what the teachers say; where rows begin and what is hidden in them does.
     masking = asdict(source.masking) if source.masking is not None else None
     if masking is not None:
         masking["special_ids"] = list(masking["special_ids"])

@@ -328,7 +328,7 @@ def share(cache: TeacherCache, rank: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_fill_their_shares_of_one_cache(bench, kind, monkeypatch) -> None:
-    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", 64)
+    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", {"cpu": 64})
     alone = bench.built(bench.cache(kind))
     alone.close()
     expected = {name: (alone.folder / name).read_bytes() for name in ("signal.bin", "checksums.bin")}

@@ -100,7 +100,7 @@ def attempt(work: Callable[[], object], fault: tuple[str, int] | None) -> int | 
 
 
 def test_build_killed_ten_times_ends_with_the_same_bytes(bench, monkeypatch) -> None:
-    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", 64)
+    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", {"cpu": 64})
     quiet = bench.built(bench.cache("sparse"))
     folder = bench.folder.with_name("disturbed")
     cache = TeacherCache(folder, {**quiet.key}, quiet.encoding, quiet.source, quiet._load, "fp32", seed=7)
@@ -120,7 +120,7 @@ def test_build_killed_ten_times_ends_with_the_same_bytes(bench, monkeypatch) -> 
 
 
 def test_a_row_is_not_computed_twice(bench, monkeypatch) -> None:
-    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", 64)
+    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", {"cpu": 64})
     source = bench.source()
     cache = bench.opened(bench.cache("sparse", source))
     count, seen = itertools.count(), []
@@ -291,7 +291,7 @@ def test_verbs_build_tell_and_verify(taught, tmp_path, capsys) -> None:
 
 def test_stop_in_the_middle_of_a_build_is_answered_and_goes_on(taught, tmp_path, monkeypatch) -> None:
     runs = fresh(taught, tmp_path, "stopped")
-    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", 256)
+    monkeypatch.setattr("tutelage.teaching.cache.BUILD_TOKENS", {"cpu": 256})
     asked = itertools.count(1)
     fill = TeacherCache._fill
 
@@ -361,15 +361,7 @@ def test_two_ranks_fill_and_read_one_cache(taught, tmp_path, fill) -> None:
     tree["models"]["student"]["optim"] = {"batch_rows": 7, "lr": 1.0e-2}
     text = json.dumps(tree)
     for size, folder in runs.items():
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        group = [CONTEXT.Process(target=rank_of, args=(text, folder, rank, size, port)) for rank in range(size)]
-        for process in group:
-            process.start()
-        for process in group:
-            process.join(120)
-            assert process.exitcode == 0
+        together(text, folder, size)
     assert losses(runs[1]) == pytest.approx(losses(runs[2]), rel=5e-5)
     one, two = ((api.cache_info(recipe_from_text(text), runs=runs[size]))[0] for size in (1, 2))
     assert one.folder.name == two.folder.name
@@ -377,6 +369,31 @@ def test_two_ranks_fill_and_read_one_cache(taught, tmp_path, fill) -> None:
     assert share in one.text
     assert share in two.text
     assert api.cache_verify(recipe_from_text(text), runs=runs[2])[0].damaged == ()
+
+
+def test_ranks_agree_on_what_is_left_to_do(taught, tmp_path) -> None:
+    """One row is missing, which one process makes before the other has looked."""
+    runs, text = fresh(taught, tmp_path, "agree"), recipe("sparse", precision="fp32")
+    api.cache_build(recipe_from_text(text), runs=runs)
+    (info,) = api.cache_info(recipe_from_text(text), runs=runs)
+    with (info.folder / "checksums.bin").open("r+b") as file:
+        file.write(bytes(4))
+    together(text, runs, 2)
+    assert api.cache_verify(recipe_from_text(text), runs=runs)[0].damaged == ()
+    assert "100.0 % filled" in api.cache_info(recipe_from_text(text), runs=runs)[0].text
+
+
+def together(text: str, runs: Path, size: int) -> None:
+    """Train in a group of processes, as `torchrun` starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = [CONTEXT.Process(target=rank_of, args=(text, runs, rank, size, port)) for rank in range(size)]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(120)
+        assert process.exitcode == 0
 
 
 def rank_of(text: str, runs: Path, rank: int, size: int, port: int) -> None:

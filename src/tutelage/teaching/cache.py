@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tutelage.corpus.batches import Batch, BatchSource, keyed_generator, to_device
-from tutelage.files import explain_disk_errors, fingerprint, read_json, write_json
+from tutelage.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.progress import console, progress
 from tutelage.teaching.cache_store import SlotStore
 from tutelage.teaching.encoding import Encoding, Hidden
@@ -33,7 +33,7 @@ from tutelage.teaching.signal import DenseSignal, Heads, Signal
 from tutelage.teaching.teachers import Ensemble, narrow_heads
 
 FORMAT = 1
-BUILD_TOKENS = 8192
+BUILD_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
 """Tokens in a forward pass of the build; fixed, so that an interrupted build ends with the same bytes."""
 SMALLER = "take `kind: sparse`, fewer draws or sets, or no cache, or raise cache.limit_gib"
 HEADS = "heads.safetensors"
@@ -139,10 +139,10 @@ class TeacherCache:
         empty = sum(
             int(self.source.row_lengths[~self.store.filled[slice(*self._span(epoch))]].sum()) for epoch in epochs
         )
-        tokens = empty // size
+        tokens, rows = empty // size, max(1, BUILD_TOKENS[self.device.type] // self.source.row_length)
         began, before, finished = time.monotonic(), self.info().get("seconds", 0.0), True
         with progress(label, tokens, "tok") as bar:
-            for number, batch in enumerate(self._batches(epochs, max(1, BUILD_TOKENS // self.source.row_length))):
+            for number, batch in enumerate(self._batches(epochs, rows)):
                 if number % size != rank or (self.filled(batch) and not check):
                     continue
                 if stopped():
@@ -296,8 +296,7 @@ def _save_heads(path: Path, heads: Heads) -> None:
         tensors[f"{number}.weight"] = weight_VD.detach().cpu().contiguous()
         if bias_V is not None:
             tensors[f"{number}.bias"] = bias_V.detach().cpu().contiguous()
-    with explain_disk_errors(path.parent):
-        save_file(tensors, path)
+    write_bytes(path, save(tensors))
 
 
 def _load_heads(path: Path, count: int) -> Heads:

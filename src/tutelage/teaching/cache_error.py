@@ -19,8 +19,8 @@ from tutelage.teaching.cache import TeacherCache
 from tutelage.teaching.encoding import Sparse, TopK, tiles
 from tutelage.teaching.signal import DenseSignal, SparseSignal
 
-SAMPLE_TOKENS = 4096
-SAMPLE_ROWS = 32
+SAMPLE_TOKENS = 8192
+SAMPLE_ROWS = 4
 
 
 @torch.no_grad()
