@@ -34,7 +34,7 @@ from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
 
 UNCHANGING: dict[str, Any] = {
-    **dict.fromkeys(("keep", "save_minutes", "like", "without", "seeds"), True),
+    **dict.fromkeys(("keep", "save_minutes", "sharding", "like", "without", "seeds"), True),
     "optim": {"micro_batch_rows"},
 }
 """Settings of a model that do not change what it learns."""

@@ -206,6 +206,10 @@ class Model(Section):
     """Evaluations on `val`, evenly spaced, the last one at the end; each also saves a checkpoint."""
     save_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Also save a checkpoint when the last one is older than this."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """How several processes hold this model and its teachers while it trains. `none`: each holds all of them. `fsdp`:
+    each holds a part of all weights, gradients and moments and fetches the rest layer by layer, for models too large
+    for one device. Results differ by rounding only; one process has nothing to share, and ignores it."""
     keep: Literal["best", "all"] = "best"
     """Checkpoints to keep: the best and the last two, or all."""
     like: str | None = None

@@ -10,14 +10,14 @@ import contextlib
 import math
 import signal as signals
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tutelage import recipe
-from tutelage.corpus.batches import IGNORE, Batch, BatchSource
+from tutelage.corpus.batches import Batch, BatchSource
 from tutelage.errors import Interrupted, UserError
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, progress
@@ -30,7 +30,7 @@ from tutelage.training.fused import Scales
 from tutelage.training.heldout import HeldOut, held_out
 from tutelage.training.objectives import TERMS, Learner, count, effective_weights, scales_for
 from tutelage.training.optim import adamw, lr_at
-from tutelage.training.parallel import Group
+from tutelage.training.parallel import Group, clip_gradient
 from tutelage.training.plan import Plan
 from tutelage.training.record import Record, Stopwatch
 from tutelage.training.stopping import Stop, stop_flag
@@ -84,18 +84,18 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
         )
 
     # --- build, resume
-    learner = Learner(job.build().to(group.device)).train()
+    learner = Learner(job.build()).train()
+    group.place(learner, job.model.sharding, job.precision)
     optimizer = adamw(learner, optim)
     state, timing = _resume(job, run, group, learner, optimizer)
     wrapped = group.wrap(learner)
     record = Record(run, state, timing, log_every=max(1, plan.total // LOG_LINES), active=group.is_main)
 
     def save() -> None:
-        if group.is_main:
-            state.metrics_bytes = record.sync()
-            checkpoint.save(run.checkpoints, state, learner, optimizer, record.timing())
-            if job.model.keep == "best":
-                checkpoint.prune(run.checkpoints, {int(state.best.get("step", 0)), *job.milestones})
+        state.metrics_bytes = record.sync()
+        checkpoint.save(run.checkpoints, state, learner, optimizer, record.timing(), write=group.is_main)
+        if group.is_main and job.model.keep == "best":
+            checkpoint.prune(run.checkpoints, {int(state.best.get("step", 0)), *job.milestones})
         group.barrier()
         record.saved()
 
@@ -125,7 +125,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
                 stage_index, teachers = plan.stage_at(state.step), None
                 teachers = job.teachers(stage_index)
                 if teachers is not None:
-                    teachers.to(group.device)
+                    group.place(teachers, job.model.sharding, job.precision)
                 _announce(job, stage_index, group)
 
             # --- one step
@@ -137,7 +137,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             sums, stop_wish, save_wish = _gradients(
                 job, wrapped, teachers, batch, scales, state.step, group, wishes, record.teaching
             )
-            norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters(), optim.clip or math.inf))
+            norm = clip_gradient(learner, optim.clip or math.inf)
             _refuse_non_finite(job.name, state.step, sums, norm, batch)
             rate = lr_at(optim, state.step, plan.total)
             for parameters in optimizer.param_groups:
@@ -195,8 +195,7 @@ def _gradients(
     Returns:
         The plain sums of the terms over the whole batch, and whether any process wishes to stop and to save.
     """
-    mine = _share(batch, group).to(group.device)
-    micros = list(mine.split(job.model.optim.micro_batch_rows or job.model.optim.batch_rows))
+    micros = group.micro_batches(batch.to(group.device), job.model.optim.micro_batch_rows or job.model.optim.batch_rows)
     sums = torch.zeros(len(TERMS) + len(wishes), dtype=torch.float64, device=group.device)
     for index, micro in enumerate(micros):
         torch.manual_seed(_derive(job.seed, step, group.rank, index))
@@ -211,17 +210,6 @@ def _gradients(
     sums[len(TERMS) :] = torch.tensor(wishes)
     group.sum(sums)
     return sums[: len(TERMS)], bool(sums[-2] > 0), bool(sums[-1] > 0)
-
-
-def _share(batch: Batch, group: Group) -> Batch:
-    """Return a process's rows; where there are fewer rows than processes, a row without any loss.
-
-    A process without rows would miss the exchange of gradients and leave the others waiting for ever.
-    """
-    if group.rank < len(batch.rows_B):
-        return batch.part(slice(group.rank, None, group.size))
-    spare = batch.part(slice(0, 1))
-    return replace(spare, targets_BT=torch.full_like(spare.targets_BT, IGNORE), silent=True)
 
 
 def _evaluate(job: Job, learner: Learner, group: Group, stop: Stop) -> HeldOut | None:
