@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -231,34 +232,59 @@ def test_bf16_differs_by_rounding(store, tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in weights(tmp_path / "fsdp").values()} == {torch.float32}
 
 
+def bf16_gradients(what: Job, device: torch.device, processes: int) -> dict[str, torch.Tensor]:
+    """A batch's gradients under autocast; `processes` share the model out and send it in bf16, 0 leave it whole."""
+    learner = Learner(what.build())
+    if processes:
+        sharding.shard(learner.model, device, processes, torch.bfloat16)
+    else:
+        learner.to(device)
+    batch = what.source.batch(0)
+    scales = scales_for(what.model.stages[0].objectives, count(batch))
+    for micro in batch.to(device).split(4):
+        with torch.autocast(device.type, torch.bfloat16):
+            loss, _ = learner(micro, scales)
+        loss.backward()
+    return {name: sharding.whole(p.grad) for name, p in learner.named_parameters()}
+
+
+def assert_rounded_like(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for name, tensor in expected.items():
+        assert found[name].dtype == torch.float32
+        # Initial weights of norms are 1, which bf16 holds. Their gradients, and those of biases, are rounded to bf16
+        # in every micro-batch; those of matrices are anyhow.
+        close = 4e-3 if tensor.ndim == 1 else 1e-5
+        assert (found[name] - tensor).norm() < close * tensor.norm(), name
+
+
 def test_layers_sent_in_bf16_give_the_gradient_of_autocast(store, tmp_path: Path) -> None:
     """As on GPUs. No CPU kernel takes layer norms' weights in bf16, so a Llama it is, whose norms are RMSNorm."""
     what = job(store, CASES[1], sharded=True)
-    batch = what.source.batch(0)
-    scales = scales_for(what.model.stages[0].objectives, count(batch))
-
-    def gradients(learner: Learner) -> dict[str, torch.Tensor]:
-        for micro in batch.split(4):
-            with torch.autocast("cpu", torch.bfloat16):
-                loss, _ = learner(micro, scales)
-            loss.backward()
-        return {name: sharding.whole(p.grad) for name, p in learner.named_parameters()}
 
     def keep(group: Group) -> None:
-        learner = Learner(what.build())
-        sharding.shard(learner.model, group.device, group.size, torch.bfloat16)
-        found = gradients(learner)
+        # Both processes have the same rows, so that averaging changes nothing.
+        found = bf16_gradients(what, group.device, 2)
         if group.is_main:
             torch.save(found, tmp_path / "found")
 
     together(keep)
-    found, expected = torch.load(tmp_path / "found", weights_only=True), gradients(Learner(what.build()))
-    for name, tensor in expected.items():
-        assert found[name].dtype == torch.float32
-        # Both processes had the same rows, so that averaging changes nothing. Initial weights of norms are 1, which
-        # bf16 holds; their gradients are rounded to it in every micro-batch, those of matrices are anyhow.
-        close = 4e-3 if tensor.ndim == 1 else 1e-5
-        assert (found[name] - tensor).norm() < close * tensor.norm(), name
+    assert_rounded_like(torch.load(tmp_path / "found", weights_only=True), bf16_gradients(what, ALONE.device, 0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", CASES[1:3], ids=NAMES[1:3])
+def test_a_gpu_shares_a_model_with_itself(store, case: tuple) -> None:
+    """One GPU is no group, but goes the way of several."""
+    device = torch.device("cuda", 0)
+    what = job(store, case, sharded=True)
+    what.model.stages[0].objectives.distill = None
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        found = bf16_gradients(what, device, 1)
+    finally:
+        dist.destroy_process_group()
+    assert_rounded_like(found, bf16_gradients(what, device, 0))
 
 
 def test_a_process_holds_its_part(tmp_path: Path) -> None:

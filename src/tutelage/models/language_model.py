@@ -53,7 +53,7 @@ class LanguageModel(nn.Module):
 
     @property
     def weight_VD(self) -> Tensor:
-        """Weight of the output layer, without padding rows."""
+        """Weight of the output layer, without padding rows; of a sharded model, read it after `hidden`."""
         weight: Tensor = self.hf.get_output_embeddings().weight
         return weight[: self.vocab_size]
 

@@ -65,6 +65,7 @@ def steps_in(checkpoints: Path) -> list[int]:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
+    # An evaluation may have left some of them whole.
     reshard(model)
     # named_parameters lists tied weights once, which safetensors asks for.
     named = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -102,7 +103,7 @@ def save(
         model: its weights and buffers are kept.
         optimizer: its moments are kept.
         timing: clock readings in seconds, kept beside it for reports.
-        write: whether this process writes; exactly one does.
+        write: whether this process writes; exactly one does, and holds everything in host memory meanwhile.
     """
     if not write:
         for tensors in (_weights(model), _optimizer_tensors(optimizer)):

@@ -13,6 +13,7 @@ in fp32. Weights of norms are rounded too, which is the one difference.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -43,6 +44,8 @@ def shard(model: LanguageModel, device: torch.device, size: int, sent_as: torch.
             f"sharding=fsdp needs a model with a list of layers, and {type(model.hf).__name__} has none; "
             "set sharding=none"
         )
+    # Hugging Face models return a slice of their logits. Nothing here changes hidden states in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (size,))
     policy = MixedPrecisionPolicy(sent_as, torch.float32, cast_forward_inputs=False)
     for layer in layers:
@@ -62,7 +65,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def reshard(module: nn.Module) -> None:
-    """Let go of weights that an evaluation left whole, so that parameters are this process's parts again."""
+    """Let go of weights that a forward pass left whole, so that parameters are this process's parts again."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
