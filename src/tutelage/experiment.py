@@ -275,9 +275,7 @@ class Experiment:
                 return
             model = self.recipe.models[piece.name]
             if model.sharding != "none" and self.group.size == 1:
-                console.print(
-                    f"{piece}: not sharded, since this is the only process; start several with torchrun if memory is short"
-                )
+                console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
             source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
             job = Job(
                 name=piece.name,
