@@ -275,8 +275,8 @@ class Evaluation(Section):
 
     convention: Literal["2023", "2024", "2025", "2026"] = "2025"
     """Rules of that year's BabyLM evaluation: start token, leading space, sum or mean, ties."""
-    batch_tokens: Count = 8192
-    """Tokens scored at once."""
+    batch_tokens: Count | None = None
+    """Tokens scored at once; what fits the caches of a CPU, or fills a GPU, unless given."""
 
     @field_validator("convention", mode="before")
     @classmethod

@@ -29,7 +29,10 @@ class FrozenProducts(TorchFunctionMode):
         super().__init__()
         self._frozen = {parameter.data_ptr(): parameter for parameter in parameters}
         self._casts: dict[tuple[int, torch.Size], Tensor] = {}
-        self._onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        # No public name leads to this product; a torch without it multiplies as it likes.
+        self._onednn = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
+            torch.ops.mkldnn, "_linear_pointwise"
+        )
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
