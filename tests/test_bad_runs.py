@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tutelage import api
 from tutelage.errors import UserError
@@ -320,7 +321,7 @@ def test_loss_that_is_not_finite_stops_with_step_and_rows(
     run = RunFolder(runs / "bad" / "one" / "seed-0")
     assert checkpoint.newest_good(run.checkpoints) == 5
     folder = checkpoint.folder_of(run.checkpoints, 5)
-    assert all(torch.isfinite(t).all() for t in checkpoint.load_file(folder / "model.safetensors").values())
+    assert all(torch.isfinite(t).all() for t in load_file(folder / "model.safetensors").values())
 
 
 def test_metrics_do_not_depend_on_how_often_one_looks(

@@ -20,7 +20,7 @@ from tutelage.corpus.tokens import TokenStore
 from tutelage.errors import UserError, nearest
 from tutelage.files import fingerprint, read_json, write_json
 from tutelage.model_card import model_card
-from tutelage.models.build import Kind, build, load, save, shape
+from tutelage.models.build import Kind, attention, build, load, save, shape
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, duration
@@ -36,7 +36,7 @@ from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
 
 UNCHANGING: dict[str, Any] = {
-    **dict.fromkeys(("keep", "save_minutes", "like", "without", "seeds", "attention", "compile"), True),
+    **dict.fromkeys(("keep", "save_minutes", "sharding", "like", "without", "seeds", "attention", "compile"), True),
     "optim": {"micro_batch_rows"},
     "stages": {"__all__": {"cache": {"fill", "limit_gib"}}},
 }
@@ -291,6 +291,8 @@ class Experiment:
                 return
             model = self.recipe.models[piece.name]
             building = caching.build_ahead(self, piece)
+            if model.sharding != "none" and self.group.size == 1:
+                console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
             source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
             taken = self.form_of(piece)
             opened = ExitStack()
@@ -318,6 +320,9 @@ class Experiment:
         model, group = self.recipe.models[piece.name], self.group
         rows = min(model.optim.micro_batch_rows or model.optim.batch_rows, -(-model.optim.batch_rows // group.size))
         micros = -(-model.optim.batch_rows // (rows * group.size))
+        if model.sharding != "none" and group.size > 1:
+            # Too large for one process, and so for a trial.
+            return Form(attention() if model.attention == "auto" else model.attention)
         precision = self.precision_of(piece)
         settings = model.model_dump(mode="json", include={"preset", "config", "weights", "attention", "compile"})
         key = fingerprint([settings, rows, self.data.train.digest, precision, self.plan_of(piece.name).total])

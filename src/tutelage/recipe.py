@@ -242,11 +242,15 @@ class Model(Section):
     on a GPU; on a CPU `eager`, or what a few timed steps say where the run takes more than five minutes."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Make code for the layers' shapes (`torch.compile`), which takes half a minute. `auto`: where a run of more than a
-    quarter of an hour gains from it, by a few timed steps."""
+    quarter of an hour gains from it, by a few timed steps. A sharded model is not compiled."""
     evaluations: Count = 10
     """Evaluations on `val`, evenly spaced, the last one at the end; each also saves a checkpoint."""
     save_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Also save a checkpoint when the last one is older than this."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """How several processes hold this model and its teachers while it trains. `none`: each holds all of them. `fsdp`:
+    each holds a part of all weights, gradients and moments and fetches the rest layer by layer, for models too large
+    for one device. Results differ by rounding only; one process has nothing to share, and ignores it."""
     keep: Literal["best", "all"] = "best"
     """Checkpoints to keep: the best and the last two, or all."""
     like: str | None = None
@@ -265,6 +269,8 @@ class Model(Section):
             raise ValueError("`weights` bring their own shape: leave out `preset` and `config`")
         if any(stage.span is None for stage in self.stages[:-1]) or self.stages[-1].span is not None:
             raise ValueError("every stage but the last has a `span`; the last takes the rest")
+        if self.compile == "on" and self.sharding != "none":
+            raise ValueError("`compile: on` and `sharding` exclude each other; leave one of them out")
         if self.without and self.like is None:
             raise ValueError("`without` goes with `like`: name the model to leave something out of")
         if len(set(self.seed_list)) != len(self.seed_list) or not self.seed_list:
@@ -304,8 +310,8 @@ class Evaluation(Section):
 
     convention: Literal["2023", "2024", "2025", "2026"] = "2025"
     """Rules of that year's BabyLM evaluation: start token, leading space, sum or mean, ties."""
-    batch_tokens: Count = 8192
-    """Tokens scored at once."""
+    batch_tokens: Count | None = None
+    """Tokens scored at once; what fits the caches of a CPU, or fills a GPU, unless given."""
 
     @field_validator("convention", mode="before")
     @classmethod

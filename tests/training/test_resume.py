@@ -145,8 +145,9 @@ def fresh(prepared: Path, tmp_path: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 2])
-def test_killed_ten_times_equals_undisturbed(prepared: Path, tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(("size", "sharding"), [(1, "none"), (2, "none"), (2, "fsdp")])
+def test_killed_ten_times_equals_undisturbed(prepared: Path, tmp_path: Path, size: int, sharding: str) -> None:
+    text = RECIPE.replace("    evaluations", f"    sharding: {sharding}\n    evaluations")
     draw = random.Random(size)
     faults = [(draw.randrange(size), "step", draw.randrange(1, 8)) for _ in range(5)]
     # Only the first process writes, so only it can die inside a save.
@@ -154,8 +155,8 @@ def test_killed_ten_times_equals_undisturbed(prepared: Path, tmp_path: Path, siz
     draw.shuffle(faults)
 
     quiet, disturbed = fresh(prepared, tmp_path, "quiet"), fresh(prepared, tmp_path, "disturbed")
-    assert run_to_end(quiet, size, []) == 0
-    assert run_to_end(disturbed, size, faults) == 10
+    assert run_to_end(quiet, size, [], text) == 0
+    assert run_to_end(disturbed, size, faults, text) == 10
     expected, found = outcome(quiet), outcome(disturbed)
     assert found.keys() == expected.keys()
     for name, content in expected.items():
@@ -170,9 +171,14 @@ def test_ranks_agree_with_one_process(prepared: Path, tmp_path: Path) -> None:
     text = RECIPE.replace("steps: 12", "precision: fp32\n    steps: 12")
     text = text.replace("n_positions: 32}", "n_positions: 32, resid_pdrop: 0, embd_pdrop: 0, attn_pdrop: 0}")
     losses = []
-    for size in (1, 2):
-        runs = fresh(prepared, tmp_path, f"ranks{size}")
-        run_to_end(runs, size, [], text)
+    for size, sharding in ((1, "none"), (2, "none"), (2, "fsdp")):
+        runs = fresh(prepared, tmp_path, f"ranks{size}{sharding}")
+        run_to_end(runs, size, [], text.replace("    evaluations", f"    sharding: {sharding}\n    evaluations"))
         lines = (runs / "resume/student/seed-0/metrics.jsonl").read_text().splitlines()
         losses.append([json.loads(line).get("loss") or json.loads(line)["val"]["loss"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=2e-5)
+    assert losses[0] == pytest.approx(losses[2], rel=2e-5)
+    # A finished run is the same one, sharded or not: nothing is trained again, nothing refused.
+    before = outcome(runs)
+    run_to_end(runs, 1, [], text)
+    assert outcome(runs) == before

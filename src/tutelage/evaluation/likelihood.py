@@ -1,9 +1,10 @@
 """Log-probabilities of many texts, exact and fast, from causal and masked models.
 
-Rows are sorted by length and cut into batches of a number of tokens, so that little is padding. A causal model needs no
-mask for it: what stands to the right is never seen. Its output layer, the widest product of a small model, runs only
-where a number is new: two rows that begin alike share the log-probabilities of what they share (a minimal pair does up
-to the word that matters), and each is computed once. A masked model reads a copy of its row for every scored token.
+Work is cut into batches of a number of tokens, sorted by length so that little is padding. A causal model needs no mask
+for it: what stands to the right is never seen. What rows have in common at their beginning (a minimal pair up to the
+word that matters) is read once (`trees.py`), and its log-probabilities are computed once: the output layer, the widest
+product of a small model, runs only where a number is new. A masked model reads a copy of its row for every scored
+token.
 
 Logits and their normalisation are in float32 whatever the model runs in; sums over a row are in float64.
 
@@ -25,13 +26,17 @@ from torch import Tensor
 from tutelage.errors import UserError
 from tutelage.evaluation.conventions import Convention, Reduction
 from tutelage.evaluation.items import Item, Rows, encode
+from tutelage.evaluation.products import FrozenProducts
+from tutelage.evaluation.trees import BUNDLE, Bundles, branches, bundle, nodes, read
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import progress
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
 
-LOGIT_BYTES = 64 << 20
-"""Memory for the logits that exist at once, in float32; smaller and larger chunks were slower on a CPU."""
+LOGIT_BYTES = {"cpu": 8 << 20, "cuda": 64 << 20}
+"""Memory for the logits that exist at once, in float32: on a CPU what its caches hold."""
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""Tokens of a batch by default: on a CPU so few that a layer's activations stay in its caches."""
 
 Precision = Literal["fp32", "bf16"]
 Values = NDArray[np.float32]
@@ -63,7 +68,7 @@ def log_probs(
     tokenizer: Any,
     items: Sequence[Item],
     convention: Convention,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     precision: Precision = "fp32",
     label: str = "scoring",
 ) -> Likelihood:
@@ -74,7 +79,8 @@ def log_probs(
         tokenizer: the models' Hugging Face fast tokenizer.
         items: texts, each perhaps after a prefix.
         convention: which tokens go in front, and which are scored.
-        batch_tokens: tokens of a batch, padding included; changes the speed and nothing else.
+        batch_tokens: tokens of a batch, padding included; changes the speed and nothing else. By default what suits
+            the device.
         precision: `bf16` runs the models under autocast.
         label: what the progress bar says.
 
@@ -83,11 +89,12 @@ def log_probs(
     """
     rows = encode(tokenizer, items, ensemble.kind, convention)
     _check_lengths(ensemble, rows, items)
-    with _whole_float32():
+    size = batch_tokens or BATCH_TOKENS.get(next(ensemble.parameters()).device.type, 8192)
+    with torch.inference_mode(), _whole_float32(), FrozenProducts(ensemble.parameters()):
         if ensemble.kind == "causal":
-            values_S = _causal(ensemble, rows, batch_tokens, precision, label)
+            values_S = _causal(ensemble, rows, size, precision, label)
         else:
-            values_S = _masked(ensemble, rows, tokenizer, batch_tokens, precision, label)
+            values_S = _masked(ensemble, rows, tokenizer, size, precision, label)
     row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[rows.scored_S]
     sum_R = np.bincount(row_S, weights=values_S[rows.scored_S], minlength=len(rows.lengths_R))
     tokens_R = np.bincount(row_S, minlength=len(rows.lengths_R))
@@ -125,27 +132,53 @@ def _check_lengths(ensemble: Ensemble, rows: Rows, items: Sequence[Item]) -> Non
 
 def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precision, label: str) -> Values:
     """Log-probability of each token given those before it, `(S,)`; computed where it is scored."""
-    source_S = _first_of_its_kind(rows)
-    fresh_S = rows.scored_S & (source_S == np.arange(len(source_S)))
+    node_S = nodes(rows)
+    # The first row that begins so may not score what a later one does.
+    source_S = np.where(rows.scored_S[node_S], node_S, np.arange(len(node_S)))
+    target_M = np.flatnonzero(rows.scored_S & (source_S == np.arange(len(source_S))))
+    if not len(target_M):
+        return np.zeros(len(node_S), dtype=np.float32)
     # As many inputs as the last wanted position has tokens before it: a row's last token is never one.
-    position_S = np.arange(len(fresh_S)) - np.repeat(rows.starts_R[:-1], rows.lengths_R)
+    row_M = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[target_M]
     widths_R = np.zeros(len(rows.lengths_R), dtype=np.int64)
-    np.maximum.at(widths_R, np.repeat(np.arange(len(widths_R)), rows.lengths_R)[fresh_S], position_S[fresh_S])
+    np.maximum.at(widths_R, row_M, target_M - rows.starts_R[row_M])
+    bundles, as_tree = _bundles(ensemble, rows, node_S, widths_R)
+    asked_M = bundles.position_S[target_M - 1]
+    target_M = target_M[np.argsort(asked_M, kind="stable")]
+    first_F = np.searchsorted(np.sort(asked_M), np.arange(len(bundles.place_F) + 1))
+    lengths, counts_F = np.diff(bundles.starts), np.diff(first_F)
     device = next(ensemble.parameters()).device
-    values_S = torch.zeros(len(fresh_S), device=device)
-    with progress(label, float(widths_R.sum()), "tokens") as tracker:
-        for batch_B in _batches(widths_R, batch_tokens):
-            place_BT, inside_BT = _places(rows.starts_R[batch_B], widths_R[batch_B])
-            tokens_BT = np.where(inside_BT, rows.tokens_S[place_BT], 0)
-            wanted_BT = inside_BT & fresh_S[np.minimum(place_BT + 1, len(fresh_S) - 1)]
-            target_M = torch.from_numpy(place_BT[wanted_BT] + 1)
-            signal = ensemble.signal(torch.from_numpy(tokens_BT).to(device), None, precision)
-            index_M = torch.from_numpy(np.flatnonzero(wanted_BT)).to(device)
-            targets_M = torch.from_numpy(rows.tokens_S)[target_M].to(device)
-            values_S[target_M.to(device)] = _target_log_probs(signal, index_M, targets_M)
-            tracker.advance(float(widths_R[batch_B].sum()))
+    values_S = torch.zeros(len(node_S), device=device)
+    with progress(label, float(lengths.sum()), "tokens") as tracker:
+        for batch_B in _batches(lengths, batch_tokens):
+            position_BT, inside_BT = _places(bundles.starts[batch_B], lengths[batch_B])
+            tokens_BT = torch.from_numpy(np.where(inside_BT, rows.tokens_S[bundles.place_F[position_BT]], 0)).to(device)
+            if as_tree:
+                depth_BT = np.where(inside_BT, bundles.depth_F[position_BT], 0)
+                signal = read(ensemble, tokens_BT, torch.from_numpy(depth_BT).to(device), precision)
+            else:
+                signal = ensemble.signal(tokens_BT, None, precision)
+            # Where a tree branches, several tokens are asked of one position.
+            asked = np.where(inside_BT, counts_F[position_BT], 0).ravel()
+            index_M = np.repeat(np.arange(asked.size), asked)
+            nth_M = np.arange(len(index_M)) - np.repeat(np.cumsum(asked) - asked, asked)
+            wanted_M = target_M[first_F[position_BT.ravel()[index_M]] + nth_M]
+            values_S[torch.from_numpy(wanted_M).to(device)] = _target_log_probs(
+                signal, torch.from_numpy(index_M).to(device), torch.from_numpy(rows.tokens_S[wanted_M]).to(device)
+            )
+            tracker.advance(float(inside_BT.sum()))
     values: Values = values_S.cpu().numpy()[source_S]
     return values
+
+
+def _bundles(
+    ensemble: Ensemble, rows: Rows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64]
+) -> tuple[Bundles, bool]:
+    """Cut rows into trees, or where the models do not read trees rightly leave every row by itself; and say which."""
+    longest = int(widths_R.max())
+    as_tree = longest > 1 and branches(ensemble, longest)
+    size = min(BUNDLE, position_limit(ensemble) or BUNDLE) if as_tree else 0
+    return bundle(rows, node_S, widths_R, size), as_tree
 
 
 def _masked(ensemble: Ensemble, rows: Rows, tokenizer: Any, batch_tokens: int, precision: Precision, label: str
@@ -176,27 +209,6 @@ def _masked(ensemble: Ensemble, rows: Rows, tokenizer: Any, batch_tokens: int, p
     return values
 
 
-def _first_of_its_kind(rows: Rows) -> NDArray[np.int64]:
-    """For each token the place of a token with the same log-probability, `(S,)`: its own, or an earlier row's.
-
-    Tokens at the same depth whose rows agree up to and with them have the same one. Depth by depth, rows are grouped
-    by the group of their previous token and their present one.
-    """
-    source_S = np.arange(len(rows.tokens_S))
-    group_R = np.zeros(len(rows.lengths_R), dtype=np.int64)
-    vocabulary = int(rows.tokens_S.max(initial=0)) + 1
-    for depth in range(int(rows.lengths_R.max(initial=0))):
-        deep = np.flatnonzero(rows.lengths_R > depth)
-        place = rows.starts_R[deep] + depth
-        _, first, group = np.unique(
-            group_R[deep] * vocabulary + rows.tokens_S[place], return_index=True, return_inverse=True
-        )
-        group_R[deep] = group
-        source_S[place] = place[first[group]]
-    # The first row of a group may not score what a later one does.
-    return np.where(rows.scored_S[source_S], source_S, np.arange(len(source_S)))
-
-
 def _batches(widths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.intp]]:
     """Yield rows of similar width, widest first (what does not fit in memory fails at once); width 0 is left out."""
     order = np.argsort(-widths, kind="stable")
@@ -219,4 +231,5 @@ def _target_log_probs(signal: DenseSignal, index_M: Tensor, targets_M: Tensor) -
     """Log-probability of a token at each position of the flattened batch, `(M,)`, by a head in float32."""
     picked = signal.at(index_M)
     exact = replace(picked, hidden=tuple(hidden.float() for hidden in picked.hidden))
-    return exact.target_log_probs(targets_M, chunk=max(1, LOGIT_BYTES // (4 * signal.heads[0][0].shape[0])))
+    memory = LOGIT_BYTES.get(index_M.device.type, 64 << 20)
+    return exact.target_log_probs(targets_M, chunk=max(1, memory // (4 * signal.heads[0][0].shape[0])))

@@ -93,8 +93,8 @@ def _data_folders() -> list[Path]:
     return [Path(data).expanduser(), cache] if data else [cache]
 
 
-def evaluate_suite(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention, batch_tokens: int = 8192,
-                   precision: Precision = "fp32") -> SuiteResult:  # fmt: skip
+def evaluate_suite(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,
+                   batch_tokens: int | None = None, precision: Precision = "fp32") -> SuiteResult:  # fmt: skip
     """Score a model, or several as one, on a benchmark.
 
     Args:
@@ -102,7 +102,7 @@ def evaluate_suite(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention:
         tokenizer: their Hugging Face fast tokenizer.
         suite: from `find_suite`.
         convention: the year's rules, from `CONVENTIONS`.
-        batch_tokens: tokens of a batch, padding included.
+        batch_tokens: tokens of a batch, padding included; by default what suits the device.
         precision: `bf16` runs the models under autocast; the output layer stays in float32.
 
     Raises:

@@ -11,6 +11,7 @@ Shapes: B rows, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -53,7 +54,7 @@ class LanguageModel(nn.Module):
 
     @property
     def weight_VD(self) -> Tensor:
-        """Weight of the output layer, without padding rows."""
+        """Weight of the output layer, without padding rows; of a sharded model, read it after `hidden`."""
         weight: Tensor = self.hf.get_output_embeddings().weight
         # Slicing off nothing would still cost the backward pass a copy.
         return weight if len(weight) == self.vocab_size else weight[: self.vocab_size]
@@ -63,6 +64,11 @@ class LanguageModel(nn.Module):
         """Bias of the output layer, if it has one."""
         bias: Tensor | None = self.hf.get_output_embeddings().bias
         return None if bias is None else bias[: self.vocab_size]
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The trunk's layers: members of the outermost module lists; none where a model keeps no such list."""
+        return list(_layers(self.hf))
 
     @property
     def positions(self) -> int | None:
@@ -89,6 +95,11 @@ class LanguageModel(nn.Module):
     def logits(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return all logits, `(B, T, V)`: for small inputs and tests."""
         return nn.functional.linear(self.hidden(tokens_BT, lengths_B), self.weight_VD, self.bias_V)
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        yield from child if isinstance(child, nn.ModuleList) else _layers(child)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from tutelage.corpus.batches import Batch
@@ -70,9 +71,9 @@ class Ensemble(nn.Module):
         """Teach a batch; see `Voice`.
 
         In bf16 the weights are rounded once and for all, as autocast would round them at every call: an ensemble that
-        has taught in bf16 cannot speak in fp32 afterwards.
+        has taught in bf16 cannot speak in fp32 afterwards. Models shared out over processes stay as they are.
         """
-        if precision != "bf16":
+        if precision != "bf16" or any(isinstance(parameter, DTensor) for parameter in self.parameters()):
             return self.signal(batch.tokens_BT, batch.lengths_B, precision)
         if self._narrow is None:
             self._narrow = self._round()

@@ -3,6 +3,9 @@
 A checkpoint is a folder of safetensors and JSON (no pickles), written under a temporary name, flushed, hashed into a
 manifest and renamed; older ones are removed only afterwards. Loading verifies every hash and falls back to the newest
 good one, saying so and keeping the bad one.
+
+What is shared out over processes is put together tensor by tensor while saving, and taken apart while loading: a
+checkpoint looks the same, however many processes wrote it and will read it.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
 from tutelage.files import new_folder, read_json, sha256, write_json
 from tutelage.progress import console
+from tutelage.training.sharding import part_of, reshard, whole
 
 NAME = re.compile(r"step-(\d{9})")
 FORMAT = 1
@@ -61,23 +65,53 @@ def steps_in(checkpoints: Path) -> list[int]:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
+    # An evaluation may have left some of them whole.
+    reshard(model)
     # named_parameters lists tied weights once, which safetensors asks for.
     named = dict(model.named_parameters()) | dict(model.named_buffers())
-    return {name: tensor.detach().contiguous() for name, tensor in named.items()}
+    return {name: tensor.detach() for name, tensor in named.items()}
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value.contiguous() for index, entry in state.items() for name, value in entry.items()}
+    return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+
+
+def _gather(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Put tensors together, one at a time on the device; only the process that keeps them holds them all."""
+    found = {}
+    for name, tensor in tensors.items():
+        all_of_it = whole(tensor)
+        if keep:
+            found[name] = all_of_it.cpu().contiguous()
+    return found
 
 
 def save(
-    checkpoints: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, timing: dict[str, float]
+    checkpoints: Path,
+    state: State,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    timing: dict[str, float],
+    write: bool = True,
 ) -> None:
-    """Write the checkpoint of `state.step`; `timing` (clock readings in seconds) is kept beside it, for reports."""
+    """Write the checkpoint of `state.step`; every process must call it.
+
+    Args:
+        checkpoints: the folder of checkpoints.
+        state: where the run stands.
+        model: its weights and buffers are kept.
+        optimizer: its moments are kept.
+        timing: clock readings in seconds, kept beside it for reports.
+        write: whether this process writes; exactly one does, and holds everything in host memory meanwhile.
+    """
+    if not write:
+        for tensors in (_weights(model), _optimizer_tensors(optimizer)):
+            _gather(tensors, keep=False)
+        return
     with new_folder(folder_of(checkpoints, state.step)) as folder:
-        save_file(_weights(model), folder / "model.safetensors")
-        save_file(_optimizer_tensors(optimizer), folder / "optimizer.safetensors")
+        save_file(_gather(_weights(model), keep=True), folder / "model.safetensors")
+        save_file(_gather(_optimizer_tensors(optimizer), keep=True), folder / "optimizer.safetensors")
         write_json(folder / "state.json", asdict(state))
         write_json(folder / "timing.json", timing)
         files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
@@ -130,17 +164,17 @@ def newest_good(checkpoints: Path) -> int | None:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Load a checkpoint's weights into a model of the same shape."""
+    """Load a checkpoint's weights into a model of the same shape, shared out or not."""
+    own = _weights(model)
     try:
-        tensors = load_file(folder / "model.safetensors")
+        with safe_open(folder / "model.safetensors", "pt") as file, torch.no_grad():
+            shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            if {name: tensor.shape for name, tensor in own.items()} != shapes:
+                raise UserError(f"{folder} holds the weights of a model of another shape")
+            for name, tensor in own.items():
+                tensor.copy_(part_of(file.get_tensor(name), tensor))
     except (SafetensorError, OSError) as error:
         raise UserError(f"cannot read {folder / 'model.safetensors'}: {error}") from error
-    own = _weights(model)
-    if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in tensors.items()}:
-        raise UserError(f"{folder} holds the weights of a model of another shape")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
 
 
 def load(
@@ -149,9 +183,14 @@ def load(
     """Load weights and optimizer in place; return the state and the clock readings."""
     folder = folder_of(checkpoints, step)
     load_weights(folder, model)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Any]] = {}
-    for key, tensor in load_file(folder / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = tensor
+    with safe_open(folder / "optimizer.safetensors", "pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            index, name = key.split(".", 1)
+            tensor, parameter = file.get_tensor(key), parameters[int(index)]
+            # Counters of steps are plain numbers; moments are shared out as their parameter is.
+            moment = tensor.shape == parameter.shape
+            entries.setdefault(int(index), {})[name] = part_of(tensor, parameter) if moment else tensor
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     return State(**read_json(folder / "state.json")), read_json(folder / "timing.json")

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from tutelage import recipe
 from tutelage.corpus.batches import BatchSource, Chunks
@@ -52,15 +51,9 @@ class Form:
         if self.compiled:
             # Layer by layer: they are alike, so that one compilation serves all, and what surrounds them (masks,
             # embeddings) stays out of it.
-            for layer in layers_of(model.hf):
+            for layer in model.layers:
                 layer.compile(dynamic=False)
         return model
-
-
-def layers_of(hf: nn.Module) -> nn.ModuleList:
-    """Return a transformer's layers: the list of modules that holds the most parameters."""
-    lists = [module for module in hf.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=nn.ModuleList())
 
 
 def choose(

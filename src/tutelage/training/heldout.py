@@ -56,7 +56,8 @@ def held_out(
         The measures, or None where `should_stop` answered yes.
     """
     total, tokens = 0.0, 0
-    with torch.inference_mode(), progress(label, source.tokens_per_epoch, "tok") as bar:
+    # Not inference mode: weights of a sharded model that were first put together inside it could not be trained.
+    with torch.no_grad(), progress(label, source.tokens_per_epoch, "tok") as bar:
         for batch in source.once():
             if should_stop():
                 return None

@@ -10,14 +10,14 @@ import contextlib
 import math
 import signal as signals
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tutelage import recipe
-from tutelage.corpus.batches import IGNORE, Batch, BatchSource, to_device
+from tutelage.corpus.batches import Batch, BatchSource, to_device
 from tutelage.errors import Interrupted, UserError
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, progress
@@ -30,7 +30,7 @@ from tutelage.training.fused import Scales
 from tutelage.training.heldout import HeldOut, held_out
 from tutelage.training.objectives import TERMS, Learner, count, effective_weights, scales_for, used_positions
 from tutelage.training.optim import adamw, lr_at
-from tutelage.training.parallel import Group
+from tutelage.training.parallel import Group, clip_gradient
 from tutelage.training.plan import Plan
 from tutelage.training.record import Record, Stopwatch
 from tutelage.training.stopping import Stop, stop_flag
@@ -86,18 +86,18 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
         )
 
     # --- build, resume
-    learner = Learner(job.build().to(group.device)).train()
+    learner = Learner(job.build()).train()
+    group.place(learner, job.model.sharding, job.precision)
     optimizer = adamw(learner, optim)
     state, timing = _resume(job, run, group, learner, optimizer)
     wrapped = group.wrap(learner)
     record = Record(run, state, timing, log_every=max(1, plan.total // LOG_LINES), active=group.is_main)
 
     def save() -> None:
-        if group.is_main:
-            state.metrics_bytes = record.sync()
-            checkpoint.save(run.checkpoints, state, learner, optimizer, record.timing())
-            if job.model.keep == "best":
-                checkpoint.prune(run.checkpoints, {int(state.best.get("step", 0)), *job.milestones})
+        state.metrics_bytes = record.sync()
+        checkpoint.save(run.checkpoints, state, learner, optimizer, record.timing(), write=group.is_main)
+        if group.is_main and job.model.keep == "best":
+            checkpoint.prune(run.checkpoints, {int(state.best.get("step", 0)), *job.milestones})
         group.barrier()
         record.saved()
 
@@ -129,7 +129,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
                 stage_index, teachers = plan.stage_at(state.step), None
                 teachers = job.teachers(stage_index)
                 if teachers is not None:
-                    teachers.to(group.device)
+                    group.place(teachers, job.model.sharding, job.precision)
                 _announce(job, stage_index, group)
 
             # --- one step
@@ -139,7 +139,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             due = record.minutes_since_save() > job.model.save_minutes or state.step + 1 in job.milestones
             wishes = (float(stop.number), float(due))
             sums = _gradients(job, wrapped, teachers, batch, scales, state.step, group, wishes, record.teaching)
-            norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), optim.clip or math.inf)
+            norm = clip_gradient(learner, optim.clip or math.inf)
             measured = torch.cat([sums, norm[None]])
             # Once a number is not finite, no update follows; the next look tells.
             broken = torch.maximum(broken, 1 - measured.isfinite().all().float())
@@ -206,10 +206,9 @@ def _gradients(
     Returns:
         The plain sums of the terms over the whole batch, then how strongly the processes wish to stop and to save.
     """
-    mine = _share(batch, group)
+    micros = group.micro_batches(batch, job.model.optim.micro_batch_rows or job.model.optim.batch_rows)
     sums = torch.zeros(len(TERMS) + len(wishes), dtype=torch.float64, device=group.device)
     sums[len(TERMS) :] = torch.tensor(wishes)
-    micros = list(mine.split(job.model.optim.micro_batch_rows or job.model.optim.batch_rows))
     for index, micro in enumerate(micros):
         used = used_positions(micro, taught=teachers is not None)
         micro, used = micro.to(group.device), to_device(used, group.device)
@@ -223,17 +222,6 @@ def _gradients(
             (loss * group.size).backward()
         sums[: len(TERMS)] += parts
     return group.sum(sums)
-
-
-def _share(batch: Batch, group: Group) -> Batch:
-    """Return a process's rows; where there are fewer rows than processes, a row without any loss.
-
-    A process without rows would miss the exchange of gradients and leave the others waiting for ever.
-    """
-    if group.rank < len(batch.rows_B):
-        return batch.part(slice(group.rank, None, group.size))
-    spare = batch.part(slice(0, 1))
-    return replace(spare, targets_BT=torch.full_like(spare.targets_BT, IGNORE), silent=True)
 
 
 def _evaluate(job: Job, learner: Learner, group: Group, stop: Stop) -> HeldOut | None:

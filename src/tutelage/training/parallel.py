@@ -1,6 +1,7 @@
 """One process, or several under `torchrun`: the same loop, the same results.
 
 A step's whole batch is known to every process, which takes every `size`-th row of it; counts need no communication.
+Every process holds the whole model (DDP), or a part of it (`sharding`).
 """
 
 from __future__ import annotations
@@ -8,13 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from tutelage.corpus.batches import IGNORE, Batch
+from tutelage.models.language_model import LanguageModel
+from tutelage.training.sharding import is_sharded, shard, whole
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,52 @@ class Group:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def place(self, module: nn.Module, sharding: str, precision: str) -> None:
+        """Bring a module to this process's device, or with `fsdp` share the models in it out.
+
+        Parameters become others when they are shared out: make the optimizer afterwards.
+
+        Args:
+            module: a student or its teachers, in host memory.
+            sharding: `none` or `fsdp`; one process has nobody to share with.
+            precision: `bf16` or `fp32`.
+        """
+        if self.size > 1 and sharding == "fsdp":
+            # On a CPU, layer norms refuse bf16 weights.
+            sent_as = torch.bfloat16 if precision == "bf16" and self.device.type == "cuda" else None
+            for model in module.modules():
+                if isinstance(model, LanguageModel):
+                    shard(model, self.device, self.size, sent_as)
+        else:
+            module.to(self.device)
+
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Make a module whose gradients are averaged over the processes."""
-        if self.size == 1:
+        """Make a module whose gradients are averaged over the processes; one that was shared out does so by itself."""
+        if self.size == 1 or is_sharded(module):
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+
+    def micro_batches(self, batch: Batch, rows: int) -> list[Batch]:
+        """Cut this process's rows of a batch into micro-batches, as many as the process with the most rows has.
+
+        A process without rows would miss the exchange of weights or gradients and leave the others waiting for ever;
+        where rows run out, a row without any loss takes their place.
+
+        Args:
+            batch: the whole batch.
+            rows: in a micro-batch, at most.
+        """
+        mine = list(batch.part(slice(self.rank, None, self.size)).split(rows))
+        spare = batch.part(slice(0, 1))
+        spare = replace(spare, targets_BT=torch.full_like(spare.targets_BT, IGNORE), silent=True)
+        most = -(-len(batch.rows_B) // self.size)
+        return mine + [spare] * (-(-most // rows) - len(mine))
+
+
+def clip_gradient(module: nn.Module, limit: float) -> Tensor:
+    """Scale the gradient down to a norm of `limit` at most; return the norm it had, over all processes."""
+    return whole(clip_grad_norm_(module.parameters(), limit))
 
 
 @contextmanager
