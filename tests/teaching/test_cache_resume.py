@@ -348,9 +348,9 @@ def hold(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fill", ["ahead", "first_epoch"])
-def test_two_ranks_fill_and_read_one_cache(taught, tmp_path, fill) -> None:
-    text = recipe("hidden", fill, precision="fp32")
+@pytest.mark.parametrize(("fill", "sharding"), [("ahead", "none"), ("first_epoch", "none"), ("first_epoch", "fsdp")])
+def test_two_ranks_fill_and_read_one_cache(taught, tmp_path, fill, sharding) -> None:
+    text = recipe("hidden", fill, precision="fp32", sharding=sharding)
     text = text.replace(
         "n_positions: 32", "n_positions: 32\n      resid_pdrop: 0\n      embd_pdrop: 0\n      attn_pdrop: 0"
     )
