@@ -310,6 +310,22 @@ def test_stop_in_the_middle_of_a_build_is_answered_and_goes_on(taught, tmp_path,
     assert "100.0 % filled" in info.text
 
 
+def test_show_tells_what_a_cache_will_be(taught, tmp_path) -> None:
+    runs = fresh(taught, tmp_path, "shown")
+    texts = {"kept": recipe("sparse"), "live": RECIPE.replace("cache: {kind: hidden}", "")}
+    estimates = {
+        key: next(e for e in api.show(recipe_from_text(text), runs=runs, probe=False) if e.name == "student")
+        for key, text in texts.items()
+    }
+    shown, plain = estimates["kept"], estimates["live"]
+    (text,) = shown.caches
+    assert text.startswith("sparse, 132 bytes a token, ")
+    one = experiment(runs, RECIPE)
+    tokens = one.rows_of(one.data.train, one.recipe.models["student"], 6, shuffle=True).tokens_per_epoch
+    assert shown.disk - plain.disk == 132 * tokens
+    assert plain.caches == ()
+
+
 def test_a_cache_beyond_its_limit_is_refused_before_teachers_are_trained(tmp_path) -> None:
     text = recipe().replace("kind: hidden", "kind: hidden\n        limit_gib: 0.001")
     assert "limit_gib" in text
