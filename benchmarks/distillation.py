@@ -47,13 +47,12 @@ from torch.nn import functional as F
 from ways import autocast, ensemble, hf_model, hf_trainer, ours, plain_loop, rows_of, text_of
 
 from tutelage import recipe
-from tutelage.corpus.batches import Batch, BatchSource
-from tutelage.teaching.signal import DenseSignal, SparseSignal
+from tutelage.corpus.batches import BatchSource
+from tutelage.training.parallel import process_group
 
 VOCABULARY = 16000
 TEACHERS = ("teacher-llama", "teacher-gpt2")
-DRAWS = 12
-"""Tokens drawn from the teachers' distribution at each position, for the sparse signal."""
+CACHES = ("hidden", "sparse")
 
 
 # --- rivals
@@ -175,64 +174,38 @@ def trainer_gkd(work: Work, clock: MemoryClock) -> Json:
     return hf_trainer(work, clock, loss_of)
 
 
-# --- ours, with what the teachers said kept
+# --- ours, with what the teachers said on disk
 
 
-class Kept:
-    """A voice that plays back what teachers said about rows, from memory: the time of a cache without its disk.
+def ours_cached(work: Work, clock: MemoryClock) -> Json:
+    """Ours, taught from a cache, which the first round fills before the clock starts."""
+    from tutelage.teaching.cache import TeacherCache
 
-    Args:
-        work: names teachers and rows.
-        kind: `hidden` keeps their hidden states, `sparse` tokens drawn at random from their distribution.
-    """
+    from tutelage import caching
 
-    def __init__(self, work: Work, kind: str) -> None:
-        self.work, self.kind, self.kept = work, kind, dict[int, Any]()
-        teachers = ensemble(work)
-        source = BatchSource(text_of(work), recipe.Rows(length=work.length), work.rows, seed=0)
-        for step in range(work.steps + 1):
-            batch = source.batch(step)
-            said = teachers.say(batch, work.precision)
-            self.heads, self.shares = said.heads, said.weights
-            for row, index in enumerate(batch.rows_B.tolist()):
-                hidden = tuple(h[row].to(torch.bfloat16) for h in said.hidden)
-                self.kept[index] = hidden if kind == "hidden" else self._draw(hidden, batch.targets_BT[row])
-
-    def _draw(self, hidden: tuple[Tensor, ...], targets_T: Tensor) -> SparseSignal:
-        said = DenseSignal(hidden, self.heads, self.shares)
-        log_probs = said.log_probs(self.work.temperature)
-        ids = torch.multinomial(log_probs.exp(), DRAWS, replacement=True)
-        gold = said.log_probs(1.0).gather(1, targets_T.clamp_min(0)[:, None]).squeeze(1)
-        shares = torch.full(ids.shape, 1 / DRAWS)
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-        return SparseSignal(ids, shares, entropy, gold, self.work.temperature)
-
-    def to(self, device: torch.device) -> Kept:
-        """Stay where it is."""
-        return self
-
-    def say(self, batch: Batch, precision: str) -> DenseSignal | SparseSignal:
-        """Play back what was said about a batch's rows."""
-        kept = [self.kept[index] for index in batch.rows_B.tolist()]
-        if self.kind == "hidden":
-            type_ = torch.bfloat16 if precision == "bf16" else torch.float32
-            hidden = tuple(torch.stack(states).to(type_) for states in zip(*kept, strict=True))
-            return DenseSignal(hidden, self.heads, self.shares)
-        fields = [
-            torch.cat([getattr(one, name) for one in kept]) for name in ("ids_NK", "shares_NK", "entropy_N", "gold_N")
-        ]
-        return SparseSignal(*fields, self.work.temperature)
-
-
-def ours_kept(work: Work, clock: MemoryClock) -> Json:
-    """Ours, taught from memory; asking the teachers is over before the clock starts."""
-    voice = Kept(work, work.options["kept"])
-    return ours(work, clock, lambda: voice)
+    distill = {"weight": 0.5, "temperature": work.temperature}
+    stage = recipe.Stage.model_validate(
+        {"teachers": work.teachers, "objectives": {"distill": distill}, "cache": work.options["cache"]}
+    )
+    widths = [model.config.hidden_size for model in teachers_of(work)]
+    cache = TeacherCache(
+        Path(work.folder) / "caches",
+        {"vocabulary": work.vocabulary, "teachers": work.teachers},
+        caching.encoding_of(stage, widths, work.precision, work.vocabulary, varies=False),
+        BatchSource(text_of(work), recipe.Rows(length=work.length), work.rows, seed=0),
+        live=lambda: ensemble(work),
+        precision=work.precision,
+        seed=0,
+    )
+    with process_group() as group, caching.opened(cache, stage.cache, range(1), group, "bench") as opened:
+        found = ours(work, clock, lambda: opened)
+    about = cache.info() | {"bytes_per_token": cache.store.bytes_per_token, "tokens": len(text_of(work).tokens)}
+    return found | {"cache": about}
 
 
 WAYS = {
     "ours": ours,
-    "ours-kept": ours_kept,
+    "ours-cached": ours_cached,
     "plain": plain_loop,
     "trainer": hf_trainer,
     "trainer-babyllama": trainer_babyllama,
@@ -264,7 +237,7 @@ BARS = (
     ("ours fp32", "loop + Liger fp32", "1.1"),
     ("ours bf16", "loop + Liger bf16", "1.1"),
     ("ours bf16", "loop + Liger, default chunk bf16", "1.1"),
-    ("ours bf16, kept sparse", "ours bf16, cross-entropy only", "0.85"),
+    ("ours bf16, cached sparse", "ours bf16, cross-entropy only", "0.85"),
 )
 
 
@@ -285,12 +258,11 @@ def modes_of(work: Work) -> Modes:
         "loop + Liger, default chunk bf16": ("loop-liger", replace(work, **bf16, **default_chunk)),
         "loop + TRL's chunked divergence fp32": ("loop-trl", work),
         "Trainer + TRL's GKD loss fp32": ("trainer-gkd", work),
-        "ours bf16, kept hidden states": ("ours-kept", replace(work, **bf16, options={"kept": "hidden"})),
         "ours bf16, cross-entropy only": ("ours", replace(alone, **bf16)),
         "Trainer, cross-entropy only fp32": ("trainer", alone),
     }
-    if "cache" in recipe.Stage.model_fields:  # the losses of this version take sparse signals
-        modes["ours bf16, kept sparse"] = ("ours-kept", replace(work, **bf16, options={"kept": "sparse"}))
+    for kind in CACHES if "cache" in recipe.Stage.model_fields else ():  # what this version can keep
+        modes[f"ours bf16, cached {kind}"] = ("ours-cached", replace(work, **bf16, options={"cache": kind}))
     return modes
 
 
@@ -340,8 +312,18 @@ def main() -> None:
         runs = run_rounds(modes_of(work), args)
         extra = _heads_over_student(work)
     speeds = {name: speed(found, work, args.dropped) for name, found in runs.items()}
-    text = "\n\n".join((_table(speeds, expected), against(speeds, BARS), _notes(speeds, extra)))
-    data = {"speeds": speeds, "expected_first_losses": expected, "heads_flops_over_student_flops": extra}
+    caches = {
+        name: tuple(found[0]["cache"][key] for key in ("seconds", "bytes_per_token", "tokens"))
+        for name, found in runs.items()
+        if found and "cache" in found[0]
+    }
+    text = "\n\n".join((_table(speeds, expected), against(speeds, BARS), _notes(speeds, extra, caches)))
+    data = {
+        "speeds": speeds,
+        "caches": caches,
+        "expected_first_losses": expected,
+        "heads_flops_over_student_flops": extra,
+    }
     write_page(f"distillation-{args.case}", f"Distillation from two teachers, student `{args.case}`", text, data, args)
 
 
@@ -377,23 +359,26 @@ def _table(speeds: dict[str, Json], expected: dict[str, float]) -> str:
     return table(columns, rows)
 
 
-def _notes(speeds: dict[str, Json], extra: float) -> str:
+def _notes(speeds: dict[str, Json], extra: float, caches: dict[str, tuple[float, int, int]]) -> str:
     lines = []
     for precision in ("fp32", "bf16"):
         for key, what in (("peak_mb", "peak memory"), ("peak_over_loaded_mb", "peak over loaded")):
             found = ratio(speeds, f"ours {precision}", f"loop + Liger {precision}", key)
             if found is not None:
                 lines.append(f"- {what}, ours {precision} / loop + Liger {precision}: {found:.2f} (aim: at most 1.05)")
-    hidden = ratio(speeds, "ours bf16, kept hidden states", "ours bf16, cross-entropy only")
+    hidden = ratio(speeds, "ours bf16, cached hidden", "ours bf16, cross-entropy only")
     if hidden is not None:
         lines.append(
-            f"- tokens/s, kept hidden states / cross-entropy only: {hidden:.2f} (aim: {0.9 / (1 + extra):.2f}, which "
+            f"- tokens/s, cached hidden / cross-entropy only: {hidden:.2f} (aim: {0.9 / (1 + extra):.2f}, which "
             f"is 0.9 / (1 + {extra:.2f}), the teachers' output layers over the student's arithmetic)"
         )
-    lines.append(
-        "- *kept*: what the teachers say was computed before and lies in memory, as from a cache on disk once its "
-        f"pages are read; hidden states in bf16, or {DRAWS} tokens a position drawn at random"
-    )
+    for name, (seconds, size, tokens) in caches.items():
+        lines.append(f"- {name}: {size:,} bytes a token, filled at {tokens / seconds:,.0f} tokens/s")
+        rates = [speeds.get(mode, {}).get("tokens_per_second") for mode in ("ours bf16", name)]
+        if all(rates):
+            saved = 1 / rates[0] - 1 / rates[1]
+            pays = f"from {seconds / tokens / saved:.1f} epochs on" if saved > 0 else "never here"
+            lines[-1] += f"; against live teaching it pays {pays}"
     return "\n".join(lines)
 
 
