@@ -296,23 +296,43 @@ def test_all_checkpoints_damaged_stops(trained: Path, tmp_path: Path) -> None:
     assert len(list(checkpoints.iterdir())) == 2
 
 
-def test_loss_that_is_not_finite_stops_with_step_and_rows(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("look_every", [1, 3])
+def test_loss_that_is_not_finite_stops_with_step_and_rows(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, look_every: int
+) -> None:
+    """Also where it is noticed steps later, as on a GPU: no update follows the broken step."""
     from tutelage.training import loop
 
-    original, calls = loop._gradients, []
+    original, calls, weights = loop._gradients, [], []
 
-    def poisoned(*arguments):
+    def poisoned(job, learner, *rest):
         calls.append(1)
-        sums, *wishes = original(*arguments)
-        return (sums * float("nan") if len(calls) == 8 else sums, *wishes)
+        weights.append(torch.cat([p.detach().flatten() for p in learner.parameters()]))
+        sums = original(job, learner, *rest)
+        return sums * float("nan") if len(calls) == 8 else sums
 
     monkeypatch.setattr(loop, "_gradients", poisoned)
+    monkeypatch.setattr(loop, "LOOK_EVERY", {"cpu": look_every})
     with pytest.raises(UserError, match=r"models\.one: step 8: .*not finite.*Rows of this batch: \d+, \d+, \d+, \d+\."):
         train(runs)
+    assert len(calls) == -(-8 // look_every) * look_every
+    assert all(torch.equal(weights[7], later) for later in weights[7:])
     run = RunFolder(runs / "bad" / "one" / "seed-0")
     assert checkpoint.newest_good(run.checkpoints) == 5
     folder = checkpoint.folder_of(run.checkpoints, 5)
     assert all(torch.isfinite(t).all() for t in checkpoint.load_file(folder / "model.safetensors").values())
+
+
+def test_metrics_do_not_depend_on_how_often_one_looks(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tutelage.training import loop
+
+    train(runs)
+    monkeypatch.setattr(loop, "LOOK_EVERY", {"cpu": 7})
+    train(tmp_path / "seldom")
+    files = [root / "bad" / "one" / "seed-0" / "metrics.jsonl" for root in (runs, tmp_path / "seldom")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.slow

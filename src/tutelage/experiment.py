@@ -27,14 +27,15 @@ from tutelage.recipe import Recipe
 from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching import outside
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training import checkpoint
+from tutelage.training import checkpoint, form
+from tutelage.training.form import Form
 from tutelage.training.loop import Job, train
 from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
 
 UNCHANGING: dict[str, Any] = {
-    **dict.fromkeys(("keep", "save_minutes", "like", "without", "seeds"), True),
+    **dict.fromkeys(("keep", "save_minutes", "like", "without", "seeds", "attention", "compile"), True),
     "optim": {"micro_batch_rows"},
 }
 """Settings of a model that do not change what it learns."""
@@ -189,11 +190,11 @@ class Experiment:
         checkpoint.load_weights(folder, learner)
         return learner.model
 
-    def teachers_of(self, stage: recipe.Stage, reads: Kind) -> Ensemble | None:
-        """Load a stage's teachers."""
+    def teachers_of(self, stage: recipe.Stage, reads: Kind, taken: Form) -> Ensemble | None:
+        """Load a stage's teachers; they compute in their student's form."""
         if not stage.teachers:
             return None
-        models = [self.trained(teacher, reads) for teacher in stage.teachers]
+        models = [taken.give(self.trained(teacher, reads)) for teacher in stage.teachers]
         return Ensemble(models, [teacher.weight for teacher in stage.teachers], stage.combine)
 
     def check(self, pieces: Sequence[Piece]) -> None:
@@ -275,6 +276,7 @@ class Experiment:
                 return
             model = self.recipe.models[piece.name]
             source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
+            taken = self.form_of(piece)
             job = Job(
                 name=piece.name,
                 model=model,
@@ -284,14 +286,32 @@ class Experiment:
                 val_bytes_per_token=self.data.val.bytes / len(self.data.val),
                 plan=self.plan_of(piece.name),
                 milestones=self.milestones(piece.name),
-                build=lambda: self.new_model(piece),
-                teachers=lambda index: self.teachers_of(model.stages[index], model.reads),
+                build=lambda: taken.give(self.new_model(piece)),
+                teachers=lambda index: self.teachers_of(model.stages[index], model.reads, taken),
                 precision=self.precision_of(piece),
             )
             state = train(job, run, self.group)
             if self.group.is_main:
                 self._finish(piece, run, job, state)
             self.group.barrier()
+
+    def form_of(self, piece: Piece) -> Form:
+        """Return the form of arithmetic of a piece's run: what it began with, or a new choice."""
+        model, group = self.recipe.models[piece.name], self.group
+        rows = min(model.optim.micro_batch_rows or model.optim.batch_rows, -(-model.optim.batch_rows // group.size))
+        micros = -(-model.optim.batch_rows // (rows * group.size))
+        precision = self.precision_of(piece)
+        settings = model.model_dump(mode="json", include={"preset", "config", "weights", "attention", "compile"})
+        key = fingerprint([settings, rows, self.data.train.digest, precision, self.plan_of(piece.name).total])
+
+        def choose() -> tuple[Form, Json]:
+            source = self.rows_of(self.data.train, model, rows, shuffle=True)
+            steps = self.plan_of(piece.name).total * micros
+            return form.choose(model, lambda: self.new_model(piece).to(group.device), source, precision, steps)
+
+        run, shared = self.run_of(piece).path / "form.json", self.folder / "forms.json"
+        chosen = asdict(form.remembered(run, shared, key, choose)) if group.is_main else None
+        return Form(**group.from_main(chosen))
 
     def _finish(self, piece: Piece, run: RunFolder, job: Job, state: checkpoint.State) -> None:
         """Export the best checkpoint and write down what training came to."""

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from tutelage import __version__
 
+PAGES_KEPT = 1 << 30
+"""Blocks of memory up to this size are kept for reuse when they are freed."""
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """How this process was prepared.
+
+    Attributes:
+        threads: that share a product of matrices.
+        pages_kept: whether freed memory stays with the process.
+    """
+
+    threads: int
+    pages_kept: bool
+
 
 @cache
-def set_up() -> None:
+def set_up() -> SetUp:
     """Prepare the process for training; safe to call often.
 
     glibc hands large blocks back to the kernel when they are freed, so that every step maps and zeroes the same pages
@@ -29,13 +47,37 @@ def set_up() -> None:
     torch.set_flush_denormal(True)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
+    # Whoever sets the variable (torchrun does, for each of its processes) knows better.
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))
     try:
         libc = ctypes.CDLL(None)
         m_trim_threshold, m_mmap_threshold = -1, -3
-        libc.mallopt(m_mmap_threshold, 1 << 30)
-        libc.mallopt(m_trim_threshold, 1 << 30)
+        kept = libc.mallopt(m_mmap_threshold, PAGES_KEPT) and libc.mallopt(m_trim_threshold, PAGES_KEPT)
     except (OSError, AttributeError):
-        pass  # no glibc: its allocator has no such trouble
+        kept = False  # no glibc: its allocator has no such trouble
+    return SetUp(torch.get_num_threads(), bool(kept))
+
+
+@cache
+def cores() -> int:
+    """Count the cores that this process may use: no hyper-thread twice, no more than its container's share of time.
+
+    Threads beyond either number slow products of matrices down, in a container by far.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = {_read(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list") or number
+                for number in allowed}  # fmt: skip
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    share = int(quota) / int(period) if quota.isdigit() and period.isdigit() else len(siblings)
+    return max(1, min(len(siblings), math.ceil(share)))
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""  # not Linux, or no such limit
 
 
 def precision(wish: Literal["auto", "fp32", "bf16"]) -> Literal["fp32", "bf16"]:

@@ -202,6 +202,12 @@ class Model(Section):
     """Optimizer, schedule, batch."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the matrix products; weights and optimizer stay fp32. `auto`: bf16 where the machine has it."""
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    """Form of attention: product and softmax written out (`eager`), or `scaled_dot_product_attention`. `auto`: `sdpa`
+    on a GPU; on a CPU `eager`, or what a few timed steps say where the run takes more than five minutes."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Make code for the layers' shapes (`torch.compile`), which takes half a minute. `auto`: where a run of more than a
+    quarter of an hour gains from it, by a few timed steps."""
     evaluations: Count = 10
     """Evaluations on `val`, evenly spaced, the last one at the end; each also saves a checkpoint."""
     save_minutes: Annotated[float, Field(gt=0)] = 10.0

@@ -101,7 +101,7 @@ def _probe(experiment: Experiment, piece: Piece, step_flops: float) -> float:
         else experiment.trained(teacher, model.reads).to(experiment.group.device)
         for teacher in stage.teachers
     ]
-    seconds = seconds_per_step(
+    _, seconds = seconds_per_step(
         experiment.new_model(piece).to(experiment.group.device),
         teachers,
         experiment.rows_of(experiment.data.train, model, rows, shuffle=True),
@@ -129,9 +129,11 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
         f"corpus {what.data.corpus}: {data.train.words:,} words, {len(data.train):,} tokens to train on; "
         f"val {data.val.words:,} words, test {data.test.words:,} words; vocabulary {len(data.tokenizer):,}"
     )
-    settings = machine.environment()
+    settings, ready = machine.environment(), machine.set_up()
     out.print(f"machine: {settings['gpu'] or settings['cpu']}, {settings['cores']} cores, "
-              f"{settings['memory_gib']} GiB; `auto` precision is {machine.precision('auto')}")  # fmt: skip
+              f"{settings['memory_gib']} GiB; {ready.threads} threads, "
+              f"freed memory {'kept' if ready.pages_kept else 'returned'}, "
+              f"`auto` precision {machine.precision('auto')}")  # fmt: skip
     out.print(_table(rows))
     known = [row.seconds for row in rows if row.seconds is not None]
     if known:

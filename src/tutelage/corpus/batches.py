@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ IGNORE = -100
 """Target of a position that has no loss."""
 
 Ints = npt.NDArray[np.int64]
+Optional_ = TypeVar("Optional_", Tensor, Tensor | None)
 
 
 class Tokens(Protocol):
@@ -83,14 +84,13 @@ class Batch:
             yield self.part(slice(start, start + rows))
 
     def to(self, device: torch.device) -> Batch:
-        """Copy to a device."""
-        lengths = None if self.lengths_B is None else self.lengths_B.to(device, non_blocking=True)
+        """Copy to a device; row and epoch numbers stay."""
         return replace(
             self,
-            tokens_BT=self.tokens_BT.to(device, non_blocking=True),
-            targets_BT=self.targets_BT.to(device, non_blocking=True),
-            lengths_B=lengths,
-            labels={task: labels.to(device, non_blocking=True) for task, labels in self.labels.items()},
+            tokens_BT=to_device(self.tokens_BT, device),
+            targets_BT=to_device(self.targets_BT, device),
+            lengths_B=to_device(self.lengths_B, device),
+            labels={task: to_device(labels, device) for task, labels in self.labels.items()},
         )
 
     @property
@@ -105,6 +105,13 @@ class Batch:
     def token_count(self) -> int:
         """Tokens that are not padding."""
         return self.tokens_BT.numel() if self.lengths_B is None else int(self.lengths_B.sum())
+
+
+def to_device(tensor: Optional_, device: torch.device) -> Optional_:
+    """Copy a tensor, if there is one; to a GPU from pinned memory, so that nobody waits for the copy."""
+    if tensor is None or device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _generator(*keys: int) -> np.random.Generator:

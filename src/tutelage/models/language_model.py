@@ -55,7 +55,8 @@ class LanguageModel(nn.Module):
     def weight_VD(self) -> Tensor:
         """Weight of the output layer, without padding rows."""
         weight: Tensor = self.hf.get_output_embeddings().weight
-        return weight[: self.vocab_size]
+        # Slicing off nothing would still cost the backward pass a copy.
+        return weight if len(weight) == self.vocab_size else weight[: self.vocab_size]
 
     @property
     def bias_V(self) -> Tensor | None:

@@ -48,25 +48,32 @@ class DenseSignal:
         heads = tuple((weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in self.heads)
         return DenseSignal(tuple(h.to(dtype) for h in self.hidden), heads, self.weights, self.combine)
 
-    def log_probs(self, temperature: float = 1.0) -> Tensor:
-        """Return log-probabilities over the vocabulary in float32, `(..., V)`; with `.at` chunk by chunk.
+    def logits(self, temperature: float = 1.0) -> Tensor:
+        """Return log-probabilities up to a constant a position, float32, `(..., V)`; with `.at` block by block.
 
-        Every teacher's logits are divided by the temperature before they are combined.
+        Every teacher's logits are divided by the temperature before they are combined. The caller may overwrite them.
         """
         if self.combine == "mean_logits":
             mean: Tensor | None = None
             for h, (weight_VD, bias_V), share in zip(self.hidden, self.heads, self.weights, strict=True):
                 logits = F.linear(h, weight_VD.to(h.dtype), None if bias_V is None else bias_V.to(h.dtype)).float()
-                mean = logits.mul_(share) if mean is None else mean.add_(logits, alpha=share)
+                mean = (
+                    logits.mul_(share / temperature) if mean is None else mean.add_(logits, alpha=share / temperature)
+                )
             assert mean is not None
-            return F.log_softmax(mean.div_(temperature), -1)
+            # A bias of minus infinity excludes a token; a very small probability does as well, and 0 * inf is avoided.
+            return mean if all(bias is None for _, bias in self.heads) else mean.clamp_min_(-1e4)
         parts = [
             F.log_softmax(
                 F.linear(h, w.to(h.dtype), None if b is None else b.to(h.dtype)).float() / temperature, -1
             ).add_(torch.tensor(share).log())
             for h, (w, b), share in zip(self.hidden, self.heads, self.weights, strict=True)
         ]
-        return parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(parts), 0)
+        return (parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(parts), 0)).clamp_min_(-1e4)
+
+    def log_probs(self, temperature: float = 1.0) -> Tensor:
+        """Return log-probabilities over the vocabulary, float32, `(..., V)`; with `.at` block by block."""
+        return F.log_softmax(self.logits(temperature), -1)
 
     def target_log_probs(self, targets: Tensor, chunk: int = 2048) -> Tensor:
         """Return the log-probability of one target a position, `(N,)` float32; `targets` `(N,)` holds no ignored ids.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from tutelage.corpus.batches import Batch
 from tutelage.errors import UserError
@@ -43,6 +44,7 @@ class Ensemble(nn.Module):
         self.combine = combine
         self.kind = models[0].kind
         self.vocab_size = models[0].vocab_size
+        self._narrow: tuple[tuple[Tensor, Tensor | None], ...] | None = None
         self.requires_grad_(False)
         self.eval()
 
@@ -61,8 +63,38 @@ class Ensemble(nn.Module):
         return DenseSignal(hidden, heads, self.shares, self.combine)
 
     def say(self, batch: Batch, precision: str) -> DenseSignal:
-        """Teach a batch; see `Voice`."""
-        return self.signal(batch.tokens_BT, batch.lengths_B, precision)
+        """Teach a batch; see `Voice`.
+
+        In bf16 the weights are rounded once and for all, as autocast would round them at every call: an ensemble that
+        has taught in bf16 cannot speak in fp32 afterwards.
+        """
+        if precision != "bf16":
+            return self.signal(batch.tokens_BT, batch.lengths_B, precision)
+        if self._narrow is None:
+            self._narrow = self._round()
+        signal = self.signal(batch.tokens_BT, batch.lengths_B, precision)
+        hidden = tuple(h.bfloat16() for h in signal.hidden)
+        if self.combine == "mean_logits":
+            return DenseSignal((torch.cat(hidden, -1),), self._narrow, (1.0,))
+        return DenseSignal(hidden, self._narrow, self.shares, self.combine)
+
+    def _round(self) -> tuple[tuple[Tensor, Tensor | None], ...]:
+        """Round the weights of all products to bf16; return the heads, for a mean of logits joined into one.
+
+        The mean of logits is one linear map: the heads side by side, each times its share.
+        """
+        heads = []
+        for model, share in zip(self._each(), self.shares, strict=True):
+            factor = share if self.combine == "mean_logits" else 1.0
+            bias = model.bias_V
+            heads.append((model.weight_VD * factor, None if bias is None else bias * factor))
+            for module in model.hf.modules():
+                if isinstance(module, nn.Linear | Conv1D) and module is not model.hf.get_output_embeddings():
+                    module.weight.data = module.weight.data.bfloat16()
+        if self.combine == "mean_logits":
+            biases = [bias for _, bias in heads if bias is not None]
+            heads = [(torch.cat([weight for weight, _ in heads], 1), torch.stack(biases).sum(0) if biases else None)]
+        return tuple((weight.bfloat16(), None if bias is None else bias.bfloat16()) for weight, bias in heads)
 
     def _each(self) -> list[LanguageModel]:
         return [model for model in self.models if isinstance(model, LanguageModel)]

@@ -1,7 +1,8 @@
 """From hidden states to losses and gradients, without ever holding all logits.
 
-The output layer is the widest product of a small model. Its logits are computed chunk by chunk; each chunk's gradient
-follows at once from closed forms, so that neither logits nor probabilities wait for the backward pass:
+The output layer is the widest product of a small model. Its logits are computed block by block; each block's gradient
+follows at once from closed forms and takes the logits' place in memory, so that neither logits nor probabilities wait
+for the backward pass:
 
     cross-entropy           d/dz = p - onehot(target)
     KL(teacher || student)  d/dz = (p_T - q_T) / T
@@ -9,11 +10,14 @@ follows at once from closed forms, so that neither logits nor probabilities wait
 with p the student's and q the teachers' distribution, both at temperature T where marked. The backward pass only
 scales what was found. `tests/training/test_fused.py` holds the plain form and compares values and gradients.
 
-Shapes: N positions, D width, V vocabulary.
+Two sizes of a block: matrix products are fast on many rows, the softmax on few that stay in the processor's cache.
+
+Shapes: N positions, D width, V vocabulary, K tokens of a sparse signal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +26,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.corpus.batches import IGNORE
-from tutelage.teaching.signal import DenseSignal
+from tutelage.teaching.signal import DenseSignal, Signal, SparseSignal
 
-CHUNK_BYTES = 32 << 20
-"""Memory for one chunk's logits and what is made of them; larger chunks left the caches of the CPUs measured."""
+BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
+"""Memory for one block's logits, which its gradients replace."""
+TILE_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
+"""Size of one float32 buffer of the softmax; there are two, with a dense teacher four."""
+VOCABULARY_ROWS = 8192
+"""Rows of the weight's gradient that are added at once; a copy of all of it would grow with the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +51,35 @@ class Scales:
     temperature: float = 1.0
 
 
+@dataclass(frozen=True)
+class Shares:
+    """How a position's gradient is made of its terms: `rate * (alpha * p + beta * p_T - alpha * gold - beta * q)`.
+
+    The rates, equal at nearly all positions, are applied to rows of width D instead of V.
+
+    Attributes:
+        alpha_N: share of the cross-entropy.
+        beta_N: share of the divergence; both sum to 1, or to 0 where there is no loss.
+        rate_N: 1 at a position with all terms, less elsewhere.
+        common: the largest rate, which the rates are relative to.
+    """
+
+    alpha_N: Tensor
+    beta_N: Tensor
+    rate_N: Tensor
+    common: float
+
+
 def fused_loss(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor | None,
     targets_N: Tensor,
     scales: Scales,
-    signal: DenseSignal | None = None,
+    signal: Signal | None = None,
     taught_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the scaled loss (differentiable) and the two plain sums (float64, detached).
+    """Return the scaled loss (differentiable once) and the two plain sums (float64, detached).
 
     Args:
         hidden_ND: student's hidden states, in any float type.
@@ -61,11 +88,18 @@ def fused_loss(
         targets_N: right answers; `IGNORE` where there is none.
         scales: factors of the sums.
         signal: what teachers say about the same N positions; None where nobody teaches.
-        taught_N: which positions the divergence covers; all unless given.
+        taught_N: weight of the divergence at each position, or which positions it covers; all unless given.
 
     Returns:
         `scales.target * sum(cross-entropy) + scales.teacher * sum(KL)`, and `(2,)`: both sums in nats.
+
+    Raises:
+        ValueError: a sparse signal that was drawn at another temperature.
     """
+    if isinstance(signal, SparseSignal) and signal.temperature != scales.temperature:
+        raise ValueError(
+            f"the teachers were asked at temperature {signal.temperature}, the loss has {scales.temperature}"
+        )
     loss, sums = _Fused.apply(hidden_ND, weight_VD, bias_V, targets_N, scales, signal, taught_N)  # type: ignore[no-untyped-call]
     return loss, sums
 
@@ -79,12 +113,12 @@ class _Fused(torch.autograd.Function):
         bias_V: Tensor | None,
         targets_N: Tensor,
         scales: Scales,
-        signal: DenseSignal | None,
+        signal: Signal | None,
         taught_N: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         wants = any(ctx.needs_input_grad[:3])
         device = hidden_ND.device.type
-        # Autocast would cast the weights again in every chunk, and leaves some products in float32.
+        # Autocast would cast the weights again in every block, and leaves some products in float32.
         type_ = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
         hidden, weight = hidden_ND.to(type_), weight_VD.to(type_)
         bias = None if bias_V is None else bias_V.to(type_)
@@ -92,80 +126,117 @@ class _Fused(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight_VD) if wants else None
         grad_bias = torch.zeros_like(bias_V) if wants and bias_V is not None else None
         sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
-        said = None if signal is None else signal.to(type_)
-        # Logits, two log-softmaxes, the teachers' distribution, the gradient: about five float32 buffers.
-        chunk = max(32, CHUNK_BYTES // (20 * weight.shape[0]))
+        if not scales.teacher:
+            signal = None
+        said = signal.to(type_) if isinstance(signal, DenseSignal) else signal
+        shares = _shares(scales, targets_N, taught_N, said is not None)
+        tile = max(16, TILE_BYTES[device] // (4 * weight.shape[0]))
         with torch.autocast(device, enabled=False):
-            for start in range(0, hidden.shape[0], chunk):
-                part = slice(start, start + chunk)
-                grad = _chunk(
-                    F.linear(hidden[part], weight, bias).float(),
-                    targets_N[part],
-                    scales,
-                    None if said is None else said.at(part),
-                    None if taught_N is None else taught_N[part],
-                    sums,
-                    wants,
-                )
-                if grad is not None and grad_hidden is not None and grad_weight is not None:
-                    g = grad.to(type_)
-                    torch.mm(g, weight, out=grad_hidden[part])
-                    grad_weight += g.t() @ hidden[part]
+            for block in _parts(hidden.shape[0], max(tile, BLOCK_BYTES[device] // (type_.itemsize * weight.shape[0]))):
+                logits = F.linear(hidden[block], weight, bias)
+                for inner in _parts(logits.shape[0], tile):
+                    part = slice(block.start + inner.start, block.start + inner.stop)
+                    gradient = _tile(
+                        logits[inner].float(),
+                        targets_N[part],
+                        scales,
+                        shares.alpha_N[part, None],
+                        shares.beta_N[part, None],
+                        None if said is None else said.at(part),
+                        None if taught_N is None else taught_N[part],
+                        sums,
+                        wants,
+                    )
+                    if gradient is not None:
+                        logits[inner] = gradient
+                if grad_hidden is not None and grad_weight is not None:
+                    rate = shares.rate_N[block, None].to(type_)
+                    torch.mm(logits, weight, out=grad_hidden[block])
+                    grad_hidden[block] *= rate
+                    reader = hidden[block] * rate
+                    for rows in _parts(weight.shape[0], VOCABULARY_ROWS):
+                        grad_weight[rows].add_(logits[:, rows].t() @ reader, alpha=shares.common)
                     if grad_bias is not None:
-                        grad_bias += grad.sum(0)
+                        grad_bias.add_((logits.t() @ rate).squeeze(1), alpha=shares.common)
         if wants:
-            ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-            ctx.hidden_type = hidden_ND.dtype
+            # Not `save_for_backward`: a saved tensor would be copied once more when it becomes the weight's gradient.
+            ctx.found = grad_hidden, grad_weight, grad_bias
+            ctx.common, ctx.hidden_type = shares.common, hidden_ND.dtype
         loss = scales.target * sums[0] + scales.teacher * sums[1]
         ctx.mark_non_differentiable(sums)
         return loss.float(), sums
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias = ctx.saved_tensors
+        if ctx.found is None:
+            raise RuntimeError("the gradient of a fused loss can be taken once")
+        (hidden, weight, bias), ctx.found = ctx.found, None
         scale = grads[0]
-        return (
-            (hidden * scale.to(hidden.dtype)).to(ctx.hidden_type),
-            weight * scale.to(weight.dtype),
-            None if bias is None else bias * scale.to(bias.dtype),
-            None,
-            None,
-            None,
-            None,
-        )
+        hidden = hidden.mul_((ctx.common * scale).to(hidden.dtype)).to(ctx.hidden_type)
+        return hidden, weight.mul_(scale), None if bias is None else bias.mul_(scale), None, None, None, None
 
 
-def _chunk(
+def _parts(size: int, most: int) -> Iterator[slice]:
+    """Cut `size` into parts of at most `most`, all of about the same size."""
+    count = -(-size // most)
+    for index in range(count):
+        yield slice(size * index // count, size * (index + 1) // count)
+
+
+def _shares(scales: Scales, targets: Tensor, taught: Tensor | None, heard: bool) -> Shares:
+    alpha = (targets != IGNORE) * scales.target
+    beta = torch.zeros_like(alpha)
+    if heard:
+        beta = beta + scales.teacher / scales.temperature * (1.0 if taught is None else taught.to(alpha.dtype))
+    common = scales.target + (scales.teacher / scales.temperature if heard else 0.0) or 1.0
+    whole = alpha + beta
+    divisor = torch.where(whole > 0, whole, 1.0)
+    return Shares(alpha / divisor, beta / divisor, whole / common, common)
+
+
+def _tile(
     logits: Tensor,
     targets: Tensor,
     scales: Scales,
-    signal: DenseSignal | None,
+    alpha: Tensor,
+    beta: Tensor,
+    signal: Signal | None,
     taught: Tensor | None,
     sums: Tensor,
     wants: bool,
 ) -> Tensor | None:
-    """Add a chunk's two sums to `sums`; return the gradient of the loss in its logits."""
-    grad: Tensor | None = None
-    log_p = F.log_softmax(logits, -1)
-    answered = targets != IGNORE
+    """Add a tile's two sums to `sums`; return its gradient before the rates. `logits`, `(n, V)`, is overwritten."""
     gold = targets.clamp_min(0)[:, None]
+    p, total = _softmax(logits)
     # Measured even where it has no weight: a student of teachers alone is judged by the text too.
-    sums[0] -= (log_p.gather(1, gold).squeeze(1) * answered).sum(dtype=torch.float64)
-    if scales.target and wants:
-        factor = answered[:, None] * scales.target
-        grad = log_p.exp().mul_(factor)
-        grad.scatter_add_(1, gold, -factor.to(grad.dtype))
-    if signal is not None and scales.teacher:
-        T = scales.temperature
-        log_p_T = log_p if T == 1 else F.log_softmax(logits.div_(T), -1)
-        log_q = signal.log_probs(T)
-        q = log_q.exp()
-        # Where q is 0 its logarithm may be minus infinity; such tokens add nothing.
-        divergence = (q * (log_q.clamp_min_(-1e4) - log_p_T)).sum(-1)
-        sums[1] += (divergence if taught is None else divergence * taught).sum(dtype=torch.float64)
+    surprise = total - logits.gather(1, gold).squeeze(1)
+    sums[0] += (surprise * (targets != IGNORE)).sum(dtype=torch.float64)
+    if signal is None:
+        return p.scatter_add_(1, gold, -alpha) if wants else None
+
+    T = scales.temperature
+    p_T, total_T = (p, total) if T == 1 else _softmax(logits.div_(T))
+    if isinstance(signal, SparseSignal):
+        spoken = signal.shares_NK * (total_T[:, None] - logits.gather(1, signal.ids_NK))
+        divergence = spoken.sum(-1) - signal.entropy_N
         if wants:
-            push = log_p_T.exp().sub_(q).mul_(scales.teacher / T)
-            if taught is not None:
-                push.mul_(taught[:, None])
-            grad = push if grad is None else grad.add_(push)
-    return grad
+            p = p if T == 1 else p.mul_(alpha).addcmul_(p_T, beta)
+            p.scatter_add_(1, signal.ids_NK, -beta * signal.shares_NK)
+    else:
+        said = signal.logits(T)
+        q, total_q = _softmax(said)
+        divergence = said.sub_(logits).mul_(q).sum(-1) - total_q + total_T
+        if wants:
+            p = p.addcmul_(q, beta, value=-1) if T == 1 else p.mul_(alpha).addcmul_(p_T.sub_(q), beta)
+    sums[1] += (divergence if taught is None else divergence * taught).sum(dtype=torch.float64)
+    return p.scatter_add_(1, gold, -alpha) if wants else None
+
+
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return probabilities and each row's log-sum-exp.
+
+    The latter without another pass of exponentials: the likeliest token has p = exp(z - logsumexp), and is so likely
+    (1/V at least) that its logarithm is exact.
+    """
+    p = F.softmax(logits, -1)
+    return p, logits.amax(-1) - p.amax(-1).log()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tutelage import recipe
-from tutelage.corpus.batches import IGNORE, Batch, BatchSource
+from tutelage.corpus.batches import IGNORE, Batch, BatchSource, to_device
 from tutelage.errors import Interrupted, UserError
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, progress
@@ -28,7 +28,7 @@ from tutelage.training import checkpoint
 from tutelage.training.checkpoint import State
 from tutelage.training.fused import Scales
 from tutelage.training.heldout import HeldOut, held_out
-from tutelage.training.objectives import TERMS, Learner, count, effective_weights, scales_for
+from tutelage.training.objectives import TERMS, Learner, count, effective_weights, scales_for, used_positions
 from tutelage.training.optim import adamw, lr_at
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan
@@ -37,6 +37,8 @@ from tutelage.training.stopping import Stop, stop_flag
 
 LOG_LINES = 400
 """Lines of training loss in the metrics of a run, about."""
+LOOK_EVERY = {"cpu": 1, "cuda": 16}
+"""Steps between two looks at what was measured; each look waits until a GPU has done all that it was given."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
         record.saved()
 
     tokens_left = (plan.total - state.step) * job.source.tokens_per_epoch / job.source.steps_per_epoch
-    stage_index, teachers = -1, None
+    stage_index, teachers, shown = -1, None, state.tokens
+    look_every = LOOK_EVERY[group.device.type]
+    broken = torch.zeros((), device=group.device)
     with record, stop_flag() as stop, progress(f"train {job.name}[{job.seed}]", tokens_left, "tok") as bar:
         while True:
             # --- evaluate, keep the best
@@ -134,26 +138,33 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             scales = scales_for(job.model.stages[stage_index].objectives, counts)
             due = record.minutes_since_save() > job.model.save_minutes or state.step + 1 in job.milestones
             wishes = (float(stop.number), float(due))
-            sums, stop_wish, save_wish = _gradients(
-                job, wrapped, teachers, batch, scales, state.step, group, wishes, record.teaching
-            )
-            norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters(), optim.clip or math.inf))
-            _refuse_non_finite(job.name, state.step, sums, norm, batch)
+            sums = _gradients(job, wrapped, teachers, batch, scales, state.step, group, wishes, record.teaching)
+            norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), optim.clip or math.inf)
+            measured = torch.cat([sums, norm[None]])
+            # Once a number is not finite, no update follows; the next look tells.
+            broken = torch.maximum(broken, 1 - measured.isfinite().all().float())
+            optimizer.found_inf = broken  # type: ignore[attr-defined]
             rate = lr_at(optim, state.step, plan.total)
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-
-            # --- log; stop or save when a process asked for it
             state.step += 1
             state.tokens += counts.tokens
-            record.step(state, sums, counts, norm, clipped=norm > (optim.clip or math.inf), rate=rate)
-            bar.advance(counts.tokens, f"loss {record.loss:.3f}")
-            if stop_wish:
+            record.step(state, measured, counts, rate)
+
+            # --- look at what was measured; stop or save when a process asked for it
+            if state.step % look_every and state.step not in plan.evaluations and state.step not in job.milestones:
+                continue
+            look = record.look(state, optim.clip or math.inf)
+            if look.broken is not None:
+                raise _not_finite(job, *look.broken)
+            bar.advance(state.tokens - shown, f"loss {record.loss:.3f}")
+            shown = state.tokens
+            if look.stop:
                 save()
                 raise Interrupted(stop.number or signals.SIGTERM)
-            if save_wish and state.step not in plan.evaluations:
+            if look.save and state.step not in plan.evaluations:
                 save()
 
 
@@ -189,28 +200,29 @@ def _gradients(
     group: Group,
     wishes: tuple[float, float],
     teaching: Stopwatch,
-) -> tuple[Tensor, bool, bool]:
+) -> Tensor:
     """Accumulate a step's gradients over micro-batches and processes.
 
     Returns:
-        The plain sums of the terms over the whole batch, and whether any process wishes to stop and to save.
+        The plain sums of the terms over the whole batch, then how strongly the processes wish to stop and to save.
     """
-    mine = _share(batch, group).to(group.device)
-    micros = list(mine.split(job.model.optim.micro_batch_rows or job.model.optim.batch_rows))
+    mine = _share(batch, group)
     sums = torch.zeros(len(TERMS) + len(wishes), dtype=torch.float64, device=group.device)
+    sums[len(TERMS) :] = torch.tensor(wishes)
+    micros = list(mine.split(job.model.optim.micro_batch_rows or job.model.optim.batch_rows))
     for index, micro in enumerate(micros):
+        used = used_positions(micro, taught=teachers is not None)
+        micro, used = micro.to(group.device), to_device(used, group.device)
         torch.manual_seed(_derive(job.seed, step, group.rank, index))
         with teaching:
             said = None if teachers is None else teachers.say(micro, job.precision)
         with _synchronised(wrapped, index == len(micros) - 1):
             with _autocast(group.device, job.precision):
-                loss, parts = wrapped(micro, scales, said)
+                loss, parts = wrapped(micro, scales, said, used)
             # Data-parallel wrappers average over processes, but the counts are already those of all of them.
             (loss * group.size).backward()
         sums[: len(TERMS)] += parts
-    sums[len(TERMS) :] = torch.tensor(wishes)
-    group.sum(sums)
-    return sums[: len(TERMS)], bool(sums[-2] > 0), bool(sums[-1] > 0)
+    return group.sum(sums)
 
 
 def _share(batch: Batch, group: Group) -> Batch:
@@ -237,7 +249,11 @@ def _evaluate(job: Job, learner: Learner, group: Group, stop: Stop) -> HeldOut |
     def should_stop() -> bool:
         return bool(group.sum(torch.tensor(float(stop.number), device=group.device)) > 0)
 
-    result = held_out(speak, job.val, job.val_bytes_per_token, group.device, should_stop, f"val {job.name}[{job.seed}]")
+    # Rows of other shapes would be compiled anew.
+    with torch.compiler.set_stance("force_eager"):
+        result = held_out(
+            speak, job.val, job.val_bytes_per_token, group.device, should_stop, f"val {job.name}[{job.seed}]"
+        )
     learner.train()
     return result
 
@@ -258,13 +274,12 @@ def _derive(*keys: int) -> int:
     return int(np.random.SeedSequence([key % 2**64 for key in keys]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _refuse_non_finite(name: str, step: int, sums: Tensor, norm: float, batch: Batch) -> None:
-    """Stop before the update that would spoil the weights."""
-    if math.isfinite(norm) and torch.isfinite(sums).all():
-        return
-    rows = ", ".join(map(str, batch.rows_B[:64].tolist())) + (", ..." if len(batch.rows_B) > 64 else "")
-    raise UserError(
-        f"models.{name}: step {step + 1}: the loss or its gradient is not finite (sums {sums.tolist()}, gradient norm "
-        f"{norm}); the weights were not changed. Rows of this batch: {rows}. Lower optim.lr, lengthen "
-        "optim.warmup_steps or set precision to fp32; a run of the same recipe goes on from its last checkpoint"
+def _not_finite(job: Job, step: int, said: str) -> UserError:
+    """Tell which batch could not be learned from."""
+    all_rows = job.source.batch(step).rows_B.tolist()
+    rows = ", ".join(map(str, all_rows[:64])) + (", ..." if len(all_rows) > 64 else "")
+    return UserError(
+        f"models.{job.name}: step {step + 1}: the loss or its gradient is not finite ({said}); the weights were not "
+        f"changed. Rows of this batch: {rows}. Lower optim.lr, lengthen optim.warmup_steps or set precision to fp32; "
+        "a run of the same recipe goes on from its last checkpoint"
     )

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from tutelage import recipe
 from tutelage.corpus.batches import IGNORE, Batch
 from tutelage.models.language_model import LanguageModel
-from tutelage.teaching.signal import DenseSignal
+from tutelage.teaching.signal import Signal
 from tutelage.training.fused import Scales, fused_loss
 
+NEARLY_ALL = 0.95
+"""Above this share of used positions, copying them costs more than the output layer on the unused ones."""
 TERMS = ("target", "teacher")
 """The two sums of a step: cross-entropy with the text, divergence from the teachers."""
 
@@ -61,6 +63,18 @@ def taught_positions(batch: Batch) -> Tensor:
     return batch.targets_BT != IGNORE if batch.masked or batch.silent else batch.real_BT
 
 
+def used_positions(batch: Batch, taught: bool) -> Tensor | None:
+    """Return the positions of a batch's flattened rows that have any loss, or None where nearly all have.
+
+    To be asked on the CPU: a device would have to be waited for.
+    """
+    used_BT = batch.targets_BT != IGNORE
+    if taught:
+        used_BT |= taught_positions(batch)
+    found = used_BT.flatten().nonzero().squeeze(1)
+    return found if len(found) < NEARLY_ALL * used_BT.numel() else None
+
+
 def scales_for(objectives: recipe.Objectives, counts: Counts) -> Scales:
     """Multiply a stage's weights, reductions and the batch's counts out to the factor of each sum."""
     text = objectives.masked or objectives.next_token
@@ -80,23 +94,27 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, scales: Scales, signal: DenseSignal | None = None) -> tuple[Tensor, Tensor]:
-        """Return the batch's share of the loss and its plain sums, `(2,)` in the order of `TERMS`."""
-        hidden = self.model.hidden(batch.tokens_BT, batch.lengths_B)
-        taught = taught_positions(batch) if signal is not None else None
-        used = batch.targets_BT != IGNORE
-        if taught is not None:
-            used = used | taught
-        index = used.flatten().nonzero().squeeze(1)
-        return fused_loss(
-            hidden.reshape(-1, hidden.shape[-1])[index],
-            self.model.weight_VD,
-            self.model.bias_V,
-            batch.targets_BT.flatten()[index],
-            scales,
-            None if signal is None else signal.at(index),
-            None if taught is None else taught.flatten()[index],
-        )
+    def forward(
+        self, batch: Batch, scales: Scales, signal: Signal | None = None, used_N: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the batch's share of the loss and its plain sums, `(2,)` in the order of `TERMS`.
+
+        Args:
+            batch: rows on the model's device.
+            scales: factors of the sums.
+            signal: what teachers say about the batch.
+            used_N: what `used_positions` found; all positions unless given.
+        """
+        hidden_ND = self.model.hidden(batch.tokens_BT, batch.lengths_B).flatten(0, 1)
+        targets_N = batch.targets_BT.flatten()
+        taught_N = taught_positions(batch).flatten() if signal is not None else None
+        if used_N is not None:
+            hidden_ND, targets_N = hidden_ND[used_N], targets_N[used_N]
+            signal = None if signal is None else signal.at(used_N)
+            taught_N = None if taught_N is None else taught_N[used_N]
+        elif signal is not None:
+            signal = signal.at(slice(None))
+        return fused_loss(hidden_ND, self.model.weight_VD, self.model.bias_V, targets_N, scales, signal, taught_N)
 
 
 def effective_weights(objectives: recipe.Objectives, row_length: int) -> str:

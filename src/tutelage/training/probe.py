@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 
 import torch
 
 from tutelage import recipe
-from tutelage.corpus.batches import BatchSource
+from tutelage.corpus.batches import BatchSource, to_device
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.objectives import Learner, count, scales_for
+from tutelage.training.objectives import Learner, count, scales_for, used_positions
 from tutelage.training.optim import adamw
 
 
@@ -22,8 +23,8 @@ def seconds_per_step(
     stage: recipe.Stage,
     precision: str,
     steps: int,
-) -> float:
-    """Time training steps of a model with its teachers; the first, which warms up, does not count.
+) -> tuple[float, float]:
+    """Time training steps of a model with its teachers.
 
     Args:
         model: a model with any weights; it is changed.
@@ -34,7 +35,7 @@ def seconds_per_step(
         steps: how many to time.
 
     Returns:
-        Median seconds of a step.
+        Seconds of the first step, which warms up, and the median of the others.
     """
     learner = Learner(model).train()
     optimizer = adamw(learner, recipe.Optim())
@@ -43,14 +44,16 @@ def seconds_per_step(
     times = []
     for step in range(steps + 1):
         began = time.perf_counter()
-        batch = source.batch(step).to(device)
+        batch = source.batch(step)
+        scales, used = scales_for(stage.objectives, count(batch)), used_positions(batch, bool(teachers))
+        batch, used = batch.to(device), to_device(used, device)
         signal = ensemble.say(batch, precision) if ensemble else None
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss, _ = learner(batch, scales_for(stage.objectives, count(batch)), signal)
+            loss, _ = learner(batch, scales, signal, used)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
-    return sorted(times[1:])[(len(times) - 1) // 2]
+    return times[0], statistics.median(times[1:])

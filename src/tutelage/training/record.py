@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from tutelage.run_folder import Lines, RunFolder
@@ -29,39 +31,90 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self._start
 
 
+class Measured(NamedTuple):
+    """What a step measures, over all processes: the two sums of the loss, wishes to stop and to save, the gradient's
+    norm."""
+
+    target: float
+    teacher: float
+    stop: float
+    save: float
+    norm: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the steps since the last look came to.
+
+    Attributes:
+        stop: a process wishes to stop.
+        save: a process wishes to save.
+        broken: the first step, counted from 0, whose loss or gradient was not finite, and what it said; None if all
+            is well.
+    """
+
+    stop: bool
+    save: bool
+    broken: tuple[int, str] | None
+
+
 class Record:
-    """The run's metrics and clock: means since the last line, in nats per token."""
+    """The run's metrics and clock: means since the last line, in nats per token.
+
+    Steps hand in tensors, which are read at the next `look`: on a GPU, reading a number waits for all work before it.
+    """
 
     def __init__(self, run: RunFolder, state: State, timing: dict[str, float], log_every: int, active: bool) -> None:
         self._files = (Lines(run.metrics, state.metrics_bytes), Lines(run.timing)) if active else None
         self._log_every, self._before = log_every, timing.get("seconds", 0.0)
+        self._unread: list[tuple[int, int, Counts, float, Tensor]] = []
         self.teaching = Stopwatch(timing.get("teaching", 0.0))
         self._start = self._saved = time.monotonic()
         self.loss = math.nan
 
-    def step(self, state: State, sums: Tensor, counts: Counts, norm: float, clipped: bool, rate: float) -> None:
-        """Add a step to the current means; write them down when it is time."""
+    def step(self, state: State, measured: Tensor, counts: Counts, rate: float) -> None:
+        """Take note of the step that `state` now counts; `measured` is as `Measured` says."""
+        self._unread.append((state.step, state.tokens, counts, rate, measured))
+
+    def look(self, state: State, clip: float) -> Look:
+        """Read what was noted, add it to the current means, write lines that are due."""
+        stop = save = False
+        numbers = torch.stack([measured for *_, measured in self._unread]).tolist() if self._unread else []
+        for (step, tokens, counts, rate, _), row in zip(self._unread, numbers, strict=True):
+            found = Measured(*row)
+            if not all(map(math.isfinite, (found.target, found.teacher, found.norm))):
+                said = f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
+                return Look(stop, save, (step - 1, said))
+            self._add(state, step, tokens, counts, found, clip, rate)
+            stop, save = stop or found.stop > 0, save or found.save > 0
+        self._unread.clear()
+        return Look(stop, save, None)
+
+    def _add(
+        self, state: State, step: int, tokens: int, counts: Counts, found: Measured, clip: float, rate: float
+    ) -> None:
+        clipped = found.norm > clip
         state.clipped += clipped
         add = {
-            "target": float(sums[0]),
+            "target": found.target,
             "targets": counts.target,
-            "teacher": float(sums[1]),
+            "teacher": found.teacher,
             "taught": counts.taught,
-            "norm": norm,
+            "norm": found.norm,
             "clipped": clipped,
             "steps": 1,
         }
         window = {key: state.window.get(key, 0.0) + value for key, value in add.items()}
         self.loss = window["target"] / max(window["targets"], 1)
         state.window = window
-        if state.step % self._log_every:
+        if step % self._log_every:
             return
         state.window = {}
         if self._files is None:
             return
         line = {
-            "step": state.step,
-            "tokens": state.tokens,
+            "step": step,
+            "tokens": tokens,
             "loss": self.loss,
             "lr": rate,
             "grad_norm": window["norm"] / window["steps"],
@@ -70,7 +123,7 @@ class Record:
         if window["teacher"]:
             line["kl"] = window["teacher"] / max(window["taught"], 1)
         self._files[0].write(line)
-        self._files[1].write({"step": state.step, "tokens": state.tokens, "seconds": round(self.seconds(), 3)})
+        self._files[1].write({"step": step, "tokens": tokens, "seconds": round(self.seconds(), 3)})
 
     def evaluation(self, state: State, result: HeldOut) -> None:
         """Write an evaluation down."""
