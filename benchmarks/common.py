@@ -20,17 +20,19 @@ import importlib.metadata
 import json
 import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from tutelage.machine import cores
 from tutelage.training.timed import Clock, MadeUpText
 
 HERE = Path(__file__).parent
@@ -57,7 +59,8 @@ class Work:
         steps: steps to run.
         lr: constant learning rate of AdamW, without weight decay; gradients are clipped at 1.
         temperature: of the distillation; half of the loss is cross-entropy, half divergence times its square.
-        compile: tutelage's setting, where this version has one.
+        attention: tutelage's setting of that name; others take the default of transformers.
+        compile: likewise.
         options: what only some ways of training read.
     """
 
@@ -71,7 +74,8 @@ class Work:
     steps: int = 10
     lr: float = 1e-3
     temperature: float = 2.0
-    compile: str = "auto"
+    attention: str = "eager"
+    compile: str = "off"
     options: Json = field(default_factory=dict)
 
     @property
@@ -214,6 +218,24 @@ def run_rounds(modes: Modes, arguments: argparse.Namespace) -> Runs:
     return runs
 
 
+def run_once(way: str, work: Work, arguments: argparse.Namespace) -> Json:
+    """Do one run apart from the rounds, which must not fail."""
+    with tempfile.TemporaryDirectory() as cache:
+        found = _run(way, work, arguments.threads, Path(cache))
+    if "failed" in found:
+        raise SystemExit(f"{way}: {found['failed']}")
+    return found
+
+
+def in_form(work: Work, arguments: argparse.Namespace) -> Work:
+    """Let tutelage choose the form of its arithmetic as for a long run, unless `--form plain`; ways need `form`."""
+    if arguments.form == "plain":
+        return work
+    found = run_once("form", work, arguments)
+    print(f"form of {work.precision}: {found['attention']}, compiled: {found['compiled']}", file=sys.stderr)
+    return replace(work, attention=found["attention"], compile="on" if found["compiled"] else "off")
+
+
 def _run(way: str, work: Work, threads: int, cache: Path) -> Json:
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
@@ -242,7 +264,9 @@ def arguments(doc: str, rounds: int, steps: int, **more: Json) -> argparse.Names
     parser.add_argument("--quick", action="store_true", help="a rehearsal: one round of few steps; nothing is written")
     parser.add_argument("--rounds", type=int, help=f"times that every mode runs ({rounds})")
     parser.add_argument("--steps", type=int, help=f"steps of a run ({steps}); the first ones do not count")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of every run")
+    parser.add_argument("--threads", type=int, default=cores(), help=f"threads of every run ({cores()})")
+    parser.add_argument("--form", choices=("auto", "plain"), help="tutelage's attention and compilation: chosen as for "
+                        "a long run (auto), or eager and none (plain, also with --quick)")  # fmt: skip
     parser.add_argument("--modes", action="append", help="only this mode; may be given more than once")
     parser.add_argument("--output", type=Path, help="folder for the results (this script's)")
     for name, settings in more.items():
@@ -250,6 +274,7 @@ def arguments(doc: str, rounds: int, steps: int, **more: Json) -> argparse.Names
     found = parser.parse_args()
     found.rounds = found.rounds or (1 if found.quick else rounds)
     found.steps = found.steps or (3 if found.quick else steps)
+    found.form = found.form or ("plain" if found.quick else "auto")
     found.dropped = min(2, found.steps - 1)
     if found.output is None and not found.quick:
         found.output = HERE
@@ -303,7 +328,8 @@ def against(speeds: dict[str, Json], bars: Iterable[tuple[str, str, str]]) -> st
     rows = []
     for one, other, aim in bars:
         found = ratio(speeds, one, other)
-        rows.append((f"{one} / {other}", "not run" if found is None else f"{found:.2f}", aim))
+        if one in speeds and other in speeds:
+            rows.append((f"{one} / {other}", "failed" if found is None else f"{found:.2f}", aim))
     return table(("tokens/s of", "ratio", "aim"), rows)
 
 
@@ -312,7 +338,7 @@ def write(name: str, title: str, text: str, data: Json, arguments: argparse.Name
     from tutelage.machine import environment
 
     machine = environment()
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     page = (
         f"# {title}\n\n{machine['cpu']}, {machine['cores']} cores ({arguments.threads} threads), {date.today()}; "
         f"{', '.join(f'{package} {version}' for package, version in _versions().items())}. "

@@ -18,7 +18,8 @@ with half its weight. Peak memory is that of the steps, over what the process he
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ from common import (
     arguments,
     child,
     gpt2,
+    in_form,
     llama,
     ratio,
+    run_once,
     run_rounds,
     save_inputs,
     speed,
@@ -44,15 +47,16 @@ from common import (
 from common import write as write_page
 from torch import Tensor
 from torch.nn import functional as F
-from ways import autocast, ensemble, hf_model, hf_trainer, ours, plain_loop, rows_of, text_of
+from ways import autocast, ensemble, form_of, hf_model, hf_trainer, ours, plain_loop, rows_of, text_of
 
-from tutelage import recipe
+from tutelage import machine, recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.training.parallel import process_group
 
 VOCABULARY = 16000
 TEACHERS = ("teacher-llama", "teacher-gpt2")
 CACHES = ("hidden", "sparse")
+TEACHER_WIDTH = 192
 
 
 # --- rivals
@@ -177,8 +181,9 @@ def trainer_gkd(work: Work, clock: MemoryClock) -> Json:
 # --- ours, with what the teachers said on disk
 
 
-def ours_cached(work: Work, clock: MemoryClock) -> Json:
-    """Ours, taught from a cache, which the first round fills before the clock starts."""
+@contextmanager
+def opened_cache(work: Work) -> Iterator[Any]:
+    """Open the cache of what the teachers say, filled where it was not."""
     from tutelage.teaching.cache import TeacherCache
 
     from tutelage import caching
@@ -187,24 +192,37 @@ def ours_cached(work: Work, clock: MemoryClock) -> Json:
     stage = recipe.Stage.model_validate(
         {"teachers": work.teachers, "objectives": {"distill": distill}, "cache": work.options["cache"]}
     )
-    widths = [model.config.hidden_size for model in teachers_of(work)]
     cache = TeacherCache(
         Path(work.folder) / "caches",
         {"vocabulary": work.vocabulary, "teachers": work.teachers},
-        caching.encoding_of(stage, widths, work.precision, work.vocabulary, varies=False),
+        caching.encoding_of(stage, [TEACHER_WIDTH] * 2, work.precision, work.vocabulary, varies=False),
         BatchSource(text_of(work), recipe.Rows(length=work.length), work.rows, seed=0),
         live=lambda: ensemble(work),
         precision=work.precision,
         seed=0,
     )
     with process_group() as group, caching.opened(cache, stage.cache, range(1), group, "bench") as opened:
-        found = ours(work, clock, lambda: opened)
-    about = cache.info() | {"bytes_per_token": cache.store.bytes_per_token, "tokens": len(text_of(work).tokens)}
-    return found | {"cache": about}
+        yield opened
+
+
+def fill_cache(work: Work, clock: MemoryClock) -> Json:
+    """Fill a cache; tell how long it took and how large it is."""
+    machine.set_up()
+    with opened_cache(work) as cache:
+        size = {"bytes_per_token": cache.store.bytes_per_token, "tokens": len(text_of(work).tokens)}
+        return {"cache": cache.info() | size}
+
+
+def ours_cached(work: Work, clock: MemoryClock) -> Json:
+    """Ours, taught from a cache."""
+    with opened_cache(work) as cache:
+        return ours(work, clock, lambda _form: cache)
 
 
 WAYS = {
     "ours": ours,
+    "form": form_of,
+    "fill": fill_cache,
     "ours-cached": ours_cached,
     "plain": plain_loop,
     "trainer": hf_trainer,
@@ -241,28 +259,26 @@ BARS = (
 )
 
 
-def modes_of(work: Work) -> Modes:
+def modes_of(fp32: Work, bf16: Work) -> Modes:
     """Name what is compared."""
-    alone = replace(work, teachers=())
-    bf16 = {"precision": "bf16"}
     chunks, default_chunk = {"options": {"chunk": 128}}, {"options": {"chunk": 1024}}
     modes: Modes = {
-        "ours fp32": ("ours", work),
-        "ours bf16": ("ours", replace(work, **bf16)),
-        "Trainer + BabyLlama's loss fp32": ("trainer-babyllama", work),
-        "Trainer + BabyLlama's loss bf16": ("trainer-babyllama", replace(work, **bf16)),
-        "loop + full logits fp32": ("loop-babyllama", work),
-        "loop + full logits bf16": ("loop-babyllama", replace(work, **bf16)),
-        "loop + Liger fp32": ("loop-liger", replace(work, **chunks)),
-        "loop + Liger bf16": ("loop-liger", replace(work, **bf16, **chunks)),
-        "loop + Liger, default chunk bf16": ("loop-liger", replace(work, **bf16, **default_chunk)),
-        "loop + TRL's chunked divergence fp32": ("loop-trl", work),
-        "Trainer + TRL's GKD loss fp32": ("trainer-gkd", work),
-        "ours bf16, cross-entropy only": ("ours", replace(alone, **bf16)),
-        "Trainer, cross-entropy only fp32": ("trainer", alone),
+        "ours fp32": ("ours", fp32),
+        "ours bf16": ("ours", bf16),
+        "Trainer + BabyLlama's loss fp32": ("trainer-babyllama", fp32),
+        "Trainer + BabyLlama's loss bf16": ("trainer-babyllama", bf16),
+        "loop + full logits fp32": ("loop-babyllama", fp32),
+        "loop + full logits bf16": ("loop-babyllama", bf16),
+        "loop + Liger fp32": ("loop-liger", replace(fp32, **chunks)),
+        "loop + Liger bf16": ("loop-liger", replace(bf16, **chunks)),
+        "loop + Liger, default chunk bf16": ("loop-liger", replace(bf16, **default_chunk)),
+        "loop + TRL's chunked divergence fp32": ("loop-trl", fp32),
+        "Trainer + TRL's GKD loss fp32": ("trainer-gkd", fp32),
+        "ours bf16, cross-entropy only": ("ours", replace(bf16, teachers=())),
+        "Trainer, cross-entropy only fp32": ("trainer", replace(fp32, teachers=())),
     }
     for kind in CACHES if "cache" in recipe.Stage.model_fields else ():  # what this version can keep
-        modes[f"ours bf16, cached {kind}"] = ("ours-cached", replace(work, **bf16, options={"cache": kind}))
+        modes[f"ours bf16, cached {kind}"] = ("ours-cached", replace(bf16, options={"cache": kind}))
     return modes
 
 
@@ -304,19 +320,24 @@ def main() -> None:
     case = CASES[args.case]
     args.rounds, args.steps = args.rounds or case.rounds, args.steps or case.steps
     with tempfile.TemporaryDirectory() as folder:
-        models = {"student": case.student, "teacher-llama": llama(192, 4, 512, 4), "teacher-gpt2": gpt2(192, 4, 4)}
+        models = {
+            "student": case.student,
+            "teacher-llama": llama(TEACHER_WIDTH, 4, 512, 4),
+            "teacher-gpt2": gpt2(TEACHER_WIDTH, 4, 4),
+        }
         tokens = (args.steps + 2) * case.rows * 128
         save_inputs(Path(folder), models, VOCABULARY, tokens, sharp=TEACHERS)
         work = Work(folder, VOCABULARY, teachers=TEACHERS, rows=case.rows, steps=args.steps)
         expected = expected_losses(work)
-        runs = run_rounds(modes_of(work), args)
+        modes = modes_of(in_form(work, args), in_form(replace(work, precision="bf16"), args))
+        caches = {
+            name: run_once("fill", this, args)["cache"]
+            for name, (way, this) in modes.items()
+            if way == "ours-cached" and (not args.modes or name in args.modes)
+        }
+        runs = run_rounds(modes, args)
         extra = _heads_over_student(work)
     speeds = {name: speed(found, work, args.dropped) for name, found in runs.items()}
-    caches = {
-        name: tuple(found[0]["cache"][key] for key in ("seconds", "bytes_per_token", "tokens"))
-        for name, found in runs.items()
-        if found and "cache" in found[0]
-    }
     text = "\n\n".join((_table(speeds, expected), against(speeds, BARS), _notes(speeds, extra, caches)))
     data = {
         "speeds": speeds,
@@ -359,7 +380,7 @@ def _table(speeds: dict[str, Json], expected: dict[str, float]) -> str:
     return table(columns, rows)
 
 
-def _notes(speeds: dict[str, Json], extra: float, caches: dict[str, tuple[float, int, int]]) -> str:
+def _notes(speeds: dict[str, Json], extra: float, caches: dict[str, Json]) -> str:
     lines = []
     for precision in ("fp32", "bf16"):
         for key, what in (("peak_mb", "peak memory"), ("peak_over_loaded_mb", "peak over loaded")):
@@ -372,7 +393,8 @@ def _notes(speeds: dict[str, Json], extra: float, caches: dict[str, tuple[float,
             f"- tokens/s, cached hidden / cross-entropy only: {hidden:.2f} (aim: {0.9 / (1 + extra):.2f}, which "
             f"is 0.9 / (1 + {extra:.2f}), the teachers' output layers over the student's arithmetic)"
         )
-    for name, (seconds, size, tokens) in caches.items():
+    for name, cache in caches.items():
+        seconds, size, tokens = (cache[key] for key in ("seconds", "bytes_per_token", "tokens"))
         lines.append(f"- {name}: {size:,} bytes a token, filled at {tokens / seconds:,.0f} tokens/s")
         rates = [speeds.get(mode, {}).get("tokens_per_second") for mode in ("ours bf16", name)]
         if all(rates):

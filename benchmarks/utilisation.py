@@ -27,6 +27,7 @@ from common import (
     Work,
     arguments,
     child,
+    in_form,
     median,
     run_rounds,
     save_inputs,
@@ -34,7 +35,7 @@ from common import (
     table,
 )
 from common import write as write_page
-from ways import hf_model, ours
+from ways import form_of, hf_model, ours
 
 from tutelage import machine
 from tutelage.models.cost import cost_of
@@ -103,7 +104,7 @@ def kind_of(name: str) -> str:
     return next((kind for kind, pattern in KINDS if re.search(pattern, name)), "other")
 
 
-WAYS = {"ours": ours, "peak": peak, "profiled": profiled}
+WAYS = {"ours": ours, "form": form_of, "peak": peak, "profiled": profiled}
 
 
 def main() -> None:
@@ -116,7 +117,7 @@ def main() -> None:
         cost = cost_of(hf_model(work, work.student), "causal", work.length)
         modes: Modes = {}
         for precision in ("bf16", "fp32"):
-            this = replace(work, precision=precision)
+            this = in_form(replace(work, precision=precision), args)
             modes |= {f"{way} {precision}": (way, this) for way in ("peak", "ours", "profiled")}
         runs = run_rounds(modes, args)
     data: Json = {"training_flops_per_token": cost.training_flops}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from common import Json, MemoryClock, Work
 from torch import Tensor
 
-from tutelage import recipe
+from tutelage import machine, recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import load
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import loop
-from tutelage.training.timed import LONG_RUN, Enough, MadeUpText, Vocabulary, time_training
+from tutelage.training.form import Form
+from tutelage.training.timed import LONG_RUN, Enough, MadeUpText, Vocabulary, choose_form, time_training
 
 
 def text_of(work: Work) -> MadeUpText:
@@ -43,27 +45,30 @@ def autocast(work: Work) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=work.precision == "bf16")
 
 
-def ours(work: Work, clock: MemoryClock, voice: Callable[[], Any] | None = None) -> Json:
-    """Train by tutelage's own loop, from a recipe's model."""
+def model_of(work: Work, **settings: Any) -> recipe.Model:
+    """Say in a recipe's words what tutelage trains."""
     stage: Json = {"objectives": {"next_token": 1.0}}
     if work.teachers:
         distill = {"weight": 0.5, "temperature": work.temperature}
         stage = {"teachers": work.teachers, "objectives": {"next_token": 0.5, "distill": distill}}
-    settings: Json = {
+    said: Json = {
         "weights": str(Path(work.folder) / work.student),
         "steps": LONG_RUN,
         "precision": work.precision,
+        "attention": work.attention,
+        "compile": work.compile,
         "stages": [stage],
         "optim": {"lr": work.lr, "schedule": "constant", "batch_rows": work.rows},
     }
-    if "compile" in recipe.Model.model_fields:
-        settings["compile"] = work.compile
+    return recipe.Model.model_validate(said | settings)
+
+
+def ours(work: Work, clock: MemoryClock, voice: Callable[[Form], Any] | None = None) -> Json:
+    """Train by tutelage's own loop, from a recipe's model."""
     # A line of metrics for every step: the losses are compared with those of others.
     loop.LOG_LINES = 10**9
-    teachers = voice or ((lambda: ensemble(work)) if work.teachers else None)
-    lines = time_training(
-        recipe.Model.model_validate(settings), text_of(work), work.vocabulary, work.length, clock, teachers
-    )
+    teachers = voice or ((lambda form: ensemble(work, form)) if work.teachers else None)
+    lines, _ = time_training(model_of(work), text_of(work), work.vocabulary, work.length, clock, teachers)
     if [line["step"] for line in lines] != list(range(1, work.steps + 1)):
         raise RuntimeError(f"{len(lines)} lines of metrics for {work.steps} steps")
     if not work.teachers:
@@ -71,11 +76,19 @@ def ours(work: Work, clock: MemoryClock, voice: Callable[[], Any] | None = None)
     return {"losses": [0.5 * line["loss"] + 0.5 * work.temperature**2 * line["kl"] for line in lines]}
 
 
-def ensemble(work: Work) -> Ensemble:
-    """Load the teachers as tutelage does."""
-    return Ensemble(
-        [load(str(Path(work.folder) / name), Vocabulary(work.vocabulary), "causal") for name in work.teachers]
-    )
+def form_of(work: Work, clock: MemoryClock) -> Json:
+    """Choose the form of arithmetic as a long run does."""
+    machine.set_up()
+    model = model_of(work, attention="auto", compile="auto")
+    form, measured = choose_form(model, text_of(work), work.vocabulary, work.length)
+    return asdict(form) | measured
+
+
+def ensemble(work: Work, form: Form | None = None) -> Ensemble:
+    """Load the teachers as tutelage does, in their student's form."""
+    vocabulary = Vocabulary(work.vocabulary)
+    models = [load(str(Path(work.folder) / name), vocabulary, "causal") for name in work.teachers]
+    return Ensemble([form.give(model) for model in models] if form else models)
 
 
 def plain_loop(work: Work, clock: MemoryClock, loss_of: Callable[[Any, Tensor], Tensor] | None = None) -> Json:

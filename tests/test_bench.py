@@ -35,14 +35,19 @@ def test_clock_ends_after_its_steps() -> None:
 
 def test_both_loops_take_the_steps_asked_for_and_ours_learns() -> None:
     model = recipe.Model(
-        preset="llama-1m", steps=5000, precision="fp32", optim=recipe.Optim(batch_rows=4, schedule="constant", lr=3e-3)
+        preset="llama-1m",
+        steps=5000,
+        attention="sdpa",
+        precision="fp32",
+        optim=recipe.Optim(batch_rows=4, schedule="constant", lr=3e-3),
     )
     text = MadeUpText.of(20_000, 100)
     ours, plain = Clock(30), Clock(3)
-    lines = time_training(model, text, 100, 16, ours)
+    lines, form = time_training(model, text, 100, 16, ours)
     time_plain_loop(model, text, 100, 16, plain, "fp32")
     assert (len(ours.seconds), len(plain.seconds)) == (30, 3)
     assert min(ours.seconds + plain.seconds) > 0
+    assert form.attention == "sdpa"
     assert lines[-1]["loss"] < np.log(100)
 
 
@@ -69,4 +74,4 @@ def test_bench_on_the_command_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tutelage", *command.split()], capture_output=True, text=True, check=True
     )
-    assert re.search(r"tutelage +fp32 +[\d,]+", done.stdout)
+    assert re.search(r"tutelage +(fp32|bf16) +[\d,]+", done.stdout)

@@ -9,10 +9,11 @@ from rich.table import Table
 
 from tutelage import machine, recipe
 from tutelage.errors import UserError, nearest
-from tutelage.models.build import attention, shape
+from tutelage.models.build import shape
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.presets import PRESETS
 from tutelage.progress import console, human
+from tutelage.training.form import Form
 from tutelage.training.timed import (
     LONG_RUN,
     Clock,
@@ -38,7 +39,7 @@ class Bench:
         length: tokens in a row.
         peaks: operations per second of a large product of matrices, by precision.
         rates: tokens per second of training, by who trains and precision.
-        attention: the form of attention that the model was built with.
+        form: of the arithmetic, as a run of `LONG_RUN` steps chooses it.
     """
 
     preset: str
@@ -47,7 +48,7 @@ class Bench:
     length: int
     peaks: dict[str, float]
     rates: dict[tuple[str, str], float]
-    attention: str
+    form: Form
 
 
 def measure(preset: str, vocabulary: int, rows: int, length: int, steps: int) -> Bench:
@@ -77,16 +78,14 @@ def measure(preset: str, vocabulary: int, rows: int, length: int, steps: int) ->
         clock = Clock(warm_and_timed)
         time_plain_loop(model, text, vocabulary, length, clock, precision)
         rates["plain PyTorch loop", precision] = rows * length / clock.step()
-    for precision in precisions:
-        console.print(f"tutelage, {precision} ...")
-        clock = Clock(warm_and_timed)
-        ours = recipe.Model.model_validate(model.model_dump() | {"precision": precision})
-        time_training(ours, text, vocabulary, length, clock)
-        rates["tutelage", precision] = rows * length / clock.step()
+    console.print(f"tutelage, {fast} ...")
+    clock = Clock(warm_and_timed)
+    _, form = time_training(model, text, vocabulary, length, clock)
+    rates["tutelage", fast] = rows * length / clock.step()
     console.print("products of matrices ...")
     peaks: dict[str, float] = {precision: _peak(precision) for precision in precisions}
     cost = cost_of(shape(model, Vocabulary(vocabulary), length), "causal", length)
-    return Bench(preset, cost, rows, length, peaks, rates, attention())
+    return Bench(preset, cost, rows, length, peaks, rates, form)
 
 
 def _peak(precision: str) -> float:
@@ -103,11 +102,13 @@ def table(bench: Bench) -> Table:
     """Lay the measurements out."""
     about = machine.environment()
     slowest = min(bench.rates.values())
+    compiled = "compiled" if bench.form.compiled else "not compiled"
     laid = Table(
         title=f"Training {bench.preset} ({human(bench.cost.parameters)} parameters), {bench.rows} rows of "
         f"{bench.length} tokens a step",
         caption=f"{about['gpu'] or about['cpu']}, {about['cores']} cores, torch {about['torch']}. `auto` precision is "
-        f"{machine.precision('auto')}, attention {bench.attention}. Median step on made-up text, start-up left out; "
+        f"{machine.precision('auto')}; attention {bench.form.attention}, {compiled}, as a run of {LONG_RUN:,} steps "
+        "chooses. Median step on made-up text, start-up left out; "
         "`of peak`: the model's arithmetic as a share of what one large product of matrices reaches here, which is "
         + ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {precision}" for precision, peak in bench.peaks.items())
         + ".",

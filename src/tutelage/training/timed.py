@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +23,9 @@ from torch import Tensor
 from tutelage import machine, recipe
 from tutelage.corpus.batches import Batch, BatchSource, Tokens
 from tutelage.models.build import build, config_for
-from tutelage.run_folder import RunFolder
+from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching.teachers import Ensemble
+from tutelage.training.form import Form, choose
 from tutelage.training.loop import Job, train
 from tutelage.training.parallel import process_group
 from tutelage.training.plan import Plan
@@ -110,20 +110,25 @@ def time_training(
     vocabulary: int,
     row_length: int,
     clock: Clock,
-    teachers: Callable[[], Ensemble] | None = None,
-) -> list[dict[str, Any]]:
-    """Train by the real loop until the clock says enough; return the lines of metrics.
+    teachers: Callable[[Form], Ensemble] | None = None,
+) -> tuple[list[Json], Form]:
+    """Train by the real loop until the clock says enough.
 
     Args:
-        model: what a recipe would say; its `steps` are many more than the clock's.
+        model: what a recipe would say; its `steps` are many more than the clock's, so that the form of arithmetic is
+            what a long run would take, unless it names one.
         text: tokens to train on.
         vocabulary: how many different ones there are.
         row_length: tokens in a row.
         clock: ticks at every step.
-        teachers: makes them, for a model that is taught.
+        teachers: makes them in a form, for a model that is taught.
+
+    Returns:
+        The lines of metrics, and the form.
     """
     machine.set_up()
     total = model.steps or LONG_RUN
+    taken, _ = choose_form(model, text, vocabulary, row_length)
     source = _ClockedSource(text, recipe.Rows(length=row_length), model.optim.batch_rows, seed=0)
     source.clock = clock
     with TemporaryDirectory() as folder, process_group() as group:
@@ -136,14 +141,27 @@ def time_training(
             val_bytes_per_token=1.0,
             plan=Plan(total, (total,), frozenset()),
             milestones=frozenset(),
-            build=lambda: build(model, Vocabulary(vocabulary), row_length, seed=0),
-            teachers=lambda _stage: teachers() if teachers else None,
+            build=lambda: taken.give(build(model, Vocabulary(vocabulary), row_length, seed=0)),
+            teachers=lambda _stage: teachers(taken) if teachers else None,
             precision=machine.precision(model.precision),
         )
         run = RunFolder(Path(folder))
         with contextlib.suppress(Enough):
             train(job, run, group)
-        return run.lines()
+        return run.lines(), taken
+
+
+def choose_form(model: recipe.Model, text: Tokens, vocabulary: int, row_length: int) -> tuple[Form, Json]:
+    """Choose the form of a model's arithmetic as an experiment does; also return what was measured for it."""
+    source = BatchSource(text, recipe.Rows(length=row_length), model.optim.batch_rows, seed=0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return choose(
+        model,
+        lambda: build(model, Vocabulary(vocabulary), row_length, seed=0).to(device),
+        source,
+        machine.precision(model.precision),
+        model.steps or LONG_RUN,
+    )
 
 
 def time_plain_loop(
