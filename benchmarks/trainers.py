@@ -46,7 +46,7 @@ BARS = (
 
 def main() -> None:
     """Measure and write down."""
-    args = arguments(__doc__, rounds=3, steps=10, vocabulary={"type": int, "default": 8000})
+    args = arguments(__doc__, rounds=3, steps=6, vocabulary={"type": int, "default": 8000})
     with tempfile.TemporaryDirectory() as folder:
         tokens = (args.steps + 2) * 32 * 128
         save_inputs(Path(folder), {"student": BODY_10M}, args.vocabulary, tokens)
