@@ -51,7 +51,7 @@ KINDS = (
     ("attention products", r"bmm|baddbmm|scaled_dot_product|flash_attention"),
     ("matrix products", r"::(mm|addmm|matmul|linear|addmv|_addmm_activation)$|mkldnn|onednn|_mm\b"),
     ("optimizer and clipping", r"adam|_foreach|norm(?!al)|lerp|addcdiv|addcmul|Optimizer|clip"),
-    ("softmax and losses", r"softmax|nll_loss|cross_entropy|logsumexp|::(gather|scatter_add_?|exp_?|log)$|_Fused"),
+    ("softmax and losses", r"softmax|nll_loss|cross_entropy|logsumexp|::(amax|gather|scatter_add_?|exp_?|log)$|_Fused"),
     ("copies and casts", r"copy|clone|_to_copy|::(to|contiguous|cat|stack|fill_?|zero_?|index|index_select)$"),
     ("embeddings", r"embedding|index_(put|add)"),
     ("elementwise", r"::(mul|add|sub|div|neg|rsqrt|pow|mean|sum|silu|sigmoid|gelu|tanh|where|masked_fill|sin|cos)"),
