@@ -30,7 +30,8 @@ LAYERS = [
     {"experiment"},
     {"scoring"},
     {"results"},
-    {"api", "show"},
+    {"bench", "show"},
+    {"api"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
