@@ -31,7 +31,8 @@ LAYERS = [
     {"caching", "experiment"},
     {"caches", "scoring"},
     {"results"},
-    {"api", "show"},
+    {"bench", "show"},
+    {"api"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from tutelage import bench as timing
 from tutelage import caches
 from tutelage import show as estimates
 from tutelage.compare.report import publish as publish_summary
@@ -145,6 +146,13 @@ def export(
         if experiment.group.is_main:
             save(trained, experiment.data.tokenizer, folder, card)
         return folder
+
+
+def bench(
+    preset: str = "llama-4m", vocabulary: int = 8000, rows: int = 32, length: int = 128, steps: int = 8
+) -> timing.Bench:
+    """Measure how fast this machine trains a small model, beside a plain PyTorch loop and its matrix products."""
+    return timing.measure(preset, vocabulary, rows, length, steps)
 
 
 def _train(experiment: Experiment, scoring: Scoring, model: str | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tutelage.caching import cache_of, describe_error, encoding_of, epochs_of, opened, size_of
+from tutelage.caching import cache_of, describe_error, encoding_at, epochs_of, opened_at, size_of
 from tutelage.errors import Interrupted, UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.progress import duration, human
@@ -54,7 +54,7 @@ def build(experiment: Experiment, model: str | None = None) -> None:
     for piece, index in _stages(experiment, model):
         cache = cache_of(experiment, piece, index)
         if cache.folder not in done:
-            with opened(experiment, piece, index, mend=True):
+            with opened_at(experiment, piece, index, mend=True):
                 done.add(cache.folder)
 
 
@@ -101,7 +101,7 @@ def planned(experiment: Experiment, piece: Piece) -> Iterator[tuple[str, float]]
     for index, stage in enumerate(model.stages):
         if stage.cache is None:
             continue
-        per_token = sum(field.bytes for field in encoding_of(experiment, piece, index).fields)
+        per_token = sum(field.bytes for field in encoding_at(experiment, piece, index).fields)
         epochs, size = epochs_of(experiment, piece.name, index).stop, size_of(experiment, piece, index)
         slots = f"{epochs} epochs of rows" if source.varies else "each row once"
         yield f"{stage.cache.kind}, {per_token} bytes a token, {human(size)}B ({slots})", size

@@ -46,7 +46,7 @@ def cache_of(experiment: Experiment, piece: Piece, index: int) -> TeacherCache:
     return TeacherCache(
         experiment.folder / "caches",
         _key(what.data, store, source, identities),
-        encoding_of(experiment, piece, index),
+        encoding_at(experiment, piece, index),
         source,
         live=lambda: experiment.teachers_of(stage, model.reads),
         precision=experiment.precision_of(piece),
@@ -54,26 +54,38 @@ def cache_of(experiment: Experiment, piece: Piece, index: int) -> TeacherCache:
     )
 
 
-def encoding_of(experiment: Experiment, piece: Piece, index: int) -> Encoding:
-    """Return what a stage's cache keeps of each token; its teachers need not be trained yet."""
-    model = experiment.recipe.models[piece.name]
-    stage, vocab_size = model.stages[index], len(experiment.data.tokenizer)
+def encoding_of(stage: recipe.Stage, widths: Sequence[int], precision: str, vocab_size: int, varies: bool) -> Encoding:
+    """Return what the cache of a stage keeps of each token.
+
+    Args:
+        stage: with teachers and a cache.
+        widths: of the teachers' last hidden states.
+        precision: in which the teachers run.
+        vocab_size: of the tokenizer.
+        varies: whether rows differ between epochs; then every epoch has draws of its own, and one set is enough.
+    """
     kept, distill = stage.cache, stage.objectives.distill
     assert kept is not None
     assert distill is not None
     total = sum(teacher.weight for teacher in stage.teachers)
     weights = tuple(teacher.weight / total for teacher in stage.teachers)
     if kept.kind == "hidden":
-        widths = tuple(experiment.cost_of(teacher, model.reads).output_width for teacher in stage.teachers)
-        return Hidden(widths, experiment.precision_of(piece), weights, stage.combine)
+        return Hidden(tuple(widths), precision, weights, stage.combine)
     mixture: dict[str, Any] = {"weights": list(weights)}
     if len(weights) > 1:
         mixture["combine"] = stage.combine
     if kept.kind == "sparse":
-        # Where rows are kept for each epoch, every epoch has draws of its own.
-        sets = 1 if _source(experiment, piece.name).varies else kept.sets
-        return Sparse(kept.draws, sets, distill.temperature, mixture, vocab_size)
+        return Sparse(kept.draws, 1 if varies else kept.sets, distill.temperature, mixture, vocab_size)
     return TopK(min(kept.k, vocab_size), distill.temperature, mixture, vocab_size)
+
+
+def encoding_at(experiment: Experiment, piece: Piece, index: int) -> Encoding:
+    """Return what the cache of a piece's stage keeps of each token; its teachers need not be trained yet."""
+    model = experiment.recipe.models[piece.name]
+    stage = model.stages[index]
+    widths = [experiment.cost_of(teacher, model.reads).output_width for teacher in stage.teachers]
+    varies, vocab_size = _source(experiment, piece.name).varies, len(experiment.data.tokenizer)
+    return encoding_of(stage, widths, experiment.precision_of(piece), vocab_size, varies)
 
 
 def epochs_of(experiment: Experiment, name: str, index: int) -> range:
@@ -84,7 +96,7 @@ def epochs_of(experiment: Experiment, name: str, index: int) -> range:
 
 def size_of(experiment: Experiment, piece: Piece, index: int) -> float:
     """Return the bytes that the cache of a stage takes once it is full."""
-    per_token = sum(field.bytes for field in encoding_of(experiment, piece, index).fields)
+    per_token = sum(field.bytes for field in encoding_at(experiment, piece, index).fields)
     source = _source(experiment, piece.name)
     return float(per_token * source.tokens_per_epoch * epochs_of(experiment, piece.name, index).stop)
 
@@ -114,7 +126,7 @@ def voice(experiment: Experiment, piece: Piece, index: int, taken: Form, opened_
         return None
     if stage.cache is None:
         return experiment.teachers_of(stage, model.reads, taken)
-    return opened_.enter_context(opened(experiment, piece, index))
+    return opened_.enter_context(opened_at(experiment, piece, index))
 
 
 def build_ahead(experiment: Experiment, piece: Piece) -> float:
@@ -122,31 +134,50 @@ def build_ahead(experiment: Experiment, piece: Piece) -> float:
     seconds = 0.0
     for index, stage in enumerate(experiment.recipe.models[piece.name].stages):
         if stage.cache is not None and stage.cache.fill == "ahead":
-            with opened(experiment, piece, index) as cache:
+            with opened_at(experiment, piece, index) as cache:
                 seconds += cache.info().get("seconds", 0.0)
     return seconds
 
 
 @contextmanager
-def opened(experiment: Experiment, piece: Piece, index: int, mend: bool = False) -> Iterator[TeacherCache]:
-    """Open the cache of a stage to teach from; first complete it where it is to be filled ahead.
+def opened_at(experiment: Experiment, piece: Piece, index: int, mend: bool = False) -> Iterator[TeacherCache]:
+    """Open the cache of a piece's stage; see `opened`."""
+    wished, ends = experiment.recipe.models[piece.name].stages[index].cache, (0, *experiment.plan_of(piece.name).ends)
+    assert wished is not None
+    epochs = epochs_of(experiment, piece.name, index)
+    read = (ends[index + 1] - ends[index]) / _source(experiment, piece.name).steps_per_epoch / len(epochs)
+    cache = cache_of(experiment, piece, index)
+    with opened(cache, wished, epochs, experiment.group, str(piece), mend, read) as one:
+        yield one
+
+
+@contextmanager
+def opened(
+    cache: TeacherCache,
+    wished: recipe.Cache,
+    epochs: range,
+    group: Group,
+    label: str,
+    mend: bool = False,
+    read: float = 1.0,
+) -> Iterator[TeacherCache]:
+    """Open a cache to teach from; first complete it where it is to be filled ahead.
 
     One group of processes fills at a time; others wait for it, with a word.
 
     Args:
-        experiment: the experiment, all processes of whose group call this.
-        piece: whom it is for.
-        index: of the stage.
+        cache: not yet open.
+        wished: how it is to be filled, and how large it may be.
+        epochs: those it has slots for.
+        group: the processes that work together, all of which call this.
+        label: whom it is for.
         mend: fill it now in any case, and mend what is damaged.
+        read: how much of its rows will be read; above 1 where they are read again.
 
     Raises:
         UserError: it is too large, or the folder holds something damaged.
         Interrupted: SIGTERM or SIGINT came; what was computed is kept.
     """
-    cache, epochs = cache_of(experiment, piece, index), epochs_of(experiment, piece.name, index)
-    wished = experiment.recipe.models[piece.name].stages[index].cache
-    group, label = experiment.group, str(piece)
-    assert wished is not None
     with ExitStack() as stack:
         cache.to(group.device)
         filler = stack.enter_context(ExitStack())
@@ -159,7 +190,6 @@ def opened(experiment: Experiment, piece: Piece, index: int, mend: bool = False)
         stack.callback(cache.close)
         # All together or none: another process may have filled its share by now.
         if group.from_main(mend or (wished.fill == "ahead" and not cache.complete(epochs))):
-            read = _share_read(experiment, piece.name, index, len(epochs))
             _build(cache, epochs, group, label, mend, read)
         group.barrier()
         if cache.complete(epochs):
@@ -199,12 +229,6 @@ def teaching_flops(stage: recipe.Stage, costs: Sequence[Cost], vocab_size: int, 
 def _source(experiment: Experiment, name: str) -> BatchSource:
     model = experiment.recipe.models[name]
     return experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
-
-
-def _share_read(experiment: Experiment, name: str, index: int, epochs: int) -> float:
-    """Return how much of the rows of some epochs a stage reads; above 1 where it reads them again."""
-    ends = (0, *experiment.plan_of(name).ends)
-    return (ends[index + 1] - ends[index]) / _source(experiment, name).steps_per_epoch / epochs
 
 
 def _key(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Sequence[str]) -> dict[str, Any]:

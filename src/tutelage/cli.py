@@ -161,6 +161,31 @@ def cache_verify(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    preset: Annotated[str, typer.Option(help="Shape of the model (`tutelage show --presets`).")] = "llama-4m",
+    vocabulary: Annotated[int, typer.Option(min=64, help="Different tokens of the made-up text.")] = 8000,
+    rows: Annotated[int, typer.Option(min=1, help="Rows in a step; `optim.batch_rows` of a recipe.")] = 32,
+    length: Annotated[int, typer.Option(min=8, help="Tokens in a row; `data.rows.length` of a recipe.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to time, for each way of training.")] = 8,
+) -> None:
+    """Measure how fast this machine trains, in a minute or two; no recipe, no data, nothing is kept.
+
+    Three things are timed: a large product of matrices (what the machine can do at best, in fp32 and, where it has
+    bf16, in that), a plain PyTorch loop, and tutelage's own training loop on the same shape and made-up text, in the
+    precision and form that it chooses for a long run. The table gives tokens per second, the ratio to the slowest, and
+    the share of the machine's best that training reaches.
+
+    Choose the shape you mean to train: `tutelage bench --preset llama-10m --length 256`. Close other programs first;
+    run it twice to see how steady the numbers are. For the time of a whole recipe: `tutelage show RECIPE`.
+    """
+    from tutelage import api
+    from tutelage.bench import table
+    from tutelage.progress import output
+
+    output().print(table(api.bench(preset, vocabulary, rows, length, steps)))
+
+
 def _version(value: bool) -> None:
     if value:
         print(f"tutelage {__version__}")

@@ -20,7 +20,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 import yaml
 
 from tutelage import api
-from tutelage.caching import cache_of, opened
+from tutelage.caching import cache_of, opened_at
 from tutelage.errors import Interrupted, UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.files import locked
@@ -351,7 +351,7 @@ def test_a_student_waits_while_another_process_fills_the_cache(taught, tmp_path)
     while not (folder / "lock").is_file() or not (folder / "lock").read_text():
         time.sleep(0.01)
     began = time.monotonic()
-    with opened(experiment(runs, recipe("sparse")), Piece("student", 0), 0) as cache:
+    with opened_at(experiment(runs, recipe("sparse")), Piece("student", 0), 0) as cache:
         assert time.monotonic() - began > 1
         assert cache.complete(range(1))
     holder.join(60)
