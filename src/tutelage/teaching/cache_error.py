@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tutelage.corpus.batches import Batch
 from tutelage.teaching.cache import TeacherCache
@@ -48,7 +49,8 @@ def error_of(cache: TeacherCache, epochs: range) -> dict[str, float]:
         live = cache.live_signal(batch).at(index)
         kept = [signal.at(index) for signal in _signals(cache, batch)]
         temperature = getattr(cache.encoding, "temperature", 1.0)
-        for part, log_q_NV in tiles(live, temperature):
+        for part, logits_NV in tiles(live, temperature):
+            log_q_NV = F.log_softmax(logits_NV, -1)
             first, *others = [signal.at(part) for signal in kept]
             if isinstance(first, DenseSignal):
                 found = _dense(log_q_NV, first)

@@ -174,9 +174,9 @@ class Sparse:
         """See `Encoding`."""
         ids_NSK = torch.empty(len(targets_N), self.sets, self.draws, dtype=torch.int64)
         measures = np.empty((len(targets_N), 2), dtype="<f2")
-        for part, log_probs in tiles(said, self.temperature):
-            probabilities, uniforms = log_probs.exp(), uniforms_N[part].to(log_probs.device)
-            measures[part] = _measures(log_probs, probabilities, targets_N[part])
+        for part, logits in tiles(said, self.temperature):
+            probabilities, uniforms = F.softmax(logits, -1), uniforms_N[part].to(logits.device)
+            measures[part] = _measures(logits, probabilities, targets_N[part])
             ids_NSK[part] = systematic(probabilities, uniforms, self.draws, self.sets).cpu()
         ids = ids_NSK.numpy().astype(_id_type(self.vocab_size))
         return {f"ids{number}": ids[:, number] for number in range(self.sets)} | _by_name(measures)
@@ -223,9 +223,9 @@ class TopK:
         N = len(targets_N)
         ids_NK, shares_NK = np.empty((N, self.k), _id_type(self.vocab_size)), np.empty((N, self.k), "<f2")
         measures = np.empty((N, 2), dtype="<f2")
-        for part, log_probs in tiles(said, self.temperature):
-            probabilities = log_probs.exp()
-            measures[part] = _measures(log_probs, probabilities, targets_N[part])
+        for part, logits in tiles(said, self.temperature):
+            probabilities = F.softmax(logits, -1)
+            measures[part] = _measures(logits, probabilities, targets_N[part])
             ids, shares = most_likely(probabilities, self.k)
             ids_NK[part], shares_NK[part] = ids.cpu().numpy(), shares.cpu().numpy()
         return {"ids": ids_NK, "shares": shares_NK} | _by_name(measures)
@@ -256,23 +256,24 @@ def _ids(kept: Tensor) -> Tensor:
 
 
 def tiles(said: DenseSignal, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """Yield log-probabilities of some positions at a time, `(n, V)` in float32."""
+    """Yield the teachers' logits of some positions at a time, `(n, V)` in float32."""
     positions, vocab_size = len(said.hidden[0]), len(said.heads[0][0])
     block, tile = (max(16, size // (4 * vocab_size)) for size in (BLOCK_BYTES, TILE_BYTES))
     for start in range(0, positions, block):
         logits = said.at(slice(start, start + block)).logits(temperature)
         for inner in range(0, len(logits), tile):
             part = logits[inner : inner + tile]
-            yield slice(start + inner, start + inner + len(part)), F.log_softmax(part, -1)
+            yield slice(start + inner, start + inner + len(part)), part
 
 
-def _measures(log_probs_NV: Tensor, probabilities_NV: Tensor, targets_N: Tensor) -> Array:
+def _measures(logits_NV: Tensor, probabilities_NV: Tensor, targets_N: Tensor) -> Array:
     """Return entropy and log-probability of the target, `(N, 2)`."""
-    # Where a probability is 0 its logarithm may be minus infinity; such tokens add nothing.
-    entropy_N = -(probabilities_NV * log_probs_NV.clamp_min(-1e4)).sum(-1)
+    # The likeliest token has p = exp(z - logsumexp), and its logarithm is exact.
+    total_N = logits_NV.amax(-1) - probabilities_NV.amax(-1).log()
+    entropy_N = total_N - torch.linalg.vecdot(probabilities_NV, logits_NV)
     if not torch.isfinite(entropy_N).all():
         raise UserError("the teachers' logits are not finite: look at the teachers, or set precision to fp32")
-    gold_N = log_probs_NV.gather(-1, targets_N.clamp_min(0)[:, None]).squeeze(-1).clamp_min(-1e4)
+    gold_N = logits_NV.gather(-1, targets_N.clamp_min(0)[:, None]).squeeze(-1) - total_N
     return torch.stack([entropy_N, gold_N.masked_fill(targets_N < 0, 0.0)], -1).cpu().numpy()
 
 
