@@ -59,7 +59,7 @@ class Shares:
 
     Attributes:
         alpha_N: share of the cross-entropy.
-        beta_N: share of the divergence; both sum to 1, or to 0 where there is no loss.
+        beta_N: share of the divergence; both sum to 1 where there is any loss.
         rate_N: 1 at a position with all terms, less elsewhere.
         common: the largest rate, which the rates are relative to.
     """
@@ -208,7 +208,8 @@ def _tile(
 ) -> Tensor | None:
     """Add a tile's two sums to `sums`; return its gradient before the rates. `logits`, `(n, V)`, is overwritten."""
     gold = targets.clamp_min(0)[:, None]
-    p, total = _softmax(logits)
+    highest = logits.amax(-1)
+    p, total = _softmax(logits, highest)
     # Measured even where it has no weight: a student of teachers alone is judged by the text too.
     surprise = total - logits.gather(1, gold).squeeze(1)
     sums[0] += (surprise * (targets != IGNORE)).sum(dtype=torch.float64)
@@ -216,28 +217,29 @@ def _tile(
         return p.scatter_add_(1, gold, -alpha) if wants else None
 
     T = scales.temperature
-    p_T, total_T = (p, total) if T == 1 else _softmax(logits.div_(T))
+    p_T, total_T = (p, total) if T == 1 else _softmax(logits.div_(T), highest / T)
     if isinstance(signal, SparseSignal):
         spoken = signal.shares_NK * (total_T[:, None] - logits.gather(1, signal.ids_NK))
         divergence = spoken.sum(-1) - signal.entropy_N
         if wants:
-            p = p if T == 1 else p.mul_(alpha).addcmul_(p_T, beta)
+            p = p if T == 1 else p.lerp_(p_T, beta)
             p.scatter_add_(1, signal.ids_NK, -beta * signal.shares_NK)
     else:
         said = signal.logits(T)
-        q, total_q = _softmax(said)
+        q, total_q = _softmax(said, said.amax(-1))
         divergence = said.sub_(logits).mul_(q).sum(-1) - total_q + total_T
         if wants:
-            p = p.addcmul_(q, beta, value=-1) if T == 1 else p.mul_(alpha).addcmul_(p_T.sub_(q), beta)
+            p = p if T == 1 else p.lerp_(p_T, beta)
+            p.addcmul_(q, beta, value=-1)
     sums[1] += (divergence if taught is None else divergence * taught).sum(dtype=torch.float64)
     return p.scatter_add_(1, gold, -alpha) if wants else None
 
 
-def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return probabilities and each row's log-sum-exp.
+def _softmax(logits: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return probabilities and each row's log-sum-exp, given its largest logit.
 
     The latter without another pass of exponentials: the likeliest token has p = exp(z - logsumexp), and is so likely
     (1/V at least) that its logarithm is exact.
     """
     p = F.softmax(logits, -1)
-    return p, logits.amax(-1) - p.amax(-1).log()
+    return p, highest - p.amax(-1).log()
