@@ -306,7 +306,7 @@ class Experiment:
                 plan=self.plan_of(piece.name),
                 milestones=self.milestones(piece.name),
                 build=lambda: taken.give(self.new_model(piece)),
-                teachers=lambda index: caching.voice(self, piece, index, taken, opened),  # type: ignore[arg-type, return-value]
+                teachers=lambda index: caching.voice(self, piece, index, taken, opened),
                 precision=self.precision_of(piece),
             )
             with opened:

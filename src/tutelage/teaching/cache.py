@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from tutelage.corpus.batches import Batch, BatchSource, keyed_generator, to_device
 from tutelage.files import fingerprint, read_json, write_bytes, write_json
@@ -104,10 +104,6 @@ class TeacherCache:
         if self._live is not None:
             self._live.to(device)
         return self
-
-    def modules(self) -> Iterator[nn.Module]:
-        """Name what may be shared out over processes: nothing, each holds the teachers whole while they are needed."""
-        return iter(())
 
     # --- teaching
 

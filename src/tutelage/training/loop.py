@@ -22,7 +22,7 @@ from tutelage.errors import Interrupted, UserError
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, progress
 from tutelage.run_folder import RunFolder
-from tutelage.teaching.signal import DenseSignal
+from tutelage.teaching.signal import DenseSignal, Voice
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint
 from tutelage.training.checkpoint import State
@@ -68,7 +68,7 @@ class Job:
     plan: Plan
     milestones: frozenset[int]
     build: Callable[[], LanguageModel]
-    teachers: Callable[[int], Ensemble | None]
+    teachers: Callable[[int], Voice | None]
     precision: str
 
 
@@ -128,8 +128,10 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             if plan.stage_at(state.step) != stage_index:
                 stage_index, teachers = plan.stage_at(state.step), None
                 teachers = job.teachers(stage_index)
-                if teachers is not None:
+                if isinstance(teachers, Ensemble):
                     group.place(teachers, job.model.sharding, job.precision)
+                elif teachers is not None:
+                    teachers.to(group.device)
                 _announce(job, stage_index, group)
 
             # --- one step
@@ -193,7 +195,7 @@ def _announce(job: Job, stage_index: int, group: Group) -> None:
 def _gradients(
     job: Job,
     wrapped: torch.nn.Module,
-    teachers: Ensemble | None,
+    teachers: Voice | None,
     batch: Batch,
     scales: Scales,
     step: int,
