@@ -36,7 +36,8 @@ from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
 
 UNCHANGING: dict[str, Any] = {
-    **dict.fromkeys(("keep", "save_minutes", "sharding", "like", "without", "seeds", "attention", "compile"), True),
+    **dict.fromkeys(("keep", "save_minutes", "like", "without", "seeds"), True),
+    **dict.fromkeys(("attention", "compile", "deterministic", "sharding"), True),
     "optim": {"micro_batch_rows"},
     "stages": {"__all__": {"cache": {"fill", "limit_gib"}}},
 }

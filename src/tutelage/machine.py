@@ -47,6 +47,8 @@ def set_up() -> SetUp:
     torch.set_flush_denormal(True)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
+        # Read by cuBLAS when it starts; products that shall repeat to the bit need it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Whoever sets the variable (torchrun does, for each of its processes) knows better.
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), cores()))

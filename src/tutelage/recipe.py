@@ -243,6 +243,9 @@ class Model(Section):
     compile: Literal["auto", "on", "off"] = "auto"
     """Make code for the layers' shapes (`torch.compile`), which takes half a minute. `auto`: where a run of more than a
     quarter of an hour gains from it, by a few timed steps. A sharded model is not compiled."""
+    deterministic: bool = False
+    """On a GPU, take kernels that repeat to the last bit, so that a resumed run equals one that was not interrupted;
+    they are slower. A CPU always repeats."""
     evaluations: Count = 10
     """Evaluations on `val`, evenly spaced, the last one at the end; each also saves a checkpoint."""
     save_minutes: Annotated[float, Field(gt=0)] = 10.0

@@ -86,6 +86,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
         )
 
     # --- build, resume
+    torch.use_deterministic_algorithms(job.model.deterministic)
     learner = Learner(job.build()).train()
     group.place(learner, job.model.sharding, job.precision)
     optimizer = adamw(learner, optim)
