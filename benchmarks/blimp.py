@@ -9,7 +9,7 @@ Every run is a process of its own, from its start to the written result; runs ar
 lm-eval reads the same files by its own BLiMP task (`multiple_choice` over both sentences, empty context), with the
 batch size that was fastest for it on a sample; that search, which also fills its data cache, is not counted. Its rule,
 bos before the sentence, is the convention of 2024. Without `--model` a 10M-parameter Llama with random weights is made;
-its tokenizer is trained on the development text in `$TUTELAGE_DATA/babymix-10m`. Writes `blimp.json` and `blimp.md` beside this file.
+its tokenizer is trained on the text in `$TUTELAGE_DATA/babymix-10m`. Writes `blimp.json` and `blimp.md` here.
 """
 
 from __future__ import annotations
