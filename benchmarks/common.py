@@ -245,9 +245,10 @@ def _run(way: str, work: Work, threads: int, cache: Path) -> Json:
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    if way.startswith("ours"):
+    if way.startswith(("ours", "form", "profiled", "fill")):
         # As the command line sets it.
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        environment.setdefault("GOMP_SPINCOUNT", "1000")
     command = [sys.executable, sys.argv[0], CHILD, json.dumps([way, asdict(work)])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

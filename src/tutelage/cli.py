@@ -218,9 +218,10 @@ def main() -> None:
     """
     from tutelage.errors import Interrupted, UserError
 
-    # Read when torch loads. By default waiting threads spin, which slows training down beside any other busy process;
-    # sleeping instead costs little when the machine is idle (benchmarks/cpu_choices.md).
+    # Read when torch loads. Threads that spin while they wait slow training down beside any other busy process; those
+    # that sleep at once are woken too late for short operations. So they spin for a moment (benchmarks/waiting.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except UserError as error:

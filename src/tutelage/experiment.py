@@ -291,7 +291,8 @@ class Experiment:
             if run.finished is not None:
                 return
             model = self.recipe.models[piece.name]
-            building = caching.build_ahead(self, piece)
+            with machine.deterministic(model.deterministic):
+                building = caching.build_ahead(self, piece)
             if model.sharding != "none" and self.group.size == 1:
                 console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
             source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
@@ -310,7 +311,7 @@ class Experiment:
                 teachers=lambda index: caching.voice(self, piece, index, taken, opened),
                 precision=self.precision_of(piece),
             )
-            with opened:
+            with opened, machine.deterministic(model.deterministic):
                 state = train(job, run, self.group)
             if self.group.is_main:
                 self._finish(piece, run, job, state, building)
@@ -326,14 +327,17 @@ class Experiment:
             return Form(attention() if model.attention == "auto" else model.attention)
         precision = self.precision_of(piece)
         settings = model.model_dump(mode="json", include={"preset", "config", "weights", "attention", "compile"})
-        key = fingerprint([settings, rows, self.data.train.digest, precision, self.plan_of(piece.name).total])
+        steps, length = self.plan_of(piece.name).total * micros, self.recipe.data.rows.length
+        key = fingerprint([settings, rows, length, precision, steps, machine.environment()])
 
         def choose() -> tuple[Form, Json]:
             source = self.rows_of(self.data.train, model, rows, shuffle=True)
-            steps = self.plan_of(piece.name).total * micros
             return form.choose(model, lambda: self.new_model(piece).to(group.device), source, precision, steps)
 
         run, shared = self.run_of(piece).path / "form.json", self.folder / "forms.json"
+        if group.is_main and checkpoint.steps_in(self.run_of(piece).checkpoints) and not run.is_file():
+            # Begun by a version that knew the plain form only.
+            write_json(run, asdict(Form(attention())))
         chosen = asdict(form.remembered(run, shared, key, choose)) if group.is_main else None
         return Form(**group.from_main(chosen))
 

@@ -6,6 +6,8 @@ import ctypes
 import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,6 +61,19 @@ def set_up() -> SetUp:
     except (OSError, AttributeError):
         kept = False  # no glibc: its allocator has no such trouble
     return SetUp(torch.get_num_threads(), bool(kept))
+
+
+@contextmanager
+def deterministic(wished: bool) -> Iterator[None]:
+    """Take kernels that repeat to the last bit, where that is wished."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wished or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @cache

@@ -373,6 +373,14 @@ class Recipe(Section):
                         )
         return self
 
+    @model_validator(mode="after")
+    def _compiled_rows_are_alike(self) -> Recipe:
+        for name, model in self.models.items():
+            if model.compile == "on" and self.data.rows.kind == "examples":
+                place = ("models", name, "compile")
+                raise wrong(place, "rows of kind `examples` have many lengths, each compiled anew; leave `compile` out")
+        return self
+
     def _check_compared(self, name: str) -> None:
         """Check a name of `compare.models`: a model, or an ensemble of models that read alike."""
         place = ("compare", "models")

@@ -13,7 +13,7 @@ from tutelage.teaching.signal import DenseSignal, SparseSignal
 from tutelage.training import fused
 from tutelage.training.fused import Scales, fused_loss
 
-N, D, V = 37, 24, 101
+N, D, V = 151, 24, 101
 
 
 def plain(
@@ -70,12 +70,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("teachers", "temperature", "combine", "bias"), CASES)
-@pytest.mark.parametrize("chunk_rows", [8, 1000])
+@pytest.mark.parametrize("chunk_rows", [64, 1000])
 def test_equals_plain_form(
     monkeypatch: pytest.MonkeyPatch, teachers: int, temperature: float, combine: str, bias: bool, chunk_rows: int
 ) -> None:
     monkeypatch.setattr(fused, "BLOCK_BYTES", {"cpu": chunk_rows * 4 * V})
-    monkeypatch.setattr(fused, "TILE_BYTES", {"cpu": chunk_rows * 2 * V})
+    monkeypatch.setattr(fused, "TILE_BYTES", {"cpu": 16 * 4 * V})
     monkeypatch.setattr(fused, "VOCABULARY_ROWS", 40)
     student, targets, signal = case(teachers, teachers, bias, combine)
     taught = torch.arange(N) % 7 != 3 if signal is not None else None
@@ -135,8 +135,8 @@ def test_sparse_signal_equals_plain_form(
     monkeypatch: pytest.MonkeyPatch, temperature: float, target_weight: float
 ) -> None:
     """Against the divergence from a distribution that has the sparse shares and zeros, in float64; tokens repeat."""
-    monkeypatch.setattr(fused, "BLOCK_BYTES", {"cpu": 16 * 4 * V})
-    monkeypatch.setattr(fused, "TILE_BYTES", {"cpu": 16 * V})
+    monkeypatch.setattr(fused, "BLOCK_BYTES", {"cpu": 64 * 4 * V})
+    monkeypatch.setattr(fused, "TILE_BYTES", {"cpu": 16 * 4 * V})
     student, targets, _ = case(4, 0, True, "mean_logits")
     make = torch.Generator().manual_seed(9)
     ids = torch.randint(0, 12, (N, 6), generator=make)

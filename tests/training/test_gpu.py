@@ -73,10 +73,10 @@ def test_nothing_in_a_step_waits_for_the_device(store, make_model, tmp_path: Pat
 
 def test_deterministic_runs_repeat_to_the_bit(store, make_model, tmp_path: Path) -> None:
     machine.set_up()
-    what = job(store, make_model, deterministic=True)
+    what = job(store, make_model)
     for name in "ab":
-        loop.train(replace(what), RunFolder(tmp_path / name), Group(0, 1, torch.device("cuda")))
-    torch.use_deterministic_algorithms(False)
+        with machine.deterministic(True):
+            loop.train(replace(what), RunFolder(tmp_path / name), Group(0, 1, torch.device("cuda")))
     assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == (tmp_path / "b" / "metrics.jsonl").read_bytes()
 
 

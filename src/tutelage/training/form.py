@@ -6,7 +6,8 @@ steps of each form. What was chosen is written down and kept for the whole run: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,18 +90,16 @@ def choose(
     note(form, first, best)
     if open_attention and best * steps > MEASURED_FROM:
         other = Form("sdpa" if form.attention == "eager" else "eager", form.compiled)
-        first, usual = seconds(other)
-        note(other, first, usual)
-        if usual < (1 - WORTH) * best:
-            form, best = other, usual
+        with _or_not(other):
+            first, usual = seconds(other)
+            note(other, first, usual)
+            if usual < (1 - WORTH) * best:
+                form, best = other, usual
     if model.compile == "auto" and static and best * steps > COMPILED_FROM:
         compiled = Form(form.attention, compiled=True)
         console.print("timing compiled layers ...")
-        try:
+        with _or_not(compiled):
             first, usual = seconds(compiled)
-        except Exception as error:  # many kinds: no compiler, or code that it cannot make
-            console.print(f"not compiled: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
-        else:
             note(compiled, first, usual)
             if (best - usual) * steps - first > WORTH * best * steps:
                 form, best = compiled, usual
@@ -129,6 +128,17 @@ def remembered(run: Path, shared: Path, key: str, choose: Callable[[], tuple[For
         write_json(run, known[key])
     found = read_json(run)
     return Form(found["attention"], found["compiled"])
+
+
+@contextmanager
+def _or_not(form: Form) -> Iterator[None]:
+    """Go on without a form that fails: no compiler, or a model that does not have it. The errors are of many kinds."""
+    try:
+        yield
+    except Exception as error:
+        what = "compiled layers" if form.compiled else f"{form.attention} attention"
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        console.print(f"no {what}: {type(error).__name__}: {reason}")
 
 
 def _text_objective(model: recipe.Model) -> recipe.Objectives:

@@ -173,7 +173,8 @@ class _Fused(torch.autograd.Function):
             raise RuntimeError("the gradient of a fused loss can be taken once")
         (hidden, weight, bias), ctx.found = ctx.found, None
         scale = grads[0]
-        hidden = hidden.mul_((ctx.common * scale).to(hidden.dtype)).to(ctx.hidden_type)
+        # In the wider type, in which the factor is not rounded.
+        hidden = hidden.to(ctx.hidden_type).mul_((ctx.common * scale).to(ctx.hidden_type))
         return hidden, weight.mul_(scale), None if bias is None else bias.mul_(scale), None, None, None, None
 
 

@@ -86,7 +86,8 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
         )
 
     # --- build, resume
-    torch.use_deterministic_algorithms(job.model.deterministic)
+    # What is compiled is counted for the whole process; beyond a limit, layers would silently run uncompiled.
+    torch.compiler.reset()
     learner = Learner(job.build()).train()
     group.place(learner, job.model.sharding, job.precision)
     optimizer = adamw(learner, optim)
@@ -210,8 +211,7 @@ def _gradients(
         The plain sums of the terms over the whole batch, then how strongly the processes wish to stop and to save.
     """
     micros = group.micro_batches(batch, job.model.optim.micro_batch_rows or job.model.optim.batch_rows)
-    sums = torch.zeros(len(TERMS) + len(wishes), dtype=torch.float64, device=group.device)
-    sums[len(TERMS) :] = torch.tensor(wishes)
+    sums = to_device(torch.tensor((*(0.0 for _ in TERMS), *wishes), dtype=torch.float64), group.device)
     for index, micro in enumerate(micros):
         used = used_positions(micro, taught=teachers is not None)
         micro, used = micro.to(group.device), to_device(used, group.device)
