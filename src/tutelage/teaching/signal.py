@@ -9,6 +9,7 @@ Shapes: N positions (rows and tokens flattened), D width (each teacher its own),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -50,28 +51,36 @@ class DenseSignal:
         heads = tuple((weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in self.heads)
         return DenseSignal(tuple(h.to(dtype) for h in self.hidden), heads, self.weights, self.combine)
 
-    def logits(self, temperature: float = 1.0) -> Tensor:
-        """Return log-probabilities up to a constant a position, float32, `(..., V)`; with `.at` block by block.
+    def products(self) -> tuple[Tensor, ...]:
+        """Return each teacher's logits, `(..., V)`, in the type of its hidden states; with `.at` block by block."""
+        return tuple(
+            F.linear(h, w.to(h.dtype), None if b is None else b.to(h.dtype))
+            for h, (w, b) in zip(self.hidden, self.heads, strict=True)
+        )
 
-        Every teacher's logits are divided by the temperature before they are combined. The caller may overwrite them.
+    def mixed(self, products: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
+        """Combine logits of some positions to log-probabilities up to a constant a position, float32, `(..., V)`.
+
+        Every teacher's logits are divided by the temperature before they are combined. The caller may overwrite what
+        is returned.
         """
         if self.combine == "mean_logits":
             mean: Tensor | None = None
-            for h, (weight_VD, bias_V), share in zip(self.hidden, self.heads, self.weights, strict=True):
-                logits = F.linear(h, weight_VD.to(h.dtype), None if bias_V is None else bias_V.to(h.dtype)).float()
-                mean = (
-                    logits.mul_(share / temperature) if mean is None else mean.add_(logits, alpha=share / temperature)
-                )
+            for logits, share in zip(products, self.weights, strict=True):
+                factor = share / temperature
+                mean = logits.float().mul(factor) if mean is None else mean.add_(logits, alpha=factor)
             assert mean is not None
             # A bias of minus infinity excludes a token; a very small probability does as well, and 0 * inf is avoided.
             return mean if all(bias is None for _, bias in self.heads) else mean.clamp_min_(-1e4)
         parts = [
-            F.log_softmax(
-                F.linear(h, w.to(h.dtype), None if b is None else b.to(h.dtype)).float() / temperature, -1
-            ).add_(torch.tensor(share).log())
-            for h, (w, b), share in zip(self.hidden, self.heads, self.weights, strict=True)
+            F.log_softmax(logits.float() / temperature, -1).add_(torch.tensor(share).log())
+            for logits, share in zip(products, self.weights, strict=True)
         ]
         return (parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(parts), 0)).clamp_min_(-1e4)
+
+    def logits(self, temperature: float = 1.0) -> Tensor:
+        """Return `mixed` of `products`; with `.at` block by block."""
+        return self.mixed(self.products(), temperature)
 
     def log_probs(self, temperature: float = 1.0) -> Tensor:
         """Return log-probabilities over the vocabulary, float32, `(..., V)`; with `.at` block by block."""

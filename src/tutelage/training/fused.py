@@ -30,7 +30,7 @@ from tutelage.teaching.signal import DenseSignal, Signal, SparseSignal
 
 BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
 """Memory for one block's logits, which its gradients replace."""
-TILE_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
+TILE_BYTES = {"cpu": 2 << 20, "cuda": 512 << 20}
 """Size of one float32 buffer of the softmax; there are two, with a dense teacher four."""
 VOCABULARY_ROWS = 8192
 """Rows of the weight's gradient that are added at once; a copy of all of it would grow with the vocabulary."""
@@ -134,15 +134,21 @@ class _Fused(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for block in _parts(hidden.shape[0], max(tile, BLOCK_BYTES[device] // (type_.itemsize * weight.shape[0]))):
                 logits = F.linear(hidden[block], weight, bias)
+                heard = said.at(block).products() if isinstance(said, DenseSignal) else ()
                 for inner in _parts(logits.shape[0], tile):
                     part = slice(block.start + inner.start, block.start + inner.stop)
+                    spoken: Tensor | SparseSignal | None
+                    if isinstance(said, DenseSignal):
+                        spoken = said.mixed([product[inner] for product in heard], scales.temperature)
+                    else:
+                        spoken = None if said is None else said.at(part)
                     gradient = _tile(
                         logits[inner].float(),
                         targets_N[part],
                         scales,
                         shares.alpha_N[part, None],
                         shares.beta_N[part, None],
-                        None if said is None else said.at(part),
+                        spoken,
                         None if taught_N is None else taught_N[part],
                         sums,
                         wants,
@@ -158,7 +164,7 @@ class _Fused(torch.autograd.Function):
                         grad_weight[rows].add_(logits[:, rows].t() @ reader, alpha=shares.common)
                     if grad_bias is not None:
                         grad_bias.add_((logits.t() @ rate).squeeze(1), alpha=shares.common)
-                del logits  # before the next block's are made
+                del logits, heard  # before the next block's are made
         if wants:
             # Not `save_for_backward`: a saved tensor would be copied once more when it becomes the weight's gradient.
             ctx.found = grad_hidden, grad_weight, grad_bias
@@ -202,31 +208,33 @@ def _tile(
     scales: Scales,
     alpha: Tensor,
     beta: Tensor,
-    signal: Signal | None,
+    said: Tensor | SparseSignal | None,
     taught: Tensor | None,
     sums: Tensor,
     wants: bool,
 ) -> Tensor | None:
-    """Add a tile's two sums to `sums`; return its gradient before the rates. `logits`, `(n, V)`, is overwritten."""
+    """Add a tile's two sums to `sums`; return its gradient before the rates.
+
+    `logits` and a dense `said` (the teachers' logits at the temperature), both `(n, V)`, are overwritten.
+    """
     gold = targets.clamp_min(0)[:, None]
     highest = logits.amax(-1)
     p, total = _softmax(logits, highest)
     # Measured even where it has no weight: a student of teachers alone is judged by the text too.
     surprise = total - logits.gather(1, gold).squeeze(1)
     sums[0] += (surprise * (targets != IGNORE)).sum(dtype=torch.float64)
-    if signal is None:
+    if said is None:
         return p.scatter_add_(1, gold, -alpha) if wants else None
 
     T = scales.temperature
     p_T, total_T = (p, total) if T == 1 else _softmax(logits.div_(T), highest / T)
-    if isinstance(signal, SparseSignal):
-        spoken = signal.shares_NK * (total_T[:, None] - logits.gather(1, signal.ids_NK))
-        divergence = spoken.sum(-1) - signal.entropy_N
+    if isinstance(said, SparseSignal):
+        spoken = said.shares_NK * (total_T[:, None] - logits.gather(1, said.ids_NK))
+        divergence = spoken.sum(-1) - said.entropy_N
         if wants:
             p = p if T == 1 else p.lerp_(p_T, beta)
-            p.scatter_add_(1, signal.ids_NK, -beta * signal.shares_NK)
+            p.scatter_add_(1, said.ids_NK, -beta * said.shares_NK)
     else:
-        said = signal.logits(T)
         q, total_q = _softmax(said, said.amax(-1))
         divergence = said.sub_(logits).mul_(q).sum(-1) - total_q + total_T
         if wants:
