@@ -28,8 +28,8 @@ from torch.nn import functional as F
 from tutelage.corpus.batches import IGNORE
 from tutelage.teaching.signal import DenseSignal, Signal, SparseSignal
 
-BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
-"""Memory for one block's logits, which its gradients replace."""
+BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
+"""Memory for one block's logits, which its gradients replace; as much again for each head of dense teachers."""
 TILE_BYTES = {"cpu": 2 << 20, "cuda": 512 << 20}
 """Size of one float32 buffer of the softmax; there are two, with a dense teacher four."""
 VOCABULARY_ROWS = 8192
