@@ -43,7 +43,8 @@ class Estimate:
         memory: bytes while it trains, about.
         disk: bytes of checkpoints and exported models, about, all seeds.
         seconds: of training, all seeds; None without a probe.
-        caches: the teacher cache of each stage that has one: kind, bytes a token, size. Counted in `disk` once.
+        caches: the teacher cache of each stage that has one: kind, bytes a token, size. Counted in `disk` for each
+            stage and model, also where several share one.
     """
 
     name: str
