@@ -1,6 +1,7 @@
 """Forms of arithmetic: the same numbers, chosen by measurement, kept for a whole run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from tutelage.training import form
 from tutelage.training.form import Form, choose, remembered
 from tutelage.training.objectives import Learner, count, scales_for
 
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="compiled layers need a C++ compiler"
+)
 ROWS = recipe.Rows(length=16)
 PLAIN = recipe.Objectives(next_token=recipe.Objective())
 
@@ -23,6 +27,7 @@ def step(learner: Learner, batch) -> tuple[float, torch.Tensor]:
     return float(loss.detach()), torch.cat([p.grad.flatten() for p in learner.parameters()])
 
 
+@needs_compiler
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_every_form_gives_the_same_loss_and_gradient(store, make_model, architecture: str) -> None:
     source = BatchSource(store, ROWS, 8, seed=0)
@@ -39,6 +44,7 @@ def test_every_form_gives_the_same_loss_and_gradient(store, make_model, architec
             assert (other_gradient - gradient).norm() < 1e-5 * gradient.norm()
 
 
+@needs_compiler
 def test_no_recompilation_after_the_first_step(store, make_model) -> None:
     """Evaluations read other numbers of rows; they run uncompiled."""
     source = BatchSource(store, ROWS, 8, seed=0)
