@@ -1,5 +1,8 @@
 """A model's scores on a benchmark: by paradigm, by field and phenomenon, over all; and item by item.
 
+Benchmarks of right and wrong options give a `SuiteResult`, all others (correlations, explained variance, fine-tuned
+tasks) a `MeasuredResult`.
+
 Shapes: N items of a paradigm, K options of an item.
 """
 
@@ -89,3 +92,51 @@ class SuiteResult:
             if (name := getattr(score, key)) is not None:
                 members.setdefault(name, []).append(score.accuracy)
         return {name: float(np.mean(members[name])) for name in sorted(members)}
+
+
+Unit = Literal["accuracy", "f1", "mcc", "correlation", "percent", "months", "share"]
+"""What a value is: shares from 0 to 1 (`accuracy`, `f1`, `share`), coefficients from -1 to 1 (`mcc`, `correlation`),
+points of a hundred (`percent`), months."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredValue:
+    """One number that a benchmark reports.
+
+    Attributes:
+        value: the number; None where it cannot be told (no variance, a fit that failed), with the reason in `note`.
+        unit: what kind of number.
+        better: which direction is good.
+        n: items behind it.
+        note: what a reader must know.
+    """
+
+    value: float | None
+    unit: Unit
+    better: Literal["higher", "lower"] = "higher"
+    n: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class MeasuredResult:
+    """Numbers of one model on one benchmark that is not a choice between options.
+
+    Attributes:
+        name: of the benchmark, as recipes name it.
+        convention: the year's rules.
+        headline: key in `values` of the number that tables show.
+        values: by name, such as `eye_tracking`.
+        predictions: what the model said of each item, as JSON, for result files; not kept in summaries.
+    """
+
+    name: str
+    convention: str
+    headline: str
+    values: Mapping[str, MeasuredValue]
+    predictions: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON, predictions left out."""
+        values = {name: asdict(value) for name, value in self.values.items()}
+        return {"convention": self.convention, "headline": self.headline, "values": values}
