@@ -120,7 +120,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "cpu": _cpu_info("model name") or platform.processor() or platform.machine(),
+        "cpu": cpu_info("model name") or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(memory, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -128,7 +128,8 @@ def environment() -> dict[str, Any]:
 
 
 @cache
-def _cpu_info(key: str) -> str:
+def cpu_info(key: str) -> str:
+    """Return what Linux says of the processor under a key such as `vendor_id`; nothing elsewhere."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith(key):
@@ -139,4 +140,4 @@ def _cpu_info(key: str) -> str:
 
 
 def _cpu_flags() -> set[str]:
-    return set(_cpu_info("flags").split())
+    return set(cpu_info("flags").split())

@@ -1,8 +1,6 @@
-"""Matrix products of frozen models, faster than by default; the same numbers in bf16, but for rounding in float32.
+"""Matrix products of frozen models under autocast, faster than by default, with the same numbers.
 
-Two costs fall away. Under autocast every batch casts every frozen weight again: torch keeps casts only of weights that
-learn. And torch multiplies float32 matrices on a CPU by MKL, which leaves the widest instructions of AMD's processors
-unused; oneDNN, which torch uses for bf16, does the same products there about twice as fast.
+By default every batch casts every frozen weight again: torch keeps casts only of weights that learn.
 """
 
 from __future__ import annotations
@@ -14,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from tutelage.models.products import product
 
 
 class FrozenProducts(TorchFunctionMode):
@@ -29,10 +29,6 @@ class FrozenProducts(TorchFunctionMode):
         super().__init__()
         self._frozen = {parameter.data_ptr(): parameter for parameter in parameters}
         self._casts: dict[tuple[int, torch.Size], Tensor] = {}
-        # No public name leads to this product; a torch without it multiplies as it likes.
-        self._onednn = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
-            torch.ops.mkldnn, "_linear_pointwise"
-        )
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -50,10 +46,7 @@ class FrozenProducts(TorchFunctionMode):
             dtype = torch.get_autocast_dtype(device)
             cast_bias = None if bias is None else self._cast(bias, dtype)
             return F.linear(inputs.to(dtype), self._cast(weight, dtype), cast_bias)
-        if self._onednn and device == "cpu" and inputs.dtype == weight.dtype == torch.float32:
-            found: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
-            return found
-        return F.linear(inputs, weight, bias)
+        return product(inputs, weight, bias)
 
     def _cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         """Cast a model's own tensor once and any other each time."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
+from tutelage.models.products import hasten
 
 
 def _identity(hidden: Tensor) -> Tensor:
@@ -50,6 +51,7 @@ class LanguageModel(nn.Module):
         self.hf = hf
         self.kind: Literal["causal", "masked"] = kind
         self.vocab_size = vocab_size
+        hasten(hf)
         _cut(hf, output)
 
     @property

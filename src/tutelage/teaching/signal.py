@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.corpus.batches import Batch
+from tutelage.models.products import product
 
 Combine = Literal["mean_logits", "mean_probabilities"]
 Heads = tuple[tuple[Tensor, Tensor | None], ...]
@@ -54,21 +55,21 @@ class DenseSignal:
     def products(self) -> tuple[Tensor, ...]:
         """Return each teacher's logits, `(..., V)`, in the type of its hidden states; with `.at` block by block."""
         return tuple(
-            F.linear(h, w.to(h.dtype), None if b is None else b.to(h.dtype))
+            product(h, w.to(h.dtype), None if b is None else b.to(h.dtype))
             for h, (w, b) in zip(self.hidden, self.heads, strict=True)
         )
 
     def mixed(self, products: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
         """Combine logits of some positions to log-probabilities up to a constant a position, float32, `(..., V)`.
 
-        Every teacher's logits are divided by the temperature before they are combined. The caller may overwrite what
-        is returned.
+        Every teacher's logits are divided by the temperature before they are combined. `products` may be overwritten,
+        and the caller may overwrite what is returned.
         """
         if self.combine == "mean_logits":
             mean: Tensor | None = None
             for logits, share in zip(products, self.weights, strict=True):
                 factor = share / temperature
-                mean = logits.float().mul(factor) if mean is None else mean.add_(logits, alpha=factor)
+                mean = logits.float().mul_(factor) if mean is None else mean.add_(logits, alpha=factor)
             assert mean is not None
             # A bias of minus infinity excludes a token; a very small probability does as well, and 0 * inf is avoided.
             return mean if all(bias is None for _, bias in self.heads) else mean.clamp_min_(-1e4)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.corpus.batches import IGNORE
+from tutelage.models.products import product, weight_gradient
 from tutelage.teaching.signal import DenseSignal, Signal, SparseSignal
 
 BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
@@ -133,7 +134,7 @@ class _Fused(torch.autograd.Function):
         tile = max(16, TILE_BYTES[device] // (4 * weight.shape[0]))
         with torch.autocast(device, enabled=False):
             for block in _parts(hidden.shape[0], max(tile, BLOCK_BYTES[device] // (type_.itemsize * weight.shape[0]))):
-                logits = F.linear(hidden[block], weight, bias)
+                logits = product(hidden[block], weight, bias)
                 heard = said.at(block).products() if isinstance(said, DenseSignal) else ()
                 for inner in _parts(logits.shape[0], tile):
                     part = slice(block.start + inner.start, block.start + inner.stop)
@@ -157,11 +158,10 @@ class _Fused(torch.autograd.Function):
                         logits[inner] = gradient
                 if grad_hidden is not None and grad_weight is not None:
                     rate = shares.rate_N[block, None].to(type_)
-                    torch.mm(logits, weight, out=grad_hidden[block])
-                    grad_hidden[block] *= rate
+                    torch.mul(product(logits, weight.t()), rate, out=grad_hidden[block])
                     reader = hidden[block] * rate
                     for rows in _parts(weight.shape[0], VOCABULARY_ROWS):
-                        grad_weight[rows].add_(logits[:, rows].t() @ reader, alpha=shares.common)
+                        grad_weight[rows].add_(weight_gradient(logits[:, rows], reader), alpha=shares.common)
                     if grad_bias is not None:
                         grad_bias.add_((logits.t() @ rate).squeeze(1), alpha=shares.common)
                 del logits, heard  # before the next block's are made
@@ -217,28 +217,36 @@ def _tile(
 
     `logits` and a dense `said` (the teachers' logits at the temperature), both `(n, V)`, are overwritten.
     """
-    gold = targets.clamp_min(0)[:, None]
+    T = 1.0 if said is None else scales.temperature
     highest = logits.amax(-1)
-    p, total = _softmax(logits, highest)
+    p_T, total_T = _softmax(logits if T == 1 else logits.div_(T), highest / T)
+    p, total = p_T, total_T
+    if T == 2:
+        # exp(z) is the square of exp(z/2): the temperature of the papers takes one pass of exponentials for both.
+        squares = p_T.square().sum(-1)
+        total = 2 * total_T + squares.log()
+    elif T != 1:
+        p, total = _softmax(logits * T, highest)
+    gold = targets.clamp_min(0)[:, None]
     # Measured even where it has no weight: a student of teachers alone is judged by the text too.
-    surprise = total - logits.gather(1, gold).squeeze(1)
+    surprise = total - T * logits.gather(1, gold).squeeze(1)
     sums[0] += (surprise * (targets != IGNORE)).sum(dtype=torch.float64)
+    if wants and T == 2:
+        p = p_T.mul(alpha / squares[:, None]).add_(beta).mul_(p_T)
+    elif wants and T != 1:
+        p = p.lerp_(p_T, beta)
     if said is None:
         return p.scatter_add_(1, gold, -alpha) if wants else None
 
-    T = scales.temperature
-    p_T, total_T = (p, total) if T == 1 else _softmax(logits.div_(T), highest / T)
     if isinstance(said, SparseSignal):
         spoken = said.shares_NK * (total_T[:, None] - logits.gather(1, said.ids_NK))
         divergence = spoken.sum(-1) - said.entropy_N
         if wants:
-            p = p if T == 1 else p.lerp_(p_T, beta)
             p.scatter_add_(1, said.ids_NK, -beta * said.shares_NK)
     else:
         q, total_q = _softmax(said, said.amax(-1))
         divergence = said.sub_(logits).mul_(q).sum(-1) - total_q + total_T
         if wants:
-            p = p if T == 1 else p.lerp_(p_T, beta)
             p.addcmul_(q, beta, value=-1)
     sums[1] += (divergence if taught is None else divergence * taught).sum(dtype=torch.float64)
     return p.scatter_add_(1, gold, -alpha) if wants else None
