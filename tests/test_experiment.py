@@ -1,9 +1,11 @@
 """A whole experiment at toy size: order, skipping, refusal to mix, report, export."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,6 +17,7 @@ from tutelage.corpus.prepare import Prepared
 from tutelage.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.build import load
+from tutelage.recipe import Teacher
 from tutelage.recipe_file import recipe_from_text
 from tutelage.results import _without_local_paths
 from tutelage.scoring import Scoring
@@ -170,6 +173,71 @@ def test_milestones_are_kept_without_changing_the_run(done, tmp_path: Path) -> N
     found, expected = tmp_path / "toy" / "wide" / "seed-0", done[0] / "toy" / "wide" / "seed-0"
     assert (found / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
     assert checkpoint.steps_in(found / "checkpoints") == [3, 4, 8]
+
+
+def with_checkpoints(written: str) -> str:
+    return RECIPE.replace("  wide: {like", f"  wide: {{checkpoints: {written}, save_minutes: 0.000001, like")
+
+
+def test_checkpoints_by_words_are_kept_without_changing_the_run(done, tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    shutil.copytree(done[0] / "toy" / "data", tmp_path / "toy" / "data")
+    text = with_checkpoints("[300, 350, 500, 1M]")
+    api.train(recipe_from_text(text), runs=tmp_path, model="wide")
+    experiment, _ = opened(tmp_path, text)
+    run, quiet = experiment.run_of(Piece("wide", 0)), done[0] / "toy" / "wide" / "seed-0"
+    for name in ("metrics.jsonl", "hf/model.safetensors"):
+        assert (run.path / name).read_bytes() == (quiet / name).read_bytes()
+    assert run.finished["best_step"] == 8
+
+    # The slow way: count the words batch by batch.
+    store = experiment.data.train
+    source = experiment.rows_of(store, experiment.recipe.models["wide"], 8, shuffle=True)
+    seen = [words * store.words / len(store) for words in np.cumsum([source.batch(s).token_count for s in range(8)])]
+    steps = {words: next(s + 1 for s in range(8) if seen[s] >= words) for words in (300, 350, 500)}
+    assert experiment.plan_of("wide").words == steps
+    assert checkpoint.steps_in(run.checkpoints) == sorted({*steps.values(), 7, 8})
+    for step in checkpoint.steps_in(run.checkpoints):
+        folder = checkpoint.folder_of(run.checkpoints, step)
+        assert checkpoint.verify(folder) is None
+        assert (folder / "optimizer.safetensors").is_file() == (step >= 7)
+    by_words = experiment.trained(Teacher.model_validate("wide@words-500"), "causal")
+    by_step = experiment.trained(Teacher.model_validate(f"wide@step-{steps[500]}"), "causal")
+    best = experiment.trained(Teacher.model_validate("wide"), "causal")
+    assert torch.equal(by_words.weight_VD, by_step.weight_VD)
+    assert not torch.equal(by_words.weight_VD, best.weight_VD)
+    with pytest.raises(UserError, match=r"'wide@words-1M': no checkpoint .* \(there are: 300, 350, 500\)"):
+        experiment.trained(Teacher.model_validate("wide@words-1M"), "causal")
+
+    # What holds weights only is nothing to go on from: without the last two, the run is told to be broken.
+    for step in (7, 8):
+        shutil.rmtree(checkpoint.folder_of(run.checkpoints, step))
+    with pytest.raises(UserError, match="is damaged, or holds weights only; nothing was changed"):
+        checkpoint.newest_good(run.checkpoints)
+
+
+def test_asking_for_checkpoints_disowns_no_earlier_run(done) -> None:
+    experiment, _ = opened(done[0], with_checkpoints("[300]"))
+    assert experiment.finished(Piece("wide", 0))["steps"] == 8
+    with pytest.raises(UserError, match=r"was not kept; there are \[4, 8\]"):
+        experiment.trained(Teacher.model_validate("wide@words-300"), "causal")
+
+
+def test_teachers_named_by_words_are_kept(done) -> None:
+    def milestones(reference: str) -> frozenset[int]:
+        return opened(done[0], RECIPE.replace("[wide, other]", f"[{reference}, other]"))[0].milestones("wide")
+
+    store = opened(done[0])[0].data.train
+    assert milestones("wide@words-300") == {math.ceil(300 / (8 * 32 * store.words / len(store)))}
+    with pytest.raises(UserError, match=r"'wide@words-1M' is asked for, but wide sees only \d+ words"):
+        milestones("wide@words-1M")
+
+
+def test_a_length_in_words_ends_at_its_last_checkpoint(done) -> None:
+    changed = with_checkpoints("[500, 1K]").replace("wide: {", "wide: {steps: null, words: 1000, ")
+    found = opened(done[0], changed)[0].plan_of("wide")
+    assert found.words[1000] == found.total
+    assert opened(done[0], changed.replace("1K", "1001"))[0].plan_of("wide").words.keys() == {500}
 
 
 def test_changed_teacher_makes_the_student_another_one(done) -> None:

@@ -20,6 +20,7 @@ LAYERS = [
         "recipe_file",
         "run_folder",
         "starter",
+        "word_counts",
         "yaml_file",
     },
     {"corpus"},

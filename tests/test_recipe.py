@@ -8,6 +8,7 @@ import yaml
 from tutelage.errors import UserError
 from tutelage.recipe import Recipe, Teacher
 from tutelage.recipe_file import load_recipe, recipe_from_text, shipped_recipes
+from tutelage.word_counts import read_words, revision, write_words
 
 BASE = """
 name: base
@@ -141,6 +142,31 @@ def test_teacher_references() -> None:
     assert (full.model, full.seed, full.checkpoint, str(full)) == ("big", 2, "step-40", "big[2]@step-40")
     assert Teacher.model_validate("org/model-1").model == "org/model-1"
     assert Teacher.model_validate({"model": "big", "weight": 2}).weight == 2
+    assert (
+        Teacher.model_validate("big@words-3M").words == Teacher.model_validate("big@words-3000000").words == 3_000_000
+    )
+    assert full.words is None
+
+
+def test_checkpoints_by_words() -> None:
+    def words(written: str) -> tuple[int, ...]:
+        return (
+            recipe_from_text(BASE, overrides=(f"models.control.checkpoints={written}",))
+            .models["control"]
+            .checkpoint_words
+        )
+
+    small, strict = words("babylm-strict-small"), words("babylm-strict")
+    assert (len(small), len(strict)) == (19, 28)
+    assert [revision(count) for count in strict] == [
+        *(f"chck_{n}M" for n in range(1, 10)), *(f"chck_{n}0M" for n in range(1, 10)),
+        *(f"chck_{n}00M" for n in range(1, 11)),
+    ]  # fmt: skip
+    assert small == strict[:19]
+    assert words("[500, 100K, 1M, 2000000, 1B]") == (500, 100_000, 1_000_000, 2_000_000, 10**9)
+    assert [read_words(write_words(count)) for count in (500, 1500, 100_000, 10**9)] == [500, 1500, 100_000, 10**9]
+    refused(BASE, "not in rising order", ("models.control.checkpoints=[2M, 1M]",))
+    refused(BASE, "is no number of words", ("models.control.checkpoints=[3 million]",))
 
 
 def test_numbers_are_numbers_and_words_are_words() -> None:

@@ -34,9 +34,10 @@ from tutelage.training.loop import Job, train
 from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
+from tutelage.word_counts import write_words
 
 UNCHANGING: dict[str, Any] = {
-    **dict.fromkeys(("keep", "save_minutes", "like", "without", "seeds"), True),
+    **dict.fromkeys(("keep", "checkpoints", "save_minutes", "like", "without", "seeds"), True),
     **dict.fromkeys(("attention", "compile", "deterministic", "sharding"), True),
     "optim": {"micro_batch_rows"},
     "stages": {"__all__": {"cache": {"fill", "limit_gib"}}},
@@ -117,19 +118,23 @@ class Experiment:
         """Return the folder of a piece."""
         return RunFolder(self.folder / piece.name / f"seed-{piece.seed}")
 
-    def milestones(self, name: str) -> frozenset[int]:
-        """Return the steps of a model whose checkpoints are asked for: `name@step-N`, by students or ensembles."""
+    def references_to(self, name: str) -> list[recipe.Teacher]:
+        """Return where a model is named as a teacher or as a member of an ensemble."""
         teachers = [t for model in self.recipe.models.values() for stage in model.stages for t in stage.teachers]
         teachers += [
             recipe.Teacher.model_validate(member)
             for name_compared in self.recipe.compare.models
             for member in recipe.ensemble_members(name_compared)
         ]
-        return frozenset(
-            int(t.checkpoint.removeprefix("step-"))
-            for t in teachers
-            if t.model == name and t.checkpoint.startswith("step-")
-        )
+        return [t for t in teachers if t.model == name]
+
+    def milestones(self, name: str) -> frozenset[int]:
+        """Return the steps of a model whose checkpoints are kept: named, by step or by words, or asked for by words."""
+        return self._steps_named(name) | frozenset(self.plan_of(name).words.values())
+
+    def _steps_named(self, name: str) -> frozenset[int]:
+        written = (t.checkpoint for t in self.references_to(name))
+        return frozenset(int(text.removeprefix("step-")) for text in written if text.startswith("step-"))
 
     # --- data
 
@@ -160,7 +165,9 @@ class Experiment:
         """Return a model's steps, stages and evaluations."""
         model = self.recipe.models[name]
         source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
-        return plan(name, model, source, self.data.train.words / len(self.data.train), self.milestones(name))
+        words = frozenset(t.words for t in self.references_to(name) if t.words is not None)
+        words_per_token = self.data.train.words / len(self.data.train)
+        return plan(name, model, source, words_per_token, self._steps_named(name), words)
 
     # --- models
 
@@ -175,16 +182,17 @@ class Experiment:
             return outside.load_teacher(teacher, self.data.tokenizer, reads, self.recipe.data.rows.length)
         piece = self.piece_of(teacher)
         run = self.run_of(piece)
-        finished = self.finished(piece)
+        self.finished(piece)
         if teacher.checkpoint == "best":
             return load(str(run.hf.absolute()), self.data.tokenizer, reads)
-        step = finished["steps"] if teacher.checkpoint == "last" else int(teacher.checkpoint.removeprefix("step-"))
+        step = self.step_of(teacher)
         learner = Learner(self.new_model(piece))
         kept = checkpoint.steps_in(run.checkpoints)
         if step not in kept:
             raise UserError(
                 f"'{teacher}': that checkpoint was not kept; there are {kept}. Those that a recipe names are kept, "
-                "or all of them with models.*.keep=all"
+                "at models.*.checkpoints also, or "
+                "all of them with models.*.keep=all"
             )
         folder = checkpoint.folder_of(run.checkpoints, step)
         fault = checkpoint.verify(folder)
@@ -192,6 +200,26 @@ class Experiment:
             raise UserError(f"'{teacher}': {folder}: {fault}; delete {run.path} and run again")
         checkpoint.load_weights(folder, learner)
         return learner.model
+
+    def step_of(self, teacher: recipe.Teacher) -> int:
+        """Return the step of a checkpoint of this recipe that is named: `last`, `step-N` or `words-N`.
+
+        Raises:
+            UserError: that many words were not seen, or no checkpoint was asked for there.
+        """
+        if teacher.checkpoint == "last":
+            steps: int = self.finished(self.piece_of(teacher))["steps"]
+            return steps
+        if teacher.words is None:
+            return int(teacher.checkpoint.removeprefix("step-"))
+        kept = self.plan_of(teacher.model).words
+        if teacher.words not in kept:
+            there = ", ".join(map(write_words, kept)) or "none"
+            raise UserError(
+                f"'{teacher}': no checkpoint was asked for at so many words (there are: {there}); name it in "
+                f"models.{teacher.model}.checkpoints before training, within the length of the run"
+            )
+        return kept[teacher.words]
 
     def teachers_of(self, stage: recipe.Stage, reads: Kind, taken: Form | None = None) -> Ensemble:
         """Load a stage's teachers; they compute in a form if one is given, as in their student's."""
@@ -205,11 +233,11 @@ class Experiment:
         if teacher.model not in self.recipe.models:
             return outside.identity(teacher.model)
         piece = self.piece_of(teacher)
-        run, finished = self.run_of(piece), self.finished(piece)
+        run = self.run_of(piece)
+        self.finished(piece)
         if teacher.checkpoint == "best":
             return outside.identity(str(run.hf.absolute()))
-        step = finished["steps"] if teacher.checkpoint == "last" else int(teacher.checkpoint.removeprefix("step-"))
-        manifest = read_json(checkpoint.folder_of(run.checkpoints, step) / "manifest.json")
+        manifest = read_json(checkpoint.folder_of(run.checkpoints, self.step_of(teacher)) / "manifest.json")
         return fingerprint([self.wish(piece), manifest["sha256"]["model.safetensors"]])
 
     def check(self, pieces: Sequence[Piece]) -> None:

@@ -21,6 +21,8 @@ from tutelage.recipe_data import Rows as Rows
 from tutelage.recipe_data import Section as Section
 from tutelage.recipe_data import Share as Share
 from tutelage.recipe_data import Tokenizer as Tokenizer
+from tutelage.recipe_data import Words as Words
+from tutelage.word_counts import SCHEDULES, read_words
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Kind = Literal["causal", "masked"]
@@ -88,7 +90,9 @@ class Objectives(Section):
         return {name: term for name, term in terms.items() if term is not None}
 
 
-TEACHER = re.compile(r"(?P<model>[^\[\]@]+)(\[(?P<seed>\d+)\])?(@(?P<checkpoint>best|last|step-\d+))?")
+TEACHER = re.compile(
+    r"(?P<model>[^\[\]@]+)(\[(?P<seed>\d+)\])?(@(?P<checkpoint>best|last|step-\d+|words-[1-9]\d*[KMB]?))?"
+)
 
 
 class Teacher(Section):
@@ -99,7 +103,8 @@ class Teacher(Section):
     seed: int | None = None
     """Which of a model's seeds (its first one unless given): `name[1]`."""
     checkpoint: str = "best"
-    """`best` (by `val`), `last`, or `step-N`: `name@step-2000`."""
+    """`best` (by `val`), `last`, `step-N` (`name@step-2000`), or `words-N`, where N words were seen
+    (`name@words-3M`)."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share of this teacher in the mixture, relative to the others."""
 
@@ -110,8 +115,15 @@ class Teacher(Section):
             return value
         match = TEACHER.fullmatch(value)
         if match is None:
-            raise ValueError(f"'{value}' is not a teacher: write name, name[seed], name@step-N, a path or a hub id")
+            raise ValueError(
+                f"'{value}' is not a teacher: write name, name[seed], name@step-N, name@words-N, a path or a hub id"
+            )
         return {key: found for key, found in match.groupdict().items() if found is not None}
+
+    @property
+    def words(self) -> int | None:
+        """Words seen at the checkpoint, if it is named by them."""
+        return read_words(self.checkpoint.removeprefix("words-")) if self.checkpoint.startswith("words-") else None
 
     def __str__(self) -> str:
         """Write the short form."""
@@ -256,6 +268,10 @@ class Model(Section):
     for one device. Results differ by rounding only; one process has nothing to share, and ignores it."""
     keep: Literal["best", "all"] = "best"
     """Checkpoints to keep: the best and the last two, or all."""
+    checkpoints: Literal["babylm-strict-small", "babylm-strict"] | tuple[Words, ...] = ()
+    """Also keep the weights where so many words were seen, repeats included: a list (`[100K, 1M]`), or what BabyLM asks
+    for, 1M to 9M and 10M to 100M (`babylm-strict-small`), on to 1000M (`babylm-strict`). Those beyond the run's length
+    are left out. `name@words-1M` names one."""
     like: str | None = None
     """Take every setting not given here from that model (resolved before anything else)."""
     without: str | tuple[str, ...] = ()
@@ -276,6 +292,8 @@ class Model(Section):
             raise ValueError("`compile: on` and `sharding` exclude each other; leave one of them out")
         if self.without and self.like is None:
             raise ValueError("`without` goes with `like`: name the model to leave something out of")
+        if list(self.checkpoint_words) != sorted(set(self.checkpoint_words)):
+            raise ValueError(f"checkpoints {list(self.checkpoint_words)} are not in rising order")
         if len(set(self.seed_list)) != len(self.seed_list) or not self.seed_list:
             raise ValueError(f"seeds {list(self.seed_list)} are not distinct")
         if len({self.kind, *(stage.reads for stage in self.stages)} - {None}) > 1:
@@ -289,6 +307,11 @@ class Model(Section):
     def seed_list(self) -> tuple[int, ...]:
         """The seeds, one by one."""
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    @property
+    def checkpoint_words(self) -> tuple[int, ...]:
+        """The numbers of words at which checkpoints are asked for."""
+        return SCHEDULES[self.checkpoints] if isinstance(self.checkpoints, str) else self.checkpoints
 
     @property
     def reads(self) -> Kind:

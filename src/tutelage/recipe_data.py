@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tutelage.word_counts import read_words
+
+
+def _as_number(value: Any) -> Any:
+    return read_words(value) if isinstance(value, str) else value
+
 
 Count = Annotated[int, Field(ge=1)]
+Words = Annotated[int, Field(ge=1), BeforeValidator(_as_number)]
+"""A number of words; `3M` is 3,000,000."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 

@@ -88,8 +88,8 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[Estimate]:
                 flops=flops * seeds,
                 # Weights, gradients and two moments in float32; teachers have weights alone.
                 memory=16.0 * cost.parameters + 4.0 * sum(teachers) + held * cost.activation_bytes,
-                # Up to three checkpoints of weights and moments while it trains, and the exported weights.
-                disk=(3 * 12.0 + 4.0) * cost.parameters * seeds + sum(size for _, size in kept),
+                # Up to three checkpoints of weights and moments while it trains, the exported weights, and those kept.
+                disk=(3 * 12.0 + 4.0 * (1 + len(plan.words))) * cost.parameters * seeds + sum(size for _, size in kept),
                 seconds=flops * seeds / rate if rate else None,
                 caches=tuple(text for text, _ in kept),
             )

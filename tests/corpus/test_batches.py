@@ -41,6 +41,15 @@ def test_an_epoch_shows_every_row_once(store, kind) -> None:
     assert seen[:count] != seen[count : 2 * count]
 
 
+@pytest.mark.parametrize("kind", ["chunks", "examples"])
+def test_step_at_is_the_first_step_that_reaches_so_many_tokens(store, kind) -> None:
+    batches = source(store, kind)
+    read = np.cumsum([batches.batch(step).token_count for step in range(120)])
+    assert read[-1] > 2 * batches.tokens_per_epoch
+    for tokens in (1, 63, 64, 65, 1000, batches.tokens_per_epoch, batches.tokens_per_epoch + 1, 2500, int(read[-1])):
+        assert batches.step_at(tokens) == np.argmax(read >= tokens) + 1
+
+
 def test_fixed_chunks_cover_the_text(store) -> None:
     rows = torch.cat([batch.tokens_BT for batch in source(store, shuffle=False).once()])
     assert rows.flatten().tolist() == store.tokens[: rows.numel()].tolist()

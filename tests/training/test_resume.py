@@ -31,6 +31,7 @@ models:
     steps: 12
     evaluations: 2
     save_minutes: 0.000001
+    checkpoints: [100, 400, 1K]
     optim: {batch_rows: 6, micro_batch_rows: 2, lr: 1.0e-2, warmup_steps: 3}
   student:
     <<: *small

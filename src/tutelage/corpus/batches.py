@@ -9,6 +9,7 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
@@ -265,6 +266,16 @@ class BatchSource:
             epoch, place = divmod(step, len(self._epoch_batches(0)))
             rows = [(int(row), epoch) for row in self._epoch_batches(epoch)[place]]
         return self._collate(rows)
+
+    def step_at(self, tokens: float) -> int:
+        """Return how many steps it takes to read at least so many tokens, padding left out."""
+        if isinstance(self.rows, Chunks):
+            return math.ceil(tokens / (self.batch_rows * self.row_length))
+        epoch = int(tokens // self.tokens_per_epoch)
+        batches = self._epoch_batches(epoch)
+        read = np.cumsum([self.rows.lengths[batch].sum() for batch in batches])
+        rest = tokens - epoch * self.tokens_per_epoch
+        return epoch * len(batches) + (int(np.searchsorted(read, rest)) + 1 if rest > 0 else 0)
 
     def with_batch_rows(self, batch_rows: int) -> BatchSource:
         """Return the same rows in batches of another size."""

@@ -28,6 +28,7 @@ from tutelage.training.sharding import part_of, reshard, whole
 
 NAME = re.compile(r"step-(\d{9})")
 FORMAT = 1
+OPTIMIZER = "optimizer.safetensors"
 
 
 @dataclass
@@ -111,19 +112,34 @@ def save(
         return
     with new_folder(folder_of(checkpoints, state.step)) as folder:
         save_file(_gather(_weights(model), keep=True), folder / "model.safetensors")
-        save_file(_gather(_optimizer_tensors(optimizer), keep=True), folder / "optimizer.safetensors")
+        save_file(_gather(_optimizer_tensors(optimizer), keep=True), folder / OPTIMIZER)
         write_json(folder / "state.json", asdict(state))
         write_json(folder / "timing.json", timing)
         files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         write_json(folder / "manifest.json", {"format": FORMAT, "step": state.step, "sha256": files})
 
 
-def prune(checkpoints: Path, keep: set[int]) -> None:
-    """Remove all checkpoints but the last two and those to keep."""
+def prune(checkpoints: Path, keep: set[int], light: set[int] | None = None) -> None:
+    """Remove all checkpoints but the last two and those to keep; of these, `light` ones are left their weights only."""
     steps = steps_in(checkpoints)
     for step in steps[:-2]:
+        folder = folder_of(checkpoints, step)
         if step not in keep:
-            shutil.rmtree(folder_of(checkpoints, step))
+            shutil.rmtree(folder)
+        elif step in (light or ()):
+            _drop_optimizer(folder)
+
+
+def _drop_optimizer(folder: Path) -> None:
+    """Remove the moments of a checkpoint, two thirds of it, which only resuming needs."""
+    if not (folder / OPTIMIZER).exists() or verify(folder) is not None:
+        # What is damaged stays as it is.
+        return
+    manifest = read_json(folder / "manifest.json")
+    if manifest["sha256"].pop(OPTIMIZER, None) is not None:
+        # First the manifest, so that the checkpoint is whole at any moment.
+        write_json(folder / "manifest.json", manifest)
+    (folder / OPTIMIZER).unlink()
 
 
 def verify(folder: Path) -> str | None:
@@ -141,24 +157,28 @@ def verify(folder: Path) -> str | None:
 
 
 def newest_good(checkpoints: Path) -> int | None:
-    """Return the step of the newest checkpoint that verifies; None where there is none at all.
+    """Return the step of the newest checkpoint that verifies and can be gone on from; None where there is none at all.
 
     Raises:
-        UserError: there are checkpoints, but every one is damaged.
+        UserError: there are checkpoints, but every one is damaged, or holds weights only.
     """
-    steps = steps_in(checkpoints)
+    steps, light = steps_in(checkpoints), ""
     for step in reversed(steps):
-        fault = verify(folder_of(checkpoints, step))
+        folder = folder_of(checkpoints, step)
+        fault = verify(folder)
+        if fault is None and OPTIMIZER not in read_json(folder / "manifest.json")["sha256"]:
+            light = ", or holds weights only"
+            continue
         if fault is None:
             return step
         console.print(
-            f"[bold red]checkpoint {folder_of(checkpoints, step)} is damaged: {fault}; "
+            f"[bold red]checkpoint {folder} is damaged: {fault}; "
             "falling back to the one before (the damaged one is kept)"
         )
     if steps:
         raise UserError(
-            f"every checkpoint in {checkpoints} is damaged; nothing was changed. Restore one from a backup, "
-            "or delete the folder to train from the start"
+            f"every checkpoint in {checkpoints} is damaged{light}; nothing was changed. Restore one from a "
+            "backup, or delete the folder to train from the start"
         )
     return None
 
@@ -185,7 +205,7 @@ def load(
     load_weights(folder, model)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Any]] = {}
-    with safe_open(folder / "optimizer.safetensors", "pt") as file:
+    with safe_open(folder / OPTIMIZER, "pt") as file:
         for key in file.keys():  # noqa: SIM118
             index, name = key.split(".", 1)
             tensor, parameter = file.get_tensor(key), parameters[int(index)]

@@ -99,7 +99,8 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
         state.metrics_bytes = record.sync()
         checkpoint.save(run.checkpoints, state, learner, optimizer, record.timing(), write=group.is_main)
         if group.is_main and job.model.keep == "best":
-            checkpoint.prune(run.checkpoints, {int(state.best.get("step", 0)), *job.milestones})
+            best = int(state.best.get("step", 0))
+            checkpoint.prune(run.checkpoints, {best, *job.milestones}, light={*plan.words.values()} - {best})
         group.barrier()
         record.saved()
 
