@@ -69,7 +69,10 @@ class DenseSignal:
             mean: Tensor | None = None
             for logits, share in zip(products, self.weights, strict=True):
                 factor = share / temperature
-                mean = logits.float().mul_(factor) if mean is None else mean.add_(logits, alpha=factor)
+                if mean is None:
+                    mean = logits.float() if factor == 1 else logits.float().mul_(factor)
+                else:
+                    mean.add_(logits, alpha=factor)
             assert mean is not None
             # A bias of minus infinity excludes a token; a very small probability does as well, and 0 * inf is avoided.
             return mean if all(bias is None for _, bias in self.heads) else mean.clamp_min_(-1e4)
