@@ -40,6 +40,17 @@ def test_values_and_gradients_equal_float64(front: tuple[int, ...], bias: bool, 
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
 
 
+def test_slices_are_copied_before_they_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For rows with gaps between them oneDNN takes a path hundreds of times slower."""
+    grad, inputs = torch.randn(7, 20)[:, 3:11], torch.randn(7, 5)
+    seen = []
+    original = products._dense
+    monkeypatch.setattr(products, "_dense", lambda matrix: seen.append(original(matrix)) or seen[-1])
+    torch.testing.assert_close(products.weight_gradient(grad, inputs), grad.t() @ inputs)
+    assert all(matrix.is_contiguous() or matrix.t().is_contiguous() for matrix in seen)
+    assert len(seen) == 2
+
+
 def test_frozen_weights_have_no_gradient() -> None:
     inputs, weight = torch.randn(4, 6, requires_grad=True), torch.randn(3, 6)
     products.linear(inputs, weight, None).sum().backward()

@@ -44,8 +44,13 @@ def _goes_to_onednn(a: Tensor, b: Tensor) -> bool:
 # An operator of our own hides the other one from torch's compiler, which takes it for inference with packed weights.
 @torch.library.custom_op("tutelage::product", mutates_args=())
 def _onednn(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, bias_N, "none", [], "")
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(a_MK), _dense(b_NK), bias_N, "none", [], "")
     return found
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    """Copy what has gaps between its rows, such as a slice of columns: for these oneDNN has no fast code at all."""
+    return matrix if matrix.is_contiguous() or matrix.mT.is_contiguous() else matrix.contiguous()
 
 
 @_onednn.register_fake

@@ -33,7 +33,7 @@ BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
 """Memory for one block's logits, which its gradients replace; as much again for each head of dense teachers."""
 TILE_BYTES = {"cpu": 2 << 20, "cuda": 512 << 20}
 """Size of one float32 buffer of the softmax; there are two, with a dense teacher four."""
-VOCABULARY_ROWS = 8192
+VOCABULARY_ROWS = 16384
 """Rows of the weight's gradient that are added at once; a copy of all of it would grow with the vocabulary."""
 
 
