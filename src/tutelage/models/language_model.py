@@ -94,6 +94,16 @@ class LanguageModel(nn.Module):
         hidden: Tensor = self.hf(input_ids=tokens_BT, attention_mask=mask, **extra).logits
         return hidden
 
+    def thin_embedding_gradient(self) -> None:
+        """Let the input embedding's gradient have rows for the tokens read alone, where it is tied to the output layer.
+
+        It is added to the output layer's gradient, which comes first and has all rows; by default it would be as large
+        for a moment. For one process on a CPU: others exchange gradients, or would wait for a count.
+        """
+        embedding = self.hf.get_input_embeddings()
+        if isinstance(embedding, nn.Embedding) and embedding.weight is self.hf.get_output_embeddings().weight:
+            embedding.sparse = True
+
     def logits(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return all logits, `(B, T, V)`: for small inputs and tests."""
         return nn.functional.linear(self.hidden(tokens_BT, lengths_B), self.weight_VD, self.bias_V)

@@ -71,14 +71,17 @@ class Group:
             sharding: `none` or `fsdp`; one process has nobody to share with.
             precision: `bf16` or `fp32`.
         """
+        models = [part for part in module.modules() if isinstance(part, LanguageModel)]
         if self.size > 1 and sharding == "fsdp":
             # On a CPU, layer norms refuse bf16 weights.
             sent_as = torch.bfloat16 if precision == "bf16" and self.device.type == "cuda" else None
-            for model in module.modules():
-                if isinstance(model, LanguageModel):
-                    shard(model, self.device, self.size, sent_as)
-        else:
-            module.to(self.device)
+            for model in models:
+                shard(model, self.device, self.size, sent_as)
+            return
+        module.to(self.device)
+        if self.size == 1 and self.device.type == "cpu":
+            for model in models:
+                model.thin_embedding_gradient()
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Make a module whose gradients are averaged over the processes; one that was shared out does so by itself."""
