@@ -46,7 +46,7 @@ def notes(bench, monkeypatch, folder: Path, reading, how: str, attention: str, m
 
     student = "modernbert" if masked else "gpt2"
     watching = ExitStack()
-    original_to, original_batch = Batch.to, BatchSource.batch
+    original_to, original_batch, original_used = Batch.to, BatchSource.batch, loop.used_positions
 
     def to(self, device):
         found = original_to(self, device)
@@ -58,12 +58,17 @@ def notes(bench, monkeypatch, folder: Path, reading, how: str, attention: str, m
         watching.close()
         return original_batch(self, step)
 
+    def used(micro, taught):
+        watching.close()  # of the next micro-batch, on the host
+        return original_used(micro, taught)
+
     job = loop.Job("x", model, 0, source, source, 1.0, Plan(STEPS, (STEPS,), frozenset()), frozenset(),
                    lambda: form.give(bench.make_model(student, 1, dropout=0.1)), teachers, "fp32")  # fmt: skip
     voice = teachers(0)  # a cache is filled before
     object.__setattr__(job, "teachers", lambda _: voice)
     monkeypatch.setattr(Batch, "to", to)
     monkeypatch.setattr(BatchSource, "batch", batch)
+    monkeypatch.setattr(loop, "used_positions", used)
     with watching:
         loop.train(job, RunFolder(folder), Group(0, 1, torch.device("cpu")))
     return noted
@@ -77,7 +82,7 @@ def test_no_number_is_read_in_a_step(
     noted = notes(bench, monkeypatch, tmp_path, reading, how, "causal", micro_rows)
     # The last step's look, and what is read at the end of the run, belong to no step.
     assert len(noted) >= STEPS
-    assert all(one.all > 10 for one in noted)
+    assert sum(one.all > 10 for one in noted) >= STEPS
     assert [one.found for one in noted[:-1]] == [[]] * (len(noted) - 1)
 
 
