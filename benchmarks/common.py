@@ -38,6 +38,8 @@ from tutelage.training.timed import Clock, MadeUpText
 HERE = Path(__file__).parent
 PEERS = ("torch", "transformers", "accelerate", "trl", "liger-kernel")
 CHILD = "--child"
+HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}
+"""What a run does not get to see: comparisons are made on CPUs. `gpu.py` empties it."""
 LONG = 300
 """Steps of the run for which speed with start-up is told."""
 
@@ -243,7 +245,7 @@ def _run(way: str, work: Work, threads: int, cache: Path) -> Json:
         "TORCHINDUCTOR_CACHE_DIR": str(cache),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
+        **HIDDEN,
     }
     if way.startswith(("ours", "form", "profiled", "fill")):
         # As the command line sets it.

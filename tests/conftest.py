@@ -9,9 +9,43 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+READING = {
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten.equal.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten.unique_dim.default,
+    torch.ops.aten._unique2.default,
+}
+
+
+class Reading(TorchDispatchMode):
+    """Counts them while it is on; there may be several thousand other operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.all = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.all += 1
+        masks = [a for a in (args[1] if func is torch.ops.aten.index.Tensor else ()) if a is not None]
+        if func in READING or any(mask.dtype == torch.bool for mask in masks):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def reading():
+    """Notes operations that read a number from a tensor: on a GPU, each of them would have the host wait."""
+    return Reading
 
 
 @dataclass

@@ -306,3 +306,16 @@ def test_doubling_aliases_are_refused_at_once(item: str) -> None:
     began = time.monotonic()
     refused(f"l0: &l0 {{x: 1}}\n{levels}", r"x\.yaml:\d+: more than 100,000 values with all aliases written out")
     assert time.monotonic() - began < 1
+
+
+def test_cuda_graphs_and_what_they_exclude() -> None:
+    text = """
+name: graphs
+data: {corpus: starter, rows: {length: 16}}
+models: {one: {preset: llama-1m, steps: 3, cuda_graphs: on, attention: causal}}
+"""
+    assert recipe_from_text(text).models["one"].cuda_graphs == "on"
+    with pytest.raises(UserError, match="`cuda_graphs: on` and `sharding` exclude each other"):
+        recipe_from_text(text.replace("cuda_graphs: on", "cuda_graphs: on, sharding: fsdp"))
+    with pytest.raises(UserError, match="rows of kind `examples` have many lengths, a graph only one"):
+        recipe_from_text(text.replace("{length: 16}", "{kind: examples, length: 16}"))

@@ -38,11 +38,13 @@ from tutelage.word_counts import write_words
 
 UNCHANGING: dict[str, Any] = {
     **dict.fromkeys(("keep", "checkpoints", "save_minutes", "like", "without", "seeds"), True),
-    **dict.fromkeys(("attention", "compile", "deterministic", "sharding"), True),
+    **dict.fromkeys(("attention", "compile", "cuda_graphs", "deterministic", "sharding"), True),
     "optim": {"micro_batch_rows"},
     "stages": {"__all__": {"cache": {"fill", "limit_gib"}}},
 }
 """Settings of a model that do not change what it learns."""
+FORMING = {"preset", "config", "weights", "attention", "compile", "cuda_graphs"}
+"""Settings of a model that its form of arithmetic depends on."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,8 @@ class Experiment:
                 if teacher.model not in self.recipe.models:
                     outside.check(teacher, self.data.tokenizer, self.recipe.models)
         for piece in pieces:
+            if self.run_of(piece).finished is None:
+                form.check(piece.name, self.recipe.models[piece.name], self.group.size)
             caching.check(self, piece)
             self.run_of(piece).holds(self.wish(piece))
 
@@ -354,13 +358,14 @@ class Experiment:
             # Too large for one process, and so for a trial.
             return Form(attention() if model.attention == "auto" else model.attention)
         precision = self.precision_of(piece)
-        settings = model.model_dump(mode="json", include={"preset", "config", "weights", "attention", "compile"})
+        settings = model.model_dump(mode="json", include=FORMING)
         steps, length = self.plan_of(piece.name).total * micros, self.recipe.data.rows.length
         key = fingerprint([settings, rows, length, precision, steps, machine.environment()])
 
         def choose() -> tuple[Form, Json]:
             source = self.rows_of(self.data.train, model, rows, shuffle=True)
-            return form.choose(model, lambda: self.new_model(piece).to(group.device), source, precision, steps)
+            at_once = micros == 1 and group.size == 1
+            return form.choose(model, lambda: self.new_model(piece).to(group.device), source, precision, steps, at_once)
 
         run, shared = self.run_of(piece).path / "form.json", self.folder / "forms.json"
         if group.is_main and checkpoint.steps_in(self.run_of(piece).checkpoints) and not run.is_file():

@@ -249,12 +249,18 @@ class Model(Section):
     """Optimizer, schedule, batch."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the matrix products; weights and optimizer stay fp32. `auto`: bf16 where the machine has it."""
-    attention: Literal["auto", "eager", "sdpa"] = "auto"
-    """Form of attention: product and softmax written out (`eager`), or `scaled_dot_product_attention`. `auto`: `sdpa`
-    on a GPU; on a CPU `eager`, or what a few timed steps say where the run takes more than five minutes."""
+    attention: Literal["auto", "eager", "sdpa", "causal"] = "auto"
+    """Form of attention: product and softmax written out (`eager`), `scaled_dot_product_attention` (`sdpa`), or the
+    same without ever building a mask (`causal`; models with windows, or that read both ways, take `sdpa` instead).
+    `auto`: `sdpa` on a GPU, `eager` on a CPU, or what a few timed steps say where the run takes more than one minute
+    on a GPU, five on a CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Make code for the layers' shapes (`torch.compile`), which takes half a minute. `auto`: where a run of more than a
     quarter of an hour gains from it, by a few timed steps. A sharded model is not compiled."""
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
+    """On a GPU, launch forward and backward pass as one recorded graph each, which small models gain from: their
+    kernels are shorter than launching them. `auto`: where a run of more than a minute gains from it, by a few timed
+    steps; one process and one micro-batch a step only."""
     deterministic: bool = False
     """On a GPU, take kernels that repeat to the last bit, so that a resumed run equals one that was not interrupted;
     they are slower. A CPU always repeats."""
@@ -290,6 +296,8 @@ class Model(Section):
             raise ValueError("every stage but the last has a `span`; the last takes the rest")
         if self.compile == "on" and self.sharding != "none":
             raise ValueError("`compile: on` and `sharding` exclude each other; leave one of them out")
+        if self.cuda_graphs == "on" and self.sharding != "none":
+            raise ValueError("`cuda_graphs: on` and `sharding` exclude each other; leave one of them out")
         if self.without and self.like is None:
             raise ValueError("`without` goes with `like`: name the model to leave something out of")
         if list(self.checkpoint_words) != sorted(set(self.checkpoint_words)):
@@ -402,6 +410,9 @@ class Recipe(Section):
             if model.compile == "on" and self.data.rows.kind == "examples":
                 place = ("models", name, "compile")
                 raise wrong(place, "rows of kind `examples` have many lengths, each compiled anew; leave `compile` out")
+            if model.cuda_graphs == "on" and self.data.rows.kind == "examples":
+                place = ("models", name, "cuda_graphs")
+                raise wrong(place, "rows of kind `examples` have many lengths, a graph only one; leave it out")
         return self
 
     def _check_compared(self, name: str) -> None:

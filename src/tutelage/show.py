@@ -22,7 +22,7 @@ from tutelage.models.presets import PRESETS
 from tutelage.progress import duration, human, output
 from tutelage.recipe_file import load_recipe, shipped_recipes
 from tutelage.training.parallel import process_group
-from tutelage.training.probe import seconds_per_step
+from tutelage.training.probe import probe
 
 PROBE_FLOPS = 5e11
 """Operations of the largest step that is probed whole; of larger ones, as many rows as fit."""
@@ -108,7 +108,7 @@ def _probe(experiment: Experiment, piece: Piece, step_flops: float) -> float:
         else experiment.trained(teacher, model.reads).to(experiment.group.device)
         for teacher in stage.teachers
     ]
-    _, seconds = seconds_per_step(
+    found = probe(
         experiment.new_model(piece).to(experiment.group.device),
         teachers,
         experiment.rows_of(experiment.data.train, model, rows, shuffle=True),
@@ -118,7 +118,7 @@ def _probe(experiment: Experiment, piece: Piece, step_flops: float) -> float:
         machine.precision(model.precision),
         steps=3,
     )
-    return step_flops * rows / model.optim.batch_rows / seconds
+    return step_flops * rows / model.optim.batch_rows / found.usual
 
 
 def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_probe: bool) -> None:

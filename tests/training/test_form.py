@@ -9,9 +9,11 @@ import torch
 
 from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
+from tutelage.errors import UserError
 from tutelage.training import form
 from tutelage.training.form import Form, choose, remembered
 from tutelage.training.objectives import Learner, count, scales_for
+from tutelage.training.probe import Probe
 
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="compiled layers need a C++ compiler"
@@ -33,10 +35,10 @@ def test_every_form_gives_the_same_loss_and_gradient(store, make_model, architec
     source = BatchSource(store, ROWS, 8, seed=0)
     learners = {
         taken: Learner(taken.give(make_model(architecture, 1))).train()
-        for taken in (Form("eager"), Form("sdpa"), Form("eager", compiled=True))
+        for taken in (Form("eager"), Form("sdpa"), Form("causal"), *(Form(a, True) for a in ("eager", "causal")))
     }
     names = [sorted(dict(learner.named_parameters())) for learner in learners.values()]
-    assert names[0] == names[1] == names[2]
+    assert all(other == names[0] for other in names)
     for index in range(3):
         (loss, gradient), *others = [step(learner, source.batch(index)) for learner in learners.values()]
         for other_loss, other_gradient in others:
@@ -85,38 +87,159 @@ def test_sdpa_is_given_no_mask(store, make_model, monkeypatch: pytest.MonkeyPatc
     assert all(mask is None and causal for mask, causal in found)
 
 
+FAKE_LOSS = 4.0
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float | None], gpu: bool, **others: Probe
+) -> list[Form]:
+    """Let a table say how fast forms are, by their parts, and some of them come to something else; note them."""
+    tried: list[Form] = []
+
+    def measure(model, *rest):
+        taken = model.given
+        names = [taken.attention, *(["graphed"] if taken.graphed else []), *(["compiled"] if taken.compiled else [])]
+        tried.append(taken)
+        if seconds[names[-1]] is None:
+            raise RuntimeError("no working C++ compiler")
+        usual = seconds[names[-1]]
+        return others.get(names[-1], Probe(20.0 if taken.compiled else usual, usual, FAKE_LOSS, 1.0))
+
+    give = Form.give
+
+    def give_and_note(self, model):
+        give(self, model).given = self
+        return model
+
+    monkeypatch.setattr(form, "probe", measure)
+    monkeypatch.setattr(Form, "give", give_and_note)
+    monkeypatch.setattr(form, "on_gpu", lambda: gpu)
+    monkeypatch.setattr(form, "attention", lambda: "sdpa" if gpu else "eager")
+    return tried
+
+
 @pytest.mark.parametrize(
     ("seconds", "steps", "chosen"),
     [
-        ({"eager": 1.0, "sdpa": 0.5, "compiled": 0.1}, 200, Form("eager")),
-        ({"eager": 0.5, "sdpa": 0.2, "compiled": 0.1}, 500, Form("eager")),
-        ({"eager": 1.0, "sdpa": 0.5, "compiled": 0.1}, 600, Form("sdpa")),
-        ({"eager": 1.0, "sdpa": 0.97, "compiled": 0.9}, 1000, Form("eager", compiled=True)),
-        ({"eager": 1.0, "sdpa": 1.1, "compiled": 0.97}, 1000, Form("eager")),
-        ({"eager": 1.0, "sdpa": 1.1, "compiled": None}, 1000, Form("eager")),
+        ({"eager": 1.0, "causal": 0.5, "compiled": 0.1}, 200, Form("eager")),
+        ({"eager": 0.5, "causal": 0.2, "compiled": 0.1}, 500, Form("eager")),
+        ({"eager": 1.0, "causal": 0.5, "compiled": 0.1}, 600, Form("causal")),
+        ({"eager": 1.0, "causal": 0.97, "compiled": 0.9}, 1000, Form("eager", compiled=True)),
+        ({"eager": 1.0, "causal": 1.1, "compiled": 0.97}, 1000, Form("eager")),
+        ({"eager": 1.0, "causal": 1.1, "compiled": None}, 1000, Form("eager")),
     ],
 )
-def test_choice_follows_the_clock(
-    store, make_model, monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], steps: int, chosen: Form
-) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("on a GPU attention is not chosen by the clock")
-
-    def clock(model, *rest):
-        name = "compiled" if model.given.compiled else model.given.attention
-        if seconds[name] is None:
-            raise RuntimeError("no working C++ compiler")
-        return 20.0 if name == "compiled" else seconds[name], seconds[name]
-
-    def give(self, model):
-        model.given = self
-        return model
-
-    monkeypatch.setattr(form, "seconds_per_step", clock)
-    monkeypatch.setattr(Form, "give", give)
+def test_choice_follows_the_clock(store, make_model, monkeypatch, seconds, steps: int, chosen: Form) -> None:
+    tried = pretend(monkeypatch, seconds, gpu=False)
     model = recipe.Model(preset="llama-1m", steps=steps)
-    found, _ = choose(model, lambda: make_model("llama", 1), BatchSource(store, ROWS, 8, seed=0), "fp32", steps)
+    source = BatchSource(store, ROWS, 8, seed=0)
+    found, _ = choose(model, lambda: make_model("llama", 1), source, "fp32", steps, at_once=True)
     assert found == chosen
+    assert not any(taken.graphed for taken in tried)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps", "chosen"),
+    [
+        # Too short a run, by steps or by seconds.
+        ({"sdpa": 1.0, "causal": 0.9, "graphed": 0.1, "compiled": 0.1}, 400, Form("sdpa")),
+        ({"sdpa": 0.1, "causal": 0.09, "graphed": 0.01, "compiled": 0.1}, 500, Form("sdpa")),
+        # Attention without masks is taken unless it is slower; nobody compiles for ten minutes.
+        ({"sdpa": 0.5, "causal": 0.51, "graphed": 0.2, "compiled": 0.1}, 1000, Form("causal", graphed=True)),
+        ({"sdpa": 0.5, "causal": 0.51, "graphed": 0.50, "compiled": 0.1}, 1000, Form("causal")),
+        ({"sdpa": 0.5, "causal": None, "graphed": None, "compiled": 0.1}, 1000, Form("sdpa")),
+        ({"sdpa": 2.0, "causal": 1.9, "graphed": 1.5, "compiled": 1.0}, 1000, Form("causal", True, True)),
+        ({"sdpa": 2.0, "causal": 1.9, "graphed": 1.9, "compiled": 1.0}, 1000, Form("causal", True, False)),
+        ({"sdpa": 2.0, "causal": 1.9, "graphed": 1.5, "compiled": None}, 1000, Form("causal", graphed=True)),
+    ],
+)
+def test_choice_on_a_gpu(store, make_model, monkeypatch, seconds, steps: int, chosen: Form) -> None:
+    pretend(monkeypatch, seconds, gpu=True)
+    model = recipe.Model(preset="llama-1m", steps=steps)
+    source = BatchSource(store, ROWS, 8, seed=0)
+    found, measured = choose(model, lambda: make_model("llama", 1), source, "bf16", steps, at_once=True)
+    assert found == chosen
+    assert bool(measured) == (steps >= 500)
+
+
+def test_graphs_need_a_whole_step_at_once(store, make_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = pretend(monkeypatch, {"sdpa": 1.0, "causal": 1.0, "graphed": 0.1}, gpu=True)
+    examples = BatchSource(store, recipe.Rows(kind="examples", length=16, buckets=(8,)), 8, seed=0)
+    for source, at_once, wish in (
+        (BatchSource(store, ROWS, 8, seed=0), False, "auto"),
+        (examples, True, "auto"),
+        (BatchSource(store, ROWS, 8, seed=0), True, "off"),
+    ):
+        model = recipe.Model(preset="llama-1m", steps=800, cuda_graphs=wish)
+        found, _ = choose(model, lambda: make_model("llama", 1), source, "bf16", 800, at_once)
+        assert found == Form("causal")
+    assert not any(taken.graphed for taken in tried)
+
+
+@pytest.mark.parametrize(
+    ("precision", "loss", "norm", "taken"),
+    [
+        ("bf16", 1.0019, 1.019, True), ("bf16", 1.0021, 1.0, False), ("bf16", 1.0, 0.97, False),
+        ("fp32", 1.000009, 1.00009, True), ("fp32", 0.99998, 1.0, False), ("fp32", 1.0, 1.0002, False),
+        ("bf16", float("nan"), 1.0, False), ("fp32", 1.0, float("inf"), False),
+    ],
+)  # fmt: skip
+def test_forms_that_learn_something_else_are_refused(
+    store, make_model, monkeypatch, capsys, precision: str, loss: float, norm: float, taken: bool
+) -> None:
+    other = Probe(0.1, 0.1, loss * FAKE_LOSS, norm)
+    pretend(monkeypatch, {"sdpa": 1.0, "causal": 1.0, "graphed": 0.1}, gpu=True, graphed=other)
+    model = recipe.Model(preset="llama-1m", steps=800)
+    source = BatchSource(store, ROWS, 8, seed=0)
+    found, _ = choose(model, lambda: make_model("llama", 1), source, precision, 800, at_once=True)
+    assert found == Form("causal", graphed=taken)
+    said = "not causal attention, not compiled, CUDA graphs: its first step has loss"
+    assert (said in " ".join(capsys.readouterr().err.split())) == (not taken)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_real_forms_agree_and_wrong_ones_do_not(
+    store, make_model, monkeypatch, architecture: str, dropout: float
+) -> None:
+    """Nothing is pretended here: one step finds attention out that looks ahead."""
+    source = BatchSource(store, recipe.Rows(length=64), 16, seed=0)
+    stage = recipe.Stage()
+
+    def build():
+        return make_model(architecture, 1, dropout=dropout)
+
+    trials = form.Trials(Form("eager"), build, source, stage, "fp32", 1000)
+    for name in ("sdpa", "causal"):
+        trials.form = Form("eager")
+        trials.consider(Form(name), worth=-1000.0)
+        assert trials.form == Form(name)
+
+    original = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention",
+                        lambda *args, is_causal=False, **rest: original(*args, **rest))  # fmt: skip
+    if architecture == "llama" and dropout == 0:
+        trials.form = Form("eager")
+        trials.consider(Form("sdpa"), worth=-1000.0)
+        assert trials.form == Form("eager")
+
+
+def test_models_with_windows_are_timed_with_sdpa(store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tutelage.models.language_model import LanguageModel
+
+    config = AutoConfig.for_model("mistral", vocab_size=60, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                                  num_attention_heads=4, num_key_value_heads=4, sliding_window=4)  # fmt: skip
+    tried = pretend(monkeypatch, {"eager": 1.0, "sdpa": 0.5, "causal": 0.5}, gpu=False)
+    found, measured = choose(
+        recipe.Model(preset="llama-1m", steps=600, compile="off"),
+        lambda: LanguageModel(AutoModelForCausalLM.from_config(config, attn_implementation="eager"), "causal", 60),
+        BatchSource(store, ROWS, 8, seed=0), "fp32", 600,
+    )  # fmt: skip
+    assert found == Form("sdpa")
+    assert [line["attention"] for line in measured["steps"]] == ["eager", "sdpa"]
+    assert len(tried) == 2
 
 
 def test_wishes_come_first(store, make_model) -> None:
@@ -127,7 +250,7 @@ def test_wishes_come_first(store, make_model) -> None:
 
 
 def test_padded_rows_of_many_lengths_are_not_compiled(store, make_model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(form, "seconds_per_step", lambda *_: (10.0, 10.0))
+    monkeypatch.setattr(form, "probe", lambda *_: Probe(10.0, 10.0, 4.0, 1.0))
     source = BatchSource(store, recipe.Rows(kind="examples", length=16, buckets=(8,)), 8, seed=0)
     found, _ = choose(recipe.Model(preset="llama-1m", steps=9000), lambda: make_model("llama", 1), source, "fp32", 9000)
     assert not found.compiled
@@ -138,6 +261,28 @@ def test_choices_are_shared_and_kept(tmp_path: Path) -> None:
     first = remembered(runs[0], shared, "k", lambda: (Form("sdpa", compiled=True), {"steps": []}))
     second = remembered(runs[1], shared, "k", lambda: pytest.fail("measured again"))
     assert first == second == Form("sdpa", compiled=True)
-    shared.write_text(json.dumps({"k": {"attention": "eager", "compiled": False}}))
+    shared.write_text(json.dumps({"k": {"attention": "eager", "compiled": False}}))  # as older versions wrote it
+    assert remembered(tmp_path / "d.json", shared, "k", lambda: pytest.fail("measured again")) == Form("eager")
+    graphed = Form("causal", graphed=True)
+    assert remembered(tmp_path / "e.json", shared, "graphed", lambda: (graphed, {})) == graphed
+    assert remembered(tmp_path / "e.json", shared, "graphed", lambda: pytest.fail("measured again")) == graphed
     assert remembered(runs[0], shared, "k", lambda: pytest.fail("measured again")) == first
     assert remembered(tmp_path / "c.json", shared, "other", lambda: (Form("eager"), {})) == Form("eager")
+
+
+def test_wish_for_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = recipe.Model(preset="llama-1m", steps=10, cuda_graphs="on", optim=recipe.Optim(batch_rows=8))
+    monkeypatch.setattr(form, "on_gpu", lambda: False)
+    form.check("x", model.model_copy(update={"cuda_graphs": "auto"}), 3)
+    with pytest.raises(UserError, match=r"models\.x\.cuda_graphs=on needs a CUDA GPU"):
+        form.check("x", model, 1)
+    monkeypatch.setattr(form, "on_gpu", lambda: True)
+    form.check("x", model, 1)
+    with pytest.raises(UserError, match="needs a single process, and there are 2"):
+        form.check("x", model, 2)
+    cut = model.model_copy(update={"optim": recipe.Optim(batch_rows=8, micro_batch_rows=4)})
+    with pytest.raises(UserError, match="micro_batch_rows=4 cuts its 8 rows"):
+        form.check("x", cut, 1)
+    monkeypatch.setattr(form, "attention", lambda: "sdpa")
+    assert form.plain_form(model) == Form("causal", graphed=True)
+    assert form.plain_form(model.model_copy(update={"kind": "masked"})) == Form("sdpa", graphed=True)

@@ -113,7 +113,10 @@ def to_device(tensor: Optional_, device: torch.device) -> Optional_:
     """Copy a tensor, if there is one; to a GPU from pinned memory, so that nobody waits for the copy."""
     if tensor is None or device.type == "cpu":
         return tensor
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type != "cuda":
+        return tensor.to(device)
+    # Every n-th row of a batch, as several processes take them, would go through a copy that is not pinned.
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def keyed_generator(*keys: int) -> np.random.Generator:

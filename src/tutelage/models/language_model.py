@@ -19,10 +19,15 @@ from torch import Tensor, nn
 
 from tutelage.errors import UserError
 from tutelage.models.products import hasten
+from tutelage.models.recorded import Recorded
 
 
 def _identity(hidden: Tensor) -> Tensor:
     return hidden
+
+
+def _say_nothing(*_: object) -> None:
+    pass
 
 
 class LanguageModel(nn.Module):
@@ -51,7 +56,9 @@ class LanguageModel(nn.Module):
         self.hf = hf
         self.kind: Literal["causal", "masked"] = kind
         self.vocab_size = vocab_size
+        self.recorded: Recorded | None = None
         hasten(hf)
+        _keep_from_looking(hf)
         _cut(hf, output)
 
     @property
@@ -87,6 +94,15 @@ class LanguageModel(nn.Module):
             lengths_B: tokens before the padding of each row; None where no row is padded. A causal model needs no
                 mask for padding on the right, since no token sees what follows it.
         """
+        if self.recorded is not None and self.training and lengths_B is None and torch.is_grad_enabled():
+            return self.recorded(tokens_BT)
+        return self._read(tokens_BT, lengths_B)
+
+    def record(self) -> None:
+        """Train by CUDA graphs from now on; see `Recorded`, whose rules the caller keeps."""
+        self.recorded = Recorded(self._read, self.hf)
+
+    def _read(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         mask = None
         if lengths_B is not None and self.kind == "masked":
             mask = (torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B[:, None]).long()
@@ -112,6 +128,13 @@ class LanguageModel(nn.Module):
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
         yield from child if isinstance(child, nn.ModuleList) else _layers(child)
+
+
+def _keep_from_looking(hf: Any) -> None:
+    """Keep a model from looking into its tokens for padding at every call, to warn of it: on a GPU, it would wait."""
+    for module in hf.modules():
+        if hasattr(module, "warn_if_padding_and_no_attention_mask"):
+            module.warn_if_padding_and_no_attention_mask = _say_nothing
 
 
 @torch.no_grad()

@@ -73,7 +73,7 @@ class Ensemble(nn.Module):
         In bf16 the weights are rounded once and for all, as autocast would round them at every call: an ensemble that
         has taught in bf16 cannot speak in fp32 afterwards. Models shared out over processes stay as they are.
         """
-        if precision != "bf16" or any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+        if precision != "bf16" or self.is_shared_out:
             return self.signal(batch.tokens_BT, batch.lengths_B, precision)
         if self._narrow is None:
             self._narrow = self._round()
@@ -83,6 +83,12 @@ class Ensemble(nn.Module):
             return DenseSignal((torch.cat(hidden, -1),), self._narrow, (1.0,))
         return DenseSignal(hidden, self._narrow, self.shares, self.combine)
 
+    @property
+    def is_shared_out(self) -> bool:
+        """Whether every process holds only a part of these models."""
+        return any(isinstance(parameter, DTensor) for parameter in self.parameters())
+
+    @torch.inference_mode(False)
     def _round(self) -> Heads:
         """Round the weights of all products to bf16; return the heads, see `narrow_heads`."""
         heads = narrow_heads(self.heads, self.shares, self.combine)

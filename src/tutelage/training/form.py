@@ -1,28 +1,32 @@
-"""The form of a model's arithmetic: which attention, compiled or not. Results differ by rounding alone.
+"""The form of a model's arithmetic: attention, compilation, CUDA graphs. Results differ by rounding alone.
 
 What is fastest depends on the processor and the shape, so a run that is long enough to repay it begins with a few timed
-steps of each form. What was chosen is written down and kept for the whole run: resuming must repeat every bit.
+steps of each form. A form that fails, or whose first step comes to another loss or gradient than that of the plain
+form, is left out, with a message. What was chosen is written down and kept for the whole run: resuming must repeat
+every bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import gc
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from tutelage import recipe
 from tutelage.corpus.batches import BatchSource, Chunks
+from tutelage.errors import UserError
 from tutelage.files import read_json, write_json
+from tutelage.models.attention import CAUSAL, give_attention, is_causal_form
 from tutelage.models.build import attention
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, duration
 from tutelage.run_folder import Json
-from tutelage.training.probe import seconds_per_step
+from tutelage.training.probe import Probe, probe
 
-MEASURED_FROM = 300.0
+MEASURED_FROM = {"cpu": 300.0, "cuda": 60.0}
 """Seconds of training from which on forms are timed."""
 COMPILED_FROM = 900.0
 """Seconds of training from which on compiling is tried: it takes half a minute, and gains a quarter at most."""
@@ -32,6 +36,12 @@ MEASURED_STEPS = 500
 """Shorter runs are not worth the timing."""
 STEPS = 5
 """Steps to time."""
+TOLERANCE = {"bf16": 2e-3, "fp32": 1e-5}
+"""Relative difference up to which the losses of two forms' first steps are held to be the same."""
+LOOSE = 0.03
+"""The same where dropout draws: forms draw in other orders."""
+NORM = 10.0
+"""The norm of a gradient may differ by so many times as much."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +49,68 @@ class Form:
     """A form of arithmetic.
 
     Attributes:
-        attention: name of a transformers implementation.
+        attention: `causal` (see `models.attention`), or the name of a transformers implementation.
         compiled: whether the layers run as code made for their shapes (`torch.compile`).
+        graphed: whether the trunk trains by CUDA graphs (see `models.recorded`).
     """
 
     attention: str
     compiled: bool = False
+    graphed: bool = False
 
     def give(self, model: LanguageModel) -> LanguageModel:
         """Let a model compute in this form; its weights and their names stay."""
-        model.hf.set_attn_implementation(self.attention)
+        give_attention(model.hf, self.attention, model.kind)
         if self.compiled:
             # Layer by layer: they are alike, so that one compilation serves all, and what surrounds them (masks,
             # embeddings) stays out of it.
             for layer in model.layers:
                 layer.compile(dynamic=False)
+        if self.graphed:
+            model.record()
         return model
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        compiled = "compiled" if self.compiled else "not compiled"
+        return f"{self.attention} attention, {compiled}{', CUDA graphs' if self.graphed else ''}"
+
+
+def plain_form(model: recipe.Model) -> Form:
+    """Return what a recipe's model computes in where nothing is measured."""
+    graphed = model.cuda_graphs == "on"
+    # With masks, nothing can be recorded.
+    unless_named = CAUSAL if graphed and model.reads == "causal" else attention()
+    return Form(unless_named if model.attention == "auto" else model.attention, model.compile == "on", graphed)
+
+
+def check(name: str, model: recipe.Model, processes: int) -> None:
+    """Refuse CUDA graphs where there can be none.
+
+    Raises:
+        UserError: `cuda_graphs: on` without a GPU, with several processes or with several micro-batches.
+    """
+    key, optim = f"models.{name}.cuda_graphs=on", model.optim
+    if model.cuda_graphs != "on":
+        return
+    if not on_gpu():
+        raise UserError(f"{key} needs a CUDA GPU, and there is none here; leave it out, or set it to auto")
+    if processes > 1:
+        raise UserError(f"{key} needs a single process, and there are {processes}; set it to off, or start one")
+    if (optim.micro_batch_rows or optim.batch_rows) < optim.batch_rows:
+        raise UserError(
+            f"{key} needs the whole batch at once, and models.{name}.optim.micro_batch_rows={optim.micro_batch_rows} "
+            f"cuts its {optim.batch_rows} rows; leave one of the two out"
+        )
 
 
 def choose(
-    model: recipe.Model, build: Callable[[], LanguageModel], source: BatchSource, precision: str, steps: int
+    model: recipe.Model,
+    build: Callable[[], LanguageModel],
+    source: BatchSource,
+    precision: str,
+    steps: int,
+    at_once: bool = False,
 ) -> tuple[Form, Json]:
     """Choose the form for a run, by measurement where the recipe leaves it open and the run is long.
 
@@ -68,46 +120,108 @@ def choose(
         source: training batches of one process, one micro-batch each.
         precision: `bf16` or `fp32`.
         steps: micro-batches of the whole run.
+        at_once: whether a step is one micro-batch of one process, as CUDA graphs need it.
 
     Returns:
         The form, and seconds of a step by form, for the record.
     """
-    form = Form(attention() if model.attention == "auto" else model.attention, model.compile == "on")
+    form, gpu = plain_form(model), on_gpu()
     static = isinstance(source.rows, Chunks)
-    open_attention = model.attention == "auto" and not torch.cuda.is_available()
-    if steps < MEASURED_STEPS or (not open_attention and (model.compile != "auto" or not static)):
+    open_attention = model.attention == "auto" and form.attention != CAUSAL
+    open_compile = model.compile == "auto" and static
+    open_graphs = model.cuda_graphs == "auto" and static and at_once and gpu
+    if steps < MEASURED_STEPS or not (open_attention or open_compile or open_graphs):
         return form, {}
-    stage = recipe.Stage(objectives=_text_objective(model))
-
-    def seconds(form: Form) -> tuple[float, float]:
-        return seconds_per_step(form.give(build()), [], source, stage, precision, STEPS)
-
-    def note(form: Form, first: float, usual: float) -> None:
-        measured.append(asdict(form) | {"first": round(first, 3), "usual": round(usual, 4)})
-
-    measured: list[Json] = []
-    first, best = seconds(form)
-    note(form, first, best)
-    if open_attention and best * steps > MEASURED_FROM:
-        other = Form("sdpa" if form.attention == "eager" else "eager", form.compiled)
-        with _or_not(other):
-            first, usual = seconds(other)
-            note(other, first, usual)
-            if usual < (1 - WORTH) * best:
-                form, best = other, usual
-    if model.compile == "auto" and static and best * steps > COMPILED_FROM:
-        compiled = Form(form.attention, compiled=True)
+    trials = Trials(form, build, source, recipe.Stage(objectives=_text_objective(model)), precision, steps)
+    long = trials.seconds > MEASURED_FROM["cuda" if gpu else "cpu"]
+    if open_attention and long:
+        # On a GPU it is taken unless it is slower: the clock stops at every step, and so does not see that the host
+        # no longer waits inside one; and CUDA graphs need it.
+        trials.consider(replace(trials.form, attention=CAUSAL), -WORTH if gpu else WORTH)
+    if open_graphs and long:
+        trials.consider(replace(trials.form, graphed=True))
+    if open_compile and trials.seconds > COMPILED_FROM:
         console.print("timing compiled layers ...")
-        with _or_not(compiled):
-            first, usual = seconds(compiled)
-            note(compiled, first, usual)
-            if (best - usual) * steps - first > WORTH * best * steps:
-                form, best = compiled, usual
-    console.print(
-        f"{form.attention} attention, {'compiled' if form.compiled else 'not compiled'}: "
-        f"{source.batch_rows * source.row_length / best:,.0f} tokens/s without teachers, about {duration(best * steps)}"
-    )
-    return form, {"steps": measured}
+        trials.consider(replace(trials.form, compiled=True))
+    rate = source.batch_rows * source.row_length * steps / trials.seconds
+    console.print(f"{trials.form}: {rate:,.0f} tokens/s without teachers, about {duration(trials.seconds)}")
+    return trials.form, {"steps": trials.measured}
+
+
+class Trials:
+    """Times forms against a plain one.
+
+    Args:
+        plain: the form to start from; that it runs is taken for granted.
+        build: makes the model.
+        source: batches to train on.
+        stage: what is learned.
+        precision: `bf16` or `fp32`.
+        steps: of the whole run.
+
+    Attributes:
+        form: the best so far.
+        measured: seconds by form, for the record.
+    """
+
+    def __init__(
+        self,
+        plain: Form,
+        build: Callable[[], LanguageModel],
+        source: BatchSource,
+        stage: recipe.Stage,
+        precision: str,
+        steps: int,
+    ) -> None:
+        self._build, self._source, self._stage, self._precision, self._steps = build, source, stage, precision, steps
+        self.form = plain
+        self.measured: list[Json] = []
+        model = plain.give(build())
+        self._tolerance = LOOSE if _drops(model) else TOLERANCE[precision]
+        self._plain = self._best = self._time(plain, model)
+
+    @property
+    def seconds(self) -> float:
+        """How long the whole run would take in the best form."""
+        return self._best.usual * self._steps
+
+    def consider(self, other: Form, worth: float = WORTH) -> None:
+        """Time a form; take it if it saves that share of the run's time, its first step counted.
+
+        A form that fails is left out: there is no compiler, the device runs out of memory, the model does not have it;
+        the errors are of many kinds. So is one that learns something else.
+        """
+        try:
+            other, found = self._try(other)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0][:200]
+            console.print(f"not {other}: {type(error).__name__}: {reason}")
+            return
+        finally:
+            # Models that are recorded or compiled hold on to themselves, and to a GPU's memory.
+            gc.collect()
+        if not self._agrees(found):
+            console.print(
+                f"[yellow]not {other}: its first step has loss {found.loss:.6g} and a gradient of norm "
+                f"{found.norm:.6g}; in the plain form they are {self._plain.loss:.6g} and {self._plain.norm:.6g}"
+            )
+        elif self.seconds - found.usual * self._steps - found.first > worth * self.seconds:
+            self.form, self._best = other, found
+
+    def _try(self, form: Form) -> tuple[Form, Probe]:
+        model = form.give(self._build())
+        if form.attention == CAUSAL and not is_causal_form(model.hf):
+            form = replace(form, attention="sdpa")
+        return form, self._best if form == self.form else self._time(form, model)
+
+    def _time(self, form: Form, model: LanguageModel) -> Probe:
+        found = probe(model, [], self._source, self._stage, self._precision, STEPS)
+        self.measured.append(asdict(form) | {"first": round(found.first, 3), "usual": round(found.usual, 4)})
+        return found
+
+    def _agrees(self, found: Probe) -> bool:
+        pairs = (found.loss, self._plain.loss, 1.0), (found.norm, self._plain.norm, NORM)
+        return all(abs(one - other) <= times * self._tolerance * abs(other) for one, other, times in pairs)
 
 
 def remembered(run: Path, shared: Path, key: str, choose: Callable[[], tuple[Form, Json]]) -> Form:
@@ -127,18 +241,18 @@ def remembered(run: Path, shared: Path, key: str, choose: Callable[[], tuple[For
             write_json(shared, known)
         write_json(run, known[key])
     found = read_json(run)
-    return Form(found["attention"], found["compiled"])
+    return Form(found["attention"], found["compiled"], found.get("graphed", False))
 
 
-@contextmanager
-def _or_not(form: Form) -> Iterator[None]:
-    """Go on without a form that fails: no compiler, or a model that does not have it. The errors are of many kinds."""
-    try:
-        yield
-    except Exception as error:
-        what = "compiled layers" if form.compiled else f"{form.attention} attention"
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        console.print(f"no {what}: {type(error).__name__}: {reason}")
+def on_gpu() -> bool:
+    """Tell whether training goes on a GPU here."""
+    return torch.cuda.is_available()
+
+
+def _drops(model: LanguageModel) -> bool:
+    """Tell whether a model has dropout, by the names that configurations have for it."""
+    settings = model.hf.config.to_dict().items()
+    return any("drop" in key and isinstance(value, float) and value > 0 for key, value in settings)
 
 
 def _text_objective(model: recipe.Model) -> recipe.Objectives:

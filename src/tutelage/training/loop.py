@@ -11,6 +11,7 @@ import math
 import signal as signals
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from tutelage.errors import Interrupted, UserError
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, progress
 from tutelage.run_folder import RunFolder
+from tutelage.teaching.ahead import reading_ahead
 from tutelage.teaching.signal import DenseSignal, Voice
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint
@@ -133,6 +135,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
                 teachers = job.teachers(stage_index)
                 if isinstance(teachers, Ensemble):
                     group.place(teachers, job.model.sharding, job.precision)
+                    teachers = reading_ahead(teachers, job.source, state.step, partial(_micros, job, group))
                 elif teachers is not None:
                     teachers.to(group.device)
                 _announce(job, stage_index, group)
@@ -195,6 +198,11 @@ def _announce(job: Job, stage_index: int, group: Group) -> None:
         )
 
 
+def _micros(job: Job, group: Group, batch: Batch) -> list[Batch]:
+    """Cut this process's rows of a step into micro-batches."""
+    return group.micro_batches(batch, job.model.optim.micro_batch_rows or job.model.optim.batch_rows)
+
+
 def _gradients(
     job: Job,
     wrapped: torch.nn.Module,
@@ -211,7 +219,7 @@ def _gradients(
     Returns:
         The plain sums of the terms over the whole batch, then how strongly the processes wish to stop and to save.
     """
-    micros = group.micro_batches(batch, job.model.optim.micro_batch_rows or job.model.optim.batch_rows)
+    micros = _micros(job, group, batch)
     sums = to_device(torch.tensor((*(0.0 for _ in TERMS), *wishes), dtype=torch.float64), group.device)
     for index, micro in enumerate(micros):
         used = used_positions(micro, taught=teachers is not None)

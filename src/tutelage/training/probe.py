@@ -1,10 +1,11 @@
-"""How fast a few training steps are, for estimates."""
+"""How fast a few training steps are, and what the first one came to: for estimates, and to choose between forms."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -14,16 +15,34 @@ from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.objectives import Learner, count, scales_for, used_positions
 from tutelage.training.optim import adamw
+from tutelage.training.parallel import clip_gradient
 
 
-def seconds_per_step(
+@dataclass(frozen=True)
+class Probe:
+    """What a few steps showed.
+
+    Attributes:
+        first: seconds of the first step, which warms up.
+        usual: median seconds of the others.
+        loss: of the first step.
+        norm: of its gradient.
+    """
+
+    first: float
+    usual: float
+    loss: float
+    norm: float
+
+
+def probe(
     model: LanguageModel,
     teachers: Sequence[LanguageModel],
     source: BatchSource,
     stage: recipe.Stage,
     precision: str,
     steps: int,
-) -> tuple[float, float]:
+) -> Probe:
     """Time training steps of a model with its teachers.
 
     Args:
@@ -32,28 +51,30 @@ def seconds_per_step(
         source: batches of the size to time.
         stage: what is learned.
         precision: `bf16` or `fp32`.
-        steps: how many to time.
-
-    Returns:
-        Seconds of the first step, which warms up, and the median of the others.
+        steps: how many to time, after the first.
     """
     learner = Learner(model).train()
     optimizer = adamw(learner, recipe.Optim())
     ensemble = Ensemble(teachers, None, stage.combine) if teachers else None
     device = model.weight_VD.device
-    times = []
+    times, learned = [], torch.empty(0)
     for step in range(steps + 1):
         began = time.perf_counter()
         batch = source.batch(step)
+        torch.manual_seed(step)
         scales, used = scales_for(stage.objectives, count(batch)), used_positions(batch, bool(teachers))
         batch, used = batch.to(device), to_device(used, device)
         signal = ensemble.say(batch, precision) if ensemble else None
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = learner(batch, scales, signal, used)
         loss.backward()
+        norm = clip_gradient(learner, 1.0)
+        if step == 0:
+            learned = torch.stack([loss.detach(), norm])
         optimizer.step()
         optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
-    return times[0], statistics.median(times[1:])
+    loss_, norm_ = learned.tolist()
+    return Probe(times[0], statistics.median(times[1:]), loss_, norm_)

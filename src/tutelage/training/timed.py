@@ -104,6 +104,12 @@ class _ClockedSource(BatchSource):
         self.clock.tick()
         return super().batch(step)
 
+    def with_batch_rows(self, batch_rows: int) -> BatchSource:
+        # For teachers that read ahead, which is no step.
+        other = super().with_batch_rows(batch_rows)
+        other.__class__ = BatchSource
+        return other
+
 
 def time_training(
     model: recipe.Model,
@@ -162,6 +168,7 @@ def choose_form(model: recipe.Model, text: Tokens, vocabulary: int, row_length: 
         source,
         machine.precision(model.precision),
         model.steps or LONG_RUN,
+        at_once=(model.optim.micro_batch_rows or model.optim.batch_rows) >= model.optim.batch_rows,
     )
 
 
