@@ -95,18 +95,13 @@ def _residuals(surprisal: Numbers, unigram: Numbers) -> Numbers:
 def _columns(flags: list[Numbers], numbers: list[Numbers]) -> Numbers:
     """Predictors of the published model, `(N, P)`: a constant, categories, standardised numbers, and their products.
 
-    Standardised over all words, the left-out one included, as published.
+    Standardised over all words, the left-out one included, as published. A number that is the same for all words (the
+    residual of a constant surprisal is, but for rounding) tells nothing and is left out.
     """
-    scaled = [_standardised(values) for values in numbers]
+    telling = [values for values in numbers if values.std() > 1e-12 * max(1.0, float(np.abs(values).max()))]
+    scaled = [(values - values.mean()) / values.std() for values in telling]
     products = [flag * values for flag in flags for values in scaled]
-    return np.column_stack([np.ones(len(scaled[0])), *flags, *scaled, *products])
-
-
-def _standardised(values: Numbers) -> Numbers:
-    centred = values - values.mean()
-    spread = float(values.std())
-    # A constant, such as the residual of a constant surprisal, has rounding as its spread.
-    return centred / spread if spread > 1e-12 * max(1.0, float(np.abs(values).max())) else np.zeros_like(values)
+    return np.column_stack([np.ones(len(numbers[0])), *flags, *scaled, *products])
 
 
 def left_out_deviations(age: Numbers, X_NP: Numbers) -> Numbers | None:

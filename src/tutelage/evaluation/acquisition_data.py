@@ -151,9 +151,7 @@ def read_predictors(path: Path) -> Predictors:
         UserError: a missing or broken file, column or cell, another category, or a frequency below 1.
     """
     # BabyLM's own list puts cells with commas between bars.
-    table = read_table(path, ["lexical_category", "concreteness"], quote='"')
-    if "word_clean" in table.rows[0]:
-        table = read_table(path, ["lexical_category", "concreteness"], quote="|")
+    table = read_table(path, ["lexical_category", "concreteness"], barred="word_clean")
     word, age = _either(table, "word_clean", "definition"), _either(table, "aoa", "aoa_months")
     unigram = _either(table, "frequency", "unigram_surprisal_scaled")
     categories = table.words("lexical_category")

@@ -55,13 +55,15 @@ class ReadingData:
 def read_reading(path: Path) -> ReadingData:
     """Read BabyLM's `reading_data.csv`.
 
+    An empty context is read as "None", as published: the one sentence that begins with that word has lost it.
+
     Raises:
         UserError: a missing or broken file, column or cell, with line and column.
     """
     texts = ("item", "word", "prev_item", "prev_word")
     numbers = (*BASELINE, "prev_length", *EYE_TRACKING, SELF_PACED)
     table = read_table(path, [*texts, *numbers])
-    items, words = table.words("item"), table.words("word")
+    items, words = [item if item.strip() else "None" for item in table.texts("item")], table.words("word")
     previous = tuple(
         Following(word, item) if item.strip() and word.strip() else None
         for word, item in zip(table.texts("prev_word"), table.texts("prev_item"), strict=True)
@@ -162,9 +164,11 @@ def _gain(columns: Mapping[str, Numbers], measure: str, predictors: Sequence[str
     if used.sum() <= base.shape[1] + 1:
         return MeasuredValue(None, "percent", n=int(used.sum()), note=f"{int(used.sum())} words are too few to fit")
     ols = linear_models().OLS
+    if np.ptp(times) == 0:
+        return MeasuredValue(None, "percent", n=int(used.sum()), note=f"{measure} is the same for all words")
     before, after = (float(ols(times, X).fit().rsquared) for X in (base, np.column_stack([base, pred[used]])))
-    if not np.isfinite([before, after]).all() or before >= 1:
-        return MeasuredValue(None, "percent", n=int(used.sum()), note=f"{measure} has no variance left to explain")
+    if before > 1 - 1e-9:
+        return MeasuredValue(None, "percent", n=int(used.sum()), note=f"nothing is left of {measure} to explain")
     return MeasuredValue(100 * (after - before) / (1 - before), "percent", n=int(used.sum()), note=note)
 
 

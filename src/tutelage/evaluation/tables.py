@@ -63,13 +63,13 @@ class Table:
         return found
 
 
-def read_table(path: Path, columns: Sequence[str], quote: str = '"') -> Table:
+def read_table(path: Path, columns: Sequence[str], barred: str | None = None) -> Table:
     """Read a CSV file in UTF-8; other columns than those asked for are kept too.
 
     Args:
         path: the file.
         columns: what it must have.
-        quote: the character around cells with commas.
+        barred: a column whose presence tells that cells with commas stand between bars, not quotes.
 
     Raises:
         UserError: no such file, another encoding, no rows, a missing column (with the nearest), or a line with too few
@@ -77,9 +77,9 @@ def read_table(path: Path, columns: Sequence[str], quote: str = '"') -> Table:
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, quotechar=quote, strict=True)
-            header = list(reader.fieldnames or [])
-            rows = list(reader)
+            header = next(csv.reader(file, strict=True), [])
+            file.seek(0)
+            rows = list(csv.DictReader(file, quotechar="|" if barred in header else '"', strict=True))
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}") from error
     except UnicodeDecodeError as error:
