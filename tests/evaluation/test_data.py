@@ -283,7 +283,7 @@ def test_a_password_opens_ewoks_fast_set_and_is_kept_nowhere(server, cache, monk
         get("ewok-fast", accept_licence=True)
     with pytest.raises(UserError, match=r"password does not open .*ewok_fast\.zip|or the password is wrong"):
         get("ewok-fast", accept_licence=True, password="sesame")
-    assert not (cache / "eval").exists()
+    assert not (cache / "eval" / "ewok_fast").exists()
     monkeypatch.setenv(module.PASSWORD, "open sesame")
     assert contents(get("ewok-fast", accept_licence=True)) == {"social.jsonl": content}
     assert not [path for path in cache.rglob("*") if path.is_file() and b"sesame" in path.read_bytes()]

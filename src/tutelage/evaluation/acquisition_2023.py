@@ -107,10 +107,10 @@ def _columns(flags: list[Numbers], numbers: list[Numbers]) -> Numbers:
 def left_out_deviations(age: Numbers, X_NP: Numbers) -> Numbers | None:
     """Return by how many months each word is missed by a model fitted to all others, `(N,)`.
 
-    Of least squares that is its residual over one minus its leverage, without fitting N models. None where a word has
-    leverage 1: no other word tells of its coefficient.
+    Of least squares that is its residual over one minus its leverage, without fitting N models. None where the words do
+    not determine the model, or one of them has leverage 1: no other word tells of its coefficient.
     """
-    if len(age) <= X_NP.shape[1]:
+    if len(age) <= X_NP.shape[1] or np.linalg.matrix_rank(X_NP) < X_NP.shape[1]:
         return None
     influence = linear_models().OLS(age, X_NP).fit().get_influence()
     if (np.asarray(influence.hat_matrix_diag) > 1 - 1e-9).any():

@@ -53,7 +53,7 @@ class Benchmark:
 
 
 _UNSTATED = "stated nowhere by its authors: do not pass it on"
-_EWOK = "EWoK's terms of use: CC BY 4.0, and never as plain text on the web"
+_EWOK = "EWoK's own terms, on the page of its dataset; never as plain text on the web"
 _DATASET_2026 = "BabyLM-community/BabyLM-2026-Strict-Evals"
 _REVISION_2026 = "8d52da9424a9ff30b9e8266c4f751aba9c504233"
 
