@@ -128,7 +128,7 @@ def test_every_benchmark_says_where_it_comes_from():
         assert "https://" in text
         assert benchmark.licence in text
         assert benchmark.place.startswith(("eval/", "glue"))
-    assert "ewok-core/ewok-core-1.0" in describe("ewok-filtered")
+    assert "ewok-core/ewok-core-1.0" in describe("ewok")
     with pytest.raises(UserError, match="did you mean 'blimp-fast'"):
         describe("blimp-fats")
 
@@ -317,7 +317,7 @@ def lines(path):
 
 
 def test_ewok_is_written_both_ways_round(gated):
-    folder = get("ewok", accept_licence=True)
+    folder = get("ewok-core", accept_licence=True)
     assert sorted(path.name for path in folder.iterdir()) == ["social-relations.jsonl", "spatial.jsonl"]
     first, second = lines(folder / "social-relations.jsonl")
     assert first == ROWS[0]
@@ -331,9 +331,9 @@ def test_ewok_is_filtered_by_babylms_words(gated):
         tokenize.word_tokenize("a")
     except LookupError:
         with pytest.raises(UserError, match=r"nltk\.downloader punkt_tab"):
-            get("ewok-filtered", accept_licence=True)
+            get("ewok", accept_licence=True)
         pytest.skip("NLTK's sentence model is not on this machine")
-    assert [path.name for path in get("ewok-filtered", accept_licence=True).iterdir()] == ["social-relations.jsonl"]
+    assert [path.name for path in get("ewok", accept_licence=True).iterdir()] == ["social-relations.jsonl"]
 
 
 def test_ewok_is_filtered_by_any_words(gated, monkeypatch, tmp_path):
@@ -346,7 +346,7 @@ def test_ewok_is_filtered_by_any_words(gated, monkeypatch, tmp_path):
 
     real = ewok.importlib.import_module
     monkeypatch.setattr(ewok.importlib, "import_module", lambda name: Words if name == "nltk.tokenize" else real(name))
-    assert [path.name for path in get("ewok-filtered", accept_licence=True).iterdir()] == ["social-relations.jsonl"]
+    assert [path.name for path in get("ewok", accept_licence=True).iterdir()] == ["social-relations.jsonl"]
 
 
 def test_who_has_no_access_to_ewok_learns_how_to_get_it(server, gated, monkeypatch):
@@ -354,16 +354,16 @@ def test_who_has_no_access_to_ewok_learns_how_to_get_it(server, gated, monkeypat
     with pytest.raises(
         UserError, match=r"accept its terms: do so at .*ewok-core-1\.0, then log in with `hf auth login`"
     ):
-        get("ewok", accept_licence=True)
+        get("ewok-core", accept_licence=True)
     server.status[gated] = (401, {"X-Error-Code": "RepoNotFound"})
     with pytest.raises(UserError, match="accept its terms"):
-        get("ewok", accept_licence=True)
+        get("ewok-core", accept_licence=True)
     server.status.clear()
     monkeypatch.setattr(ewok, "SHA256", "00" * 32)
     with pytest.raises(UserError, match="not the file that was expected"):
-        get("ewok", accept_licence=True)
+        get("ewok-core", accept_licence=True)
     with pytest.raises(UserError, match="has one source"):
-        get("ewok", accept_licence=True, source="2025")
+        get("ewok-core", accept_licence=True, source="2025")
 
 
 def test_data_is_looked_for_in_the_users_folder_then_in_the_cache(tmp_path, monkeypatch):

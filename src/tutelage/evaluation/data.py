@@ -97,7 +97,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "wug": Benchmark(
         place="eval/wug", publishers=_babylm("wug_past_tense", "wug_adj_nominalization", years=("2025",)),
         licence=_UNSTATED),
-    "global-piqa-parallel": Benchmark(
+    "global-piqa": Benchmark(
         place="eval/global_piqa_parallel", publishers=_babylm("global_piqa_parallel", years=("2026",)),
         licence=_UNSTATED),
     "global-piqa-nonparallel": Benchmark(
@@ -112,9 +112,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "glue": Benchmark(
         place="glue", publishers=_babylm("glue_filtered", years=_THREE),
         licence="that of each task of GLUE and SuperGLUE; research use"),
-    "ewok": Benchmark(place="eval/ewok", publishers={}, licence=_EWOK, note="the whole core set"),
-    "ewok-filtered": Benchmark(
+    "ewok": Benchmark(
         place="eval/ewok_filtered", publishers={}, licence=_EWOK, note="the items that BabyLM keeps"),
+    "ewok-core": Benchmark(place="eval/ewok_core", publishers={}, licence=_EWOK, note="all items"),
     "ewok-fast": Benchmark(
         place="eval/ewok_fast", publishers={
             "2026": HubFolder(_DATASET_2026, _REVISION_2026, ("evaluation_data/fast_eval",)),
@@ -202,7 +202,7 @@ def get(
     if not benchmark.publishers:
         if source is not None:
             raise UserError(f"'{name}' has one source; leave out '{source}'")
-        ewok.fetch(downloads, target, filtered=name == "ewok-filtered")
+        ewok.fetch(downloads, target, filtered=name == "ewok")
     else:
         publisher = _publisher(name, benchmark, source)
         if name == "ewok-fast":
