@@ -70,3 +70,14 @@ def test_damaged(tmp_path):
     with pytest.raises(UserError, match="not a sound zip file"):
         unpack(path, tmp_path / "out", {"x": "x"})
     assert not (tmp_path / "out").exists()
+
+
+def test_members_of_a_folder(tmp_path):
+    names = {"r-1/data/a.jsonl": "1", "r-1/data/b.jsonl": "2", "r-1/data/c.txt": "3", "r-1/old/data.jsonl": "4"}
+    path = make(tmp_path / "a.zip", {**names, "__MACOSX/data/a.jsonl": "no"})
+    assert archive.list_members(path, "data", ".jsonl") == ["r-1/data/a.jsonl", "r-1/data/b.jsonl"]
+    with pytest.raises(UserError, match=r"no \.csv files in a folder 'data'"):
+        archive.list_members(path, "data", ".csv")
+    (tmp_path / "b.zip").write_bytes(b"no zip")
+    with pytest.raises(UserError, match="not a sound zip file"):
+        archive.list_members(tmp_path / "b.zip", "data", ".csv")

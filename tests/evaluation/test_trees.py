@@ -50,6 +50,14 @@ def test_what_bundles_save(world):
     assert sorted(np.diff(alone.starts)) == sorted(rows.lengths_R)
 
 
+def test_one_long_row_does_not_widen_the_others_bundles(world):
+    rows = some_rows(world, [*world.TEXTS, " ".join(world.TEXTS)])
+    found = bundle(rows, nodes(rows), rows.lengths_R, 8)
+    sizes, lengths = sorted(np.diff(found.starts)), sorted(rows.lengths_R)
+    assert lengths[-1] <= sizes[-1] <= lengths[-1] + 4
+    assert sizes[-2] <= lengths[-2] + 4 < lengths[-1]
+
+
 def test_a_position_sees_its_ancestors_and_itself():
     depths = [[0, 1, 2, 3, 2, 3, 1, 0, 1], [0, 1, 1, 2, 2, 0, 0, 0, 0]]
     seen = ancestors(torch.tensor(depths))

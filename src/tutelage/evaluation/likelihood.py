@@ -88,13 +88,44 @@ def log_probs(
         UserError: a text longer than the models' learned positions, or one that the tokenizer cannot write.
     """
     rows = encode(tokenizer, items, ensemble.kind, convention)
-    _check_lengths(ensemble, rows, items)
+    texts = [item.prefix + item.completion for item in items]
+    return score_rows(ensemble, tokenizer, rows, texts, batch_tokens, precision, label)
+
+
+def score_rows(
+    ensemble: Ensemble,
+    tokenizer: Any,
+    rows: Rows,
+    texts: Sequence[str],
+    batch_tokens: int | None = None,
+    precision: Precision = "fp32",
+    label: str = "scoring",
+    shift: int = 0,
+) -> Likelihood:
+    """Score token rows that somebody else has made.
+
+    Args:
+        ensemble, tokenizer, batch_tokens, precision, label: as for `log_probs`.
+        rows: what to read, and which tokens count.
+        texts: what each item is called in a message.
+        shift: how many positions before its mask a masked model predicts a token: 0, or 1 for models trained on masked
+            next-token prediction. A row's first token is then not scored.
+
+    Raises:
+        UserError: a row longer than the models' learned positions.
+    """
+    _check_lengths(ensemble, rows, texts)
+    if shift:
+        # Nothing stands before a row's first token.
+        scored_S = rows.scored_S.copy()
+        scored_S[rows.starts_R[:-1][rows.lengths_R > 0]] = False
+        rows = replace(rows, scored_S=scored_S)
     size = batch_tokens or BATCH_TOKENS.get(next(ensemble.parameters()).device.type, 8192)
     with torch.inference_mode(), _whole_float32(), FrozenProducts(ensemble.parameters()):
         if ensemble.kind == "causal":
             values_S = _causal(ensemble, rows, size, precision, label)
         else:
-            values_S = _masked(ensemble, rows, tokenizer, size, precision, label)
+            values_S = _masked(ensemble, rows, tokenizer, size, precision, label, shift)
     row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[rows.scored_S]
     sum_R = np.bincount(row_S, weights=values_S[rows.scored_S], minlength=len(rows.lengths_R))
     tokens_R = np.bincount(row_S, minlength=len(rows.lengths_R))
@@ -118,7 +149,7 @@ def _whole_float32() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _check_lengths(ensemble: Ensemble, rows: Rows, items: Sequence[Item]) -> None:
+def _check_lengths(ensemble: Ensemble, rows: Rows, texts: Sequence[str]) -> None:
     limit = position_limit(ensemble)
     if limit is None or int(rows.lengths_R.max(initial=0)) <= limit:
         return
@@ -126,7 +157,7 @@ def _check_lengths(ensemble: Ensemble, rows: Rows, items: Sequence[Item]) -> Non
     first = int(np.argmax(length_N > limit))
     raise UserError(
         f"item {first} has {length_N[first]} tokens and the model has positions for {limit}: "
-        f"{(items[first].prefix + items[first].completion)[:80]!r}; shorten it, or train with longer rows"
+        f"{texts[first][:80]!r}; shorten it, or train with longer rows"
     )
 
 
@@ -181,8 +212,8 @@ def _bundles(
     return bundle(rows, node_S, widths_R, size), as_tree
 
 
-def _masked(ensemble: Ensemble, rows: Rows, tokenizer: Any, batch_tokens: int, precision: Precision, label: str
-            ) -> Values:  # fmt: skip
+def _masked(ensemble: Ensemble, rows: Rows, tokenizer: Any, batch_tokens: int, precision: Precision, label: str,
+            shift: int) -> Values:  # fmt: skip
     """Log-probability of each scored token given all others, `(S,)`: a copy of its row with that token masked."""
     if tokenizer.mask_token_id is None:
         raise UserError("a masked model is scored by masking, and its tokenizer has no mask token: name one")
@@ -201,7 +232,7 @@ def _masked(ensemble: Ensemble, rows: Rows, tokenizer: Any, batch_tokens: int, p
             tokens_BT[masked_BT & inside_BT] = tokenizer.mask_token_id
             lengths_B = None if inside_BT.all() else torch.from_numpy(widths_B).to(device)
             signal = ensemble.signal(torch.from_numpy(tokens_BT).to(device), lengths_B, precision)
-            index_M = torch.from_numpy(np.flatnonzero(masked_BT & inside_BT)).to(device)
+            index_M = torch.from_numpy(np.flatnonzero(masked_BT & inside_BT) - shift).to(device)
             targets_M = torch.from_numpy(rows.tokens_S[target_B]).to(device)
             values_S[torch.from_numpy(target_B).to(device)] = _target_log_probs(signal, index_M, targets_M)
             tracker.advance(float(widths_B.sum()))

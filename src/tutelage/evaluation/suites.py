@@ -6,7 +6,6 @@ Nothing is bundled but the starter pairs: benchmarks are looked for in `$TUTELAG
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from tutelage import starter
 from tutelage.errors import UserError, nearest
 from tutelage.evaluation.conventions import Convention, choose, strictly_right
+from tutelage.evaluation.data import data_folders
 from tutelage.evaluation.likelihood import Precision, log_probs
 from tutelage.evaluation.pairs import Paradigm, read_pairs
 from tutelage.evaluation.results import ParadigmScore, SuiteResult
@@ -77,7 +77,7 @@ def _folder(name: str) -> Traversable:
         known = [*SOURCES, STARTER, f"{FOLDER}FOLDER"]
         raise UserError(f"unknown suite '{name}'{nearest(name, known)} (known: {', '.join(known)})")
     source = SOURCES[name]
-    places = [place / "eval" / source.folder for place in _data_folders()]
+    places = [place / "eval" / source.folder for place in data_folders()]
     for place in places:
         if place.is_dir():
             return place
@@ -85,12 +85,6 @@ def _folder(name: str) -> Traversable:
         f"the files of suite '{name}' are not on this machine. Get them from {source.origin} (licence: "
         f"{source.licence}) and put its .jsonl files into {places[-1]}, or into $TUTELAGE_DATA/eval/{source.folder}"
     )
-
-
-def _data_folders() -> list[Path]:
-    data = os.environ.get("TUTELAGE_DATA")
-    cache = Path(os.environ.get("TUTELAGE_CACHE") or "~/.cache/tutelage").expanduser()
-    return [Path(data).expanduser(), cache] if data else [cache]
 
 
 def evaluate_suite(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,

@@ -69,7 +69,7 @@ def bundle(rows: Rows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64], s
         rows: what to read.
         node_S: from `nodes`.
         widths_R: tokens of each row to read, from its first; at least one row has some.
-        size: positions of a bundle, if no row is longer; 0 keeps every row by itself.
+        size: positions of a bundle, if its rows are no longer; 0 keeps every row by itself.
     """
     width = int(widths_R.max())
     inside = np.arange(width) < widths_R[:, None]
@@ -79,7 +79,7 @@ def bundle(rows: Rows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64], s
     sorted_RT = node_RT[order]
     agree = (sorted_RT[1:] == sorted_RT[:-1]) & (sorted_RT[1:] >= 0)
     shared = np.concatenate([[0], np.logical_and.accumulate(agree, axis=1).sum(axis=1)])
-    shared, starts = _cut(shared[: len(order)], widths_R[order], max(size, width) if size else 0)
+    shared, starts = _cut(shared[: len(order)], widths_R[order], size)
     fresh = widths_R[order] - shared
     row = np.repeat(np.arange(len(order)), fresh)
     depth_F = np.arange(len(row)) - np.repeat(np.cumsum(fresh) - fresh, fresh) + shared[row]
@@ -91,13 +91,20 @@ def bundle(rows: Rows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64], s
 
 def _cut(shared: NDArray[np.int64], widths: NDArray[np.int64], size: int
          ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
-    """Begin a bundle where the next row would not fit; its first row shares nothing."""
-    kept, starts, total, filled = shared.copy(), [0], 0, 0
+    """Begin a bundle where the next row would not fit; its first row shares nothing.
+
+    Rows longer than a bundle leave half a bundle for those that begin like them, up to the longest row of all: were
+    every bundle as large as that, one long row among short ones would make all of them attend to it for nothing.
+    """
+    kept, starts, total, filled, longest = shared.copy(), [0], 0, 0, 0
+    widest = int(widths.max(initial=0))
     for index, (common, width) in enumerate(zip(shared.tolist(), widths.tolist(), strict=True)):
-        if filled and filled + width - common > size:
+        longest = max(longest, width)
+        room = max(size, min(widest, longest + size // 2)) if size else 0
+        if filled and filled + width - common > room:
             kept[index] = common = 0
             starts.append(total)
-            filled = 0
+            filled, longest = 0, width
         filled += width - common
         total += width - common
     return kept, np.array([*starts, total])

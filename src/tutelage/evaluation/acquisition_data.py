@@ -1,0 +1,182 @@
+"""What is known of when children learn words: BabyLM's files for 2025 and 2026, and those of 2023.
+
+`cdi_childes.json` has words with contexts to score them in, `cdi_human.csv` the share of children who say each word at
+16 to 30 months (Wordbank: Frank et al. 2017). The task of 2023 has one table of words with their age of acquisition and
+other predictors (Portelance, Duan, Frank and Lupyan 2023).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.errors import UserError
+from tutelage.evaluation.data import find
+from tutelage.evaluation.tables import Table, read_table
+
+AGES = tuple(range(16, 31))
+"""Months at which children's vocabularies were asked for."""
+CATEGORIES = ("nouns", "function_words", "predicates")
+
+Contexts = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class AcquisitionData:
+    """Words of the CDI.
+
+    Attributes:
+        contexts: by word, texts that it follows; words without any are kept, and cannot be scored.
+        ages: months, `(A,)`.
+        shares: by word, the share of children who say it at each age, `(A,)`; NaN where unknown.
+    """
+
+    contexts: Contexts
+    ages: NDArray[np.float64]
+    shares: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Predictors:
+    """What the linear model of 2023 knows of N words beside their surprisal.
+
+    Attributes:
+        words: as texts write them; one may stand there twice, with two meanings.
+        ages: age of acquisition in months, `(N,)`.
+        categories: of `CATEGORIES`.
+        concreteness: rating from 1 to 5, `(N,)`.
+        unigram: frequencies, `(N,)`; surprisals where `scaled`.
+        scaled: whether `unigram` is the surprisal of the word's frequency already, up to scale and origin.
+    """
+
+    words: tuple[str, ...]
+    ages: NDArray[np.float64]
+    categories: tuple[str, ...]
+    concreteness: NDArray[np.float64]
+    unigram: NDArray[np.float64]
+    scaled: bool
+
+
+def find_acquisition() -> AcquisitionData:
+    """Read the benchmark where `evaluation/data.py` looks for it.
+
+    Raises:
+        UserError: it is not on this machine, or broken.
+    """
+    folder = find("aoa")
+    contexts = read_contexts(folder / "cdi_childes.json")
+    ages, shares = read_shares(folder / "cdi_human.csv")
+    return AcquisitionData(contexts, ages, shares)
+
+
+def read_contexts(path: Path) -> Contexts:
+    """Read `{word: [{"context": text}, ...]}`.
+
+    Raises:
+        UserError: no such file, another encoding or shape, an empty context, or no word with a context.
+    """
+    content = read_json_object(path, "words with lists of contexts")
+    contexts: dict[str, tuple[str, ...]] = {}
+    for word, entries in content.items():
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UserError(f"{path}: '{word}' has no list of objects with a 'context'")
+        texts = [entry.get("context") for entry in entries]
+        for number, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(f"{path}: context {number} of '{word}' is {text!r}, not a text")
+        contexts[word] = tuple(str(text) for text in texts)
+    if not any(contexts.values()):
+        raise UserError(f"{path} has no word with a context")
+    return contexts
+
+
+def read_json_object(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        UserError: no such file, not UTF-8, not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno} is not JSON ({error.msg}); is the download complete?") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object of {what}")
+    return content
+
+
+def read_shares(path: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """Read `cdi_human.csv`: a word, and in columns named by months the share of children who say it.
+
+    Raises:
+        UserError: a missing or broken file, column or cell, a share outside 0 and 1, a word twice, or fewer than three
+            of the months 16 to 30.
+    """
+    table = read_table(path, ["word"])
+    columns = [str(age) for age in AGES if str(age) in table.rows[0]]
+    if len(columns) < 3:
+        raise UserError(
+            f"{path} has {len(columns)} columns of the months {AGES[0]} to {AGES[-1]}; at least 3 are needed"
+        )
+    shares_NA = np.column_stack([table.numbers(column) for column in columns])
+    outside = (shares_NA < 0) | (shares_NA > 1)
+    if outside.any():
+        row, column = np.argwhere(outside)[0].tolist()
+        raise UserError(f"{path}:{row + 2}: '{columns[column]}' is {shares_NA[row, column]}, not a share from 0 to 1")
+    found: dict[str, NDArray[np.float64]] = {}
+    for line, (word, shares) in enumerate(zip(table.words("word"), shares_NA, strict=True), start=2):
+        if word in found:
+            raise UserError(f"{path}:{line} has the word '{word}' again; remove one of its lines")
+        found[word] = shares
+    return np.array([float(column) for column in columns]), found
+
+
+def read_predictors(path: Path) -> Predictors:
+    """Read a table of 2023: BabyLM's `word_list.csv`, or a list with unigram surprisals instead of frequencies.
+
+    Columns: `word_clean` or `definition`; `aoa` or `aoa_months`; `lexical_category` (nouns, predicates,
+    function_words); `concreteness`; `frequency` or `unigram_surprisal_scaled`.
+
+    Raises:
+        UserError: a missing or broken file, column or cell, another category, or a frequency below 1.
+    """
+    # BabyLM's own list puts cells with commas between bars.
+    table = read_table(path, ["lexical_category", "concreteness"], barred="word_clean")
+    word, age = _either(table, "word_clean", "definition"), _either(table, "aoa", "aoa_months")
+    unigram = _either(table, "frequency", "unigram_surprisal_scaled")
+    categories = table.words("lexical_category")
+    for line, category in enumerate(categories, start=2):
+        if category not in CATEGORIES:
+            raise UserError(f"{path}:{line}: 'lexical_category' is '{category}' (known: {', '.join(CATEGORIES)})")
+    numbers = {column: table.numbers(column) for column in (age, "concreteness", unigram)}
+    for column, values in numbers.items():
+        if np.isnan(values).any():
+            raise UserError(f"{path}:{int(np.argmax(np.isnan(values))) + 2} has no '{column}'; fill or remove the line")
+    if unigram == "frequency" and (numbers[unigram] < 1).any():
+        line = int(np.argmax(numbers[unigram] < 1)) + 2
+        raise UserError(f"{path}:{line}: 'frequency' is {numbers[unigram][line - 2]:g}, not a count of at least 1")
+    return Predictors(
+        tuple(table.words(word)),
+        numbers[age],
+        tuple(categories),
+        numbers["concreteness"],
+        numbers[unigram],
+        unigram != "frequency",
+    )
+
+
+def _either(table: Table, one: str, other: str) -> str:
+    for column in (one, other):
+        if column in table.rows[0]:
+            return column
+    raise UserError(f"{table.path} has neither '{one}' nor '{other}' (its columns: {', '.join(table.rows[0])})")
