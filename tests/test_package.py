@@ -30,7 +30,7 @@ LAYERS = [
     {"evaluation"},
     {"compare"},
     {"caching", "experiment"},
-    {"caches", "scoring", "word_checkpoints"},
+    {"caches", "scoring", "track_rules", "tracks", "word_checkpoints"},
     {"babylm_export"},
     {"results"},
     {"bench", "show"},
