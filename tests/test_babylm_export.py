@@ -47,14 +47,14 @@ def exported(experiment, tmp_path_factory) -> Path:
 
 def test_checkpoints_come_in_order_of_words_seen(experiment) -> None:
     kept = word_checkpoints(experiment, STUDENT)
-    assert [(one.name, one.words) for one in kept] == [("chck_200", 200), ("chck_300", 300), ("chck_500", 500)]
+    assert [(one.name, one.words_seen) for one in kept] == [("chck_200", 200), ("chck_300", 300), ("chck_500", 500)]
     weights = [one.load().weight_VD for one in kept]
     run = experiment.run_of(STUDENT)
     for one, weight in zip(kept, weights, strict=True):
-        step = experiment.plan_of("student").words[one.words]
+        step = experiment.plan_of("student").words[one.words_seen]
         state = json.loads((checkpoint.folder_of(run.checkpoints, step) / "state.json").read_text())
         per_token = experiment.data.train.words / len(experiment.data.train)
-        assert (state["tokens"] - 8 * 32) * per_token < one.words <= state["tokens"] * per_token
+        assert (state["tokens"] - 8 * 32) * per_token < one.words_seen <= state["tokens"] * per_token
         assert not torch.equal(weight, experiment.new_model(STUDENT).weight_VD)
     assert not torch.equal(weights[0], weights[1])
 

@@ -73,7 +73,7 @@ def export_babylm(experiment: Experiment, piece: Piece, year: str, folder: Path)
         card = _card(experiment, piece, year, done, "main", words, scores_of(run))
         _save(experiment.trained(main, reads), tokenizer, building / "main", card)
         for one in kept:
-            card = _card(experiment, piece, year, done, one.name, one.words, {})
+            card = _card(experiment, piece, year, done, one.name, one.words_seen, {})
             _save(one.load(), tokenizer, building / one.name, card)
         names = [*(one.name for one in kept), "main"]
         commands = "\n".join(f"hf upload USER/NAME {name} . --revision {name}" for name in names)

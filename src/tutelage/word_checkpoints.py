@@ -22,12 +22,12 @@ class WordCheckpoint(NamedTuple):
 
     Attributes:
         name: as BabyLM names the revision, `chck_3M`.
-        words: words seen, repeats included, in whole steps the first number not below this.
+        words_seen: repeats included; it stands after the first step that reached so many.
         load: loads the model.
     """
 
     name: str
-    words: int
+    words_seen: int
     load: Callable[[], LanguageModel]
 
 

@@ -15,15 +15,16 @@ from tutelage.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.pairs import Paradigm, Question, read_pairs
+from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.submission import (
     Fast,
     Submission,
     accuracies,
     collate,
-    example_ids,
     label_predictions,
+    measured_predictions,
+    measured_scores,
     options_of,
-    reading_predictions,
     suite_predictions,
     write_submission,
 )
@@ -61,19 +62,25 @@ def ids_of(task) -> list[str] | None:
     return [f"{task.key}-{index}" for index in range(task.sizes[""])] if task.shape == "example" else None
 
 
+def reading(rows: list[dict]) -> MeasuredResult:
+    values = {"eye_tracking": MeasuredValue(3.1, "percent"), "self_paced_reading": MeasuredValue(1.2, "percent")}
+    return MeasuredResult("reading", "2025", "eye_tracking", values, {"reading": {"predictions": rows}})
+
+
 def predicted(task, year: str, seed: int = 0):
     if task.shape == "reading":
         rows = [{"id": i, "pred": 3.5 + i, "prev_pred": None if i % 9 == 0 else 2.5} for i in range(1726)]
-        return reading_predictions({"reading": {"predictions": rows}})
+        return measured_predictions(reading(rows))
     paradigms = paradigms_of(task)
     return suite_predictions(task, paradigms, drawn(paradigms, seed), CONVENTIONS[year], ids_of(task))
 
 
 def scored(task, predictions) -> dict[str, float]:
     if task.shape == "reading":
-        return {"spr": 0.012, "rt": 0.031}
+        return measured_scores(task, reading([]))
     if task.shape == "probability":
-        return {task.key: -0.2}
+        values = {"spearman": MeasuredValue(-0.2, "correlation")}
+        return measured_scores(task, MeasuredResult(task.key, "2025", "spearman", values))
     return accuracies(task, paradigms_of(task), predictions)
 
 
@@ -146,7 +153,7 @@ def test_collated_file_is_as_published(whole, written) -> None:
     assert collated["glue"]["boolq"]["predictions"][5]["id"] == "boolq_5"
     fast = collated["fast_eval_results"]
     assert {len(values) for values in fast.values()} == {19}
-    assert fast["reading"][0] == {"spr": 0.012, "rt": 0.031}
+    assert fast["reading"][0] == {"spr": pytest.approx(0.012), "rt": pytest.approx(0.031)}
     if whole.year == "2025":
         assert collated["wug_past"]["wug_past"]["predictions"][0].keys() == {"id", "pred", "prob"}
         assert collated["aoa"]["results"][0]["step"] == "chck_1M"
@@ -326,7 +333,10 @@ def test_training_that_ended_early(tmp_path: Path) -> None:
     collated = json.loads(written.read_text())
     # The published code collates surprisals of all checkpoints or none.
     assert collated["aoa_surprisals"] is None
-    assert collated["fast_eval_results"]["reading"][10:12] == [{"spr": 0.012, "rt": 0.031}, None]
+    assert collated["fast_eval_results"]["reading"][10:12] == [
+        {"spr": pytest.approx(0.012), "rt": pytest.approx(0.031)},
+        None,
+    ]
     faults = validate_submission(written, "2026")
     assert faults
     assert all(fault.missing and fault.allowed for fault in faults)
@@ -349,7 +359,7 @@ def test_bad_submissions_are_refused(whole, tmp_path: Path) -> None:
         write_submission(replace(whole, fast={**whole.fast, "chck_11M": {}}), tmp_path)
     with pytest.raises(UserError, match="has no fast task 'comps'"):
         write_submission(replace(whole, fast={"chck_1M": {"comps": None}}), tmp_path)
-    one = reading_predictions({"reading": {"predictions": [{"id": 0, "pred": 1.0, "prev_pred": None}]}})
+    one = measured_predictions(reading([{"id": 0, "pred": 1.0, "prev_pred": None}]))
     with pytest.raises(UserError, match=r"reading: has 1 predictions, the data file 1726 lines"):
         write_submission(replace(whole, full={**whole.full, "reading": one}), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -380,6 +390,16 @@ def test_probability_of_the_first_option_is_a_softmax() -> None:
     assert [one["prob"] for one in found] == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))])
 
 
+def test_measured_words_get_the_names_of_result_files() -> None:
+    task = next(task for task in FORMATS["2025"].full if task.key == "wug_past")
+    rows = [{"id": "wug_past_tense_0", "pred": "A", "prob": 0.5}]
+    values = {"spearman": MeasuredValue(None, "correlation", note="all the same")}
+    result = MeasuredResult("wug-past", "2025", "spearman", values, {"wug_past_tense": {"predictions": rows}})
+    expected = {"wug_past": {"predictions": [{"id": "wug_past_0", "pred": "A", "prob": 0.5}]}}
+    assert measured_predictions(result) == expected
+    assert math.isnan(measured_scores(task, result)["wug_past"])
+
+
 def test_scores_that_do_not_fit_are_refused() -> None:
     task = FORMATS["2026"].full[0]
     paradigm = Paradigm("wh_island", (Question((Item("A"), Item("B"))),) * 2)
@@ -388,14 +408,6 @@ def test_scores_that_do_not_fit_are_refused() -> None:
     piqa = next(task for task in FORMATS["2026"].full if task.shape == "example")
     with pytest.raises(UserError, match="need as many example_id, 1 were given"):
         suite_predictions(piqa, [paradigm], {"wh_island": np.zeros((2, 2))}, CONVENTIONS["2026"], ["one"])
-
-
-def test_example_ids_are_read(tmp_path: Path) -> None:
-    (tmp_path / "eng_latn.jsonl").write_text('{"example_id": "a"}\n\n{"example_id": "b"}\n')
-    assert example_ids(tmp_path / "eng_latn.jsonl") == ["a", "b"]
-    (tmp_path / "other.jsonl").write_text('{"prompt": "a"}\n')
-    with pytest.raises(UserError, match=r"other.jsonl:1 has no text 'example_id'"):
-        example_ids(tmp_path / "other.jsonl")
 
 
 def test_2024_is_one_gzipped_object(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tutelage.errors import UserError, nearest
 from tutelage.evaluation.conventions import Convention, choose
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.pairs import Paradigm, Question
+from tutelage.evaluation.results import MeasuredResult
 from tutelage.evaluation.submission_check import check_collated
 from tutelage.evaluation.submission_format import (
     FORMATS,
@@ -107,7 +108,7 @@ def suite_predictions(
             `probability` tasks it is the one whose probability is asked for.
         log_probs: by UID, `(N, K)` in nats, as in `SuiteResult.log_probs`.
         convention: whose rule for ties holds.
-        ids: of the examples, for tasks whose predictions have keys of their own; see `example_ids`.
+        ids: `example_id` of each question, for tasks whose predictions have keys of their own (Global PIQA).
 
     Raises:
         UserError: a paradigm without scores, or examples without as many names.
@@ -151,22 +152,6 @@ def options_of(task: Task, paradigms: Sequence[Paradigm], ids: Sequence[str] | N
     if ids is None:
         return texts
     return {name: [one] for name, one in zip(ids, (one for found in texts.values() for one in found), strict=True)}
-
-
-def example_ids(file: Path) -> list[str]:
-    """Read the `example_id` of each line of a data file (Global PIQA).
-
-    Raises:
-        UserError: a line without one.
-    """
-    ids = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            found = json.loads(line).get("example_id")
-            if not isinstance(found, str):
-                raise UserError(f"{file}:{number} has no text 'example_id'; take the file of BabyLM 2026")
-            ids.append(found)
-    return ids
 
 
 def label_predictions(task: str, labels: Sequence[int]) -> Json:
@@ -234,9 +219,31 @@ def as_published(rows: Sequence[Json]) -> list[Json]:
     return [{key: math.nan if value is None else value for key, value in row.items()} for row in rows]
 
 
-def reading_predictions(predictions: Json) -> Json:
-    """Turn the predictions of a `MeasuredResult` on reading times into those of a result file."""
-    return {"reading": {"predictions": as_published(predictions["reading"]["predictions"])}}
+def measured_predictions(result: MeasuredResult) -> Json:
+    """Turn what was measured on reading times or made-up words (WUG) into predictions, by the sub-tasks' own names."""
+    found = {}
+    for file_name, value in result.predictions.items():
+        name = FILE_NAMES.get(file_name, file_name)
+        rows = as_published(value["predictions"])
+        if name != file_name:
+            rows = [row | {"id": f"{name}_{index}"} for index, row in enumerate(rows)]
+        found[name] = {"predictions": rows}
+    return found
+
+
+def measured_scores(task: Task, result: MeasuredResult) -> dict[str, float]:
+    """Return what is collated of a checkpoint's reading times (shares of variance) or made-up words (a correlation).
+
+    What could not be measured is NaN, as in the published code.
+    """
+
+    def number(name: str, unit: float = 1.0) -> float:
+        value = result.values[name].value
+        return math.nan if value is None else value / unit
+
+    if task.shape == "reading":
+        return {"spr": number("self_paced_reading", 100), "rt": number("eye_tracking", 100)}
+    return {task.key: number(result.headline)}
 
 
 def write_submission(submission: Submission, results: Path, incomplete: bool = False) -> Path:
