@@ -1,0 +1,122 @@
+"""A folder to upload: the final model and its checkpoints by words seen, as the revisions that BabyLM asks for.
+
+    <folder>/main/          the model, with card and tokenizer
+    <folder>/chck_1M/       as it was at 1M words seen; and so on
+    <folder>/UPLOAD.md      how to bring them to the Hugging Face hub
+
+Everything is in Hugging Face form, for stock transformers 4 and 5.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UserError
+from tutelage.experiment import Experiment, Piece
+from tutelage.files import new_folder, read_json, write_json
+from tutelage.model_card import babylm_card
+from tutelage.models.build import save
+from tutelage.recipe import Teacher
+from tutelage.run_folder import Json, RunFolder
+from tutelage.word_checkpoints import word_checkpoints
+
+UPLOAD = """# Uploading {name}
+
+This folder holds `main` and {count} checkpoints; each becomes a revision (a branch) of one repository on the Hugging
+Face hub. `huggingface_hub` is installed with tutelage. Log in once with `hf auth login`, put your repository's name
+for `USER/NAME`, and run in this folder:
+
+```bash
+{commands}
+```
+
+The same in Python, for one of them:
+
+```python
+from huggingface_hub import HfApi
+
+api = HfApi()
+api.create_repo("USER/NAME", exist_ok=True)
+api.create_branch("USER/NAME", branch="chck_1M", exist_ok=True)
+api.upload_folder(repo_id="USER/NAME", folder_path="chck_1M", revision="chck_1M")
+```
+
+Afterwards every revision loads by name: `AutoModelFor...from_pretrained("USER/NAME", revision="chck_1M")`.
+
+Before you upload: write your licence into each `README.md` (`license:` in its first lines). The corpus's own licence
+may forbid passing weights on.
+"""
+
+
+def export_babylm(experiment: Experiment, piece: Piece, year: str, folder: Path) -> Path:
+    """Write the upload folder of a trained model.
+
+    Args:
+        experiment: the experiment.
+        piece: the model and seed.
+        year: of the challenge, for the card.
+        folder: a new or empty one.
+
+    Raises:
+        UserError: a folder that holds something, a model that is not trained, or checkpoints that were not kept.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder; name a new one")
+    done = experiment.finished(piece)
+    kept = word_checkpoints(experiment, piece)
+    run, reads = experiment.run_of(piece), experiment.recipe.models[piece.name].reads
+    main = Teacher(model=piece.name, seed=piece.seed)
+    words = round(done["words"] * done["best_step"] / done["steps"])
+    tokenizer = experiment.data.tokenizer
+    with new_folder(folder) as building:
+        card = _card(experiment, piece, year, done, "main", words, scores_of(run))
+        _save(experiment.trained(main, reads), tokenizer, building / "main", card)
+        for one in kept:
+            card = _card(experiment, piece, year, done, one.name, one.words_seen, {})
+            _save(one.load(), tokenizer, building / one.name, card)
+        names = [*(one.name for one in kept), "main"]
+        commands = "\n".join(f"hf upload USER/NAME {name} . --revision {name}" for name in names)
+        text = UPLOAD.format(name=f"{experiment.recipe.name}: {piece}", count=len(kept), commands=commands)
+        (building / "UPLOAD.md").write_text(text, encoding="utf-8")
+    return folder
+
+
+def scores_of(run: RunFolder) -> dict[str, str]:
+    """Return what a model scored, by benchmark, in words; nothing where nothing was measured."""
+    found = {}
+    for file in sorted(run.scores.glob("*.json")):
+        score = read_json(file)["score"]
+        if "loss" in score:
+            found[file.stem] = f"loss {score['loss']:.4f} nats a token"
+        elif "accuracy" in score:
+            found[file.stem] = f"accuracy {100 * score['accuracy']:.2f} % (rules of {score['convention']})"
+        elif "headline" in score:
+            value = score["values"][score["headline"]]
+            number = "not measurable" if value["value"] is None else f"{value['value']:.4g} ({value['unit']})"
+            found[file.stem] = f"{score['headline'].replace('_', ' ')}: {number}"
+    return found
+
+
+def _card(
+    experiment: Experiment, piece: Piece, year: str, done: Json, revision: str, words: int, scores: dict[str, str]
+) -> str:
+    data = experiment.data
+    corpus = f"`{experiment.recipe.data.corpus}`, {data.train.words:,} words"
+    kind = type(data.tokenizer.backend_tokenizer.model).__name__
+    tokenizer = f"{kind}, {len(data.tokenizer):,} tokens" + (
+        ", trained on this corpus" if experiment.recipe.data.tokenizer.kind == "bpe" else ""
+    )
+    return babylm_card(
+        experiment.recipe, piece.name, piece.seed, done, year=year, revision=revision, words=words, corpus=corpus,
+        tokenizer=tokenizer, scores=scores,
+    )  # fmt: skip
+
+
+def _save(model: Any, tokenizer: Any, folder: Path, card: str) -> None:
+    save(model, tokenizer, folder, card)
+    config = read_json(folder / "config.json")
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        # Where transformers 4 looks for it.
+        write_json(folder / "config.json", config | {"rope_theta": rope["rope_theta"]})

@@ -1,0 +1,330 @@
+"""Result files as BabyLM 2025 and 2026 ask for them: predictions of every task, and the file that collates them.
+
+    results/<model>/main/zero_shot/<backend>/<task>/<data folder>/predictions.json
+                         .../reading/predictions.json
+                         .../AoA_word/surprisal.json  (2026: and aoa_score.json)
+                    /main/finetune/<task>/predictions.json
+                    /chck_1M/zero_shot/...                     the fast versions, for every checkpoint
+                    /all_full_preds_and_fast_scores_<backend>.json
+
+What each of them holds is in `submission_format`. The scorers pair predictions with the lines of the data files, so
+order is everything; `submission_check` looks at it. The published reports in words beside the predictions are read by
+nobody and not written.
+
+Shapes: N items, K options.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.errors import UserError, nearest
+from tutelage.evaluation.conventions import Convention, choose
+from tutelage.evaluation.items import Item
+from tutelage.evaluation.pairs import Paradigm, Question
+from tutelage.evaluation.results import MeasuredResult
+from tutelage.evaluation.submission_check import check_collated
+from tutelage.evaluation.submission_format import (
+    FORMATS,
+    Backend,
+    Format,
+    Task,
+    Track,
+    Year,
+    collated_file,
+    prediction_file,
+    schedule,
+)
+from tutelage.files import write_text
+from tutelage.progress import console
+
+Json = dict[str, Any]
+
+FILE_NAMES = {
+    "comps_base": "base",
+    "comps_wugs": "wugs",
+    "comps_wugs_dist-before": "wugs_dist_before",
+    "comps_wugs_dist-in-between": "wugs_dist_in_between",
+    "wug_adj_nominalization": "wug_adj",
+    "wug_past_tense": "wug_past",
+}
+"""Sub-tasks whose data files have another name."""
+
+
+@dataclass(frozen=True)
+class Fast:
+    """A checkpoint on one fast task: its predictions, and the scores that are collated, as fractions by sub-task."""
+
+    predictions: Json
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Everything that goes into a submission.
+
+    Attributes:
+        model: names the folder.
+        year: whose format.
+        track: decides which checkpoints are asked for.
+        backend: how the model was scored.
+        full: predictions of the final model by task, `boolq` and its like included.
+        fast: by revision (`chck_1M`), then by task.
+        surprisals: of words at every checkpoint, `{"metadata": ..., "results": [...]}`.
+        age_of_acquisition: the score that 2026 collates beside them.
+    """
+
+    model: str
+    year: Year
+    track: Track
+    backend: Backend
+    full: Mapping[str, Json]
+    fast: Mapping[str, Mapping[str, Fast]] = field(default_factory=dict)
+    surprisals: Json | None = None
+    age_of_acquisition: float | None = None
+
+
+def suite_predictions(
+    task: Task,
+    paradigms: Sequence[Paradigm],
+    log_probs: Mapping[str, NDArray[np.float64]],
+    convention: Convention,
+    ids: Sequence[str] | None = None,
+) -> Json:
+    """Turn a suite's scores into predictions.
+
+    Args:
+        task: whose shape they take.
+        paradigms: the questions, in the order of the data files; column 0 of the scores is the right option. For
+            `probability` tasks it is the one whose probability is asked for.
+        log_probs: by UID, `(N, K)` in nats, as in `SuiteResult.log_probs`.
+        convention: whose rule for ties holds.
+        ids: `example_id` of each question, for tasks whose predictions have keys of their own (Global PIQA).
+
+    Raises:
+        UserError: a paradigm without scores, or examples without as many names.
+    """
+    chosen: Json = {}
+    for paradigm in paradigms:
+        if paradigm.uid not in log_probs or len(log_probs[paradigm.uid]) != len(paradigm.questions):
+            raise UserError(f"{task.key}: there are no scores for all questions of '{paradigm.uid}'; score it again")
+        scores_NK = log_probs[paradigm.uid]
+        first_N = choose(scores_NK, convention, [question.key for question in paradigm.questions])
+        name = FILE_NAMES.get(paradigm.uid, paradigm.uid)
+        texts = [
+            text_of(task, question.options[one]) for question, one in zip(paradigm.questions, first_N, strict=True)
+        ]
+        chosen[name] = [{"id": f"{name}_{index}", "pred": text} for index, text in enumerate(texts)]
+        if task.shape == "probability":
+            shifted_NK = np.exp(scores_NK - scores_NK.max(axis=1, keepdims=True))
+            for one, probability in zip(chosen[name], shifted_NK[:, 0] / shifted_NK.sum(axis=1), strict=True):
+                one["prob"] = float(probability)
+    if task.shape != "example":
+        return {name: {"predictions": found} for name, found in chosen.items()}
+    found = [one["pred"] for predictions in chosen.values() for one in predictions]
+    if ids is None or len(ids) != len(found):
+        raise UserError(f"{task.key}: {len(found)} predictions need as many example_id, {len(ids or ())} were given")
+    return {name: {"predictions": [{"id": f"{name}_0", "pred": pred}]} for name, pred in zip(ids, found, strict=True)}
+
+
+def text_of(task: Task, option: Item) -> str:
+    """Return what a chosen option looks like in a task's predictions."""
+    return option.prefix + option.completion if task.shape == "sentence" else option.completion
+
+
+def options_of(task: Task, paradigms: Sequence[Paradigm], ids: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return by sub-task what each prediction may say, for `validate_submission(..., options={task.key: ...})`."""
+    texts = {
+        FILE_NAMES.get(paradigm.uid, paradigm.uid): [
+            [text_of(task, option) for option in question.options] for question in paradigm.questions
+        ]
+        for paradigm in paradigms
+    }
+    if ids is None:
+        return texts
+    return {name: [one] for name, one in zip(ids, (one for found in texts.values() for one in found), strict=True)}
+
+
+def label_predictions(task: str, labels: Sequence[int]) -> Json:
+    """Turn class numbers, in the order of the validation file, into predictions."""
+    predictions = [{"id": f"{task}_{index}", "pred": int(label)} for index, label in enumerate(labels)]
+    return {task: {"predictions": predictions}}
+
+
+def accuracies(task: Task, paradigms: Sequence[Paradigm], predictions: Json) -> dict[str, float]:
+    """Return the share of right predictions by sub-task, as the published code compares: texts, without outer spaces.
+
+    Global PIQA has one number, under the task's own name.
+    """
+
+    def share(found: Sequence[Json], questions: Sequence[Question]) -> float:
+        pairs = zip(found, questions, strict=True)
+        return float(np.mean([p["pred"].strip() == text_of(task, q.options[0]).strip() for p, q in pairs]))
+
+    if task.shape == "example":
+        found = [value["predictions"][0] for value in predictions.values()]
+        return {task.key: share(found, [question for paradigm in paradigms for question in paradigm.questions])}
+    names = [FILE_NAMES.get(paradigm.uid, paradigm.uid) for paradigm in paradigms]
+    return {
+        name: share(predictions[name]["predictions"], paradigm.questions)
+        for name, paradigm in zip(names, paradigms, strict=True)
+    }
+
+
+def collate(submission: Submission) -> Json:
+    """Put a submission together in its year's form; what is missing is null.
+
+    In 2026 the surprisals too are null unless all checkpoints of the track are there, as the published code has it.
+    """
+    form, revisions = FORMATS[submission.year], schedule(submission.track)
+    collated: Json = dict.fromkeys(form.keys)
+    collated |= {task.key: submission.full.get(task.key) for task in form.full}
+    collated["glue"] = {}
+    for task in form.glue:
+        collated["glue"] |= submission.full.get(task.key, {})
+    collated[form.surprisals] = submission.surprisals
+    if form.optional and submission.surprisals is not None:
+        steps = {row["step"] for row in submission.surprisals["results"]}
+        if steps != set(revisions):
+            console.print(
+                f"age of acquisition: {len(steps)} of {len(revisions)} checkpoints, so its surprisals are null"
+            )
+            collated[form.surprisals] = None
+    if form.optional and submission.age_of_acquisition is not None:
+        collated["aoa"] = {"aoa": submission.age_of_acquisition}
+    # 2025 ends where training ended, 2026 fills up with nulls.
+    listed = revisions if form.optional else [name for name in revisions if name in submission.fast]
+    collated["fast_eval_results"] = {
+        task.key: [_scores(submission, name, task.key) for name in listed] for task in form.fast
+    }
+    return collated
+
+
+def _scores(submission: Submission, name: str, key: str) -> dict[str, float] | None:
+    found = submission.fast.get(name, {}).get(key)
+    return None if found is None else dict(found.scores)
+
+
+def as_published(rows: Sequence[Json]) -> list[Json]:
+    """Write missing numbers of words as the published code does: NaN, which Python's JSON reads, not null."""
+    return [{key: math.nan if value is None else value for key, value in row.items()} for row in rows]
+
+
+def measured_predictions(result: MeasuredResult) -> Json:
+    """Turn what was measured on reading times or made-up words (WUG) into predictions, by the sub-tasks' own names."""
+    found = {}
+    for file_name, value in result.predictions.items():
+        name = FILE_NAMES.get(file_name, file_name)
+        rows = as_published(value["predictions"])
+        if name != file_name:
+            rows = [row | {"id": f"{name}_{index}"} for index, row in enumerate(rows)]
+        found[name] = {"predictions": rows}
+    return found
+
+
+def measured_scores(task: Task, result: MeasuredResult) -> dict[str, float]:
+    """Return what is collated of a checkpoint's reading times (shares of variance) or made-up words (a correlation).
+
+    What could not be measured is NaN, as in the published code.
+    """
+
+    def number(name: str, unit: float = 1.0) -> float:
+        value = result.values[name].value
+        return math.nan if value is None else value / unit
+
+    if task.shape == "reading":
+        return {"spr": number("self_paced_reading", 100), "rt": number("eye_tracking", 100)}
+    return {task.key: number(result.headline)}
+
+
+def write_submission(submission: Submission, results: Path, incomplete: bool = False) -> Path:
+    """Write all files of a submission; return the collated one.
+
+    Args:
+        submission: what to write.
+        results: folder of results; files are put into `<results>/<model>/`.
+        incomplete: allow missing tasks also in 2025, whose own code stops at them; they are left out. (A checkpoint
+            that was not reached is none: training may end early.)
+
+    Raises:
+        UserError: a name that the published code would cut, an unknown task or revision, tasks that are missing where
+            they may not, or predictions of a wrong size or shape; with every fault. Nothing is written then.
+    """
+    form = FORMATS[submission.year]
+    _check_names(submission, form)
+    _check_checkpoints(submission, form)
+    collated = collate(submission)
+    faults = [
+        fault
+        for fault in check_collated(collated, form, submission.track)
+        if not (fault.missing and (fault.allowed or incomplete))
+    ]
+    if faults:
+        shown = "\n".join(f"  {fault}" for fault in faults[:20])
+        more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
+        remedy = "; missing tasks are left out with incomplete=True" if any(f.missing for f in faults) else ""
+        raise UserError(f"this is no submission of BabyLM {form.year} yet{remedy}:\n{shown}{more}")
+    if not form.optional:
+        collated = {key: value for key, value in collated.items() if value is not None}
+    base = results / submission.model
+    for path, value in _files(submission, form).items():
+        write_text(base / path, json.dumps(value))
+    whole = base / collated_file(submission.backend)
+    write_text(whole, json.dumps(collated))
+    return whole
+
+
+def _files(submission: Submission, form: Format) -> dict[str, Any]:
+    """Return every file of predictions by its path below the model's folder."""
+    found: dict[str, Any] = {}
+    for task in (*form.full, *form.glue):
+        if task.key in submission.full:
+            found[prediction_file("main", submission.backend, task)] = submission.full[task.key]
+    for name, by_task in submission.fast.items():
+        for task in form.fast:
+            if task.key in by_task:
+                found[prediction_file(name, submission.backend, task)] = by_task[task.key].predictions
+    words = f"main/zero_shot/{submission.backend}/AoA_word"
+    if submission.surprisals is not None:
+        found[f"{words}/surprisal.json"] = submission.surprisals
+    if form.optional and submission.age_of_acquisition is not None:
+        found[f"{words}/aoa_score.json"] = {"aoa": submission.age_of_acquisition}
+    return found
+
+
+def _check_checkpoints(submission: Submission, form: Format) -> None:
+    """Refuse checkpoints of other names and, where the collated file counts them only, gaps between them."""
+    revisions, fast = schedule(submission.track), [task.key for task in form.fast]
+    for name, by_task in submission.fast.items():
+        if name not in revisions:
+            raise UserError(f"'{name}' is no checkpoint of the track {submission.track}: {', '.join(revisions)}")
+        for key in by_task:
+            if key not in fast:
+                raise UserError(f"BabyLM {form.year} has no fast task '{key}' (tasks: {', '.join(fast)})")
+    gaps = [name for name in revisions[: len(submission.fast)] if name not in submission.fast]
+    if gaps and not form.optional:
+        raise UserError(
+            f"checkpoints are missing in between: {', '.join(gaps)}; BabyLM {form.year} tells them by their place in a "
+            "list, so score these too"
+        )
+
+
+def _check_names(submission: Submission, form: Format) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", submission.model):
+        raise UserError(
+            f"'{submission.model}' cannot name a submission: the published code cuts names at a point or slash; use "
+            "letters, digits, '_' and '-'"
+        )
+    known = [task.key for task in (*form.full, *form.glue)]
+    for key in submission.full:
+        if key not in known:
+            raise UserError(f"BabyLM {form.year} has no task '{key}'{nearest(key, known)} (tasks: {', '.join(known)})")
