@@ -97,13 +97,13 @@ def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, sett
             batch_N = shuffled_N[place * a_batch : (place + 1) * a_batch]
             torch.manual_seed(int(keyed_generator(seed, DROPOUT, step).integers(2**62)))
             classifier.train()
-            for part_N in parts(lengths_N[batch_N], device.type):
-                part = collate(train, batch_N[part_N], reading.pad_id, settings.padding, reading.limit).to(device)
-                with _autocast(device, reading.precision):
-                    logits_BL = classifier(part)
-                loss = nn.functional.cross_entropy(logits_BL, part.labels_B, reduction="sum") / len(batch_N)
-                loss.backward()  # type: ignore[no-untyped-call]
-                seen += loss.detach()
+            # One autocast for all parts: weights are cast once.
+            with _autocast(device, reading.precision):
+                for part_N in parts(lengths_N[batch_N], device.type):
+                    part = collate(train, batch_N[part_N], reading.pad_id, settings.padding, reading.limit).to(device)
+                    loss = nn.functional.cross_entropy(classifier(part), part.labels_B, reduction="sum") / len(batch_N)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    seen += loss.detach()
             if settings.clip is not None:
                 nn.utils.clip_grad_norm_(trained, settings.clip)
             for group in optimizer.param_groups:

@@ -26,6 +26,8 @@ Ints = NDArray[np.int64]
 
 PART_COST = {"cpu": 192, "cuda": 16384}
 """What another part of a batch costs, in tokens: on a CPU adding up its gradients, on a GPU also launching kernels."""
+PART_TOKENS = {"cpu": 1024, "cuda": 65536}
+"""Most tokens in a part, padding included; on a CPU, what stays in its caches."""
 MULTIPLE = 8
 """Parts are padded to multiples of this, so that few shapes occur: for each new one, kernels are prepared."""
 SCORED_TOKENS = {"cpu": 4096, "cuda": 65536}
@@ -165,13 +167,15 @@ def parts(lengths_N: Ints, device: str) -> list[Ints]:
     """
     order_N = np.argsort(lengths_N, kind="stable")
     widths = [-(-int(length) // MULTIPLE) * MULTIPLE for length in lengths_N[order_N]]
-    cost = PART_COST.get(device, PART_COST["cuda"])
+    cost, largest = (sizes.get(device, sizes["cuda"]) for sizes in (PART_COST, PART_TOKENS))
     # best[j]: least cost of the j shortest rows; the part that ends there begins at begin[j].
     best, begin = [0], [0]
     for j, width in enumerate(widths, start=1):
-        candidates = [best[i] + (j - i) * width + cost for i in range(j)]
+        # One row may always be a part of its own.
+        first = max(0, min(j - 1, j - largest // width))
+        candidates = [best[i] + (j - i) * width + cost for i in range(first, j)]
         best.append(min(candidates))
-        begin.append(candidates.index(best[-1]))
+        begin.append(first + candidates.index(best[-1]))
     found, stop = [], len(widths)
     while stop:
         found.append(order_N[begin[stop] : stop])
