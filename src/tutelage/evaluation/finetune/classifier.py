@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
+from tutelage.evaluation.finetune.arithmetic import lean
 from tutelage.evaluation.finetune.rows import Part
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe_finetune import Adapters, TaskFinetuning
@@ -40,6 +41,8 @@ class Member(nn.Module):
         # The model's output layer, and what a masked model computes just for it, stay behind.
         self.trunk = copy.deepcopy(model.hf.base_model)
         self.trunk.requires_grad_(True)
+        if next(self.trunk.parameters()).device.type == "cpu":
+            lean(self.trunk)
         self.positions_told = True
         config = model.hf.config
         self.head = _head(config, labels, settings).to(next(self.trunk.parameters()).device)

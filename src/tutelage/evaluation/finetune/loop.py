@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tutelage import recipe
 from tutelage.corpus.batches import keyed_generator
 from tutelage.errors import UserError
+from tutelage.evaluation.finetune.arithmetic import SharedCasts
 from tutelage.evaluation.finetune.classifier import Classifier
 from tutelage.evaluation.finetune.metrics import METRICS, Metric
 from tutelage.evaluation.finetune.rows import Ints, Rows, collate, order, parts, scored_batches
@@ -98,7 +99,7 @@ def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, sett
             torch.manual_seed(int(keyed_generator(seed, DROPOUT, step).integers(2**62)))
             classifier.train()
             # One autocast for all parts: weights are cast once.
-            with _autocast(device, reading.precision):
+            with _autocast(device, reading.precision), SharedCasts():
                 for part_N in parts(lengths_N[batch_N], device.type):
                     part = collate(train, batch_N[part_N], reading.pad_id, settings.padding, reading.limit).to(device)
                     loss = nn.functional.cross_entropy(classifier(part), part.labels_B, reduction="sum") / len(batch_N)
