@@ -336,17 +336,23 @@ def against(speeds: dict[str, Json], bars: Iterable[tuple[str, str, str]]) -> st
     return table(("tokens/s of", "ratio", "aim"), rows)
 
 
-def write(name: str, title: str, text: str, data: Json, arguments: argparse.Namespace) -> None:
-    """Print the page, and write it and its numbers beside the script unless this is a rehearsal."""
+def write(name: str, title: str, text: str, data: Json, arguments: argparse.Namespace, how: str = "") -> None:
+    """Print the page, and write it and its numbers beside the script unless this is a rehearsal.
+
+    `how` says what was run, where it was not steps on made-up text.
+    """
     from tutelage.machine import environment
 
     machine = environment()
+    how = how or (
+        f"Made-up text, random weights; {arguments.rounds} interleaved rounds of {arguments.steps} steps, of which the "
+        f"first {arguments.dropped} do not count; medians."
+    )
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     page = (
         f"# {title}\n\n{machine['cpu']}, {machine['cores']} cores ({arguments.threads} threads), {date.today()}; "
         f"{', '.join(f'{package} {version}' for package, version in _versions().items())}. "
-        f"Made-up text, random weights; {arguments.rounds} interleaved rounds of {arguments.steps} steps, of which the "
-        f"first {arguments.dropped} do not count; medians.\n\n    {command}\n\n{text}\n"
+        f"{how}\n\n    {command}\n\n{text}\n"
     )
     print(page)
     if arguments.output is not None:

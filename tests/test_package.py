@@ -17,6 +17,7 @@ LAYERS = [
         "model_card",
         "recipe",
         "recipe_data",
+        "recipe_finetune",
         "recipe_file",
         "run_folder",
         "starter",

@@ -10,21 +10,26 @@ from torch import nn
 from tutelage import recipe
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, object]]:
     """Split parameters into decayed and undecayed ones, as the papers' trainer did.
 
-    Matrices and embeddings decay; biases and the weights of norms, which have one dimension, do not.
+    Matrices and embeddings decay; biases and the weights of norms, which have one dimension, do not, unless
+    `decay_all`.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for _, p in trained if p.ndim >= 2]
-    rest = [p for _, p in trained if p.ndim < 2]
+    decayed = [p for _, p in trained if decay_all or p.ndim >= 2]
+    rest = [p for _, p in trained if not decay_all and p.ndim < 2]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def adamw(model: nn.Module, optim: recipe.Optim) -> torch.optim.AdamW:
+def adamw(model: nn.Module, optim: recipe.Optim, decay_all: bool = False) -> torch.optim.AdamW:
     """Make the optimizer; its learning rate is set at every step by `lr_at`."""
     return torch.optim.AdamW(
-        parameter_groups(model, optim.weight_decay), lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True
+        parameter_groups(model, optim.weight_decay, decay_all),
+        lr=optim.lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        fused=True,
     )
 
 

@@ -1,0 +1,228 @@
+"""A language model without its output layer, a pooled hidden state, a classifier; or several of these as one.
+
+An ensemble is fine-tuned directly, as BabyLlama-2 did: its logits are the mean of its members', there is one loss, and
+gradients flow into all members, which may differ in architecture.
+
+Shapes: B rows, T tokens, D width, L labels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import UserError
+from tutelage.evaluation.finetune.arithmetic import lean
+from tutelage.evaluation.finetune.rows import Part
+from tutelage.models.language_model import LanguageModel
+from tutelage.recipe_finetune import Adapters, TaskFinetuning
+
+Pooling = Literal["first", "last", "last_token", "mean"]
+
+
+class Member(nn.Module):
+    """One model with its classifier.
+
+    Args:
+        model: whose trunk is copied; the model itself stays as it is.
+        labels: how many.
+        settings: pooling, head, what learns.
+        frames: whether the tokenizer puts a token in front of texts.
+    """
+
+    def __init__(self, model: LanguageModel, labels: int, settings: TaskFinetuning, frames: bool) -> None:
+        super().__init__()
+        self.kind = model.kind
+        self.pooling = pooling_of(model.kind, settings, frames)
+        # The model's output layer, and what a masked model computes just for it, stay behind.
+        self.trunk = copy.deepcopy(model.hf.base_model)
+        self.trunk.requires_grad_(True)
+        if next(self.trunk.parameters()).device.type == "cpu":
+            lean(self.trunk)
+        self.positions_told = True
+        config = model.hf.config
+        self.head = _head(config, labels, settings).to(next(self.trunk.parameters()).device)
+        self.types = getattr(config, "type_vocab_size", 0) > 1
+        _freeze(self.trunk, settings)
+        self.frozen = settings.freeze == "model"
+
+    def forward(self, part: Part) -> Tensor:
+        """Return logits, `(B, L)`."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            hidden_BTD = self.hidden(part)
+        logits: Tensor = self.head(pool(hidden_BTD, part, self.pooling))
+        return logits
+
+    def hidden(self, part: Part) -> Tensor:
+        """Return the trunk's last hidden states, `(B, T, D)`."""
+        extra: dict[str, Any] = {"use_cache": False} if self.kind == "causal" else {}
+        if part.types_BT is not None and self.types:
+            extra["token_type_ids"] = part.types_BT
+        # Padding on the right needs no mask where no token sees what follows it.
+        if part.lengths_B is not None and (part.left or self.kind == "masked"):
+            place_BT = torch.arange(part.tokens_BT.shape[1], device=part.tokens_BT.device) - starts(part)[:, None]
+            extra["attention_mask"] = ((place_BT >= 0) & (place_BT < part.lengths_B[:, None])).long()
+            if part.left and self.positions_told:
+                extra["position_ids"] = place_BT.clamp(min=0)
+        hidden: Tensor = self.trunk(input_ids=part.tokens_BT, **extra).last_hidden_state
+        return hidden
+
+    def train(self, mode: bool = True) -> Member:
+        """Switch dropout on or off; a frozen trunk has none."""
+        super().train(mode)
+        if self.frozen:
+            self.trunk.eval()
+        return self
+
+
+class Classifier(nn.Module):
+    """One member, or several whose mean logits count."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, part: Part) -> Tensor:
+        """Return logits, `(B, L)`."""
+        logits = [member(part).float() for member in self.members]
+        return logits[0] if len(logits) == 1 else torch.stack(logits).mean(0)
+
+
+def build(models: Sequence[LanguageModel], labels: int, settings: TaskFinetuning, tokenizer: Any, seed: int
+          ) -> Classifier:  # fmt: skip
+    """Make the classifier of a model or an ensemble, on the models' device.
+
+    Raises:
+        UserError: no model, or one that `padding: left` or `lora` does not suit.
+    """
+    if not models:
+        raise UserError("there is no model to fine-tune")
+    frames = _frames(tokenizer)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        members = [Member(model, labels, settings, frames) for model in models]
+    if settings.padding == "left":
+        for member in members:
+            _check_left(member)
+    return Classifier(members)
+
+
+def pooling_of(kind: str, settings: TaskFinetuning, frames: bool) -> Pooling:
+    """Resolve `auto`."""
+    if settings.pooling != "auto":
+        return settings.pooling
+    if kind == "causal":
+        return "last_token"
+    # Position 0 would be padding.
+    return "first" if frames and settings.padding == "right" else "mean"
+
+
+def starts(part: Part) -> Tensor:
+    """Return where each row's text begins, `(B,)`."""
+    B, T = part.tokens_BT.shape
+    if part.lengths_B is None or not part.left:
+        return torch.zeros(B, dtype=torch.long, device=part.tokens_BT.device)
+    return T - part.lengths_B
+
+
+def pool(hidden_BTD: Tensor, part: Part, pooling: Pooling) -> Tensor:
+    """Take one vector of each row, `(B, D)`."""
+    if pooling == "first":
+        return hidden_BTD[:, 0]
+    if pooling == "last" or (pooling == "last_token" and part.lengths_B is None):
+        return hidden_BTD[:, -1]
+    if part.lengths_B is None:
+        return hidden_BTD.mean(1)
+    start_B = starts(part)
+    if pooling == "last_token":
+        return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), start_B + part.lengths_B - 1]
+    place_BT = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device) - start_B[:, None]
+    inside_BT = (place_BT >= 0) & (place_BT < part.lengths_B[:, None])
+    return (hidden_BTD * inside_BT[..., None]).sum(1) / part.lengths_B[:, None]
+
+
+def _head(config: Any, labels: int, settings: TaskFinetuning) -> nn.Module:
+    width = config.hidden_size
+    last = nn.Linear(width, labels, bias=settings.head == "mlp")
+    if settings.head == "mlp":
+        norms = [nn.LayerNorm(width, elementwise_affine=False) for _ in range(2)]
+        return nn.Sequential(norms[0], nn.Linear(width, width), nn.GELU(), norms[1], nn.Dropout(settings.dropout), last)
+    nn.init.normal_(last.weight, std=getattr(config, "initializer_range", 0.02))
+    return nn.Sequential(nn.Dropout(settings.dropout), last)
+
+
+def _freeze(trunk: Any, settings: TaskFinetuning) -> None:
+    if settings.lora is not None:
+        _adapt(trunk, settings.lora)
+    elif settings.freeze == "model":
+        trunk.requires_grad_(False)
+    elif settings.freeze == "embeddings":
+        for module in trunk.modules():
+            if isinstance(module, nn.Embedding):
+                module.requires_grad_(False)
+
+
+def _adapt(trunk: Any, adapters: Adapters) -> None:
+    """Put adapters into a trunk; all else stops learning."""
+    try:
+        import peft  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise UserError("`lora` needs peft: pip install 'tutelage[finetune]'") from error
+    architecture = trunk.config.model_type
+    choices = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    targets = list(adapters.targets or choices.get(architecture, ()))
+    if not targets:
+        names = {name.rpartition(".")[2] for name, module in trunk.named_modules() if isinstance(module, nn.Linear)}
+        raise UserError(
+            f"peft knows no usual places for adapters in a {architecture}; name linear layers in `lora.targets`: "
+            f"{', '.join(sorted(names))}"
+        )
+    config = peft.LoraConfig(
+        r=adapters.rank,
+        lora_alpha=adapters.alpha,
+        lora_dropout=adapters.dropout,
+        target_modules=targets,
+        # GPT-2's layers hold their weights the other way round.
+        fan_in_fan_out=architecture == "gpt2",
+    )
+    try:
+        peft.inject_adapter_in_model(config, trunk)
+    except ValueError as error:
+        raise UserError(f"lora.targets={targets} does not suit a {architecture}: {error}") from error
+    for name, parameter in trunk.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
+def _frames(tokenizer: Any) -> bool:
+    """Tell whether texts get a special token in front."""
+    ids = tokenizer("a")["input_ids"]
+    return len(ids) > 1 and ids[0] in tokenizer.all_special_ids
+
+
+@torch.no_grad()
+def _check_left(member: Member) -> None:
+    """Find out how the model must be told of padding on the left: with positions, or (RoBERTa's kind) without."""
+    was_training = member.training
+    member.eval()
+    device = next(member.parameters()).device
+    ids_T = torch.arange(1, 6, device=device) % member.trunk.config.vocab_size
+    lengths_B = torch.tensor([5, 8], device=device)
+    row_T = torch.cat([ids_T, ids_T[:3]])
+    padded = Part(torch.stack([torch.cat([row_T[:3] * 0, ids_T]), row_T]), lengths_B, None, lengths_B, left=True)
+    alone = Part(ids_T[None], None, None, lengths_B[:1])
+    wanted = member.hidden(alone)[0]
+    for told in (True, False):
+        member.positions_told = told
+        try:
+            found = member.hidden(padded)[0, 3:]
+        except TypeError:  # it takes no positions
+            continue
+        if torch.allclose(found, wanted, atol=1e-3 * float(wanted.abs().max())):
+            member.train(was_training)
+            return
+    raise UserError(f"a {member.trunk.config.model_type} reads rows with padding on the left differently; take "
+                    "`padding: right`")  # fmt: skip

@@ -1,0 +1,189 @@
+"""The loop of fine-tuning: shuffled batches, AdamW, evaluations, the best weights kept.
+
+Layers are not compiled: rows have many lengths, each compiled anew, and a task takes minutes.
+
+Order, classifier and dropout follow from the seed alone. Shapes: N rows, B rows of a part, L labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tutelage import recipe
+from tutelage.corpus.batches import keyed_generator
+from tutelage.errors import UserError
+from tutelage.evaluation.finetune.arithmetic import SharedCasts
+from tutelage.evaluation.finetune.classifier import Classifier
+from tutelage.evaluation.finetune.metrics import METRICS, Metric
+from tutelage.evaluation.finetune.rows import Ints, Rows, collate, order, parts, scored_batches
+from tutelage.evaluation.products import FrozenProducts
+from tutelage.progress import progress
+from tutelage.recipe_finetune import TaskFinetuning
+from tutelage.training.optim import adamw, lr_at
+
+DROPOUT = 13
+"""Key of dropout's seeds; see `rows.ORDER`."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A classifier with its best weights.
+
+    Attributes:
+        classifier: ready to score.
+        score: on the rows that chose.
+        epoch: passes over the training rows after which it was best.
+        ran: passes until it stopped.
+        scores: of every evaluation, in order.
+    """
+
+    classifier: Classifier
+    score: float
+    epoch: float
+    ran: float
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are fed to a model.
+
+    Attributes:
+        pad_id: fills rows up; what it is does not matter.
+        limit: longest row.
+        precision: `bf16` or `fp32`.
+        label: for the progress bar.
+    """
+
+    pad_id: int
+    limit: int
+    precision: str
+    label: str
+
+
+def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, settings: TaskFinetuning, reading: Reading,
+        seed: int) -> Fitted:  # fmt: skip
+    """Train a classifier in place and give it the weights that scored best; equal scores keep the earlier ones.
+
+    Raises:
+        UserError: fewer rows than a batch with `drop_last`, or a loss that is not finite.
+    """
+    device = next(classifier.parameters()).device
+    a_batch = settings.batch_rows
+    steps = len(train) // a_batch if settings.drop_last else -(-len(train) // a_batch)
+    if steps < 1:
+        raise UserError(f"{reading.label}: {len(train)} training rows fill no batch of {a_batch} rows; lower "
+                        "batch_rows or set drop_last: false")  # fmt: skip
+    total = steps * settings.epochs
+    optim = _optim(settings, total)
+    optimizer = adamw(classifier, optim, decay_all=settings.decayed == "all")
+    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    every = settings.evaluate_every or steps
+    keeper = _Keeper(classifier, settings)
+    lengths_N = train.lengths_N
+    seen = torch.zeros((), device=device)
+    with progress(reading.label, total * a_batch, "rows") as bar, torch.random.fork_rng():
+        for step in range(total):
+            epoch, place = divmod(step, steps)
+            if place == 0:
+                shuffled_N = order(len(train), seed, epoch)
+            batch_N = shuffled_N[place * a_batch : (place + 1) * a_batch]
+            torch.manual_seed(int(keyed_generator(seed, DROPOUT, step).integers(2**62)))
+            classifier.train()
+            # One autocast for all parts: weights are cast once.
+            with _autocast(device, reading.precision), SharedCasts():
+                for part_N in parts(lengths_N[batch_N], device.type):
+                    part = collate(train, batch_N[part_N], reading.pad_id, settings.padding, reading.limit).to(device)
+                    loss = nn.functional.cross_entropy(classifier(part), part.labels_B, reduction="sum") / len(batch_N)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    seen += loss.detach()
+            if settings.clip is not None:
+                nn.utils.clip_grad_norm_(trained, settings.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = lr_at(optim, step, total)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            bar.advance(len(batch_N), keeper.note)
+            if (step + 1) % every == 0 or step + 1 == total:
+                if not math.isfinite(float(seen)):
+                    raise UserError(f"{reading.label}: the loss is not finite after step {step + 1}; lower lr or set "
+                                    "precision: fp32")  # fmt: skip
+                predicted_N = predict(classifier, chooser, settings, reading).argmax(1)
+                if keeper.stops(METRICS[metric](chooser.labels_N, predicted_N), (step + 1) / steps):
+                    break
+    keeper.restore()
+    return Fitted(classifier, keeper.best, keeper.best_epoch, (step + 1) / steps, tuple(keeper.scores))
+
+
+def predict(classifier: Classifier, rows: Rows, settings: TaskFinetuning, reading: Reading) -> NDArray[np.float32]:
+    """Return the logits of all rows in their order, `(N, L)`."""
+    device = next(classifier.parameters()).device
+    classifier.eval()
+    found: list[tuple[Ints, Tensor]] = []
+    products = FrozenProducts(classifier.parameters())
+    with torch.no_grad(), products, _autocast(device, reading.precision):
+        for index_B in scored_batches(rows.lengths_N, device.type):
+            part = collate(rows, index_B, reading.pad_id, settings.padding, reading.limit).to(device)
+            found.append((index_B, classifier(part).float()))
+    logits_NL = np.empty((len(rows), found[0][1].shape[1]), dtype=np.float32)
+    for index_B, logits_BL in found:
+        logits_NL[index_B] = logits_BL.cpu().numpy()
+    return logits_NL
+
+
+class _Keeper:
+    """Remembers the best weights, and when patience is over."""
+
+    def __init__(self, classifier: Classifier, settings: TaskFinetuning) -> None:
+        self._classifier, self._settings = classifier, settings
+        self._weights: dict[str, Tensor] = {}
+        self._last_epoch = self.best_epoch = 0.0
+        self._waited = 0
+        self.best = -math.inf
+        self.scores: list[float] = []
+        self.note = ""
+
+    def stops(self, score: float, epoch: float) -> bool:
+        """Take an evaluation's score; tell whether to stop."""
+        self.scores.append(score)
+        self._last_epoch = epoch
+        gained = score > self.best + self._settings.min_gain
+        if score > self.best:
+            self.best, self.best_epoch = score, epoch
+            self._weights = {name: tensor.clone() for name, tensor in self._learned()}
+        self._waited = 0 if gained else self._waited + 1
+        self.note = f"{score:.3f}, best {self.best:.3f}"
+        return self._settings.patience is not None and self._waited >= self._settings.patience
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give the classifier its best weights back."""
+        if self.best_epoch != self._last_epoch:
+            for name, tensor in self._learned():
+                tensor.copy_(self._weights[name])
+
+    def _learned(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, p.detach()) for name, p in self._classifier.named_parameters() if p.requires_grad)
+
+
+def _optim(settings: TaskFinetuning, total: int) -> recipe.Optim:
+    return recipe.Optim(
+        lr=settings.lr,
+        batch_rows=settings.batch_rows,
+        warmup_steps=round(settings.warmup_share * total),
+        schedule=settings.schedule,
+        final_lr=settings.final_lr,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

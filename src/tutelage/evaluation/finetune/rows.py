@@ -1,0 +1,213 @@
+"""Texts as token rows, and batches of them with little padding.
+
+A batch holds the rows that a shuffled order gives it, whatever their lengths. It is computed in *parts* of rows of
+similar length, each padded to its own longest row; since losses are sums, the gradient is that of the whole batch. On a
+CPU that saves as much padding as batches of similar rows would, and leaves the order random.
+
+Shapes: N rows of a file, B rows of a part, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tutelage.corpus.batches import keyed_generator, to_device
+from tutelage.errors import UserError
+from tutelage.evaluation.finetune.tasks import Example
+
+Ints = NDArray[np.int64]
+
+PART_COST = {"cpu": 192, "cuda": 16384}
+"""What another part of a batch costs, in tokens: on a CPU adding up its gradients, on a GPU also launching kernels."""
+PART_TOKENS = {"cpu": 1024, "cuda": 65536}
+"""Most tokens in a part, padding included; on a CPU, what stays in its caches."""
+MULTIPLE = 8
+"""Parts are padded to multiples of this, so that few shapes occur: for each new one, kernels are prepared."""
+SCORED_TOKENS = {"cpu": 4096, "cuda": 65536}
+"""Tokens scored at once; smaller batches stay in a CPU's caches."""
+SPLIT, SUBSET, ORDER = 10, 11, 12
+"""Apart from the keys of `corpus.batches`."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded texts with their labels.
+
+    Attributes:
+        tokens: ids of each row, without padding.
+        types: for each token whether it belongs to the second text, where the model's tokenizer tells; else None.
+        labels_N: gold labels.
+        cut: how many texts were too long and lost their end.
+    """
+
+    tokens: list[Ints]
+    types: list[Ints] | None
+    labels_N: Ints
+    cut: int = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def lengths_N(self) -> Ints:
+        """Tokens of each row."""
+        return np.array([len(row) for row in self.tokens])
+
+    def take(self, index_N: Ints) -> Rows:
+        """Return some rows, in the order of their indices."""
+        types = None if self.types is None else [self.types[i] for i in index_N]
+        return Rows([self.tokens[i] for i in index_N], types, self.labels_N[index_N], self.cut)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of similar length, padded to one.
+
+    Attributes:
+        tokens_BT: ids.
+        lengths_B: tokens of each row; None where none is padded.
+        types_BT: whether a token belongs to the second text, where that is told.
+        labels_B: gold labels.
+        left: whether padding stands before the text.
+    """
+
+    tokens_BT: Tensor
+    lengths_B: Tensor | None
+    types_BT: Tensor | None
+    labels_B: Tensor
+    left: bool = False
+
+    def to(self, device: torch.device) -> Part:
+        """Copy to a device."""
+        return Part(
+            to_device(self.tokens_BT, device),
+            to_device(self.lengths_B, device),
+            to_device(self.types_BT, device),
+            to_device(self.labels_B, device),
+            self.left,
+        )
+
+
+def encode(tokenizer: Any, examples: Sequence[Example], max_length: int, name: str) -> Rows:
+    """Turn texts into ids as the tokenizer does it: pairs by its template, or just one after the other.
+
+    Args:
+        tokenizer: a Hugging Face fast tokenizer.
+        examples: texts and labels.
+        max_length: longest row, special tokens included; longer ones are cut at the end, the longer text of a pair
+            first.
+        name: of the file, for messages.
+
+    Raises:
+        UserError: a text of which nothing is left, or no room beside the special tokens.
+    """
+    paired = examples[0].second is not None
+    texts = [[example.first for example in examples]]
+    if paired:
+        texts.append([str(example.second) for example in examples])
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=paired)
+    if room < len(texts):
+        raise UserError(f"max_length={max_length} leaves no room for text beside the special tokens; raise it")
+    types = "token_type_ids" in tokenizer.model_input_names
+    whole = tokenizer(*texts, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+    cut = sum(len(row) > max_length for row in whole)
+    found = {"input_ids": whole}
+    if cut or types:
+        found = tokenizer(
+            *texts,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=types,
+        )
+    tokens = [np.asarray(row, dtype=np.int64) for row in found["input_ids"]]
+    for number, row in enumerate(tokens):
+        if not len(row):
+            raise UserError(f"{name}: row {number} ({examples[number].first[:60]!r}) has no token; the tokenizer knows "
+                            "none of its characters")  # fmt: skip
+    kinds = [np.asarray(row, dtype=np.int64) for row in found["token_type_ids"]] if types else None
+    return Rows(tokens, kinds, np.array([example.label for example in examples]), cut)
+
+
+def subset(rows: Rows, count: int | None) -> Rows:
+    """Draw some rows; the same ones for every model and seed."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows.take(np.sort(keyed_generator(SUBSET, len(rows)).permutation(len(rows))[:count]))
+
+
+def split(rows: Rows, share: float) -> tuple[Rows, Rows]:
+    """Take a share of the rows away to choose by; the same ones for every model and seed."""
+    order = keyed_generator(SPLIT, len(rows)).permutation(len(rows))
+    held = max(1, round(share * len(rows)))
+    return rows.take(np.sort(order[held:])), rows.take(np.sort(order[:held]))
+
+
+def order(count: int, seed: int, epoch: int) -> Ints:
+    """Return an epoch's permutation of the rows."""
+    return keyed_generator(seed, ORDER, epoch).permutation(count)
+
+
+def parts(lengths_N: Ints, device: str) -> list[Ints]:
+    """Cut a batch into parts so that padding and the cost of parts are least together.
+
+    Args:
+        lengths_N: tokens of its rows.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        Indices of the rows of each part.
+    """
+    order_N = np.argsort(lengths_N, kind="stable")
+    widths = [-(-int(length) // MULTIPLE) * MULTIPLE for length in lengths_N[order_N]]
+    cost, largest = (sizes.get(device, sizes["cuda"]) for sizes in (PART_COST, PART_TOKENS))
+    # best[j]: least cost of the j shortest rows; the part that ends there begins at begin[j].
+    best, begin = [0], [0]
+    for j, width in enumerate(widths, start=1):
+        # One row may always be a part of its own.
+        first = max(0, min(j - 1, j - largest // width))
+        candidates = [best[i] + (j - i) * width + cost for i in range(first, j)]
+        best.append(min(candidates))
+        begin.append(first + candidates.index(best[-1]))
+    found, stop = [], len(widths)
+    while stop:
+        found.append(order_N[begin[stop] : stop])
+        stop = begin[stop]
+    return found
+
+
+def collate(rows: Rows, index_B: Ints, pad_id: int, side: Literal["right", "left"], limit: int) -> Part:
+    """Pad rows to the next multiple of `MULTIPLE` above the longest, but not beyond `limit`."""
+    lengths = [len(rows.tokens[i]) for i in index_B]
+    width = min(-(-max(lengths) // MULTIPLE) * MULTIPLE, max(limit, max(lengths)))
+
+    def block(values: list[Ints], filler: int) -> Tensor:
+        filled = np.full((len(index_B), width), filler, dtype=np.int64)
+        for place, (i, length) in enumerate(zip(index_B, lengths, strict=True)):
+            filled[place, slice(width - length, width) if side == "left" else slice(length)] = values[i]
+        return torch.from_numpy(filled)
+
+    return Part(
+        block(rows.tokens, pad_id),
+        torch.tensor(lengths) if min(lengths) < width else None,
+        None if rows.types is None else block(rows.types, 0),
+        torch.from_numpy(rows.labels_N[index_B]),
+        side == "left",
+    )
+
+
+def scored_batches(lengths_N: Ints, device: str) -> Iterator[Ints]:
+    """Go through all rows, the longest first (what does not fit in memory fails at once), in batches of like length."""
+    order_N = np.argsort(-lengths_N, kind="stable")
+    size, start = SCORED_TOKENS.get(device, SCORED_TOKENS["cuda"]), 0
+    while start < len(order_N):
+        stop = start + max(1, size // int(lengths_N[order_N[start]]))
+        yield order_N[start:stop]
+        start = stop

@@ -1,0 +1,218 @@
+"""The classification tasks: what a row holds, how it becomes text, how many labels there are, which score counts.
+
+Files are JSON lines, one for training and one that is scored, `<task>.train.jsonl` and `<task>.valid.jsonl`, with the
+keys of BabyLM's `glue_filtered` (2024 to 2026); 2023's names (`<task>.validation.json`,
+`mnli.validation_matched.json`) are found too. They are looked for in `glue`, `glue_filtered`, `msgs` and
+`msgs_filtered` of `$TUTELAGE_DATA`, then of `${TUTELAGE_CACHE:-~/.cache/tutelage}`.
+
+Texts are put together as in BabyLM's `finetune_classification.py` (2023), which later years kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UserError, nearest
+from tutelage.evaluation.finetune.metrics import Metric
+from tutelage.recipe_finetune import GLUE_7, GLUE_11, MSGS, Rules
+
+FOLDERS = ("glue", "glue_filtered", "msgs", "msgs_filtered")
+SOURCE = "https://osf.io/ryjfm (BabyLM 2025, evaluation_data/full_eval/glue_filtered)"
+SOURCE_2023 = "https://github.com/babylm/evaluation-pipeline-2023 (filter_data.zip)"
+LICENCE = "each task has its authors' own licence, some none: do not pass the files on"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A classification task.
+
+    Attributes:
+        name: as recipes name it.
+        first: template of the text, keys of the row in braces.
+        second: template of the second text of a pair.
+        labels: how many there are: 0, 1, ...
+        headline: the score that tables show: accuracy, but F1 for MRPC and QQP and Matthews' correlation for CoLA and
+            MSGS; the same in all years.
+        trained_as: the task whose model is scored, where it is not its own.
+    """
+
+    name: str
+    first: str
+    second: str | None = None
+    labels: int = 2
+    headline: Metric = "accuracy"
+    trained_as: str | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys that a row must have beside `label`."""
+        templates = self.first + (self.second or "")
+        return tuple(key for _, key, _, _ in string.Formatter().parse(templates) if key)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The scores that are reported; F1 is that of label 1, so of two labels only."""
+        return ("accuracy", "f1", "mcc") if self.labels == 2 else ("accuracy", "mcc")
+
+    def chosen_by(self, rules: Rules) -> Metric:
+        """Return the score by which the best checkpoint is chosen.
+
+        2023 and 2024 take F1 of any task with two labels; 2025 and 2026 accuracy, of MRPC and QQP F1; `tutelage` the
+        headline.
+        """
+        if rules in ("2023", "2024"):
+            return "f1" if self.labels == 2 else "accuracy"
+        if rules in ("2025", "2026") and self.name in GLUE_7:
+            return "f1" if self.name in ("mrpc", "qqp") else "accuracy"
+        return self.headline
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One or two texts and their label."""
+
+    first: str
+    second: str | None
+    label: int
+
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Task("cola", "{sentence}", headline="mcc"),
+        Task("sst2", "{sentence}"),
+        Task("mrpc", "{sentence1}", "{sentence2}", headline="f1"),
+        Task("qqp", "{question1}", "{question2}", headline="f1"),
+        Task("mnli", "{premise}", "{hypothesis}", labels=3),
+        Task("mnli-mm", "{premise}", "{hypothesis}", labels=3, trained_as="mnli"),
+        Task("qnli", "{question}", "{sentence}"),
+        Task("rte", "{sentence1}", "{sentence2}"),
+        Task("boolq", "{question}", "{passage}"),
+        Task("multirc", "Question: {question} Answer: {answer}", "{paragraph}"),
+        Task("wsc", 'Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}"),
+        *(Task(name, "{sentence}", headline="mcc") for name in MSGS),
+    )
+}
+
+
+def find_task(name: str) -> Task:
+    """Return a task by name; an unknown one is refused with the nearest."""
+    if name not in TASKS:
+        raise UserError(f"unknown fine-tuning task '{name}'{nearest(name, TASKS)} (known: {', '.join(TASKS)})")
+    return TASKS[name]
+
+
+def averaged(rules: Rules) -> tuple[str, ...]:
+    """Return the tasks whose mean is a year's GLUE score."""
+    return GLUE_11 if rules in ("2023", "2024") else GLUE_7
+
+
+def trained_together(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Group tasks that one training serves, in the order of their first member."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(find_task(name).trained_as or name, []).append(name)
+    return [tuple(group) for group in groups.values()]
+
+
+def read_train(name: str, folder: Path | None = None) -> list[Example]:
+    """Read the training rows of a task; see `read_rows`."""
+    task = find_task(name)
+    own = find_task(task.trained_as) if task.trained_as else task
+    rows = read_rows(own, _file(own, "train", folder))
+    present = {row.label for row in rows}
+    if len(present) < 2:
+        raise UserError(f"{_file(own, 'train', folder)} has only the label {present.pop()}: there is nothing to learn")
+    return rows
+
+
+def read_scored(name: str, folder: Path | None = None) -> list[Example]:
+    """Read the rows that are scored; see `read_rows`."""
+    task = find_task(name)
+    return read_rows(task, _file(task, "valid", folder))
+
+
+def read_rows(task: Task, file: Path) -> list[Example]:
+    """Read a file of JSON lines (or one JSON array).
+
+    Raises:
+        UserError: no rows, no JSON, a missing key, or a label that the task does not have; with file and line.
+    """
+    rows = []
+    for where, row in _objects(file):
+        for key in (*task.keys, "label"):
+            if key not in row:
+                raise UserError(f"{where} has no '{key}' (its keys: {', '.join(row)}); {task.name} needs "
+                                f"{', '.join((*task.keys, 'label'))}")  # fmt: skip
+        for key in task.keys:
+            if not isinstance(row[key], str):
+                raise UserError(f"{where}: '{key}' is {row[key]!r}, not a text")
+        label = row["label"]
+        if isinstance(label, bool):
+            label = int(label)
+        if not isinstance(label, int) or not 0 <= label < task.labels:
+            raise UserError(f"{where}: label {label!r} is none of {task.name}'s, 0 to {task.labels - 1} (rows of "
+                            "hidden test sets have -1: they cannot be scored)")  # fmt: skip
+        rows.append(Example(task.first.format(**row), task.second.format(**row) if task.second else None, label))
+    if not rows:
+        raise UserError(f"{file} is empty; get it anew from {_source(task)}")
+    return rows
+
+
+def _objects(file: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Yield (file:line, object) of a file; empty lines are skipped."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+    if text.lstrip().startswith("["):
+        text = "\n".join(json.dumps(row) for row in _parsed(text, str(file)))
+    # Not `splitlines`: texts may hold other line separators than "\n".
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            row = _parsed(line, f"{file}:{number}")
+            if not isinstance(row, dict):
+                raise UserError(f"{file}:{number} is not a JSON object: {line[:80]}")
+            yield f"{file}:{number}", row
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error.msg} at column {error.colno})") from error
+
+
+def _file(task: Task, split: str, folder: Path | None) -> Path:
+    """Find a task's file by any of its published names."""
+    stems = [f"{task.name}.{split}"]
+    if split == "valid":
+        of_2023 = {"mnli": "mnli.validation_matched", "mnli-mm": "mnli.validation_mismatched"}
+        stems.append(of_2023.get(task.name, f"{task.name}.validation"))
+    places = [folder] if folder else [place / name for place in _data_folders() for name in FOLDERS]
+    for place in places:
+        for stem in stems:
+            for ending in ("jsonl", "json"):
+                if (place / f"{stem}.{ending}").is_file():
+                    return place / f"{stem}.{ending}"
+    raise UserError(
+        f"{stems[0]}.jsonl of the task '{task.name}' is not on this machine. Get it from {_source(task)} (licence: "
+        f"{LICENCE}) and put it into {folder or _data_folders()[-1] / FOLDERS[0]}"
+        + ("" if folder else f", or into $TUTELAGE_DATA/{FOLDERS[0]}")
+    )
+
+
+def _source(task: Task) -> str:
+    return SOURCE_2023 if task.name in MSGS else SOURCE
+
+
+def _data_folders() -> list[Path]:
+    data = os.environ.get("TUTELAGE_DATA")
+    cache = Path(os.environ.get("TUTELAGE_CACHE") or "~/.cache/tutelage").expanduser()
+    return [Path(data).expanduser(), cache] if data else [cache]

@@ -1,0 +1,157 @@
+"""The savings in training arithmetic against the plain forms, in value and gradient."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaModel
+
+from tutelage.evaluation.finetune.arithmetic import LEAN, SharedCasts, lean
+
+ARCHITECTURES = ("llama", "gpt2", "bert", "modernbert")
+
+
+def trunk_of(world: Any, architecture: str) -> Any:
+    trunk = world.hugging_face(architecture, 40).base_model
+    for module in trunk.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return trunk
+
+
+def run(trunk: Any, mask: torch.Tensor | None, bf16: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Hidden states and gradients of a sum over the real tokens."""
+    trunk.zero_grad()
+    torch.manual_seed(0)
+    tokens = torch.randint(40, (3, 12))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        hidden = trunk(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
+    weight = torch.linspace(-1, 1, hidden.numel()).view(hidden.shape)
+    (hidden * weight * (1 if mask is None else mask[..., None])).sum().backward()
+    return hidden.detach(), {name: p.grad.clone() for name, p in trunk.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture
+def masks() -> dict[str, torch.Tensor | None]:
+    right, left = torch.ones(3, 12, dtype=torch.long), torch.ones(3, 12, dtype=torch.long)
+    right[0, 5:] = right[1, 9:] = 0
+    left[0, :7] = left[1, :3] = 0
+    return {"none": None, "right": right, "left": left}
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_lean_attention_is_the_models_own(world: Any, masks: Any, architecture: str, padding: str) -> None:
+    plain = trunk_of(world, architecture)
+    ours = copy.deepcopy(plain)
+    assert lean(ours)
+    assert ours.config._attn_implementation == LEAN
+    assert plain.config._attn_implementation == "eager"
+    mask = masks[padding]
+    (wanted, gradients), (found, ours_gradients) = run(plain, mask), run(ours, mask)
+    real = torch.ones(3, 12, dtype=torch.bool) if mask is None else mask > 0
+    torch.testing.assert_close(found[real], wanted[real], atol=1e-5, rtol=1e-4)
+    assert gradients.keys() == ours_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours_gradients[name], gradient, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_in_bf16_both_are_as_far_from_float32(world: Any, masks: Any, architecture: str) -> None:
+    plain = trunk_of(world, architecture)
+    ours = copy.deepcopy(plain)
+    lean(ours)
+    exact, exact_gradients = run(plain, masks["right"])
+    real = masks["right"] > 0
+
+    def errors(trunk: Any) -> tuple[float, float]:
+        hidden, gradients = run(trunk, masks["right"], bf16=True)
+        apart = sum(float((gradients[name] - exact).pow(2).sum()) for name, exact in exact_gradients.items())
+        return float((hidden - exact)[real].pow(2).mean()), apart
+
+    (value, gradient), plain_errors = _with_shared_casts(errors, ours), errors(plain)
+    assert value < 2 * plain_errors[0]
+    assert gradient < 2 * plain_errors[1]
+
+
+def _with_shared_casts(errors: Any, trunk: Any) -> tuple[float, float]:
+    with SharedCasts():
+        return errors(trunk)
+
+
+def test_grouped_queries() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, attn_implementation="eager")  # fmt: skip
+    plain = LlamaModel(config)
+    ours = copy.deepcopy(plain)
+    assert lean(ours)
+    (wanted, gradients), (found, ours_gradients) = run(plain, None), run(ours, None)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours_gradients[name], gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_dropout_of_attention_stays(world: Any) -> None:
+    trunk = trunk_of(world, "gpt2")
+    assert lean(trunk)
+    for block in trunk.h:
+        block.attn.attn_dropout.p = 0.5
+    trunk.train()
+    tokens = torch.randint(40, (2, 9))
+    torch.manual_seed(1)
+    one = trunk(input_ids=tokens).last_hidden_state
+    other = trunk(input_ids=tokens).last_hidden_state
+    assert not torch.allclose(one, other)
+    trunk.eval()
+    torch.testing.assert_close(trunk(input_ids=tokens).last_hidden_state, trunk(input_ids=tokens).last_hidden_state)
+
+
+def test_a_model_with_scores_of_its_own_keeps_its_attention(world: Any) -> None:
+    trunk = trunk_of(world, "llama")
+    for layer in trunk.layers:
+        attention = layer.self_attn
+        forward = attention.forward
+        attention.forward = lambda *args, forward=forward, attention=attention, **more: (
+            forward(*args, **more)[0] * (1.5 if attention.config._attn_implementation == LEAN else 1.0),
+            None,
+        )
+    assert not lean(trunk)
+    assert trunk.config._attn_implementation == "eager"
+
+
+def test_one_cast_for_layers_with_one_input() -> None:
+    """Value and gradient are those of a cast each; the cast is not mistaken for that of a changed or another tensor."""
+    torch.manual_seed(0)
+    layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+    inputs = torch.randn(5, 16, requires_grad=True)
+
+    def casts(shared: bool) -> tuple[torch.Tensor, torch.Tensor, int]:
+        inputs.grad = None
+        with (
+            torch.profiler.profile() as profile,
+            torch.autocast("cpu", torch.bfloat16),
+            SharedCasts() if shared else torch.enable_grad(),
+        ):
+            read = inputs * 1  # autocast itself remembers casts of leaves
+            found = sum(layer(read).float() for layer in layers)
+        found.sum().backward()
+        count = sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy")
+        return found.detach(), inputs.grad.clone(), count
+
+    plain, shared = casts(False), casts(True)
+    assert torch.equal(plain[0], shared[0])
+    torch.testing.assert_close(plain[1], shared[1], atol=0.02, rtol=0.02)
+    assert shared[2] == plain[2] - 2
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), SharedCasts():
+        first = layers[0](inputs)
+        inputs.add_(1)
+        second = layers[0](inputs)
+        assert not torch.equal(first, second)
+        assert torch.equal(layers[0](inputs.clone()), second)
+    with SharedCasts():
+        assert layers[0](inputs).dtype == torch.float32
