@@ -6,9 +6,11 @@ Shapes: R rows, B rows of a batch, T tokens, M scored positions.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -53,3 +55,14 @@ def target_log_probs(signal: DenseSignal, index_M: Tensor, targets_M: Tensor) ->
 def logit_rows(signal: DenseSignal, device: str) -> int:
     """Return how many positions' logits may exist at once."""
     return max(1, LOGIT_BYTES.get(device, 64 << 20) // (4 * signal.heads[0][0].shape[0]))
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Forbid TF32, which a training may have allowed: its ten bits of mantissa move scores by tenths of a nat."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -154,9 +154,7 @@ CONVENTIONS: Mapping[str, Convention] = {
 
 def next_token_by_mask(convention: Convention) -> Convention:
     """Return a convention for masked models that predict from the position before the mask: the backend `mntp`."""
-    return replace(
-        convention, name=f"{convention.name}-mntp", masked=replace(convention.masked, logits="before_mask")
-    )
+    return replace(convention, name=f"{convention.name}-mntp", masked=replace(convention.masked, logits="before_mask"))
 
 
 def choose(scores_NK: NDArray[np.float64], convention: Convention, keys: Sequence[str],

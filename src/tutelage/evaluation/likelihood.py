@@ -13,8 +13,7 @@ Shapes: N items, R distinct rows, S tokens of all rows together, B rows of a bat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from tutelage.errors import UserError
-from tutelage.evaluation.batching import batch_size, batches, places, target_log_probs
+from tutelage.evaluation.batching import batch_size, batches, places, target_log_probs, whole_float32
 from tutelage.evaluation.conventions import Convention, Reduction
 from tutelage.evaluation.items import Item, Rows, encode
 from tutelage.evaluation.masked import masked_log_probs
@@ -85,7 +84,7 @@ def log_probs(
     rows = encode(tokenizer, items, ensemble.kind, convention)
     _check_lengths(ensemble, rows, items)
     size = batch_size(next(ensemble.parameters()).device.type, batch_tokens)
-    with torch.inference_mode(), _whole_float32(), FrozenProducts(ensemble.parameters()):
+    with torch.inference_mode(), whole_float32(), FrozenProducts(ensemble.parameters()):
         if ensemble.kind == "causal":
             values_S = _causal(ensemble, rows, size, precision, label)
         else:
@@ -100,17 +99,6 @@ def position_limit(ensemble: Ensemble) -> int | None:
     """Return how many tokens the models can place, or None where positions are rotations and have no end."""
     limits = [model.positions for model in ensemble.models if isinstance(model, LanguageModel)]
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """Forbid TF32, which a training may have allowed: its ten bits of mantissa move scores by tenths of a nat."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _check_lengths(ensemble: Ensemble, rows: Rows, items: Sequence[Item]) -> None:

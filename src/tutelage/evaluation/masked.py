@@ -26,7 +26,7 @@ from tutelage.teaching.teachers import Ensemble
 
 
 @dataclass(frozen=True)
-class _Copies:
+class Copies:
     """Distinct copies of one length.
 
     Attributes:
@@ -69,7 +69,7 @@ def masked_log_probs(
         raise UserError("a masked model is scored by masking, and its tokenizer has no mask token: name one")
     device = next(ensemble.parameters()).device
     values_S = torch.zeros(len(rows.tokens_S), device=device)
-    groups = list(_copies(rows, int(tokenizer.mask_token_id), rules))
+    groups = list(copies(rows, int(tokenizer.mask_token_id), rules))
     with progress(label, float(sum(group.tokens_CT.size for group in groups)), "tokens") as tracker:
         for group in groups:
             count, T = group.tokens_CT.shape
@@ -89,7 +89,7 @@ def masked_log_probs(
     return values
 
 
-def _copies(rows: Rows, mask: int, rules: MaskedRules) -> Iterator[_Copies]:
+def copies(rows: Rows, mask: int, rules: MaskedRules) -> Iterator[Copies]:
     """Yield the copies of each length, longest first: what does not fit in memory fails at once."""
     target_S = np.flatnonzero(rows.scored_S)
     row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[target_S]
@@ -103,11 +103,9 @@ def _copies(rows: Rows, mask: int, rules: MaskedRules) -> Iterator[_Copies]:
             assert rows.word_S is not None
             same_MT = rows.word_S[place_MT] == rows.word_S[target_M][:, None]
             hidden_MT |= same_MT & rows.scored_S[place_MT] & (place_MT > target_M[:, None])
-        tokens_CT, copy_M = np.unique(
-            np.where(hidden_MT, mask, rows.tokens_S[place_MT]), axis=0, return_inverse=True
-        )
+        tokens_CT, copy_M = np.unique(np.where(hidden_MT, mask, rows.tokens_S[place_MT]), axis=0, return_inverse=True)
         if rules.logits == "before_mask":
             # Position 0 has none before it: the published code then reads index -1, the last of the row.
             column_M = (column_M - 1) % T
         order = np.argsort(copy_M, kind="stable")
-        yield _Copies(tokens_CT, copy_M[order], column_M[order], target_M[order])
+        yield Copies(tokens_CT, copy_M[order], column_M[order], target_M[order])
