@@ -6,10 +6,10 @@ They are no `LanguageModel`: two stacks, with inputs of their own. So this is a 
     scores = encoder_decoder_log_probs(model, tokenizer, items_of(suite), "mask").reduced(...)
     result = judge(suite, scores, convention)
 
-Both ways stand in `process_enc_dec_mask_sentences` and `process_enc_dec_prefix_sentences`
-(`evaluation_pipeline/sentence_zero_shot/dataset.py` of github.com/babylm/evaluation-pipeline-2025). Where a tokenizer has
-no mask or bos token, its first additional special token (T5's `<extra_id_0>`) takes the place, as that code means to do
-(it misspells the attribute and fails).
+Both ways stand in `process_enc_dec_mask_sentences` and `process_enc_dec_prefix_sentences` of
+`evaluation_pipeline/sentence_zero_shot/dataset.py` (github.com/babylm/evaluation-pipeline-2025). Where a tokenizer has no
+mask or bos token, its first additional special token (T5's `<extra_id_0>`) takes the place, as that code means to do (it
+misspells the attribute and fails).
 
 Shapes: N items, R distinct rows, B rows of a batch, E tokens of the encoder, D of the decoder.
 """
@@ -170,7 +170,7 @@ def _target_sums(hf: Any, vocab_size: int, encoder_BE: NDArray[np.int64], decode
 def _special(tokenizer: Any, role: Literal["mask", "bos"]) -> int:
     """The token for a role, or the tokenizer's first additional special token."""
     token = getattr(tokenizer, f"{role}_token_id")
-    extra = tokenizer.extra_special_tokens or []
+    extra = getattr(tokenizer, "extra_special_tokens", None) or []
     if token is None and not extra:
         raise UserError(
             f"encoder-decoder models are scored with a {role} token, and this tokenizer has neither that nor an "
