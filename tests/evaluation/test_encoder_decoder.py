@@ -27,7 +27,7 @@ PREFIXED = [
 def t5(vocab_size, seed=0):
     torch.manual_seed(seed)
     config = T5Config(vocab_size=vocab_size + 3, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
-                      initializer_factor=3.0, decoder_start_token_id=0)  # fmt: skip
+                      initializer_factor=1.0, decoder_start_token_id=0)  # fmt: skip
     return T5(config).eval()
 
 
@@ -70,7 +70,7 @@ def test_the_mask_way(world, batch_tokens):
     found = encoder_decoder_log_probs(hf, tokenizer, items, "mask", batch_tokens)
     decoder = [tokenizer.bos_token_id, tokenizer.mask_token_id]
     expected = [expected_mask(hf, tokenizer, item, decoder, tokenizer.mask_token_id) for item in items]
-    np.testing.assert_allclose(found.sum_N, expected, atol=1e-4)
+    np.testing.assert_allclose(found.sum_N, expected, atol=1e-4, rtol=2e-6)
     assert found.tokens_N[-2] == len(world.plain_ids("No."))
 
 
@@ -84,7 +84,7 @@ def test_the_prefix_way(world, batch_tokens):
         encoder = [tokenizer.cls_token_id, *before, tokenizer.mask_token_id, tokenizer.eos_token_id]
         decoder = [tokenizer.bos_token_id, tokenizer.mask_token_id, *after[:-1]]
         assert count == len(after)
-        assert value == pytest.approx(slow(hf, encoder, decoder, after, len(tokenizer)), abs=1e-4)
+        assert value == pytest.approx(slow(hf, encoder, decoder, after, len(tokenizer)), abs=1e-4, rel=2e-6)
 
 
 def test_sentinels_stand_in_for_mask_and_bos(world):
@@ -93,11 +93,11 @@ def test_sentinels_stand_in_for_mask_and_bos(world):
     hf, item = t5(len(tokenizer)), Item("The cats sleep.")
     sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
     found = encoder_decoder_log_probs(hf, tokenizer, [item], "mask")
-    assert found.sum_N[0] == pytest.approx(expected_mask(hf, tokenizer, item, [sentinel], sentinel), abs=1e-4)
+    assert found.sum_N[0] == pytest.approx(expected_mask(hf, tokenizer, item, [sentinel], sentinel), abs=1e-4, rel=2e-6)
     ids = tokenizer(item.completion, add_special_tokens=False)["input_ids"]
     found = encoder_decoder_log_probs(hf, tokenizer, [item], "prefix")
     encoder, decoder = [sentinel, tokenizer.eos_token_id], [sentinel, sentinel, *ids[:-1]]
-    assert found.sum_N[0] == pytest.approx(slow(hf, encoder, decoder, ids, len(tokenizer)), abs=1e-4)
+    assert found.sum_N[0] == pytest.approx(slow(hf, encoder, decoder, ids, len(tokenizer)), abs=1e-4, rel=2e-6)
 
 
 def test_equal_items_and_empty_completions(world):
