@@ -52,7 +52,9 @@ def nested(shares, _items):
 )
 def test_the_interval_is_that_of_resampled_items(found, average, level, measure):
     low, high = interval(found, level, measure)
-    np.testing.assert_allclose((low, high), slow_interval(found, level, measure, average), atol=0.009)  # two steps of the coarsest mean
+    np.testing.assert_allclose(
+        (low, high), slow_interval(found, level, measure, average), atol=0.009
+    )  # two steps of the coarsest mean
     assert low < found.macro(measure) < high
 
 

@@ -69,9 +69,7 @@ def test_a_completion_after_a_prefix_has_neither_start_token_nor_space_in_any_ye
 def test_masked_models_sum_in_every_year_but_2024(world):
     tokenizer = world.spaced_tokenizer(WORDS)
     # What stands at the mask decides: the mask's own row.
-    ensemble = world.bigram(
-        tokenizer, {"<mask>": {"the": 0.3, " the": 0.2, " cat": 0.1, " ": 0.05}}, kind="masked"
-    )
+    ensemble = world.bigram(tokenizer, {"<mask>": {"the": 0.3, " the": 0.2, " cat": 0.1, " ": 0.05}}, kind="masked")
     items = [Item("the cat")]
     found = {year: sums(ensemble, tokenizer, items, CONVENTIONS[year]) for year in YEARS}
     reduced = {year: found[year].reduced(CONVENTIONS[year].masked.reduction)[0] for year in YEARS}
@@ -119,9 +117,7 @@ def test_ties_were_right_until_2025_and_are_drawn_in_2026(world, benchmarks):
     texts = [f"the cat{end}" for end in ("", " sleep", " sleeps", " red", " blue", " box", " the", " a")]
     rows = [{"sentence_good": text, "sentence_bad": text.replace("cat", "cats")} for text in texts * 8]
     write(benchmarks / "blimp_fast" / "p.jsonl", [{**row, "UID": f"u{i % 8}"} for i, row in enumerate(rows)])
-    results = {
-        year: evaluate_suite(ensemble, tokenizer, find_suite("blimp-fast"), CONVENTIONS[year]) for year in YEARS
-    }
+    results = {year: evaluate_suite(ensemble, tokenizer, find_suite("blimp-fast"), CONVENTIONS[year]) for year in YEARS}
     assert [results[year].macro("accuracy") for year in YEARS[:3]] == [1, 1, 1]
     assert [result.macro("strict") for result in results.values()] == [0] * 4
     drawn = np.concatenate(list(results["2026"].chosen.values()))
@@ -155,13 +151,9 @@ def test_ewok_compares_targets_until_2025_and_contexts_in_2026(world, benchmarks
 
 def test_ewok_in_whole_texts_is_an_option_of_2025(world, benchmarks):
     tokenizer = world.spaced_tokenizer(WORDS)
-    ensemble = world.bigram(
-        tokenizer, {"the": {" red": 0.3}, " red": {" box": 0.2, " cat": 0.5}, "a": {" blue": 0.25}}
-    )
+    ensemble = world.bigram(tokenizer, {"the": {" red": 0.3}, " red": {" box": 0.2, " cat": 0.5}, "a": {" blue": 0.25}})
     write(benchmarks / "ewok_filtered" / "boxes.jsonl", [EWOK])
-    whole = replace(
-        CONVENTIONS["2025"], name="2025-whole", items=replace(CONVENTIONS["2025"].items, ewok_whole=True)
-    )
+    whole = replace(CONVENTIONS["2025"], name="2025-whole", items=replace(CONVENTIONS["2025"].items, ewok_whole=True))
     result = evaluate_suite(ensemble, tokenizer, find_suite("ewok", whole), whole)
     expected = [[log(0.3) + log(0.2), log(0.3) + log(0.5)]]
     np.testing.assert_allclose(result.log_probs["boxes"], expected, atol=1e-6)
