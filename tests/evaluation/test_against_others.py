@@ -1,4 +1,4 @@
-"""Log-probabilities against lm-eval and minicons, item by item, where they are installed: `pip install lm-eval minicons`.
+"""Log-probabilities against lm-eval and minicons, item by item, where they are installed.
 
 `benchmarks/agreement.py` does the same on all of BLiMP.
 """

@@ -15,8 +15,8 @@ from tutelage.evaluation.sources import SOURCES
 from tutelage.evaluation.suites import evaluate, find_suite, items_of, judge
 
 EWOK = {"Domain": "spatial-relations", "Context1": "The cup is left of Ann.", "Context2": "The cup is right of Ann.",
-        "Target1": "Ann looks left.", "Target2": "Ann looks right.", "ContextType": "direct", "ContextDiff": "left/right",
-        "TargetDiff": "left/right"}  # fmt: skip
+        "Target1": "Ann looks left.", "Target2": "Ann looks right.", "ContextType": "direct",
+        "ContextDiff": "left/right", "TargetDiff": "left/right"}  # fmt: skip
 ENTITY = {"input_prefix": "Box 0 contains the ring. Box 0 contains", "options": [" the ring", " the coin"], "numops": 0}
 COMPS = {"id": 1, "prefix_acceptable": "A robin", "prefix_unacceptable": "A trout", "property_phrase": "can fly."}
 PIQA = {"prompt": "To dry a cup,", "solution0": "wet it.", "solution1": "wipe it.", "label": 1, "example_id": "p0"}

@@ -7,9 +7,9 @@ They are no `LanguageModel`: two stacks, with inputs of their own. So this is a 
     result = judge(suite, scores, convention)
 
 Both ways stand in `process_enc_dec_mask_sentences` and `process_enc_dec_prefix_sentences` of
-`evaluation_pipeline/sentence_zero_shot/dataset.py` (github.com/babylm/evaluation-pipeline-2025). Where a tokenizer has no
-mask or bos token, its first additional special token (T5's `<extra_id_0>`) takes the place, as that code means to do (it
-misspells the attribute and fails).
+`evaluation_pipeline/sentence_zero_shot/dataset.py` (github.com/babylm/evaluation-pipeline-2025). Where a tokenizer has
+no mask or bos token, its first additional special token (T5's `<extra_id_0>`) takes the place, as that code means to do
+(it misspells the attribute and fails).
 
 Shapes: N items, R distinct rows, B rows of a batch, E tokens of the encoder, D of the decoder.
 """
