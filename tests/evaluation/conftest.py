@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +101,47 @@ def score(hf: Any, tokenizer: Any, items: list[Item], year: str, **settings: Any
     """Score items with one model or a list of them."""
     models = hf if isinstance(hf, list) else [hf]
     return log_probs(as_ensemble(*models, vocab_size=len(tokenizer)), tokenizer, items, CONVENTIONS[year], **settings)
+
+
+class Bigram(torch.nn.Module):
+    """A model whose logits at a position are a row of a table, chosen by the token there: known log-probabilities."""
+
+    def __init__(self, log_p_VV: torch.Tensor) -> None:
+        super().__init__()
+        size = len(log_p_VV)
+        self.table = torch.nn.Embedding.from_pretrained(log_p_VV.float())
+        self.output = torch.nn.Linear(size, size, bias=False)
+        self.output.weight.data = torch.eye(size)
+        self.config = SimpleNamespace(vocab_size=size)
+
+    def get_output_embeddings(self) -> torch.nn.Linear:
+        return self.output
+
+    def forward(self, input_ids: torch.Tensor, **_rest: Any) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.output(self.table(input_ids)))
+
+
+def spaced_tokenizer(words: str, specials: dict[str, str] = SPECIALS, template: str = "") -> PreTrainedTokenizerFast:
+    """A vocabulary of whole words, each with and without the space before it: what a year puts in front is seen."""
+    entries = [*specials.values(), "<unk>", " ", *(form for word in words.split() for form in (word, f" {word}"))]
+    vocabulary = {entry: index for index, entry in enumerate(entries)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_next")
+    if template:
+        ids = [(token, vocabulary[token]) for token in specials.values()]
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **specials)
+
+
+def bigram(tokenizer: Any, likely: dict[str, dict[str, float]], kind: str = "causal") -> Ensemble:
+    """A `Bigram` that gives tokens after tokens these probabilities, and shares the rest out among the others."""
+    vocabulary = tokenizer.get_vocab()
+    table = torch.full((len(vocabulary), len(vocabulary)), 1 / len(vocabulary), dtype=torch.float64)
+    for before, after in likely.items():
+        table[vocabulary[before]] = (1 - sum(after.values())) / (len(vocabulary) - len(after))
+        for token, probability in after.items():
+            table[vocabulary[before], vocabulary[token]] = probability
+    return Ensemble([LanguageModel(Bigram(table.log()), kind, len(vocabulary))])
 
 
 @torch.no_grad()

@@ -118,8 +118,7 @@ def checkpoint_surprisals(
         raise UserError(f"backend '{backend}' does not fit a {ensemble.kind} model")
     asked = [(word, number, text) for word, texts in contexts.items() for number, text in enumerate(texts)]
     items = [Item(word.strip(), f"{text.strip()} ") for word, _, text in asked]
-    shift = int(backend == "mntp")
-    found = item_surprisals(ensemble, tokenizer, items, batch_tokens, precision, shift)
+    found = item_surprisals(ensemble, tokenizer, items, batch_tokens, precision, backend)
     return [
         {
             "step": name,

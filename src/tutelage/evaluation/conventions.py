@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -64,15 +64,42 @@ class MaskedRules:
     """As for causal models. In 2024 the separator comes on top: two spaces."""
     reduction: Reduction
     """2024 takes the mean over tokens (the default of minicons' `conditional_score`), other years the sum."""
+    masking: Literal["token", "rest_of_word"] = "token"
+    """`token`: the scored token alone is masked (minicons' `original`), in every year. `rest_of_word`: the later tokens
+    of its word too, so that a word of several tokens does not give itself away (Kauf and Ivanova 2023; minicons'
+    `within_word_l2r`). Words are those of the tokenizer's own splitting."""
+    logits: Literal["at_mask", "before_mask"] = "at_mask"
+    """Where the prediction is read. `before_mask` is the `mntp` backend of 2025 and 2026, for models that learned to
+    predict a masked token from the position before it. The row's first token is then scored only if the tokenizer
+    *defines* a cls or bos token; if it defines one and does not put it in front, index -1 is read: the row's last
+    position (in the published code the last of the batch's longest row)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemRules:
+    """What becomes an item: the rules under which the files of some benchmarks are read."""
+
+    ewok: Literal["targets", "contexts"]
+    """`targets`: is Target1 likelier than Target2 after Context1 (2024, 2025)? `contexts`: is Target1 likelier after
+    Context1 than after Context2 (2026)? `decode_ewok` of each year. 2023 had no EWoK and follows 2024."""
+    ewok_whole: bool = False
+    """Score context and target together rather than the target alone: `--full_sentence_scores` of 2025, off by
+    default. Asks the same of `targets`; of `contexts` it asks which whole text is likelier."""
+    entity_nothing: Literal["kept", "dropped"]
+    """`dropped` since 2026: items of entity tracking of which any option contains `nothing` are left out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Convention:
-    """One year's rules."""
+    """One year's rules. `dataclasses.replace` makes variants; give them a name of their own."""
 
-    name: Literal["2023", "2024", "2025", "2026"]
+    name: str
     causal: CausalRules
     masked: MaskedRules
+    items: ItemRules
+    length_normalised: tuple[str, ...] = ("global-piqa", "global-piqa-nonparallel")
+    """Benchmarks whose scores are means over tokens, whatever `reduction` says: `LENGTH_NORMALIZED_TASKS` of 2026,
+    the only year that has them."""
     ties: Literal["first", "random"]
     """Equal scores. `first`: the first option wins, which is the right one (`np.argmax`, `torch.max`; NaN counts as
     largest). `random` since 2026: drawn among the tied, NaN as minus infinity; here the draw depends on the item
@@ -86,12 +113,15 @@ _LM_EVAL_2023 = CausalRules(start=("eos",), own_specials=False, leading_space=Tr
 _LM_EVAL_2024 = CausalRules(start=("bos", "eos", "pad"), own_specials=False, leading_space=True, completion="tokens")
 _CAUSAL_2025 = CausalRules(start=(), own_specials=True, leading_space=False, completion="characters")
 _MASKED_2025 = MaskedRules(prefix="as_is", leading_space=False, reduction="sum")
+_ITEMS_UNTIL_2025 = ItemRules(ewok="targets", entity_nothing="kept")
+_ITEMS_2026 = ItemRules(ewok="contexts", entity_nothing="dropped")
 
 CONVENTIONS: Mapping[str, Convention] = {
     "2023": Convention(
         name="2023",
         causal=_LM_EVAL_2023,
         masked=MaskedRules(prefix="ignored", leading_space=True, reduction="sum"),
+        items=_ITEMS_UNTIL_2025,
         ties="first",
         macro="phenomena",
     ),
@@ -99,27 +129,51 @@ CONVENTIONS: Mapping[str, Convention] = {
         name="2024",
         causal=_LM_EVAL_2024,
         masked=MaskedRules(prefix="eos_if_empty", leading_space=True, reduction="mean"),
+        items=_ITEMS_UNTIL_2025,
         ties="first",
         macro="paradigms",
     ),
-    "2025": Convention(name="2025", causal=_CAUSAL_2025, masked=_MASKED_2025, ties="first", macro="paradigms"),
-    "2026": Convention(name="2026", causal=_CAUSAL_2025, masked=_MASKED_2025, ties="random", macro="paradigms"),
+    "2025": Convention(
+        name="2025",
+        causal=_CAUSAL_2025,
+        masked=_MASKED_2025,
+        items=_ITEMS_UNTIL_2025,
+        ties="first",
+        macro="paradigms",
+    ),
+    "2026": Convention(
+        name="2026",
+        causal=_CAUSAL_2025,
+        masked=_MASKED_2025,
+        items=_ITEMS_2026,
+        ties="random",
+        macro="paradigms",
+    ),
 }
 
 
-def choose(scores_NK: NDArray[np.float64], convention: Convention, keys: Sequence[str]) -> NDArray[np.int64]:
+def next_token_by_mask(convention: Convention) -> Convention:
+    """Return a convention for masked models that predict from the position before the mask: the backend `mntp`."""
+    return replace(convention, name=f"{convention.name}-mntp", masked=replace(convention.masked, logits="before_mask"))
+
+
+def choose(scores_NK: NDArray[np.float64], convention: Convention, keys: Sequence[str],
+           options_N: NDArray[np.int64] | None = None) -> NDArray[np.int64]:  # fmt: skip
     """Return which of K options each of N items is given, `(N,)`.
 
     Args:
         scores_NK: log-probabilities in nats; column 0 is the right option.
         convention: whose rule for ties holds.
         keys: one string an item; it alone decides how that item's tie is drawn.
+        options_N: how many options an item has, where it may be fewer than K; scores beyond are minus infinity.
     """
     if convention.ties == "first":
         first_N: NDArray[np.int64] = np.argmax(scores_NK, axis=1)
         return first_N
     finite_NK = np.where(np.isnan(scores_NK), -np.inf, scores_NK)
     tied_NK = finite_NK == finite_NK.max(axis=1, keepdims=True)
+    if options_N is not None:
+        tied_NK &= np.arange(scores_NK.shape[1]) < options_N[:, None]
     chosen_N: NDArray[np.int64] = np.argmax(tied_NK, axis=1)
     for item in np.flatnonzero(tied_NK.sum(axis=1) > 1).tolist():
         options = np.flatnonzero(tied_NK[item])

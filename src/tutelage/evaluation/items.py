@@ -10,7 +10,7 @@ Shapes: N items, R distinct rows, S tokens of all rows together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -38,12 +38,15 @@ class Rows:
         scored_S: whether a token counts towards its row's score.
         starts_R: where each row begins, with S appended: `(R + 1,)`.
         row_N: the row of each item.
+        word_S: which word of its row a token belongs to, as the tokenizer splits words, -1 for special tokens; None
+            where the rules do not ask.
     """
 
     tokens_S: NDArray[np.int64]
     scored_S: NDArray[np.bool_]
     starts_R: NDArray[np.int64]
     row_N: NDArray[np.int64]
+    word_S: NDArray[np.int64] | None = None
 
     @property
     def lengths_R(self) -> NDArray[np.int64]:
@@ -97,9 +100,18 @@ def encode(tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "maske
                  for text, offsets in zip(index, encoded["offset_mapping"], strict=True)]  # fmt: skip
     rows = [_row(text, ids, scored) for text, ids, scored in zip(index, encoded["input_ids"], marks, strict=True)]
     packed = _pack(rows, row_N)
-    if kind == "causal":
-        packed.scored_S[packed.starts_R[:-1][packed.lengths_R > 0]] = False
+    first_S = packed.starts_R[:-1][packed.lengths_R > 0]
+    if kind == "causal" or (convention.masked.logits == "before_mask" and not _defines_start(tokenizer)):
+        packed.scored_S[first_S] = False
+    if kind == "masked" and convention.masked.masking == "rest_of_word":
+        words = (-1 if word is None else word for row in range(len(index)) for word in encoded.word_ids(row))
+        return replace(packed, word_S=np.fromiter(words, dtype=np.int64))
     return packed
+
+
+def _defines_start(tokenizer: Any) -> bool:
+    """Whether the tokenizer has a token for beginnings; whether it puts one there is another matter."""
+    return tokenizer.cls_token_id is not None or tokenizer.bos_token_id is not None
 
 
 def _causal_text(item: Item, rules: CausalRules, start: int | None) -> _Text:

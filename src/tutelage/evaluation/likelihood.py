@@ -4,7 +4,7 @@ Work is cut into batches of a number of tokens, sorted by length so that little 
 for it: what stands to the right is never seen. What rows have in common at their beginning (a minimal pair up to the
 word that matters) is read once (`trees.py`), and its log-probabilities are computed once: the output layer, the widest
 product of a small model, runs only where a number is new. A masked model reads a copy of its row for every scored
-token.
+token (`masked.py`).
 
 Logits and their normalisation are in float32 whatever the model runs in; sums over a row are in float64.
 
@@ -13,30 +13,24 @@ Shapes: N items, R distinct rows, S tokens of all rows together, B rows of a bat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tutelage.errors import UserError
-from tutelage.evaluation.conventions import Convention, Reduction
+from tutelage.evaluation.batching import batch_size, batches, places, target_log_probs, whole_float32
+from tutelage.evaluation.conventions import Convention, MaskedRules, Reduction
 from tutelage.evaluation.items import Item, Rows, encode
+from tutelage.evaluation.masked import masked_log_probs
 from tutelage.evaluation.products import FrozenProducts
 from tutelage.evaluation.trees import BUNDLE, Bundles, branches, bundle, nodes, read
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import progress
-from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
-
-LOGIT_BYTES = {"cpu": 8 << 20, "cuda": 64 << 20}
-"""Memory for the logits that exist at once, in float32: on a CPU what its caches hold."""
-BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-"""Tokens of a batch by default: on a CPU so few that a layer's activations stay in its caches."""
 
 Precision = Literal["fp32", "bf16"]
 Values = NDArray[np.float32]
@@ -89,7 +83,7 @@ def log_probs(
     """
     rows = encode(tokenizer, items, ensemble.kind, convention)
     texts = [item.prefix + item.completion for item in items]
-    return score_rows(ensemble, tokenizer, rows, texts, batch_tokens, precision, label)
+    return score_rows(ensemble, tokenizer, rows, texts, convention.masked, batch_tokens, precision, label)
 
 
 def score_rows(
@@ -97,10 +91,10 @@ def score_rows(
     tokenizer: Any,
     rows: Rows,
     texts: Sequence[str],
+    rules: MaskedRules,
     batch_tokens: int | None = None,
     precision: Precision = "fp32",
     label: str = "scoring",
-    shift: int = 0,
 ) -> Likelihood:
     """Score token rows that somebody else has made.
 
@@ -108,24 +102,18 @@ def score_rows(
         ensemble, tokenizer, batch_tokens, precision, label: as for `log_probs`.
         rows: what to read, and which tokens count.
         texts: what each item is called in a message.
-        shift: how many positions before its mask a masked model predicts a token: 0, or 1 for models trained on masked
-            next-token prediction. A row's first token is then not scored.
+        rules: of masked models, what is masked and where the prediction is read.
 
     Raises:
         UserError: a row longer than the models' learned positions.
     """
     _check_lengths(ensemble, rows, texts)
-    if shift:
-        # Nothing stands before a row's first token.
-        scored_S = rows.scored_S.copy()
-        scored_S[rows.starts_R[:-1][rows.lengths_R > 0]] = False
-        rows = replace(rows, scored_S=scored_S)
-    size = batch_tokens or BATCH_TOKENS.get(next(ensemble.parameters()).device.type, 8192)
-    with torch.inference_mode(), _whole_float32(), FrozenProducts(ensemble.parameters()):
+    size = batch_size(next(ensemble.parameters()).device.type, batch_tokens)
+    with torch.inference_mode(), whole_float32(), FrozenProducts(ensemble.parameters()):
         if ensemble.kind == "causal":
             values_S = _causal(ensemble, rows, size, precision, label)
         else:
-            values_S = _masked(ensemble, rows, tokenizer, size, precision, label, shift)
+            values_S = masked_log_probs(ensemble, rows, tokenizer, rules, size, precision, label)
     row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[rows.scored_S]
     sum_R = np.bincount(row_S, weights=values_S[rows.scored_S], minlength=len(rows.lengths_R))
     tokens_R = np.bincount(row_S, minlength=len(rows.lengths_R))
@@ -136,17 +124,6 @@ def position_limit(ensemble: Ensemble) -> int | None:
     """Return how many tokens the models can place, or None where positions are rotations and have no end."""
     limits = [model.positions for model in ensemble.models if isinstance(model, LanguageModel)]
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """Forbid TF32, which a training may have allowed: its ten bits of mantissa move scores by tenths of a nat."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _check_lengths(ensemble: Ensemble, rows: Rows, texts: Sequence[str]) -> None:
@@ -181,8 +158,8 @@ def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precis
     device = next(ensemble.parameters()).device
     values_S = torch.zeros(len(node_S), device=device)
     with progress(label, float(lengths.sum()), "tokens") as tracker:
-        for batch_B in _batches(lengths, batch_tokens):
-            position_BT, inside_BT = _places(bundles.starts[batch_B], lengths[batch_B])
+        for batch_B in batches(lengths, batch_tokens):
+            position_BT, inside_BT = places(bundles.starts[batch_B], lengths[batch_B])
             tokens_BT = torch.from_numpy(np.where(inside_BT, rows.tokens_S[bundles.place_F[position_BT]], 0)).to(device)
             if as_tree:
                 depth_BT = np.where(inside_BT, bundles.depth_F[position_BT], 0)
@@ -194,7 +171,7 @@ def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precis
             index_M = np.repeat(np.arange(asked.size), asked)
             nth_M = np.arange(len(index_M)) - np.repeat(np.cumsum(asked) - asked, asked)
             wanted_M = target_M[first_F[position_BT.ravel()[index_M]] + nth_M]
-            values_S[torch.from_numpy(wanted_M).to(device)] = _target_log_probs(
+            values_S[torch.from_numpy(wanted_M).to(device)] = target_log_probs(
                 signal, torch.from_numpy(index_M).to(device), torch.from_numpy(rows.tokens_S[wanted_M]).to(device)
             )
             tracker.advance(float(inside_BT.sum()))
@@ -210,57 +187,3 @@ def _bundles(
     as_tree = longest > 1 and branches(ensemble, longest)
     size = min(BUNDLE, position_limit(ensemble) or BUNDLE) if as_tree else 0
     return bundle(rows, node_S, widths_R, size), as_tree
-
-
-def _masked(ensemble: Ensemble, rows: Rows, tokenizer: Any, batch_tokens: int, precision: Precision, label: str,
-            shift: int) -> Values:  # fmt: skip
-    """Log-probability of each scored token given all others, `(S,)`: a copy of its row with that token masked."""
-    if tokenizer.mask_token_id is None:
-        raise UserError("a masked model is scored by masking, and its tokenizer has no mask token: name one")
-    target_M = np.flatnonzero(rows.scored_S)
-    row_M = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[target_M]
-    widths_M = rows.lengths_R[row_M]
-    device = next(ensemble.parameters()).device
-    values_S = torch.zeros(len(rows.tokens_S), device=device)
-    filler = tokenizer.pad_token_id or 0
-    with progress(label, float(widths_M.sum()), "tokens") as tracker:
-        for batch_B in _batches(widths_M, batch_tokens):
-            widths_B, target_B = widths_M[batch_B], target_M[batch_B]
-            place_BT, inside_BT = _places(rows.starts_R[row_M[batch_B]], widths_B)
-            tokens_BT = np.where(inside_BT, rows.tokens_S[place_BT], filler)
-            masked_BT = place_BT == target_B[:, None]
-            tokens_BT[masked_BT & inside_BT] = tokenizer.mask_token_id
-            lengths_B = None if inside_BT.all() else torch.from_numpy(widths_B).to(device)
-            signal = ensemble.signal(torch.from_numpy(tokens_BT).to(device), lengths_B, precision)
-            index_M = torch.from_numpy(np.flatnonzero(masked_BT & inside_BT) - shift).to(device)
-            targets_M = torch.from_numpy(rows.tokens_S[target_B]).to(device)
-            values_S[torch.from_numpy(target_B).to(device)] = _target_log_probs(signal, index_M, targets_M)
-            tracker.advance(float(widths_B.sum()))
-    values: Values = values_S.cpu().numpy()
-    return values
-
-
-def _batches(widths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.intp]]:
-    """Yield rows of similar width, widest first (what does not fit in memory fails at once); width 0 is left out."""
-    order = np.argsort(-widths, kind="stable")
-    order = order[: np.count_nonzero(widths)]
-    start = 0
-    while start < len(order):
-        stop = start + max(1, batch_tokens // int(widths[order[start]]))
-        yield order[start:stop]
-        start = stop
-
-
-def _places(starts_B: NDArray[np.int64], widths_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Places of some rows' tokens in `tokens_S`, `(B, T)`, and which are no padding; padding points at place 0."""
-    column_T = np.arange(widths_B.max())
-    inside_BT = column_T < widths_B[:, None]
-    return np.where(inside_BT, starts_B[:, None] + column_T, 0), inside_BT
-
-
-def _target_log_probs(signal: DenseSignal, index_M: Tensor, targets_M: Tensor) -> Tensor:
-    """Log-probability of a token at each position of the flattened batch, `(M,)`, by a head in float32."""
-    picked = signal.at(index_M)
-    exact = replace(picked, hidden=tuple(hidden.float() for hidden in picked.hidden))
-    memory = LOGIT_BYTES.get(index_M.device.type, 64 << 20)
-    return exact.target_log_probs(targets_M, chunk=max(1, memory // (4 * signal.heads[0][0].shape[0])))

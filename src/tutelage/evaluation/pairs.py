@@ -1,107 +1,69 @@
-"""Minimal pairs from JSON lines: one object a line with `sentence_good` and `sentence_bad`.
-
-`UID` names the paradigm (the file's name where it is absent), `field` and `linguistics_term` what it belongs to; other
-keys are ignored. It is the format of BLiMP (Warstadt et al. 2020), and of BabyLM's supplement, which has the two
-sentences only.
-"""
+"""Minimal pairs: as JSON lines (BLiMP and its kin), and as text files of alternating sentences (Zorro)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.resources.abc import Traversable
-from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.evaluation.items import Item
+from tutelage.evaluation.questions import Paradigm, Question, json_files, json_lines, optional_text, read_text, text
 
 AS_PUBLISHED = {"syntax_semantics": "syntax/semantics", "s-selection": "argument_structure"}
 """BLiMP's files write one field in two ways, and one of the paper's 12 phenomena under two names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Options of which a model shall score the first above the others."""
-
-    options: tuple[Item, ...]
-
-    @property
-    def key(self) -> str:
-        """What a drawn tie depends on."""
-        return json.dumps([(option.prefix, option.completion) for option in self.options])
-
-
-@dataclass(frozen=True, slots=True)
-class Paradigm:
-    """Questions of one kind, with the same number of options each."""
-
-    uid: str
-    questions: tuple[Question, ...]
-    field: str | None = None
-    phenomenon: str | None = None
-
-
 def read_pairs(folder: Traversable) -> tuple[Paradigm, ...]:
     """Read the paradigms of a folder of `.jsonl` files, sorted by name.
+
+    One object a line with `sentence_good` and `sentence_bad`. `UID` names the paradigm (the file's name where it is
+    absent), `field` and `linguistics_term` what it belongs to; other keys are ignored. It is the format of BLiMP
+    (Warstadt et al. 2020), and of BabyLM's supplement, which has the two sentences only.
 
     Raises:
         UserError: no folder, no such file, an empty file, a line that is no JSON object with two non-empty sentences,
             or a paradigm with two fields; with file and line. (A pair of equal sentences is a tie; BLiMP has some.)
     """
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give one with .jsonl files of minimal pairs")
-    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".jsonl")), key=lambda file: file.name)
-    if not files:
-        raise UserError(f"no .jsonl file in {folder}: minimal pairs are JSON lines with sentence_good and sentence_bad")
     questions: dict[str, list[Question]] = {}
     kinds: dict[str, tuple[str | None, str | None]] = {}
-    for file in files:
-        for where, row in _lines(file):
-            uid = _text(row, "UID", where) or file.name.removesuffix(".jsonl")
-            labels = [_text(row, key, where) for key in ("field", "linguistics_term")]
+    for file in json_files(folder, "minimal pairs (JSON lines with sentence_good and sentence_bad)"):
+        for where, row in json_lines(file, ("sentence_good", "sentence_bad")):
+            uid = optional_text(row, "UID", where) or file.name.removesuffix(".jsonl")
+            labels = [optional_text(row, key, where) for key in ("field", "linguistics_term")]
             field, phenomenon = (AS_PUBLISHED.get(label, label) if label else None for label in labels)
             kind = (field, phenomenon)
             if kinds.setdefault(uid, kind) != kind:
                 raise UserError(f"{where}: paradigm '{uid}' has field and linguistics_term {kind}, before it had "
                                 f"{kinds[uid]}; give the two kinds two UIDs")  # fmt: skip
-            questions.setdefault(uid, []).append(Question(_options(row, where)))
+            options = (Item(text(row, "sentence_good", where)), Item(text(row, "sentence_bad", where)))
+            questions.setdefault(uid, []).append(Question(options))
     return tuple(Paradigm(uid, tuple(questions[uid]), *kinds[uid]) for uid in sorted(questions))
 
 
-def _lines(file: Traversable) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file:line, object) of a file; empty lines are skipped."""
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
-    empty = True
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{file}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not JSON ({error.msg} at column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where} is not a JSON object with sentence_good and sentence_bad: {line[:80]}")
-        empty = False
-        yield where, row
-    if empty:
-        raise UserError(f"{file} is empty; remove it or write pairs into it")
+def read_zorro(folder: Traversable) -> tuple[Paradigm, ...]:
+    """Read a folder of Zorro's text files (Huebner et al. 2021; github.com/phueb/Zorro, `sentences/<vocabulary>`).
 
+    One sentence a line: the odd lines (first, third, ...) are ungrammatical, each even one is its grammatical
+    counterpart, says its README. A file is a paradigm, named `<phenomenon>-<paradigm>.txt`. Its sentences are written
+    with a space before the full stop; they are scored as they are. (UnMasked, its sequel, has good sentences first.)
 
-def _options(row: dict[str, Any], where: str) -> tuple[Item, Item]:
-    good, bad = (_text(row, key, where) for key in ("sentence_good", "sentence_bad"))
-    if not good or not bad:
-        missing = "sentence_bad" if good else "sentence_good"
-        raise UserError(f"{where} has no '{missing}', or an empty one (its keys: {', '.join(row)})")
-    return Item(good), Item(bad)
-
-
-def _text(row: dict[str, Any], key: str, where: str) -> str | None:
-    value = row.get(key)
-    if value is not None and not isinstance(value, str):
-        raise UserError(f"{where}: '{key}' is {value!r}, not a text")
-    return value
+    Raises:
+        UserError: no folder, no text file, an odd number of lines, or an empty line.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give one with .txt files as Zorro has them in sentences/")
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".txt")), key=lambda file: file.name)
+    if not files:
+        raise UserError(f"no .txt file in {folder}: Zorro's files hold a bad and a good sentence in turn, one a line")
+    paradigms = []
+    for file in files:
+        lines = [line.strip() for line in read_text(file).rstrip().split("\n")]
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                raise UserError(f"{file}:{number} is empty: Zorro's files hold a bad and a good sentence in turn")
+        if len(lines) % 2:
+            raise UserError(f"{file} has {len(lines)} lines, and bad and good sentences in turn make an even number")
+        pairs = zip(lines[1::2], lines[::2], strict=True)
+        uid = file.name.removesuffix(".txt")
+        questions = tuple(Question((Item(good), Item(bad))) for good, bad in pairs)
+        paradigms.append(Paradigm(uid, questions, phenomenon=uid.partition("-")[0]))
+    return tuple(paradigms)

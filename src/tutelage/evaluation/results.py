@@ -9,7 +9,7 @@ Shapes: N items of a paradigm, K options of an item.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -41,21 +41,33 @@ class SuiteResult:
         convention: the year's rules.
         paradigms: scores by UID.
         log_probs: by UID the log-probabilities of all options in nats, `(N, K)` float64, in the order of the file;
-            column 0 is the right option. Means over tokens where the convention takes means.
+            column 0 is the right option. Means over tokens where the convention takes means; minus infinity where an
+            item has fewer options. Of a SyntaxGym suite: by how many nats an item's predictions hold, and 0.
+        chosen: by UID which option the model is held to have chosen, `(N,)`.
+        nested: whether the macro accuracy is the mean over phenomena of the mean over their paradigms, in all years;
+            so it is for entity tracking, whose phenomena are its splits.
     """
 
     suite: str
     convention: Convention
     paradigms: Mapping[str, ParadigmScore]
     log_probs: Mapping[str, NDArray[np.float64]]
+    chosen: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    nested: bool = False
 
     def macro(self, measure: Measure) -> float:
         """Return the unweighted mean over what the convention averages: paradigms, or in 2023 phenomena."""
-        groups = {uid: self._group(uid, score) for uid, score in self.paradigms.items()}
-        pooled = [
-            self._pooled([uid for uid in groups if groups[uid] == group], measure) for group in set(groups.values())
-        ]
-        return float(np.mean(sorted(pooled)))
+        return float(self.average({uid: np.array(getattr(score, measure)) for uid, score in self.paradigms.items()}))
+
+    def average(self, shares: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Average shares of right answers by UID as `macro` does; arrays of any shape, each element by itself."""
+        groups: dict[str, list[str]] = {}
+        for uid, score in self.paradigms.items():
+            groups.setdefault(self._group(uid, score), []).append(uid)
+        pooled = [self._pooled(uids, shares) for uids in groups.values()]
+        # Sorted, so that the sum does not depend on the order of the files.
+        mean: NDArray[np.float64] = np.mean(np.sort(pooled, axis=0), axis=0)
+        return mean
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as JSON: macro accuracies, means over fields and phenomena, and every paradigm."""
@@ -77,13 +89,13 @@ class SuiteResult:
         }
 
     def _group(self, uid: str, score: ParadigmScore) -> str:
-        pools = self.convention.macro == "phenomena" and all(other.phenomenon for other in self.paradigms.values())
-        return str(score.phenomenon) if pools else uid
+        pools = self.nested or self.convention.macro == "phenomena"
+        return str(score.phenomenon) if pools and all(other.phenomenon for other in self.paradigms.values()) else uid
 
-    def _pooled(self, uids: list[str], measure: Measure) -> float:
-        scores = [self.paradigms[uid] for uid in uids]
-        right = sum(score.n * (score.accuracy if measure == "accuracy" else score.strict) for score in scores)
-        return right / sum(score.n for score in scores)
+    def _pooled(self, uids: list[str], shares: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Put paradigms of one group together: item by item in 2023, by their unweighted mean where nested."""
+        weights = [1 if self.nested else self.paradigms[uid].n for uid in uids]
+        return np.average([shares[uid] for uid in uids], axis=0, weights=weights)
 
     def _means(self, key: Literal["field", "phenomenon"]) -> dict[str, float]:
         """Unweighted mean accuracy of the paradigms of each field or phenomenon; those without one are left out."""

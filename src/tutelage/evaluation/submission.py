@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from tutelage.errors import UserError, nearest
 from tutelage.evaluation.conventions import Convention, choose
 from tutelage.evaluation.items import Item
-from tutelage.evaluation.pairs import Paradigm, Question
+from tutelage.evaluation.questions import Paradigm, Question
 from tutelage.evaluation.results import MeasuredResult
 from tutelage.evaluation.submission_check import check_collated
 from tutelage.evaluation.submission_format import (

@@ -1,116 +1,188 @@
 """Benchmarks by name: where their files are, and what a model scores on them.
 
-Nothing is bundled but the starter pairs: benchmarks are looked for in `$TUTELAGE_DATA/eval/<folder>`, then in
-`${TUTELAGE_CACHE:-~/.cache/tutelage}/eval/<folder>`.
+Benchmarks are looked for in `$TUTELAGE_DATA/eval/<folder>`, then in
+`${TUTELAGE_CACHE:-~/.cache/tutelage}/eval/<folder>`. What is known of each stands in `sources.py`.
+
+A benchmark becomes questions, whose options are texts; a model says how likely each is (`likelihood.py`, or any other
+way that gives log-probabilities, such as `encoder_decoder.py`); `judge` makes scores of that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tutelage import starter
 from tutelage.errors import UserError, nearest
-from tutelage.evaluation.conventions import Convention, choose, strictly_right
+from tutelage.evaluation.conventions import CONVENTIONS, Convention, ItemRules, Reduction, choose, strictly_right
 from tutelage.evaluation.data import data_folders
+from tutelage.evaluation.items import Item
 from tutelage.evaluation.likelihood import Precision, log_probs
-from tutelage.evaluation.pairs import Paradigm, read_pairs
-from tutelage.evaluation.results import ParadigmScore, SuiteResult
+from tutelage.evaluation.pairs import read_pairs, read_zorro
+from tutelage.evaluation.questions import Paradigm
+from tutelage.evaluation.results import MeasuredResult, ParadigmScore, SuiteResult
+from tutelage.evaluation.sources import SOURCES, Source
+from tutelage.evaluation.syntaxgym import margins, read_syntaxgym
+from tutelage.evaluation.wug import correlated, read_wug
+from tutelage.progress import console
 from tutelage.teaching.teachers import Ensemble
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A benchmark: paradigms of questions."""
+    """A benchmark: paradigms of questions.
+
+    Attributes:
+        name: as recipes write it.
+        paradigms: its questions.
+        rules: by which its files were read, if the years read them differently.
+        nested: see `SuiteResult.nested`.
+        ratios: people's shares of the first options, if it is not about right and wrong (WUG).
+    """
 
     name: str
     paradigms: tuple[Paradigm, ...]
+    rules: ItemRules | None = None
+    nested: bool = False
+    ratios: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a benchmark's files are put, and who publishes them."""
-
-    folder: str
-    origin: str
-    licence: str
-
-
-_BLIMP = "https://github.com/alexwarstadt/blimp, folder data"
-_BABYLM_FULL = "https://osf.io/ryjfm (BabyLM 2025), evaluation_data/full_eval"
-_BABYLM_FAST = "https://osf.io/ryjfm (BabyLM 2025), evaluation_data/fast_eval"
-_UNSTATED = "stated nowhere by its authors: do not pass it on"
-
-SOURCES = {
-    "blimp": _Source("blimp", _BLIMP, "CC BY 4.0"),
-    "blimp-filtered": _Source("blimp_filtered", _BABYLM_FULL, "CC BY 4.0 (BLiMP)"),
-    "blimp-fast": _Source("blimp_fast", _BABYLM_FAST, "CC BY 4.0 (BLiMP)"),
-    "blimp-supplement": _Source("supplement_filtered", _BABYLM_FULL, _UNSTATED),
-    "blimp-supplement-fast": _Source("supplement_fast", _BABYLM_FAST, _UNSTATED),
-}
 STARTER = "starter-pairs"
-FOLDER = "pairs:"
+PAIRS, ZORRO, SYNTAXGYM = "pairs:", "zorro:", "syntaxgym:"
+FOLDERS = (PAIRS, ZORRO, SYNTAXGYM)
+"""What a name begins with that gives a format, and then a folder of the user's."""
 
 
-def find_suite(name: str) -> Suite:
-    """Load a benchmark: `blimp`, another of `SOURCES`, `starter-pairs`, or `pairs:FOLDER`.
+def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite:
+    """Load a benchmark: one of `SOURCES`, `starter-pairs`, or `pairs:FOLDER`, `zorro:FOLDER`, `syntaxgym:FOLDER`.
 
     Everything is read and checked, so that a missing or broken benchmark is known before a training begins.
+
+    Args:
+        name: of the benchmark.
+        convention: whose rules decide what becomes of the files of EWoK and entity tracking; the same must score them.
 
     Raises:
         UserError: an unknown name (with the nearest), no folder (with where to get the files and where to put them), or
             a broken file (with its line).
     """
-    return Suite(name, read_pairs(_folder(name)))
-
-
-def _folder(name: str) -> Traversable:
+    scheme, _, path = name.partition(":")
+    if f"{scheme}:" in FOLDERS:
+        folder = Path(path).expanduser()
+        read = {PAIRS: read_pairs, ZORRO: read_zorro, SYNTAXGYM: read_syntaxgym}[f"{scheme}:"]
+        return Suite(name, read(folder))
     if name == STARTER:
-        return starter.pairs_folder()
-    if name.startswith(FOLDER):
-        return Path(name.removeprefix(FOLDER)).expanduser()
+        return Suite(name, read_pairs(starter.pairs_folder()))
     if name not in SOURCES:
-        known = [*SOURCES, STARTER, f"{FOLDER}FOLDER"]
+        known = [*SOURCES, STARTER, *(f"{prefix}FOLDER" for prefix in FOLDERS)]
         raise UserError(f"unknown suite '{name}'{nearest(name, known)} (known: {', '.join(known)})")
     source = SOURCES[name]
-    places = [place / "eval" / source.folder for place in data_folders()]
-    for place in places:
-        if place.is_dir():
-            return place
+    place = _place(name, source)
+    if source.read is None:
+        paradigm, ratios_N = read_wug(place)
+        return Suite(name, (paradigm,), ratios=tuple(ratios_N.tolist()))
+    rules = convention.items if source.by_rules else None
+    return Suite(name, source.read(place, convention.items), rules, source.nested)
+
+
+def _place(name: str, source: Source) -> Traversable:
+    """The folder, or file, of a known benchmark."""
+    folders = [place / "eval" for place in data_folders()]
+    for folder in folders:
+        for place in filter(None, (source.folder, source.elsewhere)):
+            if (folder / place).exists():
+                return folder / place
     raise UserError(
         f"the files of suite '{name}' are not on this machine. Get them from {source.origin} (licence: "
-        f"{source.licence}) and put its .jsonl files into {places[-1]}, or into $TUTELAGE_DATA/eval/{source.folder}"
+        f"{source.licence}) and put its .jsonl files into {folders[-1] / source.folder}, or into "
+        f"$TUTELAGE_DATA/eval/{source.folder}"
     )
 
 
-def evaluate_suite(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,
-                   batch_tokens: int | None = None, precision: Precision = "fp32") -> SuiteResult:  # fmt: skip
-    """Score a model, or several as one, on a benchmark.
+def evaluate(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,
+             batch_tokens: int | None = None, precision: Precision = "fp32"
+             ) -> SuiteResult | MeasuredResult:  # fmt: skip
+    """Score a model, or several as one, on any benchmark of this module.
 
     Args:
         ensemble: the model or models; a single one is an ensemble of one.
         tokenizer: their Hugging Face fast tokenizer.
         suite: from `find_suite`.
-        convention: the year's rules, from `CONVENTIONS`.
+        convention: the year's rules, from `CONVENTIONS`, or a variant.
         batch_tokens: tokens of a batch, padding included; by default what suits the device.
         precision: `bf16` runs the models under autocast; the output layer stays in float32.
 
     Raises:
-        UserError: a sentence that does not fit the model or its tokenizer.
+        UserError: a sentence that does not fit the model or its tokenizer, or a suite read by another year's rules.
     """
-    items = [item for paradigm in suite.paradigms for question in paradigm.questions for item in question.options]
+    items = items_of(suite)
     likelihood = log_probs(ensemble, tokenizer, items, convention, batch_tokens, precision, f"scoring {suite.name}")
-    scores = likelihood.reduced(getattr(convention, ensemble.kind).reduction)
-    counts = [len(paradigm.questions) * len(paradigm.questions[0].options) for paradigm in suite.paradigms]
+    return judge(suite, likelihood.reduced(reduction_of(suite, convention, ensemble.kind)), convention)
+
+
+def evaluate_suite(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,
+                   batch_tokens: int | None = None, precision: Precision = "fp32") -> SuiteResult:  # fmt: skip
+    """Do as `evaluate`, for a benchmark of right and wrong.
+
+    Raises:
+        UserError: as there, or a suite that is compared with people.
+    """
+    result = None if suite.ratios else evaluate(ensemble, tokenizer, suite, convention, batch_tokens, precision)
+    if not isinstance(result, SuiteResult):
+        raise UserError(f"suite '{suite.name}' has no right and wrong answers, but people's shares: call `evaluate`")
+    return result
+
+
+def items_of(suite: Suite) -> list[Item]:
+    """Return all options of all questions, in order: what `judge` wants the log-probabilities of."""
+    return [item for paradigm in suite.paradigms for question in paradigm.questions for item in question.options]
+
+
+def reduction_of(suite: Suite, convention: Convention, kind: Literal["causal", "masked"]) -> Reduction:
+    """Return whether a text's score is the sum over its tokens, or their mean."""
+    if suite.name in convention.length_normalised:
+        return "mean"
+    if any(paradigm.formulas for paradigm in suite.paradigms):
+        return "sum"
+    return convention.causal.reduction if kind == "causal" else convention.masked.reduction
+
+
+def judge(suite: Suite, scores: NDArray[np.float64], convention: Convention) -> SuiteResult | MeasuredResult:
+    """Make scores of log-probabilities, from wherever they come.
+
+    Args:
+        suite: the benchmark.
+        scores: log-probability of each of `items_of`, nats.
+        convention: the year's rules.
+
+    Raises:
+        UserError: the suite was read by the rules of another year.
+    """
+    if suite.rules is not None and suite.rules != convention.items:
+        raise UserError(
+            f"suite '{suite.name}' was read by other rules than those of {convention.name}: "
+            f"call find_suite('{suite.name}', convention) with the convention that scores it"
+        )
+    if broken := int(np.isnan(scores).sum()):
+        console.print(
+            f"{suite.name}: {broken:,} of {len(scores):,} scores are not numbers. The rules of {convention.name} "
+            f"{'call such an option the best' if convention.ties == 'first' else 'call such an option the worst'}; "
+            "`strict` counts it as wrong. Look whether the model's weights are finite"
+        )
+    counts = [sum(len(question.options) for question in paradigm.questions) for paradigm in suite.paradigms]
     parts = np.split(scores, np.cumsum(counts)[:-1])
-    paradigms, kept = {}, {}
+    if suite.ratios is not None:
+        scores_NK, _ = _table(suite.paradigms[0], parts[0])
+        return correlated(suite.name, suite.paradigms[0], np.array(suite.ratios), scores_NK, convention)
+    paradigms, kept, chosen = {}, {}, {}
     for paradigm, part in zip(suite.paradigms, parts, strict=True):
-        scores_NK = part.reshape(len(paradigm.questions), -1)
-        chosen_N = choose(scores_NK, convention, [question.key for question in paradigm.questions])
+        scores_NK, chosen_N = _chosen(paradigm, part, convention)
         paradigms[paradigm.uid] = ParadigmScore(
             accuracy=float(np.mean(chosen_N == 0)),
             strict=float(np.mean(strictly_right(scores_NK))),
@@ -118,5 +190,25 @@ def evaluate_suite(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention:
             field=paradigm.field,
             phenomenon=paradigm.phenomenon,
         )
-        kept[paradigm.uid] = scores_NK
-    return SuiteResult(suite.name, convention, paradigms, kept)
+        kept[paradigm.uid], chosen[paradigm.uid] = scores_NK, chosen_N
+    return SuiteResult(suite.name, convention, paradigms, kept, chosen, suite.nested)
+
+
+def _chosen(
+    paradigm: Paradigm, scores: NDArray[np.float64], convention: Convention
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """What is kept of one paradigm, `(N, K)`, and what was chosen, `(N,)`."""
+    scores_NK, options_N = _table(paradigm, scores)
+    if paradigm.formulas:
+        margin_N = margins(paradigm, scores_NK)
+        return np.stack([margin_N, np.zeros_like(margin_N)], axis=1), np.where(margin_N > 0, 0, 1)
+    return scores_NK, choose(scores_NK, convention, [question.key for question in paradigm.questions], options_N)
+
+
+def _table(paradigm: Paradigm, scores: Sequence[float] | NDArray[np.float64]
+           ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:  # fmt: skip
+    """Scores by question and option, minus infinity where a question has fewer options; and how many each has."""
+    options_N = np.array([len(question.options) for question in paradigm.questions])
+    scores_NK = np.full((len(options_N), int(options_N.max())), -np.inf)
+    scores_NK[np.arange(scores_NK.shape[1]) < options_N[:, None]] = scores
+    return scores_NK, options_N

@@ -20,16 +20,16 @@ before it (`mntp`, models trained on masked next-token prediction).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.errors import UserError
-from tutelage.evaluation.conventions import CONVENTIONS
-from tutelage.evaluation.items import Item, Rows, encode
-from tutelage.evaluation.likelihood import Precision, score_rows
+from tutelage.evaluation.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.items import Item, Rows
+from tutelage.evaluation.likelihood import Precision, log_probs, score_rows
 from tutelage.teaching.teachers import Ensemble
 
 Backend = Literal["causal", "mlm", "mntp"]
@@ -90,7 +90,8 @@ def surprisals(
     which = np.array([index.setdefault(ask, len(index)) for asks in asked for ask in asks], dtype=np.int64)
     rows = _rows(index, which)
     texts = [f"{pair.context} {pair.word}" for pair, asks in zip(pairs, asked, strict=True) for _ in asks]
-    scored = score_rows(ensemble, tokenizer, rows, texts, batch_tokens, precision, LABEL, int(backend == "mntp"))
+    rules = rules_of(backend).masked
+    scored = score_rows(ensemble, tokenizer, rows, texts, rules, batch_tokens, precision, LABEL)
     owner = np.repeat(np.arange(len(pairs)), [len(asks) for asks in asked])
     return np.bincount(owner, weights=-scored.sum_N, minlength=len(pairs)).astype(np.float64)
 
@@ -101,20 +102,24 @@ def item_surprisals(
     items: Sequence[Item],
     batch_tokens: int | None = None,
     precision: Precision = "fp32",
-    shift: int = 0,
+    backend: Backend | None = None,
 ) -> NDArray[np.float64]:
-    """Return the surprisal of completions by the rules of 2025, `(N,)` nats; see `score_rows` for the settings.
+    """Return the surprisal of completions by the rules of 2025, `(N,)` nats; see `surprisals` for the settings.
 
     Raises:
         UserError: a completion that the tokenizer writes with no token.
     """
-    rows = encode(tokenizer, items, ensemble.kind, CONVENTIONS["2025"])
-    texts = [item.prefix + item.completion for item in items]
-    scored = score_rows(ensemble, tokenizer, rows, texts, batch_tokens, precision, LABEL, shift)
+    scored = log_probs(ensemble, tokenizer, items, rules_of(backend), batch_tokens, precision, LABEL)
     if not scored.tokens_N.all():
         item = items[int(np.argmin(scored.tokens_N))]
         raise _unwritable(item.completion.strip(), tokenizer)
     return -scored.sum_N
+
+
+def rules_of(backend: Backend | None) -> Convention:
+    """Return the rules of 2025, for models that predict one position early if that is the backend."""
+    rules = CONVENTIONS["2025"]
+    return replace(rules, masked=replace(rules.masked, logits="before_mask")) if backend == "mntp" else rules
 
 
 def _check(ensemble: Ensemble, tokenizer: Any, pairs: Sequence[Following], backend: Backend) -> None:

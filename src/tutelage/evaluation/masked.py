@@ -1,0 +1,111 @@
+"""Log-probabilities from models that read both ways: each scored token is masked in a copy of its row.
+
+Copies are what costs: a text of n tokens is read n times. So no position is padding (only copies of one length share a
+batch), what is equal is read once (the two copies of a minimal pair that mask the very token in which it differs, texts
+that occur twice), and the output layer runs at the masked position alone.
+
+Shapes: S tokens of all rows together, M copies, C distinct copies of one length, B of them in a batch, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tutelage.errors import UserError
+from tutelage.evaluation.batching import target_log_probs
+from tutelage.evaluation.conventions import MaskedRules
+from tutelage.evaluation.items import Rows
+from tutelage.progress import progress
+from tutelage.teaching.teachers import Ensemble
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Distinct copies of one length.
+
+    Attributes:
+        tokens_CT: what is read.
+        copy_M: the copy that each target is read from, ascending.
+        column_M: the position of that copy that predicts it.
+        target_M: the target's place in `Rows.tokens_S`.
+    """
+
+    tokens_CT: NDArray[np.int64]
+    copy_M: NDArray[np.int64]
+    column_M: NDArray[np.int64]
+    target_M: NDArray[np.int64]
+
+
+def masked_log_probs(
+    ensemble: Ensemble,
+    rows: Rows,
+    tokenizer: Any,
+    rules: MaskedRules,
+    batch_tokens: int,
+    precision: str,
+    label: str,
+) -> NDArray[np.float32]:
+    """Return the log-probability of each scored token given the others, `(S,)` nats; 0 where none is scored.
+
+    Args:
+        ensemble: masked models.
+        rows: from `encode`.
+        tokenizer: for its mask token.
+        rules: what is masked, and where the prediction is read.
+        batch_tokens: tokens of a batch.
+        precision: `bf16` runs the models under autocast.
+        label: what the progress bar says.
+
+    Raises:
+        UserError: the tokenizer has no mask token.
+    """
+    if tokenizer.mask_token_id is None:
+        raise UserError("a masked model is scored by masking, and its tokenizer has no mask token: name one")
+    device = next(ensemble.parameters()).device
+    values_S = torch.zeros(len(rows.tokens_S), device=device)
+    groups = list(copies(rows, int(tokenizer.mask_token_id), rules))
+    with progress(label, float(sum(group.tokens_CT.size for group in groups)), "tokens") as tracker:
+        for group in groups:
+            count, T = group.tokens_CT.shape
+            step = max(1, batch_tokens // T)
+            for begin in range(0, count, step):
+                tokens_BT = torch.from_numpy(group.tokens_CT[begin : begin + step]).to(device)
+                first, last = np.searchsorted(group.copy_M, [begin, begin + step])
+                index_M = (group.copy_M[first:last] - begin) * T + group.column_M[first:last]
+                wanted_M = group.target_M[first:last]
+                values_S[torch.from_numpy(wanted_M).to(device)] = target_log_probs(
+                    ensemble.signal(tokens_BT, None, precision),
+                    torch.from_numpy(index_M).to(device),
+                    torch.from_numpy(rows.tokens_S[wanted_M]).to(device),
+                )
+                tracker.advance(float(tokens_BT.numel()))
+    values: NDArray[np.float32] = values_S.cpu().numpy()
+    return values
+
+
+def copies(rows: Rows, mask: int, rules: MaskedRules) -> Iterator[Copies]:
+    """Yield the copies of each length, longest first: what does not fit in memory fails at once."""
+    target_S = np.flatnonzero(rows.scored_S)
+    row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[target_S]
+    for T in np.unique(rows.lengths_R[row_S])[::-1].tolist():
+        chosen = rows.lengths_R[row_S] == T
+        target_M, start_M = target_S[chosen], rows.starts_R[row_S[chosen]]
+        column_M = target_M - start_M
+        place_MT = start_M[:, None] + np.arange(T)
+        hidden_MT = place_MT == target_M[:, None]
+        if rules.masking == "rest_of_word":
+            assert rows.word_S is not None
+            same_MT = rows.word_S[place_MT] == rows.word_S[target_M][:, None]
+            hidden_MT |= same_MT & rows.scored_S[place_MT] & (place_MT > target_M[:, None])
+        tokens_CT, copy_M = np.unique(np.where(hidden_MT, mask, rows.tokens_S[place_MT]), axis=0, return_inverse=True)
+        if rules.logits == "before_mask":
+            # Position 0 has none before it: the published code then reads index -1, the last of the row.
+            column_M = (column_M - 1) % T
+        order = np.argsort(copy_M, kind="stable")
+        yield Copies(tokens_CT, copy_M[order], column_M[order], target_M[order])

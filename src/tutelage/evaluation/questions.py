@@ -1,0 +1,159 @@
+"""What every benchmark of choices becomes: paradigms of questions; and how lines of JSON are read with clear errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from tutelage.errors import UserError
+from tutelage.evaluation.formulas import Formula
+from tutelage.evaluation.items import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Options of which a model shall score the first above the others.
+
+    Attributes:
+        options: texts, the right one first.
+        name: what the benchmark calls this item, if anything; result files need it.
+    """
+
+    options: tuple[Item, ...]
+    name: str | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> str:
+        """What a drawn tie depends on."""
+        return json.dumps([(option.prefix, option.completion) for option in self.options])
+
+
+@dataclass(frozen=True, slots=True)
+class Paradigm:
+    """Questions of one kind.
+
+    Attributes:
+        uid: its name.
+        questions: with the same number of options each, or fewer.
+        field: what it belongs to, if the benchmark has such a division.
+        phenomenon: a finer division.
+        formulas: where given, a question is no choice: its options are parts of texts, and it is right if all these
+            formulas over their surprisals hold (SyntaxGym).
+    """
+
+    uid: str
+    questions: tuple[Question, ...]
+    field: str | None = None
+    phenomenon: str | None = None
+    formulas: tuple[Formula, ...] = ()
+
+
+def json_files(folder: Traversable, what: str) -> list[Traversable]:
+    """Return the `.jsonl` files of a folder, sorted by name, or the one file given.
+
+    Raises:
+        UserError: no such folder, or none in it; `what` says what they should hold.
+    """
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give one with .jsonl files of {what}")
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".jsonl")), key=lambda file: file.name)
+    if not files:
+        raise UserError(f"no .jsonl file in {folder}: {what} are needed")
+    return files
+
+
+def read_text(file: Traversable) -> str:
+    """Return a file's text.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+
+
+def json_lines(file: Traversable, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file:line, object) of a file of JSON lines; empty lines are skipped.
+
+    Args:
+        file: to read.
+        keys: that the objects should have, for messages; `text` and its like check them.
+
+    Raises:
+        UserError: a line that is no JSON object, or none at all.
+    """
+    empty = True
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where} is not JSON ({error.msg} at column {error.colno})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{where} is not a JSON object with {' and '.join(keys)}: {line[:80]}")
+        empty = False
+        yield where, row
+    if empty:
+        raise UserError(f"{file} is empty; remove it or write lines with {' and '.join(keys)} into it")
+
+
+def optional_text(row: dict[str, Any], key: str, where: str) -> str | None:
+    """Return a text, or None where the key is absent.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    value = row.get(key)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: '{key}' is {value!r}, not a text")
+    return value
+
+
+def text(row: dict[str, Any], key: str, where: str) -> str:
+    """Return a text that must be there and not be empty.
+
+    Raises:
+        UserError: it is not.
+    """
+    value = optional_text(row, key, where)
+    if not value:
+        raise UserError(f"{where} has no '{key}', or an empty one (its keys: {', '.join(row)})")
+    return value
+
+
+def number(row: dict[str, Any], key: str, where: str) -> float:
+    """Return a finite number that must be there.
+
+    Raises:
+        UserError: it is not.
+    """
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
+        raise UserError(f"{where}: '{key}' is {value!r}, not a number (its keys: {', '.join(row)})")
+    return float(value)
+
+
+def whole_number(row: dict[str, Any], key: str, where: str) -> int:
+    """Return a whole number that must be there and not be negative.
+
+    Raises:
+        UserError: it is not.
+    """
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"{where}: '{key}' is {value!r}, not a whole number (its keys: {', '.join(row)})")
+    return value
+
+
+def grouped(questions: dict[str, list[Question]]) -> tuple[Paradigm, ...]:
+    """Return paradigms that belong to nothing, sorted by name."""
+    return tuple(Paradigm(uid, tuple(questions[uid])) for uid in sorted(questions))

@@ -1,0 +1,118 @@
+"""Known benchmarks of choices: where their files go, who publishes them, under which licence, in which format.
+
+Nothing is bundled but the starter pairs. Sizes, formats and readings: the pages named, and the files of the BabyLM
+pipelines (see `conventions.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+
+from tutelage.evaluation.completions import read_comps, read_entity_tracking, read_ewok, read_global_piqa
+from tutelage.evaluation.conventions import ItemRules
+from tutelage.evaluation.pairs import read_pairs
+from tutelage.evaluation.questions import Paradigm
+
+Reader = Callable[[Traversable, ItemRules], tuple[Paradigm, ...]]
+
+
+def _pairs(folder: Traversable, rules: ItemRules) -> tuple[Paradigm, ...]:
+    return read_pairs(folder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A benchmark."""
+
+    folder: str
+    """Where its files are looked for, below `eval`."""
+    elsewhere: str | None = None
+    """Another such place: a folder or a file."""
+    origin: str
+    """Who publishes it."""
+    licence: str
+    """As its authors state it."""
+    format: str
+    """Keys of its lines."""
+    items: int | None
+    """How many it has as published, as far as is known."""
+    read: Reader | None = _pairs
+    """How its files become paradigms; None: WUG, which is compared with people."""
+    by_rules: bool = False
+    """Whether the years read it differently."""
+    nested: bool = False
+    """See `SuiteResult.nested`."""
+
+
+_BLIMP = "https://github.com/alexwarstadt/blimp, folder data"
+_BABYLM_FULL = "https://osf.io/ryjfm (BabyLM 2025), evaluation_data/full_eval"
+_BABYLM_FAST = "https://osf.io/ryjfm (BabyLM 2025), evaluation_data/fast_eval"
+_UNSTATED = "stated nowhere by its authors: do not pass it on"
+_ASKED = "its authors ask that no plain copies be passed on"
+_EWOK = f"see the terms on its page; {_ASKED}"
+_UNCHECKED = "see its page (not checked by us)"
+_EWOK_FAST = f"{_BABYLM_FAST}/ewok_fast.zip (its password stands in the README of the pipeline)"
+_EWOK_FULL = (
+    "https://huggingface.co/datasets/ewok-core/ewok-core-1.0 (accept its terms), filtered by "
+    "evaluation_pipeline.ewok.dl_and_filter of https://github.com/babylm/evaluation-pipeline-2025"
+)
+_PIQA = "https://huggingface.co/datasets/mrlbenchmarks/global-piqa-"
+_PAIRS = "sentence_good, sentence_bad; UID, field, linguistics_term"
+_EWOK_LINES = "Domain, Context1, Context2, Target1, Target2"
+_ENTITY = "input_prefix, options (the first is right), numops"
+_PIQA_LINES = "prompt, solution0, solution1, ..., label, example_id"
+_WUG = "sentences (separated by tabs), ratio"
+
+SOURCES: Mapping[str, Source] = {
+    "blimp": Source(folder="blimp", origin=_BLIMP, licence="CC BY 4.0", format=_PAIRS, items=67000),
+    "blimp-filtered": Source(
+        folder="blimp_filtered", origin=_BABYLM_FULL, licence="CC BY 4.0 (BLiMP)", format=_PAIRS, items=59875
+    ),
+    "blimp-fast": Source(
+        folder="blimp_fast", origin=_BABYLM_FAST, licence="CC BY 4.0 (BLiMP)", format=_PAIRS, items=13400
+    ),
+    "blimp-supplement": Source(
+        folder="supplement_filtered", origin=_BABYLM_FULL, licence=_UNSTATED, format=_PAIRS, items=5218
+    ),
+    "blimp-supplement-fast": Source(
+        folder="supplement_fast", origin=_BABYLM_FAST, licence=_UNSTATED, format=_PAIRS, items=250
+    ),
+    "ewok": Source(
+        folder="ewok_filtered", origin=_EWOK_FULL, licence=_EWOK, format=_EWOK_LINES, items=7618,
+        read=read_ewok, by_rules=True,
+    ),
+    "ewok-fast": Source(
+        folder="ewok_fast", origin=_EWOK_FAST, licence=_EWOK, format=_EWOK_LINES, items=1100,
+        read=read_ewok, by_rules=True,
+    ),
+    "entity-tracking": Source(
+        folder="entity_tracking", origin=_BABYLM_FULL, licence=_ASKED, format=_ENTITY, items=9483,
+        read=read_entity_tracking, by_rules=True, nested=True,
+    ),
+    "entity-tracking-fast": Source(
+        folder="entity_tracking_fast", origin=_BABYLM_FAST, licence=_ASKED, format=_ENTITY, items=None,
+        read=read_entity_tracking, by_rules=True, nested=True,
+    ),
+    "comps": Source(
+        folder="comps", origin="https://github.com/kanishkamisra/comps, folder data/comps", licence=_UNCHECKED,
+        format="prefix_acceptable, prefix_unacceptable, property_phrase", items=91028, read=read_comps,
+    ),
+    "wug-past": Source(
+        folder="wug_past_tense", elsewhere="wug/wug_past_tense.jsonl", origin=_BABYLM_FULL, licence=_UNSTATED,
+        format=_WUG, items=50, read=None,
+    ),
+    "wug-adj": Source(
+        folder="wug_adj_nominalization", elsewhere="wug/wug_adj_nominalization.jsonl", origin=_BABYLM_FULL,
+        licence=_UNSTATED, format=_WUG, items=200, read=None,
+    ),
+    "global-piqa": Source(
+        folder="global_piqa_parallel", origin=f"{_PIQA}parallel (eng_latn)", licence=_UNCHECKED,
+        format=_PIQA_LINES, items=103, read=read_global_piqa,
+    ),
+    "global-piqa-nonparallel": Source(
+        folder="global_piqa_nonparallel", origin=f"{_PIQA}nonparallel (eng_latn)", licence=_UNCHECKED,
+        format=_PIQA_LINES, items=100, read=read_global_piqa,
+    ),
+}  # fmt: skip

@@ -1,0 +1,96 @@
+"""WUG: do models inflect made-up words as people do? Past tense (50 words) and nouns from adjectives (200).
+
+A line has alternatives, separated by tabs, of which the first is the one whose share among people `ratio` is. A model's
+share of it is its probability in a softmax over the sums of log-probabilities of all alternatives: two for adjectives
+(`-ity`, `-ness`), three for the past tense. The score is Spearman's rho between the model's shares and people's
+(`decode_wug_tasks`, `rank_and_evaluate_wug` of github.com/babylm/evaluation-pipeline-2025). Until August 2025 it was,
+for adjectives, an accuracy: the share of words of which the model prefers the first alternative, whatever people said;
+`agreement` is the share of words of which it prefers what most people prefer. In 2026 the task was removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources.abc import Traversable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from scipy.stats import spearmanr
+
+from tutelage.errors import UserError
+from tutelage.evaluation.conventions import Convention, choose
+from tutelage.evaluation.items import Item
+from tutelage.evaluation.questions import Paradigm, Question, json_files, json_lines, number, text
+from tutelage.evaluation.results import MeasuredResult, MeasuredValue
+
+
+def read_wug(folder: Traversable) -> tuple[Paradigm, NDArray[np.float64]]:
+    """Read one of the two files: its questions, and people's shares of each first alternative, `(N,)`.
+
+    Raises:
+        UserError: a broken line, fewer than two alternatives, or a ratio outside 0 to 1; with file and line.
+    """
+    questions, ratios = [], []
+    files = json_files(folder, "WUG (sentences, ratio)")
+    for file in files:
+        for where, row in json_lines(file, ("sentences", "ratio")):
+            sentences = text(row, "sentences", where).split("\t")
+            if len(sentences) < 2 or not all(sentences):
+                raise UserError(f"{where}: 'sentences' has no two alternatives separated by a tab")
+            ratio = number(row, "ratio", where)
+            if not 0 <= ratio <= 1:
+                raise UserError(f"{where}: 'ratio' is {ratio}, not a share from 0 to 1")
+            questions.append(Question(tuple(Item(sentence) for sentence in sentences)))
+            ratios.append(ratio)
+    return Paradigm(files[0].name.removesuffix(".jsonl"), tuple(questions)), np.array(ratios)
+
+
+def correlated(name: str, paradigm: Paradigm, ratios_N: NDArray[np.float64], scores_NK: NDArray[np.float64],
+               convention: Convention) -> MeasuredResult:  # fmt: skip
+    """Compare a model's shares with people's.
+
+    Args:
+        name: of the benchmark.
+        paradigm: its questions.
+        ratios_N: people's shares of each first alternative.
+        scores_NK: the model's log-probabilities, nats; minus infinity where a question has fewer than K alternatives.
+        convention: the year's rules.
+    """
+    shares_N: NDArray[np.float64] = softmax(scores_NK, axis=1)[:, 0]
+    chosen_N = choose(scores_NK, convention, [question.key for question in paradigm.questions])
+    count = len(ratios_N)
+    decided_N = ratios_N != 0.5
+    values: Mapping[str, MeasuredValue] = {
+        "spearman": _spearman(shares_N, ratios_N),
+        "accuracy": MeasuredValue(
+            float(np.mean(chosen_N == 0)), "accuracy", n=count, note="prefers the first alternative: the old score"
+        ),
+        "agreement": MeasuredValue(
+            float(np.mean((shares_N > 0.5) == (ratios_N > 0.5), where=decided_N)) if decided_N.any() else None,
+            "accuracy",
+            n=int(decided_N.sum()),
+            note="prefers what most people prefer; without words on which people are even",
+        ),
+    }
+    predictions = {
+        paradigm.uid: {
+            "predictions": [
+                {"id": f"{paradigm.uid}_{index}", "pred": question.options[choice].completion, "prob": float(share)}
+                for index, (question, choice, share) in enumerate(
+                    zip(paradigm.questions, chosen_N.tolist(), shares_N.tolist(), strict=True)
+                )
+            ]
+        }
+    }
+    return MeasuredResult(name, convention.name, "spearman", values, predictions)
+
+
+def _spearman(shares_N: NDArray[np.float64], ratios_N: NDArray[np.float64]) -> MeasuredValue:
+    count = len(ratios_N)
+    if not np.isfinite(shares_N).all():
+        return MeasuredValue(None, "correlation", n=count, note="the model's probabilities are not numbers")
+    if len(np.unique(shares_N)) < 2 or len(np.unique(ratios_N)) < 2:
+        return MeasuredValue(None, "correlation", n=count, note="no correlation: all shares are the same")
+    rho = float(spearmanr(shares_N, ratios_N).statistic)
+    return MeasuredValue(rho, "correlation", n=count)
