@@ -14,7 +14,8 @@ import pytest
 from tutelage.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.items import Item
-from tutelage.evaluation.questions import Paradigm, Question, read_pairs
+from tutelage.evaluation.pairs import read_pairs
+from tutelage.evaluation.questions import Paradigm, Question
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.submission import (
     Fast,
