@@ -34,6 +34,15 @@ from tutelage.evaluation.submission_format import FORMATS, schedule
 from tutelage.evaluation.submission_older import SIZES_2024, SUB_TASKS_2023, write_2023, write_2024
 from tutelage.word_counts import read_words
 
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk():
+    """Hundreds of files are written here, and none needs to survive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
 CHOICES = ("completion", "sentence", "probability", "example")
 
 
