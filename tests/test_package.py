@@ -10,6 +10,7 @@ import tutelage
 ROOT = Path(tutelage.__file__).parent
 LAYERS = [
     {
+        "baselines",
         "errors",
         "files",
         "progress",

@@ -5,12 +5,22 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from tutelage.compare.comparisons import paradigm_differences, student_and_control, suites_of
+from tutelage.baselines import NEAR, Published, relevant
+from tutelage.compare.comparisons import paradigm_differences, student_and_control
+from tutelage.compare.metrics import suites_of, values_of
 from tutelage.compare.plot_style import FAINT, INK, PAPER, label, looks, new_figure
 from tutelage.compare.summary import Model, ParadigmDifferences, ParadigmRow, Suite, Summary
 
 MAX_CATEGORIES = 20
 """More columns than this are no longer read side by side."""
+ALL = -1.4
+"""Where the score on the whole benchmark stands, left of its parts."""
+ROOM = 5.2
+"""Room for the names of published systems, in columns."""
+PUBLISHED_CAPTION = (
+    "At the left, under “all”: the whole benchmark, with what others published on {} (words of training text, year of "
+    "the convention). Their corpora and lengths of training differ; they are part of no comparison."
+)
 
 
 def suite_names(summary: Summary) -> list[str]:
@@ -26,11 +36,14 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
     if not 2 <= len(categories) <= MAX_CATEGORIES:
         return None
     categories.sort(key=lambda category: -fmean(v for found in scores.values() for v in found.get(category, [])))
-    figure, axes = new_figure(4.3)
+    beside = published_beside(suite)[1]
+    figure, axes = new_figure(4.6 if beside else 4.3)
     for name, found in scores.items():
         look = looks(summary)[name]
-        columns = [i for i, category in enumerate(categories) if category in found]
-        values = [[100 * value for value in found[categories[i]]] for i in columns]
+        columns: list[float] = [i for i, category in enumerate(categories) if category in found]
+        values = [[100 * value for value in found[category]] for category in categories if category in found]
+        if beside and (overall := values_of(summary.models[name], f"{suite}.accuracy")):
+            columns, values = [ALL, *columns], [[100 * value for value in overall.values()], *values]
         axes.fill_between(
             columns, [min(v) for v in values], [max(v) for v in values], color=look.colour, alpha=0.16, linewidth=0
         )
@@ -46,28 +59,74 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
             linewidth=1.6,
             label=label(name),
         )
-    axes.axhline(50, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
-    axes.annotate(
-        "chance",
-        (0, 50),
-        (5, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        fontsize=8,
-        color=FAINT,
-        ha="left",
-    )
+    _draw_chance(axes, summary, suite)
+    if beside:
+        _draw_published(axes, beside, suite)
+    places = [ALL, *range(len(categories))] if beside else list(range(len(categories)))
+    words = ["all", *categories] if beside else categories
     axes.set_xticks(
-        range(len(categories)),
-        [label(category.replace("_", " "), 30) for category in categories],
+        places,
+        [label(category.replace("_", " "), 30) for category in words],
         rotation=38,
         ha="right",
         rotation_mode="anchor",
     )
-    axes.set_xlim(-0.3, len(categories) - 0.7)
+    axes.set_xlim(ALL - ROOM if beside else -0.3, len(categories) - 0.7)
     axes.set_ylabel(f"accuracy on {label(suite)} (%)")
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     return figure
+
+
+def published_beside(suite: str) -> tuple[str, list[Published]]:
+    """The evaluation whose published scores stand beside a suite's, and the systems; none for most suites."""
+    near = NEAR.get(suite, suite)
+    return near, [system for system in relevant([suite]) if near in system.scores]
+
+
+def _draw_chance(axes: Any, summary: Summary, suite: str) -> None:
+    runs = [
+        run.suites[suite] for model in summary.models.values() for run in model.seeds.values() if suite in run.suites
+    ]
+    chance = next((run.chance for run in runs if run.chance is not None), 0.5)
+    axes.axhline(100 * chance, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.annotate(
+        "chance",
+        (1, 100 * chance),
+        (-2, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=8,
+        color=FAINT,
+        ha="right",
+    )
+
+
+def _draw_published(axes: Any, systems: list[Published], suite: str) -> None:
+    """Hollow marks left of the overall score, each with its name; names that would overlap move apart."""
+    near = NEAR.get(suite, suite)
+    systems = sorted(systems, key=lambda system: system.scores[near])
+    heights = [system.scores[near] for system in systems]
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, *(h - 2 for h in heights)), max(high, *(h + 2 for h in heights)))
+    low, high = axes.get_ylim()
+    texts = apart(heights, (high - low) * 0.043)
+    for system, height, text in zip(systems, heights, texts, strict=True):
+        axes.plot(ALL - 0.45, height, "D", markersize=4, color=FAINT, markerfacecolor=PAPER)
+        axes.plot([ALL - 0.75, ALL - 0.5], [text, height], color=FAINT, linewidth=0.5)
+        name = f"{label(system.name, 30)}, {system.words}, {system.convention}: {height:.1f}"
+        axes.annotate(name, (ALL - 0.85, text), fontsize=6.5, color=FAINT, ha="right", va="center")
+    axes.axvline(ALL + 0.5, color=FAINT, linewidth=0.5)
+
+
+def apart(heights: list[float], gap: float) -> list[float]:
+    """Places for labels near ascending heights, none closer to the next than `gap`, together as near as can be."""
+    blocks: list[tuple[float, int]] = []
+    for height in heights:
+        blocks.append((height, 1))
+        while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < gap * (blocks[-1][1] + blocks[-2][1]) / 2:
+            (one, few), (two, more) = blocks[-2:]
+            blocks[-2:] = [((one * few + two * more) / (few + more), few + more)]
+    return [centre + gap * (i - (count - 1) / 2) for centre, count in blocks for i in range(count)]
 
 
 def differences_of(summary: Summary) -> list[ParadigmDifferences]:
