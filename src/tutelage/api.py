@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import ValidationError
@@ -23,17 +24,19 @@ from tutelage.corpus.prepare import Prepared
 from tutelage.errors import UserError, nearest
 from tutelage.experiment import Experiment
 from tutelage.files import write_text
+from tutelage.guest_scores import evaluate_guests
 from tutelage.model_card import model_card
-from tutelage.models.build import save
+from tutelage.models.build import Kind, save
 from tutelage.progress import console
-from tutelage.recipe import Recipe, Teacher
+from tutelage.recipe import Evaluation, Recipe, Teacher
 from tutelage.recipe_file import load_recipe
 from tutelage.results import summarise
-from tutelage.scoring import Scoring
+from tutelage.scoring import HELD_OUT, Scoring
 from tutelage.training.parallel import process_group
 
 Source = Recipe | str | Path
 RUNS = Path("runs")
+EVALUATED = Path("evaluated")
 RECIPE_FILE = "recipe.yaml"
 
 
@@ -48,10 +51,12 @@ def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterato
         raise UserError("overrides go with a recipe file or name; change a Recipe with `model_copy(update=...)`")
     with process_group() as group:
         experiment = Experiment(what, Path(runs), group)
+        scoring = Scoring(experiment)
         experiment.pieces()
+        scoring.check_names()
         # All processes together: preparing has a barrier.
         _ = experiment.data
-        yield experiment, Scoring(experiment)
+        yield experiment, scoring
 
 
 def show(
@@ -78,6 +83,41 @@ def evaluate(source: Source, overrides: Sequence[str] = (), runs: str | Path = R
     """Score trained models on what the recipe names."""
     with _open(source, overrides, runs) as (experiment, scoring):
         _evaluate(experiment, scoring, model)
+
+
+def evaluate_models(
+    models: Sequence[str | Path],
+    suites: Sequence[str],
+    out: str | Path = EVALUATED,
+    convention: str = "2025",
+    kind: Kind | None = None,
+    revision: str | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    batch_tokens: int | None = None,
+) -> Summary:
+    """Score any Hugging Face models, folders or hub ids, side by side; write `summary.json` and `report.html` to `out`.
+
+    Args:
+        models: folders or hub ids.
+        suites: evaluations by name, as a recipe's `evaluate` has them; no held-out loss, since there is no corpus.
+        out: folder for results; what was measured there before is not measured again.
+        convention: the year's rules.
+        kind: how the models read, `causal` or `masked`; by default as their configuration says.
+        revision: branch, tag or commit of hub models.
+        precision: arithmetic of the models.
+        batch_tokens: tokens scored at once; changes the speed and nothing else.
+    """
+    try:
+        settings = Evaluation.model_validate({"convention": convention, "batch_tokens": batch_tokens})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{first['loc'][0]}: {first['msg']} (given: {first['input']!r})") from error
+    if not suites:
+        raise UserError("name what to score the models on, as in --suite blimp")
+    for name in suites:
+        if name in HELD_OUT:
+            raise UserError(f"'{name}' is held-out text of a recipe; score this model on a suite, such as blimp")
+    return evaluate_guests([str(model) for model in models], suites, Path(out), settings, kind, revision, precision)
 
 
 def report(
@@ -160,8 +200,8 @@ def _train(experiment: Experiment, scoring: Scoring, model: str | None) -> None:
     experiment.check(pieces)
     if "test" in experiment.recipe.evaluate:
         experiment.data.check_test(experiment.recipe.data.rows)
-    # Reading the suites now tells of a missing one before hours of training.
-    _ = scoring.suites
+    # Reading the benchmarks now tells of a missing one before hours of training.
+    _ = scoring.found
     for piece in pieces:
         experiment.train_piece(piece)
     if experiment.group.is_main:
@@ -174,7 +214,7 @@ def _evaluate(experiment: Experiment, scoring: Scoring, model: str | None) -> No
     names = experiment.recipe.compare.models or tuple(experiment.recipe.models)
     if model is not None and model not in names:
         raise UserError(f"'{model}' is not among the models compared{nearest(model, names)} ({', '.join(names)})")
-    _ = scoring.suites
+    _ = scoring.found
     if experiment.group.is_main:
         for subject in scoring.subjects(model):
             scoring.score(subject)

@@ -21,15 +21,16 @@ from tutelage.compare.summary import Model, Summary
 from tutelage.compare.tables import Table
 
 
-def evaluations_table(summary: Summary, brief: bool = False) -> Table:
+def evaluations_table(summary: Summary, brief: bool = False, always: bool = False) -> Table:
     """One row a measure, one column a model; mean ± standard deviation over seeds, the best mean of a row in bold.
 
-    Empty where the table of models has everything: few evaluations, all of them suites. `brief` keeps headlines only.
+    Empty, unless `always`, where the table of models has everything: few evaluations, all of them suites. `brief`
+    keeps headlines only.
     """
     names = evaluations_of(summary)
     rows: list[tuple[str, ...]] = []
     bold: set[tuple[int, int]] = set()
-    if len(names) > FEW or any(measured_of(model) for model in summary.models.values()):
+    if always or len(names) > FEW or any(measured_of(model) for model in summary.models.values()):
         for name in names:
             for metric in _metrics(summary, name, brief):
                 bold |= {(len(rows), 3 + i) for i in _best(summary, metric)}

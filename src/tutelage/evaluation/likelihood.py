@@ -89,6 +89,7 @@ def log_probs(
     """
     rows = encode(tokenizer, items, ensemble.kind, convention)
     _check_lengths(ensemble, rows, items)
+    _check_tokens(ensemble, rows, tokenizer)
     size = batch_tokens or BATCH_TOKENS.get(next(ensemble.parameters()).device.type, 8192)
     with torch.inference_mode(), _whole_float32(), FrozenProducts(ensemble.parameters()):
         if ensemble.kind == "causal":
@@ -128,6 +129,15 @@ def _check_lengths(ensemble: Ensemble, rows: Rows, items: Sequence[Item]) -> Non
         f"item {first} has {length_N[first]} tokens and the model has positions for {limit}: "
         f"{(items[first].prefix + items[first].completion)[:80]!r}; shorten it, or train with longer rows"
     )
+
+
+def _check_tokens(ensemble: Ensemble, rows: Rows, tokenizer: Any) -> None:
+    largest = int(rows.tokens_S.max(initial=0))
+    if largest >= ensemble.vocab_size:
+        raise UserError(
+            f"the tokenizer writes {tokenizer.convert_ids_to_tokens(largest)!r} (token {largest}), and the model knows "
+            f"{ensemble.vocab_size} tokens: score with the tokenizer the model was trained with"
+        )
 
 
 def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precision, label: str) -> Values:
