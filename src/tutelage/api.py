@@ -29,7 +29,7 @@ from tutelage.model_card import model_card
 from tutelage.models.build import Kind, save
 from tutelage.progress import console
 from tutelage.recipe import Evaluation, Recipe, Teacher
-from tutelage.recipe_file import load_recipe
+from tutelage.recipe_file import load_recipe, shipped_recipes
 from tutelage.results import summarise
 from tutelage.scoring import HELD_OUT, Scoring
 from tutelage.training.parallel import process_group
@@ -46,6 +46,8 @@ def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterato
         if overrides:
             raise UserError(f"{source} is a run with settings of its own; overrides go with its recipe and a new name")
         source, runs = Path(source) / RECIPE_FILE, Path(source).absolute().parent
+    if not isinstance(source, Recipe) and (Path(source) / "config.json").is_file():
+        raise UserError(f"{source} is a model, not a recipe; to score it, name a suite: --suite blimp")
     what = source if isinstance(source, Recipe) else load_recipe(source, overrides)
     if isinstance(source, Recipe) and overrides:
         raise UserError("overrides go with a recipe file or name; change a Recipe with `model_copy(update=...)`")
@@ -193,6 +195,19 @@ def bench(
 ) -> timing.Bench:
     """Measure how fast this machine trains a small model, beside a plain PyTorch loop and its matrix products."""
     return timing.measure(preset, vocabulary, rows, length, steps)
+
+
+def _refuse_recipe(model: str | Path) -> None:
+    """Tell a recipe that stands where a model is expected."""
+    path = Path(model).expanduser()
+    if (path / RECIPE_FILE).is_file():
+        found = ", ".join(str(folder) for folder in sorted(path.glob("*/seed-*/hf"))[:3])
+        raise UserError(f"{model} is a run, which has models: give the folder of one ({found or 'none is finished'})")
+    if path.suffix in (".yaml", ".yml") or (str(model) in shipped_recipes() and not path.exists()):
+        raise UserError(
+            f"{model} is a recipe: its models are scored on what its `evaluate` names, as in "
+            f"`tutelage evaluate {model} 'evaluate=[test, blimp]'`; --suite goes with a model's folder or hub id"
+        )
 
 
 def _train(experiment: Experiment, scoring: Scoring, model: str | None) -> None:

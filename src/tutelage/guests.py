@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tutelage.corpus.tokenizer import tokenizer_id
 from tutelage.errors import UserError
 from tutelage.evaluation.conventions import Convention
-from tutelage.files import explain_disk_errors, read_json
+from tutelage.files import explain_disk_errors, fingerprint, read_json
 from tutelage.models.build import Kind, read_weights
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, human
@@ -71,7 +72,9 @@ class Guest:
     @property
     def tokenizer_id(self) -> str:
         """Digest of how the tokenizer encodes, and of the tokens around a text."""
-        return tokenizer_id(self.tokenizer)
+        frames = [self.tokenizer(text, verbose=False)["input_ids"] for text in PROBES]
+        specials = {name: getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "mask")}
+        return fingerprint([tokenizer_id(self.tokenizer), frames, specials])
 
 
 def open_guests(sources: Sequence[str], convention: Convention, kind: Kind | None, revision: str | None) -> list[Guest]:
@@ -91,13 +94,12 @@ def open_guests(sources: Sequence[str], convention: Convention, kind: Kind | Non
     folders = [_locate(source, revision) for source in sources]
     labels = _labels(sources, revision)
     return [
-        _open(source, label, folder, convention, kind, revision)
+        _open(source, label, folder, convention, kind)
         for source, label, folder in zip(sources, labels, folders, strict=True)
     ]
 
 
-def _open(source: str, label: str, folder: Path, convention: Convention, kind: Kind | None, revision: str | None
-          ) -> Guest:  # fmt: skip
+def _open(source: str, label: str, folder: Path, convention: Convention, kind: Kind | None) -> Guest:
     config = _config(folder)
     reads = kind or _kind(config, source)
     tokenizer, remarks = _tokenizer(folder, source)
@@ -107,9 +109,7 @@ def _open(source: str, label: str, folder: Path, convention: Convention, kind: K
         extra = sorted(token for token, index in tokenizer.get_vocab().items() if index >= vocabulary)
         remarks.append(f"its tokenizer has tokens that the model does not know ({', '.join(map(repr, extra[:3]))})")
     identity = outside.identity(str(folder.absolute())) if is_path(source) else f"{source}@{folder.name}"
-    if revision is not None:
-        remarks.append(f"revision {revision}")
-    return Guest(source, label, folder, reads, config.model_type, tokenizer, identity, tuple(remarks))
+    return Guest(source, label, folder, reads, str(config.model_type), tokenizer, identity, tuple(remarks))
 
 
 # --- files
@@ -147,14 +147,14 @@ def _locate(source: str, revision: str | None) -> Path:
 def _download(source: str, revision: str | None) -> Path:
     """Fetch a hub model's files, those that are not here yet; without a network those that are here do."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils import enable_progress_bars
+    from huggingface_hub.utils.tqdm import enable_progress_bars
 
-    local = {"repo_id": source, "revision": revision, "allow_patterns": list(FILES), "ignore_patterns": ["*/*"]}
+    fetch = partial(snapshot_download, source, revision=revision, allow_patterns=list(FILES), ignore_patterns=["*/*"])
     try:
         found = HfApi().model_info(source, revision=revision, files_metadata=True).siblings or []
     except Exception as error:  # many kinds: no such model, gated, no network
         try:
-            return Path(snapshot_download(**local, local_files_only=True))
+            return Path(str(fetch(local_files_only=True)))
         except Exception:
             raise UserError(
                 f"'{source}' is no folder, and cannot be reached on the hub: {_first_line(error)}. Check the name; a "
@@ -173,7 +173,7 @@ def _download(source: str, revision: str | None) -> Path:
     enable_progress_bars()
     with explain_disk_errors(Path.home()):
         try:
-            return Path(snapshot_download(**local))
+            return Path(str(fetch()))
         except OSError:
             raise
         except Exception as error:
@@ -260,8 +260,8 @@ def _tokenizer(folder: Path, source: str) -> tuple[Any, list[str]]:
                 f"{source} has no tokenizer (tokenizer.json): copy the one it was trained with beside its config.json"
             ) from error
         raise UserError(
-            f"the tokenizer of {source} cannot be loaded by transformers {__version__}: {_first_line(error)}. If another "
-            "version wrote it, load it there and write it anew with `tokenizer.save_pretrained`, or copy the "
+            f"the tokenizer of {source} cannot be loaded by transformers {__version__}: {_first_line(error)}. If "
+            "another version wrote it, load it there and write it anew with `tokenizer.save_pretrained`, or copy the "
             "tokenizer.json it was trained with beside its config.json, without tokenizer_config.json"
         ) from error
     if not hasattr(tokenizer, "backend_tokenizer"):

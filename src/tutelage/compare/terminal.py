@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tutelage.compare.headline import headline
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.compare.table_scores import evaluations_table
+from tutelage.compare.table_scores import evaluations_table, published_table
 from tutelage.compare.tables import Table, comparisons_table, described_table, models_table
 
 NAME_WIDTH = 26
@@ -31,6 +31,16 @@ def terminal_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
     parts += [Padding(_Fitted(table), (1, 0, 0, 0)) for table in more if table.rows]
     for answer in headline(checked):
         parts.append(Padding(Text.assemble((answer.sentence, "bold"), " ", answer.details), (1, 0, 0, 0)))
+    return Group(*parts)
+
+
+def scores_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
+    """Return what is shown after models were scored: every measure, and what others published."""
+    checked = read_summary(summary)
+    parts: list[RenderableType] = [_Fitted(evaluations_table(checked, always=True))]
+    published = published_table(checked)
+    if published.rows:
+        parts.append(Padding(_Fitted(published), (1, 0, 0, 0)))
     return Group(*parts)
 
 
