@@ -119,6 +119,8 @@ def evaluate_models(
     for name in suites:
         if name in HELD_OUT:
             raise UserError(f"'{name}' is held-out text of a recipe; score this model on a suite, such as blimp")
+    for model in models:
+        _refuse_recipe(model)
     return evaluate_guests([str(model) for model in models], suites, Path(out), settings, kind, revision, precision)
 
 

@@ -229,7 +229,7 @@ def test_chance_follows_the_number_of_options(full: dict[str, Any]) -> None:
         for run in model["seeds"].values():
             run["suites"]["blimp"]["chance"] = 0.25
     [plot] = [plot for plot in plots.draw(full) if plot.name == "scores-blimp"]
-    [chance] = [text for text in plot.figure.axes[0].texts if text.get_text() == "chance"]
+    [chance] = [text for axes in plot.figure.axes for text in axes.texts if text.get_text() == "chance"]
     assert chance.xy[1] == 25
 
 

@@ -62,7 +62,12 @@ def published() -> tuple[Published, ...]:
     return tuple(system for file in files for system in table.validate_json(file.read_text(encoding="utf-8")))
 
 
+def wanted(evaluations: Iterable[str]) -> list[str]:
+    """Return these evaluations, and those of other items of the same benchmarks, in order."""
+    return list(dict.fromkeys(found for name in evaluations for found in (NEAR.get(name, name), name)))
+
+
 def relevant(evaluations: Iterable[str]) -> list[Published]:
     """Return systems that published a score on one of these evaluations, or on other items of the same benchmark."""
-    wanted = {found for name in evaluations for found in (name, NEAR.get(name, name))}
-    return [system for system in published() if wanted & system.scores.keys()]
+    keys = set(wanted(evaluations))
+    return [system for system in published() if keys & system.scores.keys()]

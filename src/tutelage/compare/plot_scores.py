@@ -13,13 +13,11 @@ from tutelage.compare.summary import Model, ParadigmDifferences, ParadigmRow, Su
 
 MAX_CATEGORIES = 20
 """More columns than this are no longer read side by side."""
-ALL = -1.4
+ALL = -1.2
 """Where the score on the whole benchmark stands, left of its parts."""
-ROOM = 5.2
-"""Room for the names of published systems, in columns."""
 PUBLISHED_CAPTION = (
-    "At the left, under “all”: the whole benchmark, with what others published on {} (words of training text, year of "
-    "the convention). Their corpora and lengths of training differ; they are part of no comparison."
+    "“All” is the whole benchmark; left of it what others published on {} (words of training text, year whose rules "
+    "were followed). Their corpora and lengths of training differ; they are part of no comparison."
 )
 
 
@@ -37,44 +35,51 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
         return None
     categories.sort(key=lambda category: -fmean(v for found in scores.values() for v in found.get(category, [])))
     beside = published_beside(suite)[1]
-    figure, axes = new_figure(4.6 if beside else 4.3)
+    figure, left, axes = _frame(bool(beside))
     for name, found in scores.items():
         look = looks(summary)[name]
-        columns: list[float] = [i for i, category in enumerate(categories) if category in found]
-        values = [[100 * value for value in found[category]] for category in categories if category in found]
-        if beside and (overall := values_of(summary.models[name], f"{suite}.accuracy")):
-            columns, values = [ALL, *columns], [[100 * value for value in overall.values()], *values]
+        columns = [i for i, category in enumerate(categories) if category in found]
+        values = [[100 * value for value in found[categories[i]]] for i in columns]
         axes.fill_between(
             columns, [min(v) for v in values], [max(v) for v in values], color=look.colour, alpha=0.16, linewidth=0
         )
-        axes.plot(
-            columns,
-            [fmean(v) for v in values],
-            color=look.colour,
-            linestyle=look.dashes,
-            marker=look.marker,
-            markersize=5,
-            markeredgecolor=PAPER,
-            markeredgewidth=0.5,
-            linewidth=1.6,
-            label=label(name),
-        )
+        marks = {"color": look.colour, "marker": look.marker, "markersize": 5, "markeredgecolor": PAPER,
+                 "markeredgewidth": 0.5}  # fmt: skip
+        axes.plot(columns, [fmean(v) for v in values], linestyle=look.dashes, linewidth=1.6, label=label(name), **marks)
+        if left is not None and (overall := values_of(summary.models[name], f"{suite}.accuracy").values()):
+            axes.plot([ALL] * 2, [100 * min(overall), 100 * max(overall)], color=look.colour, linewidth=1.6, alpha=0.4)
+            axes.plot(ALL, 100 * fmean(overall), **marks)
     _draw_chance(axes, summary, suite)
-    if beside:
-        _draw_published(axes, beside, suite)
-    places = [ALL, *range(len(categories))] if beside else list(range(len(categories)))
-    words = ["all", *categories] if beside else categories
+    first = [ALL] if left is not None else []
+    words = [*(["all"] if left is not None else []), *categories]
     axes.set_xticks(
-        places,
+        [*first, *range(len(categories))],
         [label(category.replace("_", " "), 30) for category in words],
         rotation=38,
         ha="right",
         rotation_mode="anchor",
     )
-    axes.set_xlim(ALL - ROOM if beside else -0.3, len(categories) - 0.7)
-    axes.set_ylabel(f"accuracy on {label(suite)} (%)")
+    axes.set_xlim(ALL - 0.5 if first else -0.3, len(categories) - 0.7)
+    (axes if left is None else left).set_ylabel(f"accuracy on {label(suite)} (%)")
+    if left is not None:
+        _draw_published(left, axes, beside, suite)
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     return figure
+
+
+def _frame(beside: bool) -> tuple[Any, Any | None, Any]:
+    """A figure with the axes of the models, and left of them those of published systems, where there are some."""
+    if not beside:
+        figure, axes = new_figure(4.3)
+        return figure, None, axes
+    figure, (left, axes) = new_figure(4.8, 1, 2, width_ratios=(2.8, 4.6), sharey=True)
+    left.set_xlim(0, 1)
+    left.set_xticks([])
+    left.grid(visible=False)
+    left.spines["bottom"].set_visible(False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure, left, axes
 
 
 def published_beside(suite: str) -> tuple[str, list[Published]]:
@@ -101,21 +106,25 @@ def _draw_chance(axes: Any, summary: Summary, suite: str) -> None:
     )
 
 
-def _draw_published(axes: Any, systems: list[Published], suite: str) -> None:
-    """Hollow marks left of the overall score, each with its name; names that would overlap move apart."""
+def _draw_published(left: Any, axes: Any, systems: list[Published], suite: str) -> None:
+    """Hollow marks at the height of their score, each with its name; names that would overlap move apart."""
     near = NEAR.get(suite, suite)
     systems = sorted(systems, key=lambda system: system.scores[near])
     heights = [system.scores[near] for system in systems]
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, *(h - 2 for h in heights)), max(high, *(h + 2 for h in heights)))
-    low, high = axes.get_ylim()
-    texts = apart(heights, (high - low) * 0.043)
+    low, high = min(low, *heights), max(high, *heights)
+    texts: list[float] = []
+    # The frame follows the names, and the height of a name the frame.
+    for _ in range(3):
+        gap = 0.046 * (high - low)
+        texts = apart(heights, gap)
+        low, high = min(low, texts[0] - gap), max(high, texts[-1] + gap)
+    axes.set_ylim(low, high)
     for system, height, text in zip(systems, heights, texts, strict=True):
-        axes.plot(ALL - 0.45, height, "D", markersize=4, color=FAINT, markerfacecolor=PAPER)
-        axes.plot([ALL - 0.75, ALL - 0.5], [text, height], color=FAINT, linewidth=0.5)
-        name = f"{label(system.name, 30)}, {system.words}, {system.convention}: {height:.1f}"
-        axes.annotate(name, (ALL - 0.85, text), fontsize=6.5, color=FAINT, ha="right", va="center")
-    axes.axvline(ALL + 0.5, color=FAINT, linewidth=0.5)
+        left.plot(0.96, height, "D", markersize=4, color=FAINT, markerfacecolor=PAPER, clip_on=False)
+        left.plot([0.88, 0.945], [text, height], color=FAINT, linewidth=0.5)
+        name = f"{label(system.name, 26)}, {system.words}, {system.convention}: {height:.1f}"
+        left.annotate(name, (0.865, text), fontsize=6.5, color=FAINT, ha="right", va="center")
 
 
 def apart(heights: list[float], gap: float) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from tutelage.baselines import Published, relevant
+from tutelage.baselines import Published, relevant, wanted
 from tutelage.compare.metrics import (
     FEW,
     MISSING,
@@ -46,33 +46,37 @@ def evaluations_table(summary: Summary, brief: bool = False, always: bool = Fals
     )
 
 
-def published_table(summary: Summary) -> Table:
-    """What others published on the evaluations that were made here, each with its year's convention."""
-    systems = relevant(evaluations_of(summary))
-    names = list(dict.fromkeys(name for system in systems for name in system.scores))
+def published_table(summary: Summary, brief: bool = False) -> Table:
+    """What others published on the evaluations that were made here, each with its year's convention.
+
+    `brief` leaves out where the numbers stand.
+    """
+    evaluations = evaluations_of(summary)
+    systems = relevant(evaluations)
+    names = [name for name in wanted(evaluations) if any(name in system.scores for system in systems)]
     rows = tuple(
         (
             system.name,
             system.words,
             system.convention,
+            *(() if brief else (system.cited,)),
             *(f"{system.scores[name]:.1f}" if name in system.scores else MISSING for name in names),
-            system.cited,
         )
         for system in systems
     )
     return Table(
         title="Published by others",
-        header=("system", "words", "convention", *(f"{name} %" for name in names), "source"),
+        header=("system", "words", "rules of", *(() if brief else ("source",)), *(f"{name} %" for name in names)),
         rows=rows,
-        left=3,
-        note=_published_note(systems),
+        left=3 if brief else 4,
+        note=_published_note(systems, brief),
     )
 
 
-def _published_note(systems: list[Published]) -> str:
+def _published_note(systems: list[Published], brief: bool) -> str:
     if not systems:
         return ""
-    notes = dict.fromkeys(f"{system.name}: {system.note}." for system in systems if system.note)
+    notes = dict.fromkeys(f"{system.name}: {system.note}." for system in systems if system.note and not brief)
     return " ".join(
         [
             "Not measured here, and part of no comparison: other corpora, other lengths of training, and where the "
@@ -125,10 +129,10 @@ def _best(summary: Summary, metric: str) -> list[int]:
 
 
 def _note(summary: Summary, names: list[str], brief: bool) -> str:
-    parts = [
-        "Mean ± standard deviation over seeds; the best mean of a row in bold, which is no test. Higher is better, but "
-        "where ↓ stands."
-    ]
+    several = any(len(model.seeds) > 1 for model in summary.models.values())
+    parts = ["Mean ± standard deviation over seeds." if several else ""]
+    parts.append("The best of a row in bold, which is no test." if len(summary.models) > 1 else "")
+    parts.append("Higher is better, but where ↓ stands.")
     remarks: dict[str, list[str]] = {}
     for name in names:
         for metric in _metrics(summary, name, brief):

@@ -38,7 +38,7 @@ def scores_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
     """Return what is shown after models were scored: every measure, and what others published."""
     checked = read_summary(summary)
     parts: list[RenderableType] = [_Fitted(evaluations_table(checked, always=True))]
-    published = published_table(checked)
+    published = published_table(checked, brief=True)
     if published.rows:
         parts.append(Padding(_Fitted(published), (1, 0, 0, 0)))
     return Group(*parts)
