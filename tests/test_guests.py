@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -331,3 +338,105 @@ def test_labels_tell_models_apart(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [guest.label for guest in opened(tmp_path / "x")] == ["x"]
     assert [guest.label for guest in opened(folders[0])] == ["student/seed-0"]
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a download needs: what a repository holds, and its files."""
+
+    folder: Path
+    commit = "c" * 40
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        if path.startswith("/api/models/owner/name/tree/"):
+            files = [(file.name, file.stat().st_size) for file in self.folder.iterdir()] + [("onnx/model.json", 10)]
+            tree = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in files]
+            self.send(json.dumps(tree).encode(), body, {"Content-Type": "application/json"})
+        elif path.startswith("/api/models/owner/name"):
+            siblings = [{"rfilename": file.name, "size": file.stat().st_size} for file in self.folder.iterdir()]
+            siblings.append({"rfilename": "onnx/model.json", "size": 10})
+            found = {"id": "owner/name", "modelId": "owner/name", "sha": self.commit, "siblings": siblings}
+            self.send(json.dumps(found).encode(), body, {"Content-Type": "application/json"})
+        elif "/resolve/" in path and (file := self.folder / path.rpartition("/")[2]).is_file():
+            headers = {"X-Repo-Commit": self.commit, "ETag": f'"{hashlib.sha1(file.name.encode()).hexdigest()}"'}
+            self.send(file.read_bytes(), body, headers)
+        else:
+            self.send_error(404)
+
+    def send(self, content: bytes, body: bool, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for key, value in ({"Content-Length": str(len(content))} | headers).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(made: Path) -> Iterator[tuple[str, type[Hub]]]:
+    handler = type("OneHub", (Hub,), {"folder": made / "first"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler
+    server.shutdown()
+    server.server_close()
+
+
+def from_hub(endpoint: str, folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """The command with a hub of its own, read when huggingface_hub is imported."""
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1", **more}
+    command = [sys.executable, "-m", "tutelage", "evaluate", "owner/name", "-s", "starter-pairs", *arguments]
+    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"} | settings
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_hub_model_is_fetched_once_and_works_offline(made: Path, tmp_path: Path, hub: tuple[str, type[Hub]]) -> None:
+    endpoint, _ = hub
+    first = from_hub(endpoint, tmp_path, "--revision", "main", "--out", "one")
+    assert first.returncode == 0, first.stderr
+    assert "on the hub; what is not here yet is downloaded" in first.stderr
+    assert "owner/name@main" in first.stdout
+    fetched = {file.name for file in tmp_path.glob("cache/hub/models--owner--name/snapshots/*/*")}
+    assert fetched == {file.name for file in (made / "first").iterdir()}
+    local = api.evaluate_models([made / "first"], ["starter-pairs"], tmp_path / "local")
+    summary = read_summary(tmp_path / "one" / "summary.json")
+    ours, theirs = (next(iter(s.models.values())).seeds["0"].suites for s in (local, summary))
+    assert ours == theirs
+    assert summary.resolved_recipe["models"]["owner/name@main"]["identity"] == f"owner/name@{Hub.commit}"
+    offline = from_hub("http://127.0.0.1:9", tmp_path, "--revision", "main", "--out", "two", HF_HUB_OFFLINE="1")
+    assert offline.returncode == 0, offline.stderr
+
+
+@pytest.mark.slow
+def test_a_hub_model_that_cannot_be_had_says_why(tmp_path: Path, made: Path, hub: tuple[str, type[Hub]]) -> None:
+    endpoint, handler = hub
+    handler.folder = tmp_path / "pickles"
+    shutil.copytree(made / "first", handler.folder)
+    spoil(handler.folder, "pickle")
+    pickles = from_hub(endpoint, tmp_path)
+    assert pickles.returncode == 1
+    assert "error: the hub model 'owner/name' has no safetensors weights" in pickles.stderr
+    nowhere = from_hub("http://127.0.0.1:9", tmp_path)
+    assert nowhere.returncode == 1
+    assert "error: 'owner/name' is no folder, and cannot be reached on the hub" in nowhere.stderr
+
+
+@pytest.mark.slow
+def test_the_check_against_lm_eval(made: Path) -> None:
+    pytest.importorskip("lm_eval")
+    pytest.importorskip("datasets")
+    script = Path(__file__).parents[1] / "examples" / "lm_eval_check.py"
+    command = [sys.executable, str(script), str(made / "first"), "--suite", "starter-pairs", "--limit", "20"]
+    run = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.endswith("both agree\n")
