@@ -10,6 +10,7 @@ import tutelage
 ROOT = Path(tutelage.__file__).parent
 LAYERS = [
     {
+        "baselines",
         "errors",
         "files",
         "progress",
@@ -30,10 +31,10 @@ LAYERS = [
     {"training"},
     {"evaluation"},
     {"compare"},
-    {"caching", "experiment"},
+    {"caching", "evaluations", "experiment", "guests"},
     {"caches", "scoring", "track_rules", "tracks", "word_checkpoints"},
     {"babylm_export"},
-    {"results"},
+    {"guest_scores", "results"},
     {"bench", "show"},
     {"api"},
     {"cli", "__main__"},

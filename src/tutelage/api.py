@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import ValidationError
@@ -23,17 +24,19 @@ from tutelage.corpus.prepare import Prepared
 from tutelage.errors import UserError, nearest
 from tutelage.experiment import Experiment
 from tutelage.files import write_text
+from tutelage.guest_scores import evaluate_guests
 from tutelage.model_card import model_card
-from tutelage.models.build import save
+from tutelage.models.build import Kind, save
 from tutelage.progress import console
-from tutelage.recipe import Recipe, Teacher
-from tutelage.recipe_file import load_recipe
+from tutelage.recipe import Evaluation, Recipe, Teacher
+from tutelage.recipe_file import load_recipe, shipped_recipes
 from tutelage.results import summarise
-from tutelage.scoring import Scoring
+from tutelage.scoring import HELD_OUT, Scoring
 from tutelage.training.parallel import process_group
 
 Source = Recipe | str | Path
 RUNS = Path("runs")
+EVALUATED = Path("evaluated")
 RECIPE_FILE = "recipe.yaml"
 
 
@@ -43,15 +46,19 @@ def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterato
         if overrides:
             raise UserError(f"{source} is a run with settings of its own; overrides go with its recipe and a new name")
         source, runs = Path(source) / RECIPE_FILE, Path(source).absolute().parent
+    if not isinstance(source, Recipe) and (Path(source) / "config.json").is_file():
+        raise UserError(f"{source} is a model, not a recipe; to score it, name a suite: --suite blimp")
     what = source if isinstance(source, Recipe) else load_recipe(source, overrides)
     if isinstance(source, Recipe) and overrides:
         raise UserError("overrides go with a recipe file or name; change a Recipe with `model_copy(update=...)`")
     with process_group() as group:
         experiment = Experiment(what, Path(runs), group)
+        scoring = Scoring(experiment)
         experiment.pieces()
+        scoring.check_names()
         # All processes together: preparing has a barrier.
         _ = experiment.data
-        yield experiment, Scoring(experiment)
+        yield experiment, scoring
 
 
 def show(
@@ -78,6 +85,43 @@ def evaluate(source: Source, overrides: Sequence[str] = (), runs: str | Path = R
     """Score trained models on what the recipe names."""
     with _open(source, overrides, runs) as (experiment, scoring):
         _evaluate(experiment, scoring, model)
+
+
+def evaluate_models(
+    models: Sequence[str | Path],
+    suites: Sequence[str],
+    out: str | Path = EVALUATED,
+    convention: str = "2025",
+    kind: Kind | None = None,
+    revision: str | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    batch_tokens: int | None = None,
+) -> Summary:
+    """Score any Hugging Face models, folders or hub ids, side by side; write `summary.json` and `report.html` to `out`.
+
+    Args:
+        models: folders or hub ids.
+        suites: evaluations by name, as a recipe's `evaluate` has them; no held-out loss, since there is no corpus.
+        out: folder for results; what was measured there before is not measured again.
+        convention: the year's rules.
+        kind: how the models read, `causal` or `masked`; by default as their configuration says.
+        revision: branch, tag or commit of hub models.
+        precision: arithmetic of the models.
+        batch_tokens: tokens scored at once; changes the speed and nothing else.
+    """
+    try:
+        settings = Evaluation.model_validate({"convention": convention, "batch_tokens": batch_tokens})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{first['loc'][0]}: {first['msg']} (given: {first['input']!r})") from error
+    if not suites:
+        raise UserError("name what to score the models on, as in --suite blimp")
+    for name in suites:
+        if name in HELD_OUT:
+            raise UserError(f"'{name}' is held-out text of a recipe; score this model on a suite, such as blimp")
+    for model in models:
+        _refuse_recipe(model)
+    return evaluate_guests([str(model) for model in models], suites, Path(out), settings, kind, revision, precision)
 
 
 def report(
@@ -155,13 +199,26 @@ def bench(
     return timing.measure(preset, vocabulary, rows, length, steps)
 
 
+def _refuse_recipe(model: str | Path) -> None:
+    """Tell a recipe that stands where a model is expected."""
+    path = Path(model).expanduser()
+    if (path / RECIPE_FILE).is_file():
+        found = ", ".join(str(folder) for folder in sorted(path.glob("*/seed-*/hf"))[:3])
+        raise UserError(f"{model} is a run, which has models: give the folder of one ({found or 'none is finished'})")
+    if path.suffix in (".yaml", ".yml") or (str(model) in shipped_recipes() and not path.exists()):
+        raise UserError(
+            f"{model} is a recipe: its models are scored on what its `evaluate` names, as in "
+            f"`tutelage evaluate {model} 'evaluate=[test, blimp]'`; --suite goes with a model's folder or hub id"
+        )
+
+
 def _train(experiment: Experiment, scoring: Scoring, model: str | None) -> None:
     pieces = experiment.pieces(model)
     experiment.check(pieces)
     if "test" in experiment.recipe.evaluate:
         experiment.data.check_test(experiment.recipe.data.rows)
-    # Reading the suites now tells of a missing one before hours of training.
-    _ = scoring.suites
+    # Reading the benchmarks now tells of a missing one before hours of training.
+    _ = scoring.found
     for piece in pieces:
         experiment.train_piece(piece)
     if experiment.group.is_main:
@@ -174,7 +231,7 @@ def _evaluate(experiment: Experiment, scoring: Scoring, model: str | None) -> No
     names = experiment.recipe.compare.models or tuple(experiment.recipe.models)
     if model is not None and model not in names:
         raise UserError(f"'{model}' is not among the models compared{nearest(model, names)} ({', '.join(names)})")
-    _ = scoring.suites
+    _ = scoring.found
     if experiment.group.is_main:
         for subject in scoring.subjects(model):
             scoring.score(subject)

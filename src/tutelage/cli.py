@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -101,10 +101,49 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS
 
 
 @app.command()
-def evaluate(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, model: OneModel = None) -> None:
-    """Score the trained models on what the recipe names."""
+def evaluate(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, as elsewhere; with `--suite`, a model.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE|MODEL]...", help="Changes to the recipe; with `--suite`, further models."),
+    ] = None,
+    runs: Runs = RUNS,
+    model: OneModel = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", "-s", help="Score models on this (`blimp`, ...); may be given several times."),
+    ] = None,
+    convention: Annotated[
+        str | None, typer.Option(help="Rules of that year: 2023, 2024, 2025 (default), 2026.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="`causal` or `masked`, where the model does not say.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    precision: Annotated[str | None, typer.Option(help="`fp32` (default) or `bf16`.")] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens scored at once; what suits the machine, unless given.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results (default: `evaluated`).")] = None,
+) -> None:
+    """Score the trained models of a recipe on what it names, or any models on suites.
+
+    `tutelage evaluate mine.yaml` measures what the recipe's `evaluate` names and is not measured yet.
+
+    `tutelage evaluate FOLDER owner/name --suite blimp --suite blimp-supplement` scores any Hugging Face models, folders
+    or hub ids, side by side: it prints a table and writes scores, log-probabilities of single items and a page with
+    plots to `--out`. Weights must be safetensors, and code of a model's own is never run.
+    """
     from tutelage import api
 
+    if suite:
+        _show_scores(recipe, overrides, suite, convention, kind, revision, precision, batch_tokens, out)
+        return
+    options = {"--convention": convention, "--kind": kind, "--revision": revision, "--precision": precision,
+               "--batch-tokens": batch_tokens, "--out": out}  # fmt: skip
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise typer.BadParameter(f"{', '.join(given)} goes with --suite; a recipe has its own `evaluation`")
     api.evaluate(recipe, overrides or (), runs, model)
 
 
@@ -208,6 +247,36 @@ def _show_table(summary: object) -> None:
 
     assert isinstance(summary, Summary)
     output().print(terminal_table(summary))
+
+
+def _show_scores(
+    first: str,
+    others: list[str] | None,
+    suites: list[str],
+    convention: str | None,
+    kind: str | None,
+    revision: str | None,
+    precision: str | None,
+    batch_tokens: int | None,
+    out: Path | None,
+) -> None:
+    from tutelage import api
+    from tutelage.compare.terminal import scores_table
+    from tutelage.progress import console, output
+
+    if kind not in (None, "causal", "masked"):
+        raise typer.BadParameter(f"'{kind}' is no kind: causal or masked", param_hint="--kind")
+    if precision not in (None, "fp32", "bf16"):
+        raise typer.BadParameter(f"'{precision}' is no precision: fp32 or bf16", param_hint="--precision")
+    folder = out or api.EVALUATED
+    reads: Literal["causal", "masked"] | None = "causal" if kind == "causal" else "masked" if kind else None
+    arithmetic: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"
+    models = [first, *(others or ())]
+    summary = api.evaluate_models(
+        models, suites, folder, convention or "2025", reads, revision, arithmetic, batch_tokens
+    )
+    output().print(scores_table(summary))
+    console.print(f"scores: {folder / 'summary.json'}; report: {folder / 'report.html'}")
 
 
 def main() -> None:

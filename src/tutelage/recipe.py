@@ -337,6 +337,8 @@ class Compare(Section):
     pairs: tuple[tuple[str, str], ...] = ()
     """Further pairs whose differences are tested, seed by seed; students are always set against their controls,
     teachers and ensembles."""
+    values: Literal["headlines", "all"] = "headlines"
+    """Of evaluations that give several numbers: test the one that matters most, or each."""
 
 
 class Evaluation(Section):
@@ -368,8 +370,8 @@ class Recipe(Section):
     models: Annotated[dict[str, Model], Field(min_length=1)]
     """Models by name: letters, digits, `_` and `-`."""
     evaluate: tuple[str, ...] = ("test",)
-    """`test` or `val` (held-out loss), suites by name (`blimp`, `blimp-filtered`, `blimp-fast`, `blimp-supplement`,
-    `blimp-supplement-fast`, `starter-pairs`), or `pairs:FOLDER` of minimal pairs in JSON lines."""
+    """`test` or `val` (held-out loss), suites and other evaluations by name (`blimp`, `blimp-supplement`, ...; see
+    docs/evaluation.md), or `pairs:FOLDER` of minimal pairs in JSON lines."""
     evaluation: Evaluation = Evaluation()
     """Rules of scoring."""
     compare: Compare = Compare()

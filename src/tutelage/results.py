@@ -10,12 +10,13 @@ from tutelage import __version__
 from tutelage.compare.comparisons import compare, pairs_to_compare, with_comparisons
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.errors import UserError
+from tutelage.evaluations import save_arrays
 from tutelage.experiment import Experiment, Piece
 from tutelage.files import read_json, write_json
 from tutelage.machine import environment
-from tutelage.recipe import ensemble_members
+from tutelage.recipe import Compare, ensemble_members
 from tutelage.run_folder import Json, RunFolder, differences
-from tutelage.scoring import HELD_OUT, Scoring, Subject, save_arrays
+from tutelage.scoring import HELD_OUT, Scoring, Subject
 
 MACHINE = ("cpu", "cores", "memory_gib", "gpu")
 
@@ -54,7 +55,7 @@ def summarise(experiment: Experiment, scoring: Scoring) -> Summary:
             for a, b in _pairs(experiment, names)
         ],
     }
-    finished = _compared(read_summary(_without_local_paths(summary)), what.compare.pairs)
+    finished = _compared(read_summary(_without_local_paths(summary)), what.compare)
     write_json(experiment.folder / "summary.json", finished.as_json())
     return finished
 
@@ -71,10 +72,11 @@ def _without_local_paths(value: Any, key: str = "") -> Any:
     return value
 
 
-def _compared(summary: Summary, wished: tuple[tuple[str, str], ...]) -> Summary:
+def _compared(summary: Summary, wished: Compare) -> Summary:
     """Add the differences between models: the pairs the recipe names, then those that go without saying."""
-    pairs = list(dict.fromkeys([*wished, *pairs_to_compare(summary)]))
-    comparisons = [entry for a, b in pairs for entry in compare(summary, a, b)]
+    pairs = list(dict.fromkeys([*wished.pairs, *pairs_to_compare(summary)]))
+    every = wished.values == "all"
+    comparisons = [entry for a, b in pairs for entry in compare(summary, a, b, every=every)]
     return read_summary(with_comparisons(summary.as_json() | {"comparisons": comparisons}))
 
 
@@ -160,7 +162,7 @@ def _curves(run: RunFolder) -> Json:
 
 def _scores(scoring: Scoring, subject: Subject) -> Json:
     """Collect a subject's scores; margins of items go to one file that the summary names."""
-    found: Json = {"suites": {}}
+    found: Json = {"suites": {}, "measures": {}}
     for member in subject.members:
         scoring.experiment.finished(scoring.experiment.piece_of(member))
     for name in scoring.recipe.evaluate:
@@ -170,7 +172,7 @@ def _scores(scoring: Scoring, subject: Subject) -> Json:
         if name in HELD_OUT:
             found[name] = {key: value for key, value in score.items() if key != "tokens"}
         else:
-            found["suites"][name] = score
+            found["measures" if "values" in score else "suites"][name] = score
     margins = scoring.margins(subject)
     if margins:
         path = scoring.folder(subject) / "margins.npz"

@@ -1,30 +1,42 @@
 """Score finished models, and ensembles of them, on what the recipe names; each score is computed once.
 
 Scores live in `<model>/seed-<n>/scores/`, those of ensembles under their own name beside the models. Every score notes
-what it was measured on; another corpus, suite or convention measures anew.
+what it was measured on; another corpus, suite or convention measures anew. Held-out losses are measured here, all else
+by `evaluations`.
 """
 
 from __future__ import annotations
 
-import io
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tutelage import recipe
+from tutelage.compare.metrics import UNITS
 from tutelage.errors import UserError
-from tutelage.evaluation.conventions import CONVENTIONS
-from tutelage.evaluation.suites import Suite, evaluate_suite, find_suite
+from tutelage.evaluations import (
+    Checkpoint,
+    Context,
+    Found,
+    Speakers,
+    check_name,
+    file_name,
+    find,
+    read_score,
+    write_score,
+)
 from tutelage.experiment import Experiment
-from tutelage.files import fingerprint, read_json, write_bytes, write_json
+from tutelage.files import fingerprint, read_json, write_json
 from tutelage.models.build import Kind
 from tutelage.progress import console
 from tutelage.run_folder import Json
 from tutelage.teaching.teachers import Ensemble
+from tutelage.training import checkpoint
 from tutelage.training.heldout import held_out
 
 HELD_OUT = ("val", "test")
@@ -56,10 +68,15 @@ class Scoring:
         self.experiment = experiment
         self.recipe = experiment.recipe
 
+    def check_names(self) -> None:
+        """Refuse evaluations that do not exist, before anything is downloaded or prepared."""
+        for name in self.recipe.evaluate:
+            check_name(name, HELD_OUT)
+
     @cached_property
-    def suites(self) -> dict[str, Suite]:
-        """The suites the recipe names, read and checked; ask early, so that a missing one is known before training."""
-        return {name: find_suite(name) for name in self.recipe.evaluate if name not in HELD_OUT}
+    def found(self) -> dict[str, Found]:
+        """What the recipe evaluates beside held-out loss, its files read and checked; ask before training."""
+        return {name: find(name, self.recipe.evaluation) for name in self.recipe.evaluate if name not in HELD_OUT}
 
     def subjects(self, only: str | None = None) -> Iterator[Subject]:
         """Go through what is scored, in the order of the report."""
@@ -87,31 +104,26 @@ class Scoring:
             return
         reads = self._reads(subject)
         experiment = self.experiment
-        ensemble = Ensemble([experiment.trained(member, reads) for member in subject.members]).to(
-            experiment.group.device
+        speakers = Speakers(
+            lambda: [experiment.trained(member, reads) for member in subject.members], experiment.group.device
         )
         for name in missing:
             if name in HELD_OUT:
-                score = self._held_out(subject, ensemble, name)
-                console.print(f"{subject}: {name} loss {score['loss']:.4f}")
+                score = self._held_out(subject, speakers.ensemble, name)
+                write_json(self.folder(subject) / f"{name}.json", {"of": self._of(subject, name), "score": score})
             else:
-                score = self._suite(subject, ensemble, name)
-                console.print(f"{subject}: {name} {100 * score['accuracy']:.2f} %")
-            write_json(self.folder(subject) / f"{_file(name)}.json", {"of": self._of(subject, name), "score": score})
+                score = self._evaluate(subject, speakers, name)
+            console.print(f"{subject}: {name} {in_words(score)}")
 
     def read(self, subject: Subject, name: str) -> Json | None:
         """Return a score measured before; None where there is none, or only one of something else."""
-        path = self.folder(subject) / f"{_file(name)}.json"
-        if not path.is_file():
-            return None
-        found = read_json(path)
-        return found["score"] if found.get("of") == self._of(subject, name) else None
+        return read_score(self.folder(subject), name, self._of(subject, name))
 
     def margins(self, subject: Subject) -> dict[str, Any]:
         """Return the items' margins of all suites, by `<suite>/<paradigm>`."""
         found: dict[str, Any] = {}
-        for name in self.suites:
-            path = self.folder(subject) / f"{_file(name)}.items.npz"
+        for name in self.found:
+            path = self.folder(subject) / f"{file_name(name)}.items.npz"
             if path.is_file() and self.read(subject, name) is not None:
                 with np.load(path, allow_pickle=False) as arrays:
                     found |= {key: arrays[key] for key in arrays.files}
@@ -131,8 +143,7 @@ class Scoring:
         }
         if name in HELD_OUT:
             return {"members": members, "tokens": self._split(name).digest}
-        items = fingerprint([[p.uid, [repr(q) for q in p.questions]] for p in self.suites[name].paradigms])
-        return {"members": members, "convention": self.recipe.evaluation.convention, "items": items}
+        return {"members": members, "convention": self.recipe.evaluation.convention} | self.found[name].inputs
 
     def _split(self, name: str) -> Any:
         return getattr(self.experiment.data, name)
@@ -154,29 +165,51 @@ class Scoring:
         assert result is not None
         return asdict(result)
 
-    def _suite(self, subject: Subject, ensemble: Ensemble, name: str) -> Json:
-        settings = self.recipe.evaluation
-        result = evaluate_suite(
-            ensemble,
-            self.experiment.data.tokenizer,
-            self.suites[name],
-            CONVENTIONS[settings.convention],
-            settings.batch_tokens,
-            self._precision(subject),
+    def _evaluate(self, subject: Subject, speakers: Speakers, name: str) -> Json:
+        of = self._of(subject, name)
+        parts = self.folder(subject) / "parts" / f"{file_name(name)}-{fingerprint(of)[:16]}"
+        context = Context(
+            name=name,
+            label=str(subject),
+            seed=subject.seed,
+            tokenizer=self.experiment.data.tokenizer,
+            settings=self.recipe.evaluation,
+            precision=self._precision(subject),
+            speakers=speakers,
+            checkpoints=self._checkpoints(subject),
+            parts=parts,
         )
-        path = self.folder(subject) / f"{_file(name)}.items.npz"
-        arrays: dict[str, Any] = {key: value.astype(np.float32) for key, value in result.margins().items()}
-        save_arrays(path, arrays)
-        return result.to_json()
+        score = write_score(self.folder(subject), self.found[name].run(context), name, of)
+        shutil.rmtree(parts, ignore_errors=True)
+        return score
+
+    def _checkpoints(self, subject: Subject) -> tuple[Checkpoint, ...]:
+        """The states that a single model's training kept, oldest first."""
+        if len(subject.members) > 1:
+            return ()
+        member, reads = subject.members[0], self._reads(subject)
+        experiment, train = self.experiment, self.experiment.data.train
+
+        def load(step: int) -> Ensemble:
+            state = member.model_copy(update={"checkpoint": f"step-{step}"})
+            return Ensemble([experiment.trained(state, reads)]).to(experiment.group.device)
+
+        folder = experiment.run_of(experiment.piece_of(member)).checkpoints
+        found = []
+        for step in checkpoint.steps_in(folder):
+            tokens = read_json(checkpoint.folder_of(folder, step) / "state.json")["tokens"]
+            found.append(Checkpoint(round(tokens * train.words / len(train)), f"step-{step}", partial(load, step)))
+        return tuple(found)
 
 
-def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays to an `.npz` file, atomically."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
-def _file(name: str) -> str:
-    """Make a file name of a suite's name, which may hold a path."""
-    return name if ":" not in name else f"pairs-{Path(name).name}-{fingerprint(name)[:8]}"
+def in_words(score: Json) -> str:
+    """Write a score's one number that matters, with its unit."""
+    if "loss" in score:
+        return f"loss {score['loss']:.4f}"
+    if "values" not in score:
+        return f"{100 * score['accuracy']:.2f} %"
+    value = score["values"][score["headline"]]
+    shown = UNITS[value["unit"]]
+    if value["value"] is None:
+        return f"{score['headline']}: {value['note']}"
+    return f"{score['headline']} {value['value'] * shown.scale:.{shown.finer}f} {shown.sign}".strip()

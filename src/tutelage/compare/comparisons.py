@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from tutelage.compare.items import conventions, item_differences, macro_groups, read_margins, tie_credit
+from tutelage.compare.items import item_differences, macro_groups, read_margins, tie_credit
+from tutelage.compare.metrics import conventions, facts_of, metrics_of, suites_of, values_of
 from tutelage.compare.statistics import Estimate, holm, paired_t, seeds_and_items, sign_flip_p
 from tutelage.compare.summary import (
     Comparison,
     Model,
     ParadigmDifferences,
     ParadigmRow,
-    SeedRun,
     Summary,
     base_name,
     read_models,
@@ -40,23 +40,26 @@ def compare(
     metrics: Sequence[str] | None = None,
     level: float = LEVEL,
     items_folder: Path | None = None,
+    every: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare two models on every measure both have; returns entries for the summary's `comparisons`.
 
-    `models` is the summary's `models`. `metrics` are names such as `test.loss`, `test.bits_per_byte`, `blimp.accuracy`
-    and `blimp.strict`. Accuracies are bootstrapped over seeds and items where the seeds name a file of item margins
-    (`suite_items`, looked for in `items_folder` when relative), else they get the paired t-interval over seeds.
+    `models` is the summary's `models`. `metrics` are names such as `test.loss`, `blimp.accuracy`, `blimp.strict` and
+    `reading.eye_tracking`; without them evaluations of several values are compared on their headline, or with `every`
+    on each value. Accuracies of suites are bootstrapped over seeds and items where the seeds name a file of item
+    margins (`suite_items`, looked for in `items_folder` when relative), else they get the paired t-interval over seeds.
     """
     known = read_models(models)
     one, two = _find(known, a), _find(known, b)
-    shared = [metric for metric in _metrics(one) if metric in _metrics(two)]
+    both = [metric for metric in metrics_of(one, every=True) if metric in metrics_of(two, every=True)]
     for metric in metrics or ():
-        if metric not in shared:
+        if metric not in both:
             raise UserError(
-                f"{a!r} and {b!r} do not both have the measure {metric!r}{nearest(metric, shared)}; "
-                f"they share: {', '.join(shared) or 'none'}"
+                f"{a!r} and {b!r} do not both have the measure {metric!r}{nearest(metric, both)}; "
+                f"they share: {', '.join(both) or 'none'}"
             )
-    wanted = shared if metrics is None else metrics
+    shown = [metric for metric in both if metric in metrics_of(one, every)]
+    wanted = shown if metrics is None else metrics
     return [_compare_metric(known, a, b, metric, level, items_folder).model_dump(mode="json") for metric in wanted]
 
 
@@ -165,31 +168,6 @@ def with_comparisons(
     return read_summary(result).as_json()
 
 
-def suites_of(model: Model) -> list[str]:
-    """Names of the suites that any seed of a model was scored on, in the order of the evaluation."""
-    return list(dict.fromkeys(name for run in model.seeds.values() for name in run.suites))
-
-
-def value_of(run: SeedRun, metric: str) -> float | None:
-    """The value of a measure for one seed, or None where it was not measured."""
-    source, _, name = metric.rpartition(".")
-    holder = {"test": run.test, "val": run.val}.get(source, run.suites.get(source))
-    value = getattr(holder, name, None)
-    return float(value) if isinstance(value, int | float) else None
-
-
-def values_of(model: Model, metric: str) -> dict[str, float]:
-    """The measure by seed, for the seeds that have it."""
-    found = {seed: value_of(run, metric) for seed, run in model.seeds.items()}
-    return {seed: value for seed, value in found.items() if value is not None}
-
-
-def _metrics(model: Model) -> list[str]:
-    names = ["test.loss", "test.bits_per_byte"]
-    names += [f"{suite}.{measure}" for suite in suites_of(model) for measure in ("accuracy", "strict")]
-    return [name for name in names if values_of(model, name)]
-
-
 def _find(models: Mapping[str, Model], name: str) -> Model:
     if name not in models:
         raise UserError(f"no model {name!r} to compare{nearest(name, models)}; there are: {', '.join(models)}")
@@ -201,12 +179,12 @@ def _compare_metric(
 ) -> Comparison:
     one, two = values_of(models[a], metric), values_of(models[b], metric)
     seeds = [seed for seed in one if seed in two]
-    suite = None if metric.startswith("test.") else metric.rpartition(".")[0]
-    better: Literal["lower", "higher"] = "lower" if suite is None else "higher"
+    facts = facts_of(models[a], metric)
+    unit, better, _ = next(iter(facts))
     # One seed against several is a fixed model against a distribution: pairing would throw seeds away.
     paired = bool(seeds) and not (len(one) != len(two) and 1 in (len(one), len(two)))
     estimate, flips, note = _describe(one, two, a, b)
-    if suite is not None and conventions(models[a], suite) != conventions(models[b], suite):
+    if len(facts | facts_of(models[b], metric)) > 1:
         verdict, note = "not comparable", "scored under different conventions; evaluate both again under one"
     else:
         if paired:
@@ -216,7 +194,7 @@ def _compare_metric(
         a=a,
         b=b,
         metric=metric,
-        unit={"test.loss": "nats", "test.bits_per_byte": "bits/byte"}.get(metric, "accuracy"),
+        unit=unit,
         better=better,
         pairs=[(int(seed), one[seed], two[seed]) for seed in seeds] if paired else [],
         n=estimate.n,
@@ -248,7 +226,7 @@ def _estimate(
     estimate, notes = paired_t(differences, level), []
     if left_out := sorted({*one, *two} - set(seeds), key=int):
         notes.append(f"seeds without a partner left out: {', '.join(left_out)}")
-    if not metric.startswith("test.") and len(seeds) > 1:
+    if metric.rpartition(".")[0] in suites_of(a) and len(seeds) > 1:
         estimate, remark = _with_items(a, b, seeds, metric, estimate, level, folder)
         notes += [remark] if remark else []
     return estimate, sign_flip_p(differences), "; ".join(notes)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tutelage.compare.comparisons import student_and_control, values_of
+from tutelage.compare.comparisons import student_and_control
 from tutelage.compare.cost import cost_of, mean_of
+from tutelage.compare.metrics import UNITS, measure_name, values_of
 from tutelage.compare.summary import Comparison, Summary
-from tutelage.compare.tables import flops_text, measure_name, p_value, scale_of, signed
+from tutelage.compare.tables import flops_text, p_value, scale_of, signed
 
+ALSO = 4
+"""Further measures told one by one; the rest is counted."""
 _ITS_CONTROL = "the same model without its teachers"
 
 
@@ -68,9 +71,25 @@ def _pair_answer(summary: Summary, student: str, control: str) -> Answer:
         missing = f"Not tested: no comparison of {student} with its control {control} was made."
         return Answer(missing, _cost_sentence(summary, student, control))
     details = [_caveat(entries[0])]
-    details += [_also(entry) for entry in entries[1:] if entry.metric.endswith(".accuracy")]
+    further = [entry for entry in entries[1:] if _says_more(entry)]
+    details += [_also(entry) for entry in further[:ALSO]]
+    if len(further) > ALSO:
+        details.append(f"{_verdicts(further[ALSO:])} The comparisons below have them one by one.")
     details.append(_cost_sentence(summary, student, control))
     return Answer(_sentence(entries[0], student, control), " ".join(text for text in details if text))
+
+
+def _says_more(entry: Comparison) -> bool:
+    """Whether a measure adds to what stands first: bits per byte and strict accuracies hardly do."""
+    return entry.metric != "test.bits_per_byte" and not entry.metric.endswith(".strict")
+
+
+def _verdicts(entries: list[Comparison]) -> str:
+    """How many further measures came out which way; chance alone decides some of so many."""
+    better = [entry for entry in entries if entry.verdict.startswith("shown") and _student_better(entry)]
+    worse = [entry for entry in entries if entry.verdict.startswith("shown") and not _student_better(entry)]
+    count = f"{len(entries)} more measure" + ("s" if len(entries) > 1 else "")
+    return f"Of {count}, {len(better)} showed the student better, {len(worse)} the control."
 
 
 def _also(entry: Comparison) -> str:
@@ -120,14 +139,14 @@ def _measure_words(entry: Comparison) -> str:
         return "held-out loss"
     if entry.metric == "test.bits_per_byte":
         return "held-out bits per byte"
-    return measure_name(entry.metric).removesuffix(" (points)")
+    return measure_name(entry.metric, entry.unit).removesuffix(f" ({UNITS[entry.unit].points})")
 
 
 def _size(entry: Comparison) -> tuple[str, str]:
     """The difference without its sign, and the unit in words."""
     scale, digits = scale_of(entry)
-    units = {"nats": " nats per token", "bits/byte": " bits per byte", "accuracy": " points"}
-    return f"{abs(entry.mean) * scale:.{digits}f}", units.get(entry.unit, f" {entry.unit}")
+    words = UNITS[entry.unit].words
+    return f"{abs(entry.mean) * scale:.{digits}f}", f" {words}" if words else ""
 
 
 def _signed(entry: Comparison) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from tutelage.compare.headline import Answer, headline
 from tutelage.compare.plots import THEME, Plot, draw
 from tutelage.compare.summary import Summary, read_summary
+from tutelage.compare.table_scores import evaluations_table, published_table
 from tutelage.compare.tables import (
     Table,
     comparisons_table,
@@ -39,6 +40,7 @@ th{text-align:right;font-weight:600;border-bottom:2px solid var(--grid);padding:
 td{text-align:right;border-bottom:1px solid var(--grid);padding:6px 6px;vertical-align:top;white-space:nowrap}
 th.w,td.w{text-align:left}
 td.w{white-space:normal;overflow-wrap:break-word;min-width:6em}
+td.best{font-weight:700}
 td.shown{color:var(--good);font-weight:600}
 .note,figcaption{color:var(--faint);font-size:.85rem;margin:.6em 0 0}
 figure{margin:0}
@@ -63,16 +65,23 @@ def html_report(summary: Summary | Mapping[str, Any], plots: Sequence[Plot] | No
         f"<h1>{escape(title)}</h1>",
         f'<p class="made">{escape(made)}</p>',
         *(_answer(answer) for answer in headline(checked)),
-        _section(models_table(checked)),
-        _section(comparisons_table(checked)),
-        _section(described_table(checked)),
-        *(_figure(plot) for plot in drawings),
-        _section(cost_table(checked)),
-        *(_section(table) for table in settings_tables(checked)),
-        _section(data_table(checked)),
-        _section(origin_table(checked)),
+        section(models_table(checked)),
+        section(evaluations_table(checked)),
+        section(comparisons_table(checked)),
+        section(described_table(checked)),
+        section(published_table(checked)),
+        *(figure(plot) for plot in drawings),
+        section(cost_table(checked)),
+        *(section(table) for table in settings_tables(checked)),
+        section(data_table(checked)),
+        section(origin_table(checked)),
         _recipe(checked),
     ]
+    return page(title, parts)
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """Put finished parts into a page of the reports' style; empty ones are left out."""
     body = "\n".join(part for part in parts if part)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -88,11 +97,12 @@ def _answer(answer: Answer) -> str:
     return f'<p class="answer"><strong>{escape(answer.sentence)}</strong> {escape(answer.details)}</p>'
 
 
-def _section(table: Table) -> str:
+def section(table: Table) -> str:
+    """A table under its title; nothing where it has no rows."""
     if not table.rows:
         return ""
     head = "".join(f'<th scope="col"{_words(i, table)}>{escape(name)}</th>' for i, name in enumerate(table.header))
-    rows = "\n".join(f"<tr>{_cells(row, table)}</tr>" for row in table.rows)
+    rows = "\n".join(f"<tr>{_cells(i, table)}</tr>" for i in range(len(table.rows)))
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
         f'<section><h2>{escape(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
@@ -100,16 +110,21 @@ def _section(table: Table) -> str:
     )
 
 
-def _cells(row: Sequence[str], table: Table) -> str:
-    kinds = [_SHOWN if cell.startswith("shown:") else _words(i, table) for i, cell in enumerate(row)]
-    return "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+def _cells(row: int, table: Table) -> str:
+    def kind(column: int, cell: str) -> str:
+        if cell.startswith("shown:"):
+            return _SHOWN
+        return ' class="best"' if (row, column) in table.bold else _words(column, table)
+
+    return "".join(f"<td{kind(i, cell)}>{escape(cell)}</td>" for i, cell in enumerate(table.rows[row]))
 
 
 def _words(column: int, table: Table) -> str:
     return ' class="w"' if column < table.left else ""
 
 
-def _figure(plot: Plot) -> str:
+def figure(plot: Plot) -> str:
+    """A drawing under its title."""
     return (
         f'<section><h2>{escape(plot.title)}</h2><figure role="img" aria-label="{escape(plot.title)}">{plot.svg()}'
         f"<figcaption>{escape(plot.caption)}</figcaption></figure></section>"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tutelage.compare.metrics import conventions
 from tutelage.compare.statistics import Array
 from tutelage.compare.summary import Model, SeedRun, Suite
 from tutelage.errors import UserError
@@ -63,11 +64,6 @@ def macro_groups(suite: Suite) -> list[list[str]]:
 def tie_credit(model: Model, suite: str) -> float:
     """What a tie is worth on average: the first (correct) sentence won it until 2025; from 2026 a coin decides."""
     return 0.5 if any(convention >= "2026" for convention in conventions(model, suite)) else 1.0
-
-
-def conventions(model: Model, suite: str) -> set[str]:
-    """The scoring conventions under which a model's seeds were scored on a suite."""
-    return {run.suites[suite].convention for run in model.seeds.values() if suite in run.suites}
 
 
 def _items_file(run: SeedRun, folder: Path | None) -> Path | None:

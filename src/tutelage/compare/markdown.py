@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from urllib.parse import quote
 from tutelage.compare.headline import headline
 from tutelage.compare.plots import Plan, Plot, plans
 from tutelage.compare.summary import Summary, read_summary
+from tutelage.compare.table_scores import evaluations_table, published_table
 from tutelage.compare.tables import (
     Table,
     comparisons_table,
@@ -35,7 +36,8 @@ def markdown_report(
     checked = read_summary(summary)
     parts = [f"# {escape(checked.recipe)}"]
     parts += [f"**{escape(a.sentence)}** {escape(a.details)}".strip() for a in headline(checked)]
-    parts += [_section(table(checked)) for table in (models_table, comparisons_table, described_table)]
+    scores = (models_table, evaluations_table, comparisons_table, described_table, published_table)
+    parts += [_section(table(checked)) for table in scores]
     shown: Sequence[Plan | Plot] = list(plans(checked)) if plots is None else plots
     parts += [_image(plot, plots_folder) for plot in shown if plots_folder and _file(plot, plots_folder).is_file()]
     parts += [_section(table) for table in (cost_table(checked), *settings_tables(checked), data_table(checked))]
@@ -58,12 +60,13 @@ def _section(table: Table) -> str:
         return ""
     lines = [f"## {escape(table.title)}", "", _row(table.header)]
     lines.append("|" + "|".join(" :-- " if i < table.left else " --: " for i in range(len(table.header))) + "|")
-    lines += [_row(row) for row in table.rows]
+    lines += [_row(row, {column for at, column in table.bold if at == i}) for i, row in enumerate(table.rows)]
     return "\n".join([*lines, "", escape(table.note)]).strip()
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(escape(cell) for cell in cells) + " |"
+def _row(cells: Sequence[str], bold: Collection[int] = ()) -> str:
+    written = (f"**{escape(cell)}**" if i in bold else escape(cell) for i, cell in enumerate(cells))
+    return "| " + " | ".join(written) + " |"
 
 
 def _file(plot: Plan | Plot, folder: Path) -> Path:

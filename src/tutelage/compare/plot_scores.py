@@ -5,12 +5,20 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from tutelage.compare.comparisons import paradigm_differences, student_and_control, suites_of
+from tutelage.baselines import NEAR, Published, relevant
+from tutelage.compare.comparisons import paradigm_differences, student_and_control
+from tutelage.compare.metrics import suites_of, values_of
 from tutelage.compare.plot_style import FAINT, INK, PAPER, label, looks, new_figure
 from tutelage.compare.summary import Model, ParadigmDifferences, ParadigmRow, Suite, Summary
 
 MAX_CATEGORIES = 20
 """More columns than this are no longer read side by side."""
+ALL = -1.2
+"""Where the score on the whole benchmark stands, left of its parts."""
+PUBLISHED_CAPTION = (
+    "“All” is the whole benchmark; left of it what others published on {} (words of training text, year whose rules "
+    "were followed). Their corpora and lengths of training differ; they are part of no comparison."
+)
 
 
 def suite_names(summary: Summary) -> list[str]:
@@ -26,7 +34,8 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
     if not 2 <= len(categories) <= MAX_CATEGORIES:
         return None
     categories.sort(key=lambda category: -fmean(v for found in scores.values() for v in found.get(category, [])))
-    figure, axes = new_figure(4.3)
+    beside = published_beside(suite)[1]
+    figure, left, axes = _frame(bool(beside))
     for name, found in scores.items():
         look = looks(summary)[name]
         columns = [i for i, category in enumerate(categories) if category in found]
@@ -34,40 +43,99 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
         axes.fill_between(
             columns, [min(v) for v in values], [max(v) for v in values], color=look.colour, alpha=0.16, linewidth=0
         )
-        axes.plot(
-            columns,
-            [fmean(v) for v in values],
-            color=look.colour,
-            linestyle=look.dashes,
-            marker=look.marker,
-            markersize=5,
-            markeredgecolor=PAPER,
-            markeredgewidth=0.5,
-            linewidth=1.6,
-            label=label(name),
-        )
-    axes.axhline(50, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
-    axes.annotate(
-        "chance",
-        (0, 50),
-        (5, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        fontsize=8,
-        color=FAINT,
-        ha="left",
-    )
+        marks = {"color": look.colour, "marker": look.marker, "markersize": 5, "markeredgecolor": PAPER,
+                 "markeredgewidth": 0.5}  # fmt: skip
+        axes.plot(columns, [fmean(v) for v in values], linestyle=look.dashes, linewidth=1.6, label=label(name), **marks)
+        if left is not None and (overall := values_of(summary.models[name], f"{suite}.accuracy").values()):
+            axes.plot([ALL] * 2, [100 * min(overall), 100 * max(overall)], color=look.colour, linewidth=1.6, alpha=0.4)
+            axes.plot(ALL, 100 * fmean(overall), **marks)
+    _draw_chance(axes, summary, suite)
+    first = [ALL] if left is not None else []
+    words = [*(["all"] if left is not None else []), *categories]
     axes.set_xticks(
-        range(len(categories)),
-        [label(category.replace("_", " "), 30) for category in categories],
+        [*first, *range(len(categories))],
+        [label(category.replace("_", " "), 30) for category in words],
         rotation=38,
         ha="right",
         rotation_mode="anchor",
     )
-    axes.set_xlim(-0.3, len(categories) - 0.7)
-    axes.set_ylabel(f"accuracy on {label(suite)} (%)")
+    axes.set_xlim(ALL - 0.5 if first else -0.3, len(categories) - 0.7)
+    (axes if left is None else left).set_ylabel(f"accuracy on {label(suite)} (%)")
+    if left is not None:
+        _draw_published(left, axes, beside, suite)
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     return figure
+
+
+def _frame(beside: bool) -> tuple[Any, Any | None, Any]:
+    """A figure with the axes of the models, and left of them those of published systems, where there are some."""
+    if not beside:
+        figure, axes = new_figure(4.3)
+        return figure, None, axes
+    figure, (left, axes) = new_figure(4.8, 1, 2, width_ratios=(2.8, 4.6), sharey=True)
+    left.set_xlim(0, 1)
+    left.set_xticks([])
+    left.grid(visible=False)
+    left.spines["bottom"].set_visible(False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure, left, axes
+
+
+def published_beside(suite: str) -> tuple[str, list[Published]]:
+    """The evaluation whose published scores stand beside a suite's, and the systems; none for most suites."""
+    near = NEAR.get(suite, suite)
+    return near, [system for system in relevant([suite]) if near in system.scores]
+
+
+def _draw_chance(axes: Any, summary: Summary, suite: str) -> None:
+    runs = [
+        run.suites[suite] for model in summary.models.values() for run in model.seeds.values() if suite in run.suites
+    ]
+    chance = next((run.chance for run in runs if run.chance is not None), 0.5)
+    axes.axhline(100 * chance, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.annotate(
+        "chance",
+        (1, 100 * chance),
+        (-2, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=8,
+        color=FAINT,
+        ha="right",
+    )
+
+
+def _draw_published(left: Any, axes: Any, systems: list[Published], suite: str) -> None:
+    """Hollow marks at the height of their score, each with its name; names that would overlap move apart."""
+    near = NEAR.get(suite, suite)
+    systems = sorted(systems, key=lambda system: system.scores[near])
+    heights = [system.scores[near] for system in systems]
+    low, high = axes.get_ylim()
+    low, high = min(low, *heights), max(high, *heights)
+    texts: list[float] = []
+    # The frame follows the names, and the height of a name the frame.
+    for _ in range(3):
+        gap = 0.046 * (high - low)
+        texts = apart(heights, gap)
+        low, high = min(low, texts[0] - gap), max(high, texts[-1] + gap)
+    axes.set_ylim(low, high)
+    for system, height, text in zip(systems, heights, texts, strict=True):
+        left.plot(0.96, height, "D", markersize=4, color=FAINT, markerfacecolor=PAPER, clip_on=False)
+        left.plot([0.88, 0.945], [text, height], color=FAINT, linewidth=0.5)
+        name = f"{label(system.name, 26)}, {system.words}, {system.convention}: {height:.1f}"
+        left.annotate(name, (0.865, text), fontsize=6.5, color=FAINT, ha="right", va="center")
+
+
+def apart(heights: list[float], gap: float) -> list[float]:
+    """Places for labels near ascending heights, none closer to the next than `gap`, together as near as can be."""
+    blocks: list[tuple[float, int]] = []
+    for height in heights:
+        blocks.append((height, 1))
+        while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < gap * (blocks[-1][1] + blocks[-2][1]) / 2:
+            (one, few), (two, more) = blocks[-2:]
+            blocks[-2:] = [((one * few + two * more) / (few + more), few + more)]
+    return [centre + gap * (i - (count - 1) / 2) for centre, count in blocks for i in range(count)]
 
 
 def differences_of(summary: Summary) -> list[ParadigmDifferences]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.compare.comparisons import values_of
 from tutelage.compare.cost import Cost, cost_of
+from tutelage.compare.metrics import values_of
 from tutelage.compare.plot_style import FAINT, GRID, INK, PAPER, human_axis, label, looks, new_figure
 from tutelage.compare.statistics import Array
 from tutelage.compare.summary import Model, Point, Summary

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.compare import plot_scores, plot_teaching, plot_training
+from tutelage.compare import plot_measures, plot_scores, plot_teaching, plot_training
 from tutelage.compare.plot_style import drawing, to_png, to_svg
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.files import write_bytes, write_text
@@ -69,11 +69,19 @@ def plans(summary: Summary) -> Iterator[Plan]:
         "Averaged over neighbouring steps. KL is the divergence of teachers and student, as its reduction defines it.",
         plot_training.training_curves,
     )
+    yield Plan(
+        "evaluations",
+        "All evaluations, seed by seed",
+        "Each point is one training, the bar the mean; each panel has an axis of its own.",
+        plot_measures.headline_panels,
+    )
     for suite in plot_scores.suite_names(summary):
+        beside = plot_scores.published_beside(suite)
         yield Plan(
             f"scores-{slug(suite)}",
             f"Scores on {suite}",
-            "Mean over seeds; the band spans the lowest and highest seed. Sorted by the models' mean.",
+            "Mean over seeds; the band spans the lowest and highest seed. Sorted by the models' mean."
+            + (f" {plot_scores.PUBLISHED_CAPTION.format(beside[0])}" if beside[1] else ""),
             partial(plot_scores.parallel_scores, suite=suite),
         )
     for entry in plot_scores.differences_of(summary):

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from tutelage.errors import UserError
+from tutelage.evaluation.results import Unit
 from tutelage.files import read_json
 
 SCHEMA = 1
@@ -64,9 +65,42 @@ class Suite(_Strict):
     strict: Share | None = None
     """The same when a tie counts as wrong."""
     items: Count
+    chance: Share | None = None
+    """What guessing scores: the mean of one over the number of options; a half where it is not said."""
     fields: dict[str, Share] = {}
     phenomena: dict[str, Share] = {}
     paradigms: dict[str, Paradigm] = {}
+
+
+class Value(_Strict):
+    """One number that a benchmark without right and wrong options reports."""
+
+    value: float | None
+    """None where it cannot be told; `note` has the reason."""
+    unit: Unit
+    better: Literal["higher", "lower"] = "higher"
+    n: Count = 0
+    """Items behind it."""
+    note: str = ""
+
+
+class Measured(_Strict):
+    """Numbers on one such benchmark: correlations, explained variance, fine-tuned tasks."""
+
+    convention: str
+    """The year whose rules were followed."""
+    headline: str
+    """Key in `values` of the number that tables show and comparisons test."""
+    values: dict[str, Value]
+
+    @model_validator(mode="after")
+    def _headline_is_a_value(self) -> Measured:
+        if self.headline not in self.values:
+            raise ValueError(f"the headline {self.headline!r} is not among values: {', '.join(self.values) or 'none'}")
+        for name in self.values:
+            if "." in name:
+                raise ValueError(f"the value {name!r} has a dot, which separates evaluation and value in names")
+        return self
 
 
 class SeedRun(_Strict):
@@ -98,6 +132,14 @@ class SeedRun(_Strict):
     suites: dict[str, Suite] = {}
     suite_items: str | None = None
     """Path of an `.npz` with margins (log-probability, good minus bad) under the keys `<suite>/<paradigm>`."""
+    measures: dict[str, Measured] = {}
+    """By evaluation, as the recipe names it: everything that is no choice between options."""
+
+    @model_validator(mode="after")
+    def _a_name_means_one_thing(self) -> SeedRun:
+        if twice := sorted(self.suites.keys() & self.measures.keys()):
+            raise ValueError(f"{twice[0]!r} stands in suites and in measures; an evaluation is one of the two")
+        return self
 
 
 class Model(_Strict):
@@ -132,7 +174,7 @@ class Comparison(_Strict):
     a: str
     b: str
     metric: str
-    """`test.loss`, `test.bits_per_byte`, `<suite>.accuracy` or `<suite>.strict`."""
+    """`test.loss`, `test.bits_per_byte`, `<suite>.accuracy`, `<suite>.strict` or `<evaluation>.<value>`."""
     unit: str
     better: Literal["lower", "higher"]
     pairs: list[tuple[int, float, float]]

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
-from tutelage.compare.comparisons import suites_of, values_of
 from tutelage.compare.cost import cost_of, mean_of
+from tutelage.compare.metrics import (
+    MISSING,
+    UNITS,
+    headlines_of,
+    main_evaluations,
+    measure_name,
+    spread,
+    values_of,
+)
 from tutelage.compare.summary import Comparison, Summary
 from tutelage.progress import duration, human
 
-MISSING = "–"
+WIDE = 6
+"""More measures than this become rows rather than columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,16 +33,27 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     left: int = 1
     note: str = ""
+    bold: frozenset[tuple[int, int]] = frozenset()
+    """Cells that stand out: row, column."""
+    parts: bool = False
+    """Whether columns of numbers may go to a further table below, where a page is too narrow for all."""
 
 
 def models_table(summary: Summary) -> Table:
-    """One row a model: size, held-out loss, scores and length; mean ± standard deviation over its seeds."""
-    suites = list(dict.fromkeys(suite for model in summary.models.values() for suite in suites_of(model)))
+    """One row a model: size, held-out loss, scores and length; mean ± standard deviation over its seeds.
+
+    Of many evaluations the first few have a column here; `evaluations_table` has them all.
+    """
+    headlines = headlines_of(summary)
     measures = {
         "test loss": ("test.loss", 3, 1),
         "perplexity": ("test.perplexity", 1, 1),
         "bits/byte": ("test.bits_per_byte", 3, 1),
-        **{f"{suite} %": (f"{suite}.accuracy", 1, 100) for suite in suites},
+        **{
+            f"{name} {UNITS[unit].sign}".strip(): (metric, UNITS[unit].digits, UNITS[unit].scale)
+            for name, (metric, unit) in headlines.items()
+            if name in main_evaluations(summary)
+        },
     }
     # Where nothing was measured on the test split, validation is better than an empty column, under its own name.
     if not any(values_of(model, "test.loss") for model in summary.models.values()):
@@ -53,7 +72,10 @@ def models_table(summary: Summary) -> Table:
                 model.role,
                 MISSING if model.parameters is None else human(model.parameters),
                 str(len(model.seeds)),
-                *(spread(values_of(model, metric), digits, scale) for metric, digits, scale in measures.values()),
+                *(
+                    spread(values_of(model, metric).values(), digits, scale)
+                    for metric, digits, scale in measures.values()
+                ),
                 MISSING if words is None else human(words),
                 MISSING if seconds is None else duration(seconds),
             )
@@ -71,13 +93,15 @@ def models_table(summary: Summary) -> Table:
 def comparisons_table(summary: Summary, brief: bool = False) -> Table:
     """One row a comparison of paired seeds: the difference, its interval, p-value and what may be said.
 
-    `brief` leaves out measures that say nearly the same twice: bits per byte and strict accuracy.
+    `brief` leaves out measures that say nearly the same twice (bits per byte, strict accuracy) and, where evaluations
+    are many, all but the first few and those that showed something.
     """
     entries = [entry for entry in _briefly(summary, brief) if entry.pairs]
+    left_out = sum(bool(entry.pairs) for entry in summary.comparisons) - len(entries)
     rows = tuple(
         (
             f"{entry.a} − {entry.b}",
-            measure_name(entry.metric),
+            measure_name(entry.metric, entry.unit),
             difference(entry),
             interval(entry),
             p_value(entry.p) + (f" (flips {p_value(entry.permutation_p)})" if entry.permutation_p is not None else ""),
@@ -92,7 +116,7 @@ def comparisons_table(summary: Summary, brief: bool = False) -> Table:
         header=("difference", "measure", "mean", f"{'/'.join(sorted(levels))} interval", "p", "seed pairs", "verdict"),
         rows=rows,
         left=2,
-        note=_comparisons_note(entries),
+        note=_comparisons_note(entries) + (f" {left_out} more stand in the report." if left_out else ""),
     )
 
 
@@ -111,19 +135,32 @@ def _comparisons_note(entries: Sequence[Comparison]) -> str:
 def described_table(summary: Summary, brief: bool = False) -> Table:
     """One row a pair of models whose seeds do not pair: differences of means, by measure, without a test."""
     entries = [entry for entry in _briefly(summary, brief) if not entry.pairs]
-    metrics = list(dict.fromkeys(entry.metric for entry in entries))
+    names = {entry.metric: measure_name(entry.metric, entry.unit) for entry in entries}
     pairs = list(dict.fromkeys((entry.a, entry.b) for entry in entries))
     cells = {(entry.a, entry.b, entry.metric): difference(entry) for entry in entries}
-    return Table(
-        title="Differences without a test",
-        header=("difference", *(measure_name(metric) for metric in metrics)),
-        rows=tuple((f"{a} − {b}", *(cells.get((a, b, metric), MISSING) for metric in metrics)) for a, b in pairs),
-        note="One side has too few seeds to pair: these are differences of means, and may be chance.",
-    )
+    title = "Differences without a test"
+    note = "One side has too few seeds to pair: these are differences of means, and may be chance."
+    if len(names) > WIDE:
+        across = tuple(
+            (name, *(cells.get((a, b, metric), MISSING) for a, b in pairs)) for metric, name in names.items()
+        )
+        header = ("measure", *(f"{a} − {b}" for a, b in pairs))
+        return Table(title=title, header=header, rows=across, note=note, parts=True)
+    rows = tuple((f"{a} − {b}", *(cells.get((a, b, metric), MISSING) for metric in names)) for a, b in pairs)
+    return Table(title=title, header=("difference", *names.values()), rows=rows, note=note)
 
 
 def _briefly(summary: Summary, brief: bool) -> list[Comparison]:
-    return [entry for entry in summary.comparisons if not brief or entry.metric.endswith((".loss", ".accuracy"))]
+    if not brief:
+        return summary.comparisons
+    main = {"test", *main_evaluations(summary)}
+    return [
+        entry
+        for entry in summary.comparisons
+        if entry.metric != "test.bits_per_byte"
+        and not entry.metric.endswith(".strict")
+        and (entry.metric.rpartition(".")[0] in main or entry.verdict.startswith("shown"))
+    ]
 
 
 def cost_table(summary: Summary) -> Table:
@@ -197,19 +234,9 @@ def origin_table(summary: Summary) -> Table:
     return Table(title="Where it ran", header=("what", "value"), rows=tuple(rows), left=2)
 
 
-def measure_name(metric: str) -> str:
-    """A measure in words, with its unit."""
-    source, _, name = metric.rpartition(".")
-    if name == "loss":
-        return "test loss (nats/token)"
-    if name == "bits_per_byte":
-        return "test bits/byte"
-    return f"{source} {'strict' if name == 'strict' else 'accuracy'} (points)"
-
-
 def scale_of(entry: Comparison) -> tuple[float, int]:
     """Factor and decimals for showing a comparison: accuracies in points, losses as they are."""
-    return (100.0, 2) if entry.unit == "accuracy" else (1.0, 4)
+    return UNITS[entry.unit].scale, UNITS[entry.unit].finer
 
 
 def difference(entry: Comparison) -> str:
@@ -246,15 +273,6 @@ def signed(value: float, digits: int) -> str:
     """A number with its sign, a true minus, and no negative zero."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
-
-
-def spread(values: dict[str, float], digits: int, scale: float = 1) -> str:
-    """Mean ± standard deviation over seeds; the mean alone where there is one seed."""
-    scaled = [value * scale for value in values.values()]
-    if not scaled:
-        return MISSING
-    around = f" ± {stdev(scaled):.{digits}f}" if len(scaled) > 1 else ""
-    return f"{fmean(scaled):.{digits}f}{around}"
 
 
 def flops_text(value: float) -> str:

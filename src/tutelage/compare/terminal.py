@@ -13,11 +13,12 @@ from rich.text import Text
 
 from tutelage.compare.headline import headline
 from tutelage.compare.summary import Summary, read_summary
+from tutelage.compare.table_scores import evaluations_table, published_table
 from tutelage.compare.tables import Table, comparisons_table, described_table, models_table
 
 NAME_WIDTH = 26
 """Longer names are folded."""
-DISPENSABLE = ("perplexity", "val perplexity", "role", "words seen", "bits/byte", "params", "seed pairs", "p")
+DISPENSABLE = ("items", "perplexity", "val perplexity", "role", "words seen", "bits/byte", "params", "seed pairs", "p")
 """Columns that a narrow terminal leaves out, the first ones first; the report has them all."""
 
 
@@ -25,10 +26,21 @@ def terminal_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
     """Return what `console.print` shows at the end of a run; model names are never read as markup."""
     checked = read_summary(summary)
     parts: list[RenderableType] = [_Fitted(models_table(checked))]
-    more = (comparisons_table(checked, brief=True), described_table(checked, brief=True))
+    brief = (evaluations_table, comparisons_table, described_table)
+    more = [table(checked, brief=True) for table in brief]
     parts += [Padding(_Fitted(table), (1, 0, 0, 0)) for table in more if table.rows]
     for answer in headline(checked):
         parts.append(Padding(Text.assemble((answer.sentence, "bold"), " ", answer.details), (1, 0, 0, 0)))
+    return Group(*parts)
+
+
+def scores_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
+    """Return what is shown after models were scored: every measure, and what others published."""
+    checked = read_summary(summary)
+    parts: list[RenderableType] = [_Fitted(evaluations_table(checked, always=True))]
+    published = published_table(checked, brief=True)
+    if published.rows:
+        parts.append(Padding(_Fitted(published), (1, 0, 0, 0)))
     return Group(*parts)
 
 
@@ -43,7 +55,19 @@ class _Fitted:
         for name in DISPENSABLE:
             if self._width(kept) > options.max_width and name in self.table.header:
                 kept.remove(self.table.header.index(name))
-        yield self._drawn(kept)
+        blocks = self._blocks(kept, options.max_width) if self.table.parts else [kept]
+        for i, block in enumerate(blocks):
+            yield self._drawn(block, first=i == 0, last=i == len(blocks) - 1)
+
+    def _blocks(self, kept: list[int], width: int) -> list[list[int]]:
+        """Columns of words, and as many of numbers as fit beside them; the rest below."""
+        words = [i for i in kept if i < self.table.left]
+        blocks = [list(words)]
+        for i in kept[len(words) :]:
+            if len(blocks[-1]) > len(words) and self._width([*blocks[-1], i]) > width:
+                blocks.append(list(words))
+            blocks[-1].append(i)
+        return blocks
 
     def _width(self, kept: list[int]) -> int:
         columns = ([self.table.header[i], *(row[i] for row in self.table.rows)] for i in kept)
@@ -52,10 +76,10 @@ class _Fitted:
             min(width, NAME_WIDTH) if i < self.table.left else width for i, width in zip(kept, widths, strict=True)
         )
 
-    def _drawn(self, kept: list[int]) -> RichTable:
+    def _drawn(self, kept: list[int], first: bool, last: bool) -> RichTable:
         result = RichTable(
-            title=Text(self.table.title),
-            caption=Text(self.table.note),
+            title=Text(self.table.title if first else ""),
+            caption=Text(self.table.note if last else ""),
             title_justify="left",
             caption_justify="left",
             header_style="bold",
@@ -72,8 +96,9 @@ class _Fitted:
                 no_wrap=not words,
                 max_width=NAME_WIDTH if words else None,
             )
-        for row in self.table.rows:
-            result.add_row(*(Text(row[i], style=_style(row[i])) for i in kept))
+        for at, row in enumerate(self.table.rows):
+            styles = ("bold" if (at, i) in self.table.bold else _style(row[i]) for i in kept)
+            result.add_row(*(Text(row[i], style=style) for i, style in zip(kept, styles, strict=True)))
         return result
 
 

@@ -108,6 +108,7 @@ def score_rows(
         UserError: a row longer than the models' learned positions.
     """
     _check_lengths(ensemble, rows, texts)
+    _check_tokens(ensemble, rows, tokenizer)
     size = batch_size(next(ensemble.parameters()).device.type, batch_tokens)
     with torch.inference_mode(), whole_float32(), FrozenProducts(ensemble.parameters()):
         if ensemble.kind == "causal":
@@ -136,6 +137,15 @@ def _check_lengths(ensemble: Ensemble, rows: Rows, texts: Sequence[str]) -> None
         f"item {first} has {length_N[first]} tokens and the model has positions for {limit}: "
         f"{texts[first][:80]!r}; shorten it, or train with longer rows"
     )
+
+
+def _check_tokens(ensemble: Ensemble, rows: Rows, tokenizer: Any) -> None:
+    largest = int(rows.tokens_S.max(initial=0))
+    if largest >= ensemble.vocab_size:
+        raise UserError(
+            f"the tokenizer writes {tokenizer.convert_ids_to_tokens(largest)!r} (token {largest}), and the model knows "
+            f"{ensemble.vocab_size} tokens: score with the tokenizer the model was trained with"
+        )
 
 
 def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precision, label: str) -> Values:

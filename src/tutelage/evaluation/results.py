@@ -76,6 +76,7 @@ class SuiteResult:
             "accuracy": self.macro("accuracy"),
             "strict": self.macro("strict"),
             "items": sum(score.n for score in self.paradigms.values()),
+            "chance": float(np.mean([1 / scores_NK.shape[1] for scores_NK in self.log_probs.values()])),
             "fields": self._means("field"),
             "phenomena": self._means("phenomenon"),
             "paradigms": {uid: asdict(score) for uid, score in self.paradigms.items()},

@@ -99,8 +99,20 @@ def load(source: str, tokenizer: Any, kind: Kind, row_length: int = 0) -> Langua
     """Load a model from a Hugging Face folder or hub id.
 
     Raises:
-        UserError: no such folder, no (safetensors) weights in it, weights that do not fit its configuration, or a
-            vocabulary smaller than the tokenizer's, or fewer positions than a row has tokens.
+        UserError: see `read_weights`; or a vocabulary smaller than the tokenizer's, or fewer positions than a row has
+            tokens.
+    """
+    model = LanguageModel(read_weights(source, kind), kind, len(tokenizer))
+    if model.positions is not None and model.positions < row_length:
+        raise UserError(f"'{source}' has {model.positions} positions, fewer than data.rows.length={row_length}")
+    return model
+
+
+def read_weights(source: str, kind: Kind) -> Any:
+    """Load the Hugging Face model of a folder or hub id, in float32.
+
+    Raises:
+        UserError: no such folder, no (safetensors) weights in it, or weights that do not fit its configuration.
     """
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -129,10 +141,7 @@ def load(source: str, tokenizer: Any, kind: Kind, row_length: int = 0) -> Langua
     if found["missing_keys"] or found["mismatched_keys"]:
         names = sorted(found["missing_keys"] or found["mismatched_keys"])
         raise UserError(f"'{source}' lacks weights that a {kind} {hf.config.model_type} needs: {', '.join(names[:5])}")
-    model = LanguageModel(hf, kind, len(tokenizer))
-    if model.positions is not None and model.positions < row_length:
-        raise UserError(f"'{source}' has {model.positions} positions, fewer than data.rows.length={row_length}")
-    return model
+    return hf
 
 
 def attention() -> str:

@@ -1,0 +1,89 @@
+"""The page of `tutelage evaluate MODEL`: scores of models side by side, beside what others published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from html import escape
+
+from tutelage.compare import plot_measures, plot_scores
+from tutelage.compare.html import figure, page, section
+from tutelage.compare.metrics import MISSING
+from tutelage.compare.plot_style import drawing
+from tutelage.compare.plots import Plan, Plot, slug
+from tutelage.compare.summary import Summary
+from tutelage.compare.table_scores import evaluations_table, published_table
+from tutelage.compare.tables import Table, origin_table
+from tutelage.evaluation.suites import SOURCES
+from tutelage.progress import human
+
+
+def scores_page(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> str:
+    """Write the page; `remarks` are what a reader must know of a model."""
+    title = f"Scores of {', '.join(summary.models)}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="made">{escape(f"tutelage {summary.tutelage}, {summary.created}")}</p>',
+        section(evaluations_table(summary, always=True)),
+        section(published_table(summary)),
+        *(figure(plot) for plot in draw_scores(summary)),
+        section(models_scored(summary, remarks)),
+        section(benchmarks_table(summary)),
+        section(origin_table(summary)),
+    ]
+    return page(title, parts)
+
+
+def draw_scores(summary: Summary) -> list[Plot]:
+    """Draw scores by phenomenon, and where there are several models every evaluation in a panel of its own."""
+    plans = []
+    if len(summary.models) > 1:
+        text = "Each point is one model; each panel has an axis of its own."
+        plans.append(Plan("evaluations", "All evaluations", text, plot_measures.headline_panels))
+    for suite in plot_scores.suite_names(summary):
+        near, systems = plot_scores.published_beside(suite)
+        text = "Sorted by the models' mean."
+        text += f" {plot_scores.PUBLISHED_CAPTION.format(near)}" if systems else ""
+        draw = partial(plot_scores.parallel_scores, suite=suite)
+        plans.append(Plan(f"scores-{slug(suite)}", f"Scores on {suite}", text, draw))
+    found = []
+    with drawing():
+        for i, plan in enumerate(plans):
+            drawn = plan.draw(summary)
+            if drawn is not None:
+                found.append(Plot(f"{plan.name}-{i}", plan.title, plan.caption, drawn))
+    return found
+
+
+def models_scored(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> Table:
+    """One row a model: what it is, and how it was scored."""
+    settings = summary.resolved_recipe
+    rows = tuple(
+        (
+            name,
+            str(settings["models"][name]["kind"]),
+            model.architecture or MISSING,
+            MISSING if model.parameters is None else human(model.parameters),
+            settings["models"][name]["identity"][:48],
+        )
+        for name, model in summary.models.items()
+    )
+    known = [f"{name}: {text}." for name, texts in remarks.items() for text in texts]
+    known.append(f"Convention of {settings['evaluation']['convention']}, arithmetic in {settings['precision']}.")
+    return Table(
+        title="Models, and how they were scored",
+        header=("model", "reads", "architecture", "params", "weights"),
+        rows=rows,
+        left=5,
+        note=" ".join(known),
+    )
+
+
+def benchmarks_table(summary: Summary) -> Table:
+    """Where the benchmarks come from, and under which licence."""
+    rows = tuple((name, SOURCES[name].origin, SOURCES[name].licence) for name in _suites(summary) if name in SOURCES)
+    return Table(title="Benchmarks", header=("suite", "from", "licence"), rows=rows, left=3)
+
+
+def _suites(summary: Summary) -> list[str]:
+    return plot_scores.suite_names(summary)
