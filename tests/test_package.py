@@ -31,6 +31,7 @@ LAYERS = [
     {"training"},
     {"evaluation"},
     {"compare"},
+    {"measurements"},
     {"caching", "evaluations", "experiment", "guests"},
     {"caches", "scoring", "track_rules", "tracks", "word_checkpoints"},
     {"babylm_export"},

@@ -20,9 +20,10 @@ from tutelage.compare.summary import Summary, read_summary
 from tutelage.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.likelihood import Precision
-from tutelage.evaluations import Context, Found, Speakers, file_name, find, read_score, write_score
+from tutelage.evaluations import Found, file_name, find, read_score, write_score
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.guests import Guest, missing_characters, open_guests
+from tutelage.measurements import Context, Speakers
 from tutelage.models.build import Kind
 from tutelage.models.cost import cost_of
 from tutelage.models.language_model import LanguageModel

@@ -22,6 +22,7 @@ from tutelage.recipe_data import Section as Section
 from tutelage.recipe_data import Share as Share
 from tutelage.recipe_data import Tokenizer as Tokenizer
 from tutelage.recipe_data import Words as Words
+from tutelage.recipe_finetune import Finetuning as Finetuning
 from tutelage.word_counts import SCHEDULES, read_words
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -348,6 +349,8 @@ class Evaluation(Section):
     """Rules of that year's BabyLM evaluation: start token, leading space, sum or mean, ties."""
     batch_tokens: Count | None = None
     """Tokens scored at once; what fits the caches of a CPU, or fills a GPU, unless given."""
+    finetune: Finetuning = Finetuning()
+    """How models are fine-tuned for `glue` and `glue:TASK`."""
 
     @field_validator("convention", mode="before")
     @classmethod

@@ -18,20 +18,12 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.compare.metrics import UNITS
+from tutelage.corpus.batches import BatchSource
 from tutelage.errors import UserError
-from tutelage.evaluations import (
-    Checkpoint,
-    Context,
-    Found,
-    Speakers,
-    check_name,
-    file_name,
-    find,
-    read_score,
-    write_score,
-)
+from tutelage.evaluations import Found, check_name, file_name, find, read_score, write_score
 from tutelage.experiment import Experiment
 from tutelage.files import fingerprint, read_json, write_json
+from tutelage.measurements import Checkpoint, Context, Speakers
 from tutelage.models.build import Kind
 from tutelage.progress import console
 from tutelage.run_folder import Json
@@ -143,7 +135,12 @@ class Scoring:
         }
         if name in HELD_OUT:
             return {"members": members, "tokens": self._split(name).digest}
-        return {"members": members, "convention": self.recipe.evaluation.convention} | self.found[name].inputs
+        of: Json = {"members": members, "convention": self.recipe.evaluation.convention} | self.found[name].inputs
+        if "held_out" in self.found[name].needs:
+            of["tokens"] = self._split("test").digest
+        if "checkpoints" in self.found[name].needs:
+            of["checkpoints"] = [state.name for state in self._checkpoints(subject)]
+        return of
 
     def _split(self, name: str) -> Any:
         return getattr(self.experiment.data, name)
@@ -153,7 +150,7 @@ class Scoring:
 
     def _held_out(self, subject: Subject, ensemble: Ensemble, name: str) -> Json:
         split = self._split(name)
-        source = self.experiment.rows_of(split, self.recipe.models[subject.members[0].model], 64, shuffle=False)
+        source = self._held_out_rows(subject, name)
         precision = self._precision(subject)
         result = held_out(
             lambda tokens, lengths: ensemble.signal(tokens, lengths, precision),
@@ -164,6 +161,10 @@ class Scoring:
         )
         assert result is not None
         return asdict(result)
+
+    def _held_out_rows(self, subject: Subject, name: str) -> BatchSource:
+        model = self.recipe.models[subject.members[0].model]
+        return self.experiment.rows_of(self._split(name), model, 64, shuffle=False)
 
     def _evaluate(self, subject: Subject, speakers: Speakers, name: str) -> Json:
         of = self._of(subject, name)
@@ -178,6 +179,7 @@ class Scoring:
             speakers=speakers,
             checkpoints=self._checkpoints(subject),
             parts=parts,
+            held_out=lambda: self._held_out_rows(subject, "test"),
         )
         score = write_score(self.folder(subject), self.found[name].run(context), name, of)
         shutil.rmtree(parts, ignore_errors=True)

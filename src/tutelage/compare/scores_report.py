@@ -14,7 +14,7 @@ from tutelage.compare.plots import Plan, Plot, slug
 from tutelage.compare.summary import Summary
 from tutelage.compare.table_scores import evaluations_table, published_table
 from tutelage.compare.tables import Table, origin_table
-from tutelage.evaluation.suites import SOURCES
+from tutelage.evaluation.sources import SOURCES
 from tutelage.progress import human
 
 

@@ -11,7 +11,6 @@ Texts are put together as in BabyLM's `finetune_classification.py` (2023), which
 from __future__ import annotations
 
 import json
-import os
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError, nearest
+from tutelage.evaluation.data import data_folders
 from tutelage.evaluation.finetune.metrics import Metric
 from tutelage.recipe_finetune import GLUE_7, GLUE_11, MSGS, Rules
 
@@ -138,6 +138,13 @@ def read_scored(name: str, folder: Path | None = None) -> list[Example]:
     return read_rows(task, _file(task, "valid", folder))
 
 
+def files_of(name: str) -> tuple[Path, Path]:
+    """Return where a task's rows to train on and those that are scored are; missing files are refused."""
+    task = find_task(name)
+    own = find_task(task.trained_as) if task.trained_as else task
+    return _file(own, "train", None), _file(task, "valid", None)
+
+
 def read_rows(task: Task, file: Path) -> list[Example]:
     """Read a file of JSON lines (or one JSON array).
 
@@ -195,7 +202,7 @@ def _file(task: Task, split: str, folder: Path | None) -> Path:
     if split == "valid":
         of_2023 = {"mnli": "mnli.validation_matched", "mnli-mm": "mnli.validation_mismatched"}
         stems.append(of_2023.get(task.name, f"{task.name}.validation"))
-    places = [folder] if folder else [place / name for place in _data_folders() for name in FOLDERS]
+    places = [folder] if folder else [place / name for place in data_folders() for name in FOLDERS]
     for place in places:
         for stem in stems:
             for ending in ("jsonl", "json"):
@@ -203,16 +210,10 @@ def _file(task: Task, split: str, folder: Path | None) -> Path:
                     return place / f"{stem}.{ending}"
     raise UserError(
         f"{stems[0]}.jsonl of the task '{task.name}' is not on this machine. Get it from {_source(task)} (licence: "
-        f"{LICENCE}) and put it into {folder or _data_folders()[-1] / FOLDERS[0]}"
+        f"{LICENCE}) and put it into {folder or data_folders()[-1] / FOLDERS[0]}"
         + ("" if folder else f", or into $TUTELAGE_DATA/{FOLDERS[0]}")
     )
 
 
 def _source(task: Task) -> str:
     return SOURCE_2023 if task.name in MSGS else SOURCE
-
-
-def _data_folders() -> list[Path]:
-    data = os.environ.get("TUTELAGE_DATA")
-    cache = Path(os.environ.get("TUTELAGE_CACHE") or "~/.cache/tutelage").expanduser()
-    return [Path(data).expanduser(), cache] if data else [cache]
