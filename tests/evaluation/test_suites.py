@@ -153,6 +153,7 @@ def test_accuracies_follow_from_the_slow_scores(world, tmp_path):
         "accuracy": pytest.approx(np.mean(shares)),
         "strict": pytest.approx(np.mean(shares)),
         "items": 12,
+        "chance": 0.5,
         "fields": {"syntax": pytest.approx(np.mean(shares))},
         "phenomena": {"nouns": shares[1], "verbs": shares[0]},
         "paradigms": {
