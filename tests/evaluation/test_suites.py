@@ -187,6 +187,13 @@ def test_margins_are_the_right_option_less_the_best_other():
     assert {name: margin.tolist() for name, margin in result.margins().items()} == {"s/a": [1.5, -1.0]}
 
 
+def test_chance_counts_the_options_that_are_there():
+    scores = {uid: ParadigmScore(0.5, 0.5, 2, None, None) for uid in ("two", "mixed")}
+    kept = {"two": np.zeros((2, 2)), "mixed": np.array([[-1.0, -2.0, -3.0, -4.0], [-1.0, -2.0, -np.inf, -np.inf]])}
+    chance = SuiteResult("s", CONVENTIONS["2025"], scores, kept).to_json()["chance"]
+    assert chance == pytest.approx((1 / 2 + (1 / 4 + 1 / 2) / 2) / 2)
+
+
 @pytest.mark.data
 def test_the_published_sizes(real_data):
     sizes = {"blimp": 67000, "blimp-filtered": 59875, "blimp-fast": 13400, "blimp-supplement": 5218,
