@@ -196,6 +196,7 @@ def test_pages_say_the_same_as_the_table(many: dict[str, Any]) -> None:
     text = console.export_text()
     assert max(len(line) for line in text.splitlines()) <= 100
     assert text.count("eye tracking (%)") >= 2, "columns that do not fit go to a table below"
+    assert "student − teacher-gpt2" in text, "no column is cropped away"
     assert "more stand in the report" in text or "wug-past correlation" in text
 
 

@@ -153,6 +153,7 @@ def test_accuracies_follow_from_the_slow_scores(world, tmp_path):
         "accuracy": pytest.approx(np.mean(shares)),
         "strict": pytest.approx(np.mean(shares)),
         "items": 12,
+        "chance": 0.5,
         "fields": {"syntax": pytest.approx(np.mean(shares))},
         "phenomena": {"nouns": shares[1], "verbs": shares[0]},
         "paradigms": {
@@ -184,6 +185,13 @@ def test_margins_are_the_right_option_less_the_best_other():
     kept = {"a": np.array([[-1.0, -3.0, -2.5], [-2.0, -1.0, -9.0]])}
     result = SuiteResult("s", CONVENTIONS["2025"], scores, kept)
     assert {name: margin.tolist() for name, margin in result.margins().items()} == {"s/a": [1.5, -1.0]}
+
+
+def test_chance_counts_the_options_that_are_there():
+    scores = {uid: ParadigmScore(0.5, 0.5, 2, None, None) for uid in ("two", "mixed")}
+    kept = {"two": np.zeros((2, 2)), "mixed": np.array([[-1.0, -2.0, -3.0, -4.0], [-1.0, -2.0, -np.inf, -np.inf]])}
+    chance = SuiteResult("s", CONVENTIONS["2025"], scores, kept).to_json()["chance"]
+    assert chance == pytest.approx((1 / 2 + (1 / 4 + 1 / 2) / 2) / 2)
 
 
 @pytest.mark.data

@@ -20,7 +20,7 @@ from tutelage.compare.metrics import (
 from tutelage.compare.summary import Comparison, Summary
 from tutelage.progress import duration, human
 
-WIDE = 6
+WIDE = 3
 """More measures than this become rows rather than columns."""
 
 

@@ -76,7 +76,7 @@ class SuiteResult:
             "accuracy": self.macro("accuracy"),
             "strict": self.macro("strict"),
             "items": sum(score.n for score in self.paradigms.values()),
-            "chance": float(np.mean([1 / scores_NK.shape[1] for scores_NK in self.log_probs.values()])),
+            "chance": self._chance(),
             "fields": self._means("field"),
             "phenomena": self._means("phenomenon"),
             "paradigms": {uid: asdict(score) for uid, score in self.paradigms.items()},
@@ -88,6 +88,11 @@ class SuiteResult:
             f"{self.suite}/{uid}": scores_NK[:, 0] - scores_NK[:, 1:].max(axis=1)
             for uid, scores_NK in self.log_probs.items()
         }
+
+    def _chance(self) -> float:
+        """What guessing scores; an option of minus infinity is none."""
+        options = [np.maximum(np.sum(scores_NK != -np.inf, axis=1), 1) for scores_NK in self.log_probs.values()]
+        return float(np.mean([np.mean(1 / options_N) for options_N in options]))
 
     def _group(self, uid: str, score: ParadigmScore) -> str:
         pools = self.nested or self.convention.macro == "phenomena"
