@@ -13,7 +13,7 @@ test: $(VENV)/ready ## everything that matters, in minutes
 
 lint: $(VENV)/ready ## style and types
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check src tests docs
+	$(BIN)/ruff format --check src tests docs examples
 	$(BIN)/mypy
 
 docs: $(VENV)/ready ## regenerate docs/recipes.md from the schema

@@ -15,13 +15,15 @@ import yaml
 from pydantic import ValidationError
 
 from tutelage import bench as timing
-from tutelage import caches
+from tutelage import caches, tracks
 from tutelage import show as estimates
+from tutelage.babylm_export import export_babylm as make_upload_folder
 from tutelage.compare.report import publish as publish_summary
 from tutelage.compare.report import write_html
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.errors import UserError, nearest
+from tutelage.evaluation import data as benchmarks
 from tutelage.experiment import Experiment
 from tutelage.files import write_text
 from tutelage.guest_scores import evaluate_guests
@@ -190,6 +192,49 @@ def export(
         if experiment.group.is_main:
             save(trained, experiment.data.tokenizer, folder, card)
         return folder
+
+
+def export_babylm(
+    source: Source,
+    model: str,
+    year: str,
+    folder: str | Path,
+    overrides: Sequence[str] = (),
+    runs: str | Path = RUNS,
+) -> Path:
+    """Make an upload folder for BabyLM of a trained model (`name` or `name[seed]`): see `tutelage.babylm_export`."""
+    try:
+        wanted = Teacher.model_validate(model)
+    except ValidationError as error:
+        raise UserError(f"'{model}' is no model: write name or name[seed]") from error
+    with _open(source, overrides, runs) as (experiment, _):
+        if wanted.model not in experiment.recipe.models:
+            experiment.pieces(wanted.model)
+        return make_upload_folder(experiment, experiment.piece_of(wanted), year, Path(folder))
+
+
+def data_list() -> dict[str, str]:
+    """Return the benchmarks that can be fetched: where each is published, its licence, remarks."""
+    return {name: benchmarks.describe(name) for name in benchmarks.available()}
+
+
+def data_get(
+    name: str, folder: str | Path | None = None, accept_licence: bool = False, source: str | None = None
+) -> Path:
+    """Fetch a benchmark from where its authors publish it, and return its folder.
+
+    Args:
+        name: of `data_list`.
+        folder: data folder to put it in; by default the cache.
+        accept_licence: whether you accept the licence shown there.
+        source: which publisher, where there are several.
+    """
+    return benchmarks.get(name, None if folder is None else Path(folder), accept_licence, source)
+
+
+def check(folder: str | Path, track: str, model: str | None = None) -> list[tracks.Finding]:
+    """Tell for each rule of a BabyLM track whether a finished experiment kept it, broke it, or files cannot tell."""
+    return tracks.check(Path(folder), track, model)
 
 
 def bench(

@@ -38,6 +38,9 @@ cache = typer.Typer(
 )
 app.add_typer(cache, name="cache")
 
+data = typer.Typer(no_args_is_help=True, help="Get benchmarks from where their authors publish them; none is bundled.")
+app.add_typer(data, name="data")
+
 RecipeArgument = Annotated[
     str,
     typer.Argument(
@@ -162,11 +165,55 @@ def export(
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
     overrides: Overrides = None,
     runs: Runs = RUNS,
+    babylm: Annotated[
+        Literal["2025", "2026"] | None,
+        typer.Option(help="An upload folder for BabyLM: the model, and a revision for each checkpoint by words seen."),
+    ] = None,
 ) -> None:
     """Copy a trained model to a folder that `AutoModelForCausalLM.from_pretrained` loads."""
     from tutelage import api
 
-    api.export(recipe, model, folder, overrides or (), runs)
+    if babylm is None:
+        api.export(recipe, model, folder, overrides or (), runs)
+    else:
+        api.export_babylm(recipe, model, babylm, folder, overrides or (), runs)
+
+
+@app.command()
+def check(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished experiment, as `runs/NAME`.")],
+    track: Annotated[str, typer.Option(help="As `babylm-2026-strict-small`; an unknown name lists them.")],
+    model: OneModel = None,
+) -> None:
+    """Tell whether a track's rules were kept: words, epochs, teachers, checkpoints. Exit code 1 if one was broken."""
+    from tutelage import api
+
+    findings = api.check(run, track, model)
+    for finding in findings:
+        print(finding)
+    if any(finding.verdict == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+@data.command("list")
+def data_list() -> None:
+    """List the benchmarks that can be fetched, with their sources and licences."""
+    from tutelage import api
+
+    print("\n".join(api.data_list().values()))
+
+
+@data.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A benchmark of `tutelage data list`.")],
+    accept_licence: Annotated[bool, typer.Option("--accept-licence", help="You accept the licence shown.")] = False,
+    source: Annotated[str | None, typer.Option(help="Which publisher, where there are several.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Data folder to put it in; the cache by default.")] = None,
+) -> None:
+    """Fetch a benchmark; shows its source and licence first."""
+    from tutelage import api
+
+    api.data_get(name, folder, accept_licence, source)
 
 
 @cache.command("build")

@@ -202,7 +202,7 @@ class Finetuning(TaskFinetuning):
     checkpoints: a year of BabyLM, or `tutelage` (the defaults shown here, for small models)."""
     tasks: tuple[str, ...] = GLUE_7
     """Tasks by name. `mnli-mm` is scored with the model of `mnli`."""
-    by_task: dict[str, dict[str, Any]] = {}
+    by_task: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - pydantic copies it
     """Settings of single tasks: `{wsc: {epochs: 30}}`."""
     seeds: Annotated[int, Field(ge=1, le=100)] | tuple[int, ...] = 1
     """Fine-tuned once for each seed of order, classifier and dropout: a number (0, 1, ...) or a list of seeds."""
