@@ -11,6 +11,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
 from tutelage.evaluation.finetune.arithmetic import LEAN, SharedCasts, lean
+from tutelage.evaluation.finetune.pooled import shorten
 
 ARCHITECTURES = ("llama", "gpt2", "bert", "modernbert")
 
@@ -155,3 +156,36 @@ def test_one_cast_for_layers_with_one_input() -> None:
         assert torch.equal(layers[0](inputs.clone()), second)
     with SharedCasts():
         assert layers[0](inputs).dtype == torch.float32
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+def test_the_last_layer_where_it_is_read(world: Any, masks: Any, padding: str) -> None:
+    """Value and gradient are those of all positions of which one is taken."""
+    plain = trunk_of(world, "llama")
+    ours = copy.deepcopy(plain)
+    short = shorten(ours)
+    assert short is not None
+    mask, places = masks[padding], {"none": [11, 4, 0], "right": [4, 8, 11], "left": [11, 11, 11]}[padding]
+    tokens, rows = torch.randint(40, (3, 12)), torch.arange(3)
+    short.places_B = torch.tensor(places)
+    found = ours(input_ids=tokens, attention_mask=mask).last_hidden_state
+    wanted = plain(input_ids=tokens, attention_mask=mask).last_hidden_state[rows, short.places_B]
+    assert found.shape == (3, 1, 32)
+    torch.testing.assert_close(found[:, 0], wanted, atol=1e-5, rtol=1e-4)
+    weight = torch.randn(3, 32)
+    (found[:, 0] * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    for ours_parameter, parameter in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours_parameter.grad, parameter.grad, atol=1e-4, rtol=1e-3)
+    short.places_B = None
+    torch.testing.assert_close(run(ours, mask)[0], run(plain, mask)[0], atol=1e-5, rtol=1e-4)
+
+
+def test_layers_of_another_kind_stay_whole(world: Any) -> None:
+    assert shorten(trunk_of(world, "gpt2")) is None
+    assert shorten(trunk_of(world, "modernbert")) is None
+    trunk = trunk_of(world, "llama")
+    forward = trunk.layers[-1].forward
+    trunk.layers[-1].forward = lambda hidden, **more: forward(hidden, **more) + hidden.flip(-1)
+    assert shorten(trunk) is None
+    assert type(trunk.layers[-1]).__name__ == "LlamaDecoderLayer"

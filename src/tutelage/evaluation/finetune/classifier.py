@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import UserError
 from tutelage.evaluation.finetune.arithmetic import lean
+from tutelage.evaluation.finetune.pooled import shorten
 from tutelage.evaluation.finetune.rows import Part
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe_finetune import Adapters, TaskFinetuning
@@ -43,6 +44,7 @@ class Member(nn.Module):
         self.trunk.requires_grad_(True)
         if next(self.trunk.parameters()).device.type == "cpu":
             lean(self.trunk)
+        self.short = shorten(self.trunk) if self.kind == "causal" and self.pooling != "mean" else None
         self.positions_told = True
         config = model.hf.config
         self.head = _head(config, labels, settings).to(next(self.trunk.parameters()).device)
@@ -53,8 +55,13 @@ class Member(nn.Module):
     def forward(self, part: Part) -> Tensor:
         """Return logits, `(B, L)`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            hidden_BTD = self.hidden(part)
-        logits: Tensor = self.head(pool(hidden_BTD, part, self.pooling))
+            if self.short is None:
+                pooled_BD = pool(self.hidden(part), part, self.pooling)
+            else:
+                self.short.places_B = place(part, self.pooling)
+                pooled_BD = self.hidden(part)[:, 0]
+                self.short.places_B = None
+        logits: Tensor = self.head(pooled_BD)
         return logits
 
     def hidden(self, part: Part) -> Tensor:
@@ -129,18 +136,21 @@ def starts(part: Part) -> Tensor:
     return T - part.lengths_B
 
 
+def place(part: Part, pooling: Pooling) -> Tensor:
+    """Return which position of each row a pooling reads, `(B,)`; not for `mean`."""
+    B, T = part.tokens_BT.shape
+    if pooling == "last_token" and part.lengths_B is not None:
+        return starts(part) + part.lengths_B - 1
+    return torch.full((B,), 0 if pooling == "first" else T - 1, device=part.tokens_BT.device)
+
+
 def pool(hidden_BTD: Tensor, part: Part, pooling: Pooling) -> Tensor:
     """Take one vector of each row, `(B, D)`."""
-    if pooling == "first":
-        return hidden_BTD[:, 0]
-    if pooling == "last" or (pooling == "last_token" and part.lengths_B is None):
-        return hidden_BTD[:, -1]
+    if pooling != "mean":
+        return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), place(part, pooling)]
     if part.lengths_B is None:
         return hidden_BTD.mean(1)
-    start_B = starts(part)
-    if pooling == "last_token":
-        return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), start_B + part.lengths_B - 1]
-    place_BT = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device) - start_B[:, None]
+    place_BT = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device) - starts(part)[:, None]
     inside_BT = (place_BT >= 0) & (place_BT < part.lengths_B[:, None])
     return (hidden_BTD * inside_BT[..., None]).sum(1) / part.lengths_B[:, None]
 
