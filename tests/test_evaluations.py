@@ -14,7 +14,8 @@ from tutelage.errors import UserError
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.likelihood import log_probs
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.evaluations import Context, Measurement, check_name, find, names
+from tutelage.evaluations import check_name, find, names
+from tutelage.measurements import Context, Measurement
 from tutelage.recipe import Evaluation
 from tutelage.recipe_file import recipe_from_text
 
@@ -74,7 +75,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         "surprise": Measurement(surprise, lambda argument, settings: {"sentences": len(SENTENCES)}),
         "months": Measurement(months, lambda argument, settings: {"argument": argument}, ("early", "late")),
     }
-    monkeypatch.setattr(evaluations, "EVALUATIONS", made)
+    monkeypatch.setattr(evaluations, "MEASUREMENTS", made)
 
 
 @pytest.fixture
@@ -151,9 +152,9 @@ def test_parts_survive_a_stop(registered: None, tmp_path: Path) -> None:
 
 def test_a_broken_evaluation_leaves_no_score(done: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     text = RECIPE.replace("values: all}", 'values: all}\nevaluation: {convention: "2026"}')
-    broken = dict(evaluations.EVALUATIONS)
+    broken = dict(evaluations.MEASUREMENTS)
     broken["surprise"] = Measurement(lambda context: 1 / 0, lambda argument, settings: {})
-    monkeypatch.setattr(evaluations, "EVALUATIONS", broken)
+    monkeypatch.setattr(evaluations, "MEASUREMENTS", broken)
     with pytest.raises(ZeroDivisionError):
         api.evaluate(recipe_from_text(text), runs=done[0])
     score = json.loads((done[0] / "measured" / "student" / "seed-0" / "scores" / "surprise.json").read_text())
@@ -186,7 +187,7 @@ def test_missing_files_are_told_before_training(
     def gone(argument: str, settings: Evaluation) -> dict[str, Any]:
         raise UserError("the files of 'surprise' are not on this machine")
 
-    monkeypatch.setattr(evaluations, "EVALUATIONS", {"surprise": Measurement(surprise, gone)})
+    monkeypatch.setattr(evaluations, "MEASUREMENTS", {"surprise": Measurement(surprise, gone)})
     monkeypatch.setattr("tutelage.experiment.train", lambda *a: pytest.fail("trained"))
     text = RECIPE.replace(', "months:late"', "")
     with pytest.raises(UserError, match="not on this machine"):

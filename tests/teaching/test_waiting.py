@@ -12,6 +12,7 @@ import torch
 
 from tutelage import recipe
 from tutelage.corpus.batches import Batch, BatchSource
+from tutelage.models.language_model import LanguageModel
 from tutelage.run_folder import RunFolder
 from tutelage.teaching import ahead
 from tutelage.training import loop
@@ -34,6 +35,8 @@ def notes(bench, monkeypatch, folder: Path, reading, how: str, attention: str, m
     if how == "ahead":
         monkeypatch.setitem(ahead.AHEAD_TOKENS, "cpu", 4 * 4 * 16)
     monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 16)
+    # For CPUs alone, and not what a GPU does.
+    monkeypatch.setattr(LanguageModel, "thin_embedding_gradient", lambda self: None)
     form = Form(attention)
 
     def teachers(_: int):
