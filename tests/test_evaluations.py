@@ -188,7 +188,7 @@ def test_missing_files_are_told_before_training(
         raise UserError("the files of 'surprise' are not on this machine")
 
     monkeypatch.setattr(evaluations, "MEASUREMENTS", {"surprise": Measurement(surprise, gone)})
-    monkeypatch.setattr("tutelage.experiment.train", lambda *a: pytest.fail("trained"))
+    monkeypatch.setattr("tutelage.piece_training.train", lambda *a: pytest.fail("trained"))
     text = RECIPE.replace(', "months:late"', "")
     with pytest.raises(UserError, match="not on this machine"):
         api.run(recipe_from_text(text), runs=tmp_path)

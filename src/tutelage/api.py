@@ -29,6 +29,7 @@ from tutelage.files import write_text
 from tutelage.guest_scores import evaluate_guests
 from tutelage.model_card import model_card
 from tutelage.models.build import Kind, save
+from tutelage.piece_training import train_piece
 from tutelage.progress import console
 from tutelage.recipe import Evaluation, Recipe, Teacher
 from tutelage.recipe_file import load_recipe, shipped_recipes
@@ -265,7 +266,7 @@ def _train(experiment: Experiment, scoring: Scoring, model: str | None) -> None:
     # Reading the benchmarks now tells of a missing one before hours of training.
     _ = scoring.found
     for piece in pieces:
-        experiment.train_piece(piece)
+        train_piece(experiment, piece)
     if experiment.group.is_main:
         # A run folder knows its recipe, so that `tutelage report runs/NAME` needs nothing else.
         text = yaml.safe_dump(experiment.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

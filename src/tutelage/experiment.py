@@ -6,9 +6,8 @@ whatever was begun goes on from its last checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,19 +17,16 @@ from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
 from tutelage.errors import UserError, nearest
-from tutelage.files import fingerprint, read_json, write_json
-from tutelage.model_card import model_card
-from tutelage.models.build import Kind, attention, build, load, save, shape
+from tutelage.files import fingerprint, read_json
+from tutelage.models.build import Kind, build, load, shape
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.language_model import LanguageModel
-from tutelage.progress import console, duration
 from tutelage.recipe import Recipe
 from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching import outside
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint, form
 from tutelage.training.form import Form
-from tutelage.training.loop import Job, train
 from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
@@ -43,8 +39,6 @@ UNCHANGING: dict[str, Any] = {
     "stages": {"__all__": {"cache": {"fill", "limit_gib"}}},
 }
 """Settings of a model that do not change what it learns."""
-FORMING = {"preset", "config", "weights", "attention", "compile", "cuda_graphs"}
-"""Settings of a model that its form of arithmetic depends on."""
 
 
 @dataclass(frozen=True)
@@ -313,103 +307,6 @@ class Experiment:
             "teachers": teachers,
         } | ({"weights": outside.identity(model.weights)} if model.weights is not None else {})
 
-    def train_piece(self, piece: Piece) -> None:
-        """Train one piece, or go on with it, or skip it if it is finished."""
-        run = self.run_of(piece)
-        with self._owned(run):
-            if self.group.is_main:
-                run.claim(self.wish(piece))
-            self.group.barrier()
-            if run.finished is not None:
-                return
-            model = self.recipe.models[piece.name]
-            with machine.deterministic(model.deterministic):
-                building = caching.build_ahead(self, piece)
-            if model.sharding != "none" and self.group.size == 1:
-                console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
-            source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
-            taken = self.form_of(piece)
-            opened = ExitStack()
-            job = Job(
-                name=piece.name,
-                model=model,
-                seed=self.recipe.seed + piece.seed,
-                source=source,
-                val=self.rows_of(self.data.val, model, 64, shuffle=False),
-                val_bytes_per_token=self.data.val.bytes / len(self.data.val),
-                plan=self.plan_of(piece.name),
-                milestones=self.milestones(piece.name),
-                build=lambda: taken.give(self.new_model(piece)),
-                teachers=lambda index: caching.voice(self, piece, index, taken, opened),
-                precision=self.precision_of(piece),
-            )
-            with opened, machine.deterministic(model.deterministic):
-                state = train(job, run, self.group)
-            if self.group.is_main:
-                self._finish(piece, run, job, state, building)
-            self.group.barrier()
-
-    def form_of(self, piece: Piece) -> Form:
-        """Return the form of arithmetic of a piece's run: what it began with, or a new choice."""
-        model, group = self.recipe.models[piece.name], self.group
-        rows = min(model.optim.micro_batch_rows or model.optim.batch_rows, -(-model.optim.batch_rows // group.size))
-        micros = -(-model.optim.batch_rows // (rows * group.size))
-        if model.sharding != "none" and group.size > 1:
-            # Too large for one process, and so for a trial.
-            return Form(attention() if model.attention == "auto" else model.attention)
-        precision = self.precision_of(piece)
-        settings = model.model_dump(mode="json", include=FORMING)
-        steps, length = self.plan_of(piece.name).total * micros, self.recipe.data.rows.length
-        key = fingerprint([settings, rows, length, precision, steps, machine.environment()])
-
-        def choose() -> tuple[Form, Json]:
-            source = self.rows_of(self.data.train, model, rows, shuffle=True)
-            at_once = micros == 1 and group.size == 1
-            return form.choose(model, lambda: self.new_model(piece).to(group.device), source, precision, steps, at_once)
-
-        run, shared = self.run_of(piece).path / "form.json", self.folder / "forms.json"
-        if group.is_main and checkpoint.steps_in(self.run_of(piece).checkpoints) and not run.is_file():
-            # Begun by a version that knew the plain form only.
-            write_json(run, asdict(Form(attention())))
-        chosen = asdict(form.remembered(run, shared, key, choose)) if group.is_main else None
-        return Form(**group.from_main(chosen))
-
-    def _finish(self, piece: Piece, run: RunFolder, job: Job, state: checkpoint.State, building: float) -> None:
-        """Export the best checkpoint and write down what training came to; `building` caches took that many seconds."""
-        best = int(state.best["step"])
-        learner = Learner(self.new_model(piece))
-        folder = checkpoint.folder_of(run.checkpoints, best)
-        fault = checkpoint.verify(folder)
-        if fault is not None:
-            raise UserError(
-                f"{piece}: the best checkpoint, {folder}, is damaged: {fault}; restore it, or delete {run.path}"
-            )
-        checkpoint.load_weights(folder, learner)
-        cost = cost_of(learner.model.hf, job.model.reads, job.source.row_length)
-        last = checkpoint.folder_of(run.checkpoints, state.step)
-        timing = read_json(last / "timing.json")
-        val = next(line["val"] for line in reversed(run.lines()) if line["step"] == best and "val" in line)
-        words = state.tokens * self.data.train.words / len(self.data.train)
-        done = {
-            "steps": state.step,
-            "tokens": state.tokens,
-            "words": round(words),
-            "epochs": state.step / job.source.steps_per_epoch,
-            "seconds": timing["seconds"] + building,
-            "seconds_teaching": None if self.group.device.type == "cuda" else timing["teaching"] + building,
-            "flops": cost.training_flops * state.tokens,
-            "teacher_flops": self.teacher_flops(piece.name),
-            "clip_rate": state.clipped / state.step,
-            "best_step": best,
-            "val": val,
-            "cost": asdict(cost),
-            "architecture": learner.model.hf.config.model_type,
-        }
-        save(learner.model, self.data.tokenizer, run.hf, model_card(self.recipe, piece.name, piece.seed, done))
-        write_json(run.path / "finished.json", done)
-        took = duration(timing["seconds"])
-        console.print(f"{piece}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
-
     def teacher_flops(self, name: str, live: bool = False) -> float:
         """Return the operations of the teachers for one seed of a model; `live`: as if there were no caches."""
         model, ends = self.recipe.models[name], self.plan_of(name).ends
@@ -430,12 +327,3 @@ class Experiment:
         model = self.recipe.models[teacher.model]
         hf = shape(model, self.data.tokenizer, self.recipe.data.rows.length)
         return cost_of(hf, reads, self.recipe.data.rows.length)
-
-    @contextmanager
-    def _owned(self, run: RunFolder) -> Iterator[None]:
-        """Hold a run folder's lock: one process for the whole group."""
-        if self.group.is_main:
-            with run.locked():
-                yield
-        else:
-            yield

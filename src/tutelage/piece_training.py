@@ -1,0 +1,138 @@
+"""Train one piece of an experiment: its form of arithmetic, its caches, the loop, and what is written at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+
+from tutelage import caching, machine
+from tutelage.errors import UserError
+from tutelage.experiment import Experiment, Piece
+from tutelage.files import fingerprint, read_json, write_json
+from tutelage.model_card import model_card
+from tutelage.models.build import attention, save
+from tutelage.models.cost import cost_of
+from tutelage.progress import console, duration
+from tutelage.run_folder import Json, RunFolder
+from tutelage.training import checkpoint, form
+from tutelage.training.form import Form
+from tutelage.training.loop import Job, train
+from tutelage.training.objectives import Learner
+
+FORMING = {"preset", "config", "weights", "attention", "compile", "cuda_graphs"}
+"""Settings of a model that its form of arithmetic depends on."""
+
+
+def train_piece(experiment: Experiment, piece: Piece) -> None:
+    """Train one piece, or go on with it, or skip it if it is finished."""
+    run = experiment.run_of(piece)
+    with _owned(experiment, run):
+        if experiment.group.is_main:
+            run.claim(experiment.wish(piece))
+        experiment.group.barrier()
+        if run.finished is not None:
+            return
+        model = experiment.recipe.models[piece.name]
+        with machine.deterministic(model.deterministic):
+            building = caching.build_ahead(experiment, piece)
+        if model.sharding != "none" and experiment.group.size == 1:
+            console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
+        source = experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
+        taken = form_of(experiment, piece)
+        opened = ExitStack()
+        job = Job(
+            name=piece.name,
+            model=model,
+            seed=experiment.recipe.seed + piece.seed,
+            source=source,
+            val=experiment.rows_of(experiment.data.val, model, 64, shuffle=False),
+            val_bytes_per_token=experiment.data.val.bytes / len(experiment.data.val),
+            plan=experiment.plan_of(piece.name),
+            milestones=experiment.milestones(piece.name),
+            build=lambda: taken.give(experiment.new_model(piece)),
+            teachers=lambda index: caching.voice(experiment, piece, index, taken, opened),
+            precision=experiment.precision_of(piece),
+        )
+        with opened, machine.deterministic(model.deterministic):
+            state = train(job, run, experiment.group)
+        if experiment.group.is_main:
+            _finish(experiment, piece, run, job, state, building)
+        experiment.group.barrier()
+
+
+def form_of(experiment: Experiment, piece: Piece) -> Form:
+    """Return the form of arithmetic of a piece's run: what it began with, or a new choice."""
+    model, group = experiment.recipe.models[piece.name], experiment.group
+    rows = min(model.optim.micro_batch_rows or model.optim.batch_rows, -(-model.optim.batch_rows // group.size))
+    micros = -(-model.optim.batch_rows // (rows * group.size))
+    if model.sharding != "none" and group.size > 1:
+        # Too large for one process, and so for a trial.
+        return Form(attention() if model.attention == "auto" else model.attention)
+    precision = experiment.precision_of(piece)
+    settings = model.model_dump(mode="json", include=FORMING)
+    steps, length = experiment.plan_of(piece.name).total * micros, experiment.recipe.data.rows.length
+    key = fingerprint([settings, rows, length, precision, steps, machine.environment()])
+
+    def choose() -> tuple[Form, Json]:
+        source = experiment.rows_of(experiment.data.train, model, rows, shuffle=True)
+        at_once = micros == 1 and group.size == 1
+        return form.choose(
+            model, lambda: experiment.new_model(piece).to(group.device), source, precision, steps, at_once
+        )
+
+    run, shared = experiment.run_of(piece).path / "form.json", experiment.folder / "forms.json"
+    if group.is_main and checkpoint.steps_in(experiment.run_of(piece).checkpoints) and not run.is_file():
+        # Begun by a version that knew the plain form only.
+        write_json(run, asdict(Form(attention())))
+    chosen = asdict(form.remembered(run, shared, key, choose)) if group.is_main else None
+    return Form(**group.from_main(chosen))
+
+
+def _finish(
+    experiment: Experiment, piece: Piece, run: RunFolder, job: Job, state: checkpoint.State, building: float
+) -> None:
+    """Export the best checkpoint and write down what training came to; `building` caches took that many seconds."""
+    best = int(state.best["step"])
+    learner = Learner(experiment.new_model(piece))
+    folder = checkpoint.folder_of(run.checkpoints, best)
+    fault = checkpoint.verify(folder)
+    if fault is not None:
+        raise UserError(
+            f"{piece}: the best checkpoint, {folder}, is damaged: {fault}; restore it, or delete {run.path}"
+        )
+    checkpoint.load_weights(folder, learner)
+    cost = cost_of(learner.model.hf, job.model.reads, job.source.row_length)
+    last = checkpoint.folder_of(run.checkpoints, state.step)
+    timing = read_json(last / "timing.json")
+    val = next(line["val"] for line in reversed(run.lines()) if line["step"] == best and "val" in line)
+    words = state.tokens * experiment.data.train.words / len(experiment.data.train)
+    done = {
+        "steps": state.step,
+        "tokens": state.tokens,
+        "words": round(words),
+        "epochs": state.step / job.source.steps_per_epoch,
+        "seconds": timing["seconds"] + building,
+        "seconds_teaching": None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
+        "flops": cost.training_flops * state.tokens,
+        "teacher_flops": experiment.teacher_flops(piece.name),
+        "clip_rate": state.clipped / state.step,
+        "best_step": best,
+        "val": val,
+        "cost": asdict(cost),
+        "architecture": learner.model.hf.config.model_type,
+    }
+    save(learner.model, experiment.data.tokenizer, run.hf, model_card(experiment.recipe, piece.name, piece.seed, done))
+    write_json(run.path / "finished.json", done)
+    took = duration(timing["seconds"])
+    console.print(f"{piece}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
+
+
+@contextmanager
+def _owned(experiment: Experiment, run: RunFolder) -> Iterator[None]:
+    """Hold a run folder's lock: one process for the whole group."""
+    if experiment.group.is_main:
+        with run.locked():
+            yield
+    else:
+        yield

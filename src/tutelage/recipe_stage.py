@@ -1,0 +1,177 @@
+"""The part of a recipe that says what a model learns from whom: stages, objectives, teachers, caches; see `recipe`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tutelage.recipe_data import Count, Section, Share
+from tutelage.word_counts import read_words
+
+Kind = Literal["causal", "masked"]
+"""How a model reads: left to right, or both ways."""
+
+
+class Objective(Section):
+    """One term of the loss and its weight."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor before the term; terms are means over their own targets."""
+
+
+class Distill(Objective):
+    """Forward Kullback-Leibler divergence from the teachers' distribution to the student's."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Logits of teachers and student are divided by it before the softmax."""
+    temperature_squared: bool = True
+    """Multiply by the squared temperature (Hinton 2015; BabyLlama's code has it, its equation does not)."""
+    reduction: Literal["per_token", "per_row"] = "per_token"
+    """`per_token`: mean over tokens. `per_row`: summed over a row's tokens, mean over rows, as BabyLlama's code does:
+    at 128 tokens a row that is 128 times the per-token weight."""
+
+
+class Masked(Objective):
+    """Masked language modelling (BERT): predict the hidden tokens."""
+
+    rate: Share = 0.15
+    """Share of tokens to be predicted; of these 80 % are masked, 10 % replaced by random tokens, 10 % kept."""
+
+
+class Objectives(Section):
+    """The weighted terms of a stage's loss; a number stands for `{weight: number}`."""
+
+    next_token: Objective | None = None
+    """Cross-entropy of the next token."""
+    masked: Masked | None = None
+    """Cross-entropy of masked tokens."""
+    distill: Distill | None = None
+    """What the teachers say; needs `teachers`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_is_weight(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            k: {"weight": v} if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _one_way_of_reading(self) -> Objectives:
+        if self.next_token and self.masked:
+            raise ValueError("`next_token` and `masked` exclude each other within a stage")
+        if not self.named():
+            raise ValueError("name at least one objective: `next_token`, `masked` or `distill`")
+        return self
+
+    def named(self) -> dict[str, Objective]:
+        """Return the terms that are there, by name."""
+        terms = {"next_token": self.next_token, "masked": self.masked, "distill": self.distill}
+        return {name: term for name, term in terms.items() if term is not None}
+
+
+TEACHER = re.compile(
+    r"(?P<model>[^\[\]@]+)(\[(?P<seed>\d+)\])?(@(?P<checkpoint>best|last|step-\d+|words-[1-9]\d*[KMB]?))?"
+)
+
+
+class Teacher(Section):
+    """Who teaches: a model of this recipe, a folder, or a hub id."""
+
+    model: str
+    """Name in this recipe, path of a Hugging Face folder, or hub id."""
+    seed: int | None = None
+    """Which of a model's seeds (its first one unless given): `name[1]`."""
+    checkpoint: str = "best"
+    """`best` (by `val`), `last`, `step-N` (`name@step-2000`), or `words-N`, where N words were seen
+    (`name@words-3M`)."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share of this teacher in the mixture, relative to the others."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        match = TEACHER.fullmatch(value)
+        if match is None:
+            raise ValueError(
+                f"'{value}' is not a teacher: write name, name[seed], name@step-N, name@words-N, a path or a hub id"
+            )
+        return {key: found for key, found in match.groupdict().items() if found is not None}
+
+    @property
+    def words(self) -> int | None:
+        """Words seen at the checkpoint, if it is named by them."""
+        return read_words(self.checkpoint.removeprefix("words-")) if self.checkpoint.startswith("words-") else None
+
+    def __str__(self) -> str:
+        """Write the short form."""
+        seed = "" if self.seed is None else f"[{self.seed}]"
+        return f"{self.model}{seed}" + ("" if self.checkpoint == "best" else f"@{self.checkpoint}")
+
+
+class Cache(Section):
+    """What teachers said, computed once and kept on disk; a word stands for `{kind: word}`. See docs/caches.md."""
+
+    kind: Literal["hidden", "sparse", "top_k"]
+    """`hidden`: the teachers' last hidden states, from which the whole distribution follows. `sparse`: a few tokens
+    drawn from it, unbiased. `top_k`: its most likely tokens; small, and biased."""
+    draws: Annotated[int, Field(ge=1, le=4096)] = 16
+    """`sparse`: tokens drawn at each position for one set."""
+    sets: Annotated[int, Field(ge=1, le=1024)] = 4
+    """`sparse`: sets of draws; epoch e reads set e modulo this number, so that a student memorises no single draw."""
+    k: Count = 64
+    """`top_k`: how many tokens are kept at each position."""
+    fill: Literal["ahead", "first_epoch"] = "ahead"
+    """`ahead`: the cache is completed before the student begins. `first_epoch`: while it trains, with the rows it
+    meets, which is less work where a stage reads only part of the rows."""
+    limit_gib: Annotated[float, Field(gt=0)] = 100.0
+    """Largest size on disk; a cache that would exceed it is refused before anything is computed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word_is_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _numbers_fit_the_kind(self) -> Cache:
+        for key, kind in (("draws", "sparse"), ("sets", "sparse"), ("k", "top_k")):
+            if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"`{key}` goes with `kind: {kind}`; leave it out")
+        return self
+
+
+class Stage(Section):
+    """A span of a model's training with its own objectives and teachers."""
+
+    span: str | int | None = None
+    """How long: `17%` of the run, or a number of steps; the last stage takes the rest."""
+    objectives: Objectives = Objectives(next_token=Objective())
+    """The loss."""
+    teachers: tuple[Teacher, ...] = ()
+    """Who teaches during this stage; all must share the student's vocabulary."""
+    combine: Literal["mean_logits", "mean_probabilities"] = "mean_logits"
+    """How several teachers become one distribution; `mean_logits` as BabyLlama published."""
+    cache: Cache | None = None
+    """Keep what the teachers say on disk, instead of asking them at every step."""
+
+    @model_validator(mode="after")
+    def _distill_needs_teachers(self) -> Stage:
+        if (self.objectives.distill is not None) != bool(self.teachers):
+            raise ValueError("`teachers` and `objectives.distill` go together: give both, or neither")
+        if self.cache is not None and not self.teachers:
+            raise ValueError("`cache` keeps what teachers say: name `teachers`, or leave it out")
+        if isinstance(self.span, str) and not re.fullmatch(r"\d+(\.\d+)?%", self.span):
+            raise ValueError(f"span '{self.span}' is neither a share like 17% nor a number of steps")
+        return self
+
+    @property
+    def reads(self) -> Kind | None:
+        """How the objectives make the model read: left to right, or both ways; `distill` alone leaves it open."""
+        if self.objectives.masked:
+            return "masked"
+        return "causal" if self.objectives.next_token else None
