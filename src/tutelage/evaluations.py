@@ -88,7 +88,11 @@ def find(name: str, settings: recipe.Evaluation) -> Found:
         inputs = measurement.inputs(name.partition(":")[2], settings)
         return Found(name, inputs, measurement.run, needs=measurement.needs)
     suite = find_suite(name, CONVENTIONS[settings.convention])
-    items = fingerprint([[p.uid, [repr(q) for q in p.questions]] for p in suite.paradigms])
+    paradigms = [
+        [p.uid, [repr(q) for q in p.questions], [str(formula.source) for formula in p.formulas]]
+        for p in suite.paradigms
+    ]
+    items = fingerprint([paradigms, suite.ratios])
     options = (item for p in suite.paradigms for question in p.questions for item in question.options)
     texts = tuple(dict.fromkeys(item.prefix + item.completion for item in options))
     return Found(name, {"items": items}, lambda context: _choose(suite, context), texts)
