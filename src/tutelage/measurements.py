@@ -189,6 +189,10 @@ def _aoa(context: Context) -> MeasuredResult:
         entries = said("main", 0, lambda: context.ensemble)
         predictors = read_predictors(data.find("aoa") / PREDICTORS_2023)
         return evaluate_acquisition_2023(mean_surprisals(entries), predictors)
+    if not context.checkpoints:
+        note = "no checkpoints: ensembles have none, a model those that models.*.checkpoints names"
+        nothing = {"aoa": MeasuredValue(None, "correlation", note=note)}
+        return MeasuredResult("aoa", context.convention.name, "aoa", nothing)
     rows = [entry for state in context.checkpoints for entry in said(state.name, state.words, state.load)]
     surprisals = as_submission(rows, context.label, len(context.checkpoints))
     return evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
