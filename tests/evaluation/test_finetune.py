@@ -129,7 +129,7 @@ def test_an_ensemble_is_one_classifier(world: Any, tokenizer: Any, tmp_path: Pat
         _without_dropout(model)
     settings = settings_of(dropout=0.0)
     classifier = build(models, 2, settings, tokenizer, seed=0).train()
-    part = collate(random_rows([5, 9, 3], len(tokenizer)), np.arange(3), 0, "right", 32)
+    part = collate(random_rows([5, 9, 3], len(tokenizer)), np.arange(3), 0, "right", 32, torch.device("cpu"))
     mean = sum(member(part) for member in classifier.members) / 2
     torch.testing.assert_close(classifier(part), mean)
     nn.functional.cross_entropy(classifier(part), part.labels_B).backward()

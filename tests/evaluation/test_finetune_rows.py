@@ -21,6 +21,7 @@ from tutelage.recipe_finetune import TaskFinetuning
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "dog", "cat", "cow"]
 READING = Reading(0, 64, "fp32", "test")
+CPU = torch.device("cpu")
 ARCHITECTURES = ("llama", "gpt2", "bert", "modernbert")
 
 
@@ -54,10 +55,17 @@ def test_parts_hold_every_row_once_and_save_padding() -> None:
         lengths = draw.integers(1, 129, count)
         found = parts(lengths, "cpu")
         assert sorted(np.concatenate(found).tolist()) == list(range(count))
-        padded = sum(len(part) * -(-lengths[part].max() // 8) * 8 for part in found)
-        assert padded <= count * -(-lengths.max() // 8) * 8
+        assert sum(len(part) * lengths[part].max() for part in found) <= count * lengths.max()
         assert all(len(part) == 1 or len(part) * lengths[part].max() <= 1024 for part in found)
     assert len(parts(draw.integers(1, 129, 64), "cuda")) == 1
+
+
+def test_a_gpus_parts_have_even_lengths_within_the_limit() -> None:
+    rows = random_rows([3, 9, 12], 16)
+    meta = torch.device("meta")  # taken for a GPU; shapes are all that is asked
+    assert collate(rows, np.array([0, 1]), 0, "right", 64, meta).tokens_BT.shape == (2, 16)
+    assert collate(rows, np.array([0, 2]), 0, "right", 12, meta).tokens_BT.shape == (2, 12)
+    assert collate(rows, np.array([0, 1]), 0, "right", 64, CPU).tokens_BT.shape == (2, 9)
 
 
 def test_parts_are_the_cheapest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +77,7 @@ def test_parts_are_the_cheapest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rows.PART_COST, "cpu", 30)
 
     def cost(cut: list[np.ndarray], lengths: np.ndarray) -> int:
-        return sum(len(part) * (-(-int(lengths[part].max()) // 8) * 8) + 30 for part in cut)
+        return sum(len(part) * int(lengths[part].max()) + 30 for part in cut)
 
     for seed in range(20):
         lengths = np.random.default_rng(seed).integers(1, 60, 6)
@@ -244,7 +252,7 @@ def test_gradient_of_parts_is_that_of_the_batch(world: Any, tokenizer: Any, arch
     classifier = build([model], 2, settings, tokenizer, seed=0).train()
     total = 0.0
     for index in (np.array([6, 0, 2]), np.array([4, 3]), np.array([7, 1, 5])):
-        part = collate(rows, index, 0, "right", 32)
+        part = collate(rows, index, 0, "right", 32, CPU)
         loss = nn.functional.cross_entropy(classifier(part), part.labels_B, reduction="sum") / 8
         loss.backward()
         total += float(loss.detach())

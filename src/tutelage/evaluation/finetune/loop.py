@@ -100,7 +100,7 @@ def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, sett
             # One autocast for all parts: weights are cast once.
             with _autocast(device, reading.precision):
                 for part_N in parts(lengths_N[batch_N], device.type):
-                    part = collate(train, batch_N[part_N], reading.pad_id, settings.padding, reading.limit).to(device)
+                    part = collate(train, batch_N[part_N], reading.pad_id, settings.padding, reading.limit, device)
                     loss = nn.functional.cross_entropy(classifier(part), part.labels_B, reduction="sum") / len(batch_N)
                     loss.backward()  # type: ignore[no-untyped-call]
                     seen += loss.detach()
@@ -130,7 +130,7 @@ def predict(classifier: Classifier, rows: Rows, settings: TaskFinetuning, readin
     products = FrozenProducts(classifier.parameters())
     with torch.no_grad(), products, _autocast(device, reading.precision):
         for index_B in scored_batches(rows.lengths_N, device.type):
-            part = collate(rows, index_B, reading.pad_id, settings.padding, reading.limit).to(device)
+            part = collate(rows, index_B, reading.pad_id, settings.padding, reading.limit, device)
             found.append((index_B, classifier(part).float()))
     logits_NL = np.empty((len(rows), found[0][1].shape[1]), dtype=np.float32)
     for index_B, logits_BL in found:
