@@ -48,7 +48,7 @@ class Adapters(Section):
 
     rank: Count = 8
     """Inner width of an adapter."""
-    alpha: Rate = 16.0
+    alpha: Count = 16
     """An adapter's product is multiplied by `alpha / rank`."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout before an adapter."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
-from tutelage.evaluation.finetune.arithmetic import LEAN, SharedCasts, lean
+from tutelage.evaluation.finetune.attention import LEAN, lean
 from tutelage.evaluation.finetune.pooled import shorten
 
 ARCHITECTURES = ("llama", "gpt2", "bert", "modernbert")
@@ -74,14 +74,9 @@ def test_in_bf16_both_are_as_far_from_float32(world: Any, masks: Any, architectu
         apart = sum(float((gradients[name] - exact).pow(2).sum()) for name, exact in exact_gradients.items())
         return float((hidden - exact)[real].pow(2).mean()), apart
 
-    (value, gradient), plain_errors = _with_shared_casts(errors, ours), errors(plain)
+    (value, gradient), plain_errors = errors(ours), errors(plain)
     assert value < 2 * plain_errors[0]
     assert gradient < 2 * plain_errors[1]
-
-
-def _with_shared_casts(errors: Any, trunk: Any) -> tuple[float, float]:
-    with SharedCasts():
-        return errors(trunk)
 
 
 def test_grouped_queries() -> None:
@@ -123,39 +118,6 @@ def test_a_model_with_scores_of_its_own_keeps_its_attention(world: Any) -> None:
         )
     assert not lean(trunk)
     assert trunk.config._attn_implementation == "eager"
-
-
-def test_one_cast_for_layers_with_one_input() -> None:
-    """Value and gradient are those of a cast each; the cast is not mistaken for that of a changed or another tensor."""
-    torch.manual_seed(0)
-    layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
-    inputs = torch.randn(5, 16, requires_grad=True)
-
-    def casts(shared: bool) -> tuple[torch.Tensor, torch.Tensor, int]:
-        inputs.grad = None
-        with (
-            torch.profiler.profile() as profile,
-            torch.autocast("cpu", torch.bfloat16),
-            SharedCasts() if shared else torch.enable_grad(),
-        ):
-            read = inputs * 1  # autocast itself remembers casts of leaves
-            found = sum(layer(read).float() for layer in layers)
-        found.sum().backward()
-        count = sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy")
-        return found.detach(), inputs.grad.clone(), count
-
-    plain, shared = casts(False), casts(True)
-    assert torch.equal(plain[0], shared[0])
-    torch.testing.assert_close(plain[1], shared[1], atol=0.02, rtol=0.02)
-    assert shared[2] == plain[2] - 2
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), SharedCasts():
-        first = layers[0](inputs)
-        inputs.add_(1)
-        second = layers[0](inputs)
-        assert not torch.equal(first, second)
-        assert torch.equal(layers[0](inputs.clone()), second)
-    with SharedCasts():
-        assert layers[0](inputs).dtype == torch.float32
 
 
 @pytest.mark.parametrize("padding", ["none", "right", "left"])

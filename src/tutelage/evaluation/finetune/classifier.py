@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
-from tutelage.evaluation.finetune.arithmetic import lean
+from tutelage.evaluation.finetune.attention import lean
 from tutelage.evaluation.finetune.pooled import shorten
 from tutelage.evaluation.finetune.rows import Part
 from tutelage.models.language_model import LanguageModel

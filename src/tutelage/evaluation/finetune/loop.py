@@ -1,6 +1,6 @@
 """The loop of fine-tuning: shuffled batches, AdamW, evaluations, the best weights kept.
 
-Layers are not compiled: rows have many lengths, each compiled anew, and a task takes minutes.
+Layers are not compiled: that would save a seventh of a step, and take 15 to 40 seconds of a task's few minutes.
 
 Order, classifier and dropout follow from the seed alone. Shapes: N rows, B rows of a part, L labels.
 """
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from tutelage import recipe
 from tutelage.corpus.batches import keyed_generator
 from tutelage.errors import UserError
-from tutelage.evaluation.finetune.arithmetic import SharedCasts
 from tutelage.evaluation.finetune.classifier import Classifier
 from tutelage.evaluation.finetune.metrics import METRICS, Metric
 from tutelage.evaluation.finetune.rows import Ints, Rows, collate, order, parts, scored_batches
@@ -99,9 +98,9 @@ def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, sett
             torch.manual_seed(int(keyed_generator(seed, DROPOUT, step).integers(2**62)))
             classifier.train()
             # One autocast for all parts: weights are cast once.
-            with _autocast(device, reading.precision), SharedCasts():
+            with _autocast(device, reading.precision):
                 for part_N in parts(lengths_N[batch_N], device.type):
-                    part = collate(train, batch_N[part_N], reading.pad_id, settings.padding, reading.limit).to(device)
+                    part = collate(train, batch_N[part_N], reading.pad_id, settings.padding, reading.limit, device)
                     loss = nn.functional.cross_entropy(classifier(part), part.labels_B, reduction="sum") / len(batch_N)
                     loss.backward()  # type: ignore[no-untyped-call]
                     seen += loss.detach()
@@ -131,7 +130,7 @@ def predict(classifier: Classifier, rows: Rows, settings: TaskFinetuning, readin
     products = FrozenProducts(classifier.parameters())
     with torch.no_grad(), products, _autocast(device, reading.precision):
         for index_B in scored_batches(rows.lengths_N, device.type):
-            part = collate(rows, index_B, reading.pad_id, settings.padding, reading.limit).to(device)
+            part = collate(rows, index_B, reading.pad_id, settings.padding, reading.limit, device)
             found.append((index_B, classifier(part).float()))
     logits_NL = np.empty((len(rows), found[0][1].shape[1]), dtype=np.float32)
     for index_B, logits_BL in found:

@@ -24,13 +24,13 @@ from tutelage.evaluation.finetune.tasks import Example
 
 Ints = NDArray[np.int64]
 
-PART_COST = {"cpu": 192, "cuda": 16384}
+PART_COST = {"cpu": 128, "cuda": 16384}
 """What another part of a batch costs, in tokens: on a CPU adding up its gradients, on a GPU also launching kernels."""
 PART_TOKENS = {"cpu": 1024, "cuda": 65536}
 """Most tokens in a part, padding included; on a CPU, what stays in its caches."""
-MULTIPLE = 8
-"""Parts are padded to multiples of this, so that few shapes occur: for each new one, kernels are prepared."""
-SCORED_TOKENS = {"cpu": 4096, "cuda": 65536}
+MULTIPLE = {"cpu": 1, "cuda": 8}
+"""Parts are padded to multiples of this: a GPU's products like even shapes, a CPU only pays for them."""
+SCORED_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens scored at once; smaller batches stay in a CPU's caches."""
 SPLIT, SUBSET, ORDER = 10, 11, 12
 """Apart from the keys of `corpus.batches`."""
@@ -166,8 +166,8 @@ def parts(lengths_N: Ints, device: str) -> list[Ints]:
         Indices of the rows of each part.
     """
     order_N = np.argsort(lengths_N, kind="stable")
-    widths = [-(-int(length) // MULTIPLE) * MULTIPLE for length in lengths_N[order_N]]
-    cost, largest = (sizes.get(device, sizes["cuda"]) for sizes in (PART_COST, PART_TOKENS))
+    cost, largest, multiple = (_of(table, device) for table in (PART_COST, PART_TOKENS, MULTIPLE))
+    widths = [-(-int(length) // multiple) * multiple for length in lengths_N[order_N]]
     # best[j]: least cost of the j shortest rows; the part that ends there begins at begin[j].
     best, begin = [0], [0]
     for j, width in enumerate(widths, start=1):
@@ -183,10 +183,12 @@ def parts(lengths_N: Ints, device: str) -> list[Ints]:
     return found
 
 
-def collate(rows: Rows, index_B: Ints, pad_id: int, side: Literal["right", "left"], limit: int) -> Part:
-    """Pad rows to the next multiple of `MULTIPLE` above the longest, but not beyond `limit`."""
-    lengths = [len(rows.tokens[i]) for i in index_B]
-    width = min(-(-max(lengths) // MULTIPLE) * MULTIPLE, max(limit, max(lengths)))
+def collate(
+    rows: Rows, index_B: Ints, pad_id: int, side: Literal["right", "left"], limit: int, device: torch.device
+) -> Part:
+    """Pad rows to the length of the longest, or the next multiple that the device likes, but not beyond `limit`."""
+    lengths, multiple = [len(rows.tokens[i]) for i in index_B], _of(MULTIPLE, device.type)
+    width = min(-(-max(lengths) // multiple) * multiple, max(limit, max(lengths)))
 
     def block(values: list[Ints], filler: int) -> Tensor:
         filled = np.full((len(index_B), width), filler, dtype=np.int64)
@@ -194,20 +196,26 @@ def collate(rows: Rows, index_B: Ints, pad_id: int, side: Literal["right", "left
             filled[place, slice(width - length, width) if side == "left" else slice(length)] = values[i]
         return torch.from_numpy(filled)
 
-    return Part(
+    part = Part(
         block(rows.tokens, pad_id),
         torch.tensor(lengths) if min(lengths) < width else None,
         None if rows.types is None else block(rows.types, 0),
         torch.from_numpy(rows.labels_N[index_B]),
         side == "left",
     )
+    return part.to(device)
 
 
 def scored_batches(lengths_N: Ints, device: str) -> Iterator[Ints]:
     """Go through all rows, the longest first (what does not fit in memory fails at once), in batches of like length."""
     order_N = np.argsort(-lengths_N, kind="stable")
-    size, start = SCORED_TOKENS.get(device, SCORED_TOKENS["cuda"]), 0
+    size, start = _of(SCORED_TOKENS, device), 0
     while start < len(order_N):
         stop = start + max(1, size // int(lengths_N[order_N[start]]))
         yield order_N[start:stop]
         start = stop
+
+
+def _of(table: dict[str, int], device: str) -> int:
+    """What a table says of a kind of device; others are taken for GPUs."""
+    return table.get(device, table["cuda"])

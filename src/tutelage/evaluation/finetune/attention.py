@@ -1,52 +1,23 @@
-"""Two savings in a CPU's training arithmetic; the numbers are those of the plain forms, but for rounding.
+"""Attention for training on a CPU; the numbers are those of the plain form, but for rounding.
 
 Attention written out (`eager`) keeps its softmax in float32 beside copies in bf16, and its backward pass makes as many
 again. Here scores stay in the precision of the products, the mask is added in place, and the softmax, which computes in
-float32 inside, is the only block kept for the backward pass.
-
-Under autocast every linear layer casts its input. Layers that read the same input (queries, keys and values; the gate
-and what it gates) here share one cast, and their gradients are added before they are cast back.
+float32 inside, is the only block kept for the backward pass. (`scaled_dot_product_attention` makes a step half as long
+again: see docs/decisions.md.)
 
 Shapes: B rows, H heads, T tokens, D width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 LEAN = "tutelage_lean"
 """Name of the attention among transformers' implementations."""
-
-
-class SharedCasts(TorchFunctionMode):
-    """While it is entered, linear layers under autocast that read the same tensor share its cast."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._input: Tensor | None = None
-        self._version = -1
-        self._cast: Tensor | None = None
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Redirect `linear`."""
-        if func is not F.linear or kwargs or args[0].dtype != torch.float32:
-            return func(*args, **(kwargs or {}))
-        inputs: Tensor = args[0]
-        device = inputs.device.type
-        if not torch.is_autocast_enabled(device):
-            return func(*args)
-        if inputs is not self._input or inputs._version != self._version:
-            self._input, self._version = inputs, inputs._version
-            self._cast = inputs.to(torch.get_autocast_dtype(device))
-        return func(self._cast, *args[1:])
 
 
 class _Attention(torch.autograd.Function):
