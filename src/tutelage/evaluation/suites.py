@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tutelage import starter
 from tutelage.errors import UserError, nearest
 from tutelage.evaluation.conventions import CONVENTIONS, Convention, ItemRules, Reduction, choose, strictly_right
-from tutelage.evaluation.data import data_folders
+from tutelage.evaluation.data import available, data_folders
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.likelihood import Precision, log_probs
 from tutelage.evaluation.pairs import read_pairs, read_zorro
@@ -98,8 +98,10 @@ def _place(name: str, source: Source) -> Traversable:
         for place in filter(None, (source.folder, source.elsewhere)):
             if (folder / place).exists():
                 return folder / place
+    fetched = name.partition("-")[0] if name.startswith("wug") else name
+    verb = f"with `tutelage data get {fetched}`, or " if fetched in available() else ""
     raise UserError(
-        f"the files of suite '{name}' are not on this machine. Get them from {source.origin} (licence: "
+        f"the files of suite '{name}' are not on this machine. Get them {verb}from {source.origin} (licence: "
         f"{source.licence}) and put its .jsonl files into {folders[-1] / source.folder}, or into "
         f"$TUTELAGE_DATA/eval/{source.folder}"
     )
