@@ -149,7 +149,8 @@ def find(name: str) -> Path:
             return place
     raise UserError(
         f"the files of '{name}' are not on this machine. Fetch them with `tutelage data get {name}`, or from "
-        f"{benchmark.where} (licence: {benchmark.licence}), and put them into {places[-1]} or $TUTELAGE_DATA/{benchmark.place}"
+        f"{benchmark.where} (licence: {benchmark.licence}), and put them into {places[-1]} or "
+        f"$TUTELAGE_DATA/{benchmark.place}"
     )
 
 
