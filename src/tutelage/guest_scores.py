@@ -117,7 +117,6 @@ def _score(guest: Guest, found: Mapping[str, Found], out: Path, settings: recipe
             context = Context(
                 name=name,
                 label=guest.label,
-                seed=0,
                 tokenizer=guest.tokenizer,
                 settings=settings,
                 precision=precision,

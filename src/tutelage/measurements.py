@@ -78,7 +78,6 @@ class Context:
     Attributes:
         name: as the recipe writes it.
         label: whose evaluation this is, for progress bars and messages.
-        seed: for whatever an evaluation draws, such as the order of fine-tuning.
         tokenizer: the models' Hugging Face fast tokenizer.
         settings: the recipe's `evaluation`.
         precision: arithmetic of the models.
@@ -90,7 +89,6 @@ class Context:
 
     name: str
     label: str
-    seed: int
     tokenizer: Any
     settings: recipe.Evaluation
     precision: Precision

@@ -172,7 +172,6 @@ class Scoring:
         context = Context(
             name=name,
             label=str(subject),
-            seed=subject.seed,
             tokenizer=self.experiment.data.tokenizer,
             settings=self.recipe.evaluation,
             precision=self._precision(subject),
