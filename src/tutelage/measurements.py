@@ -6,7 +6,7 @@ Each is a function from a `Context` to a `MeasuredResult`; the dict at the foot 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -35,6 +35,8 @@ from tutelage.run_folder import Json
 from tutelage.teaching.teachers import Ensemble
 
 PREDICTORS_2023 = "english_american_predictors.csv"
+PUBLISHED = "published"
+"""`reading:published`: surprisals as the published code takes them, which is what result files hold."""
 Need = Literal["checkpoints", "held_out"]
 
 
@@ -152,19 +154,22 @@ class Measurement:
 
 
 def _reading(context: Context) -> MeasuredResult:
-    return evaluate_reading(
+    result = evaluate_reading(
         context.ensemble,
         context.tokenizer,
         find_reading(),
         context.convention,
+        as_published=context.argument == PUBLISHED,
         batch_tokens=context.settings.batch_tokens,
         precision=context.precision,
     )
+    return replace(result, name=context.name)
 
 
 def _reading_inputs(argument: str, settings: recipe.Evaluation) -> Json:
     find_reading()
-    return {"file": sha256(data.find("reading") / "reading_data.csv")}
+    how = {"surprisal": PUBLISHED} if argument else {}
+    return {"file": sha256(data.find("reading") / "reading_data.csv")} | how
 
 
 # --- age of acquisition
@@ -280,7 +285,7 @@ def _glue_inputs(argument: str, settings: recipe.Evaluation) -> Json:
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    "reading": Measurement(_reading, _reading_inputs),
+    "reading": Measurement(_reading, _reading_inputs, arguments=(PUBLISHED,)),
     "aoa": Measurement(_aoa, _aoa_inputs, needs=frozenset({"checkpoints"})),
     "calibration": Measurement(_calibration, lambda argument, settings: {}, needs=frozenset({"held_out"})),
     "glue": Measurement(_glue, _glue_inputs, arguments=tuple(TASKS)),
