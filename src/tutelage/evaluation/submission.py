@@ -11,7 +11,7 @@ What each of them holds is in `submission_format`. The scorers pair predictions 
 order is everything; `submission_check` looks at it. The published reports in words beside the predictions are read by
 nobody and not written.
 
-Shapes: N items, K options.
+Shapes: N items.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.errors import UserError, nearest
-from tutelage.evaluation.conventions import Convention, choose
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.questions import Paradigm, Question
 from tutelage.evaluation.results import MeasuredResult
@@ -96,43 +95,28 @@ class Submission:
 def suite_predictions(
     task: Task,
     paradigms: Sequence[Paradigm],
-    log_probs: Mapping[str, NDArray[np.float64]],
-    convention: Convention,
+    chosen: Mapping[str, NDArray[np.int64]],
     ids: Sequence[str] | None = None,
-    chosen: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> Json:
-    """Turn a suite's scores into predictions.
+    """Turn a suite's answers into predictions.
 
     Args:
         task: whose shape they take.
-        paradigms: the questions, in the order of the data files; column 0 of the scores is the right option. For
-            `probability` tasks it is the one whose probability is asked for.
-        log_probs: by UID, `(N, K)` in nats, as in `SuiteResult.log_probs`.
-        convention: whose rule for ties holds.
+        paradigms: the questions, in the order of the data files.
+        chosen: by UID which option of each question was chosen, `(N,)`, as in `SuiteResult.chosen`.
         ids: `example_id` of each question, for tasks whose predictions have keys of their own (Global PIQA).
-        chosen: by UID which options were chosen, `(N,)`, as in `SuiteResult.chosen`; told by the scores unless given.
 
     Raises:
-        UserError: a paradigm without scores, or examples without as many names.
+        UserError: questions without an answer, or examples without as many names.
     """
     said: Json = {}
     for paradigm in paradigms:
-        if paradigm.uid not in log_probs or len(log_probs[paradigm.uid]) != len(paradigm.questions):
-            raise UserError(f"{task.key}: there are no scores for all questions of '{paradigm.uid}'; score it again")
-        scores_NK = log_probs[paradigm.uid]
-        if chosen is None:
-            chosen_N = choose(scores_NK, convention, [question.key for question in paradigm.questions])
-        else:
-            chosen_N = chosen[paradigm.uid]
+        if paradigm.uid not in chosen or len(chosen[paradigm.uid]) != len(paradigm.questions):
+            raise UserError(f"{task.key}: not all questions of '{paradigm.uid}' have answers; score it again")
         name = FILE_NAMES.get(paradigm.uid, paradigm.uid)
-        texts = [
-            text_of(task, question.options[one]) for question, one in zip(paradigm.questions, chosen_N, strict=True)
-        ]
+        answers = zip(paradigm.questions, chosen[paradigm.uid].tolist(), strict=True)
+        texts = [text_of(task, question.options[one]) for question, one in answers]
         said[name] = [{"id": f"{name}_{index}", "pred": text} for index, text in enumerate(texts)]
-        if task.shape == "probability":
-            shifted_NK = np.exp(scores_NK - scores_NK.max(axis=1, keepdims=True))
-            for one, probability in zip(said[name], shifted_NK[:, 0] / shifted_NK.sum(axis=1), strict=True):
-                one["prob"] = float(probability)
     if task.shape != "example":
         return {name: {"predictions": found} for name, found in said.items()}
     found = [one["pred"] for predictions in said.values() for one in predictions]
