@@ -1,10 +1,11 @@
-"""Result files from the scores of a run: everything of a tiny model, on made-up data in the published form and sizes."""
+"""Result files from the scores of a run: all of a tiny model's, on made-up data in the published form and sizes."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -132,7 +133,7 @@ def piqa(folder: Path) -> None:
 
 
 def reading(folder: Path) -> None:
-    draw, words = np.random.default_rng(0), "The dog sleeps on the old mat in the warm sun".split()
+    draw, words = np.random.default_rng(0), re.findall(r"\w+", "The dog sleeps on the old mat in the warm sun")
     folder.mkdir(parents=True)
     with (folder / "reading_data.csv").open("w", newline="") as file:
         writer = None

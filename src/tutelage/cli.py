@@ -134,7 +134,8 @@ def evaluate(
 ) -> None:
     """Score the trained models of a recipe on what it names, or any models on suites.
 
-    `tutelage evaluate mine.yaml` measures what the recipe's `evaluate` names and is not measured yet.
+    `tutelage evaluate mine.yaml` measures what the recipe's `evaluate` names and is not measured yet, and what its
+    `evaluation.along` names at every checkpoint by words seen.
 
     `tutelage evaluate FOLDER owner/name --suite blimp --suite blimp-supplement` scores any Hugging Face models, folders
     or hub ids, side by side: it prints a table and writes scores, log-probabilities of single items and a page with

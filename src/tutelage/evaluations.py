@@ -9,17 +9,19 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tutelage import recipe
 from tutelage.errors import UserError, nearest
-from tutelage.evaluation.conventions import CONVENTIONS
+from tutelage.evaluation.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.items import Rows, encode
 from tutelage.evaluation.results import MeasuredResult, SuiteResult
 from tutelage.evaluation.sources import SOURCES
-from tutelage.evaluation.suites import FOLDERS, STARTER, Suite, evaluate, find_suite
+from tutelage.evaluation.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of
 from tutelage.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.measurements import MEASUREMENTS, Context, Need
 from tutelage.run_folder import Json
@@ -77,6 +79,12 @@ def check_name(name: str, besides: Iterable[str] = ()) -> None:
     raise UserError(f"unknown evaluation '{name}'{nearest(name, known)} (known: {', '.join(known)})")
 
 
+def needs_of(name: str) -> frozenset[Need]:
+    """Return what an evaluation needs beside a model; see `Measurement`."""
+    family = name.partition(":")[0]
+    return MEASUREMENTS[family].needs if family in MEASUREMENTS else frozenset()
+
+
 def find(name: str, settings: recipe.Evaluation) -> Found:
     """Read and check what an evaluation needs beside a model.
 
@@ -97,18 +105,29 @@ def find(name: str, settings: recipe.Evaluation) -> Found:
     items = fingerprint([paradigms, suite.ratios])
     options = (item for p in suite.paradigms for question in p.questions for item in question.options)
     texts = tuple(dict.fromkeys(item.prefix + item.completion for item in options))
-    return Found(name, {"items": items}, lambda context: _choose(suite, context), texts, suite=suite)
+    return Found(name, {"items": items}, _chooser(suite, CONVENTIONS[settings.convention]), texts, suite=suite)
 
 
-def _choose(suite: Suite, context: Context) -> Result:
-    return evaluate(
-        context.ensemble,
-        context.tokenizer,
-        suite,
-        context.convention,
-        context.settings.batch_tokens,
-        context.precision,
-    )
+def _chooser(suite: Suite, convention: Convention) -> Callable[[Context], Result]:
+    """Make the run of a suite, which tokenizes it once for all models that share a tokenizer, checkpoints above all."""
+    rows = lru_cache(maxsize=1)(partial(_rows, suite, convention))
+
+    def run(context: Context) -> Result:
+        return evaluate(
+            context.ensemble,
+            context.tokenizer,
+            suite,
+            convention,
+            context.settings.batch_tokens,
+            context.precision,
+            rows(context.tokenizer, context.ensemble.kind),
+        )
+
+    return run
+
+
+def _rows(suite: Suite, convention: Convention, tokenizer: Any, kind: Literal["causal", "masked"]) -> Rows:
+    return encode(tokenizer, items_of(suite), kind, convention)
 
 
 def write_score(folder: Path, result: Result, name: str, of: Json) -> Json:

@@ -18,7 +18,7 @@ from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.errors import UserError
 from tutelage.evaluation import data
-from tutelage.evaluation.acquisition import as_submission, checkpoint_surprisals, evaluate_acquisition
+from tutelage.evaluation.acquisition import Checkpoint, as_submission, checkpoint_surprisals, evaluate_acquisition
 from tutelage.evaluation.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
 from tutelage.evaluation.acquisition_data import find_acquisition, read_predictors
 from tutelage.evaluation.calibration import calibration
@@ -58,21 +58,6 @@ class Speakers:
         return Ensemble(self.load()).to(self.device)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A state of a model that its training kept.
-
-    Attributes:
-        words: whitespace words read until then, repeats included.
-        name: of the state, such as `step-2000`.
-        load: loads it, on the device.
-    """
-
-    words: int
-    name: str
-    load: Callable[[], Ensemble]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What an evaluation may use.
@@ -84,7 +69,7 @@ class Context:
         settings: the recipe's `evaluation`.
         precision: arithmetic of the models.
         speakers: the models.
-        checkpoints: earlier states of a single model, by words read; empty where none were kept, and for ensembles.
+        checkpoints: of a single model, those kept by words seen; empty where none were asked for, and for ensembles.
         parts: folder for results of parts, so that what is done survives a stop; see `part`.
         held_out: makes the rows of held-out text; None where there is no corpus.
     """
@@ -196,7 +181,7 @@ def _aoa(context: Context) -> MeasuredResult:
         note = "no checkpoints: ensembles have none, a model those that models.*.checkpoints names"
         nothing = {"aoa": MeasuredValue(None, "correlation", note=note)}
         return MeasuredResult("aoa", context.convention.name, "aoa", nothing)
-    rows = [entry for state in context.checkpoints for entry in said(state.name, state.words, state.load)]
+    rows = [entry for state in context.checkpoints for entry in said(state.name, state.words_seen, state.load)]
     surprisals = as_submission(rows, context.label, len(context.checkpoints))
     return evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
 
