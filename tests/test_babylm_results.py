@@ -381,7 +381,7 @@ def test_data_that_are_not_here_or_not_the_published_ones(copy, data, tmp_path: 
     results = write(year, runs, tmp_path / "results", **settings)
     why = {line.evaluation: line.missing for line in results.missing}
     assert why.keys() == {"ewok", "blimp-supplement"}
-    assert "`tutelage data get ewok`" in why["ewok"]
+    assert "data are not on this machine; `tutelage data list`" in why["ewok"]
     assert "hypernym: has 843 predictions, the data file 842 lines" in why["blimp-supplement"]
 
 
@@ -427,6 +427,10 @@ def test_what_cannot_be_written_at_all(trained: Path, tmp_path: Path) -> None:
     refused("scores by the rules of 2025, babylm-2026-strict-small by those of 2026: evaluation", recipe("2025"))
     refused(r"nothing of babylm-2026-strict-small is measured of one\[0\] yet:\n.*not measured yet\n.*")
     refused("no model 'two' in this recipe", model="two")
+    without = recipe_from_text(
+        RECIPE.replace("babylm-strict-small", "[300]").format(year="2026", evaluate="", along="")
+    )
+    refused("aoa, blimp-fast, .*: no checkpoint of this track was kept; models", without)
     with pytest.raises(UserError, match=r"one\[0\] is not trained yet"):
         api.submission_write(recipe("2026"), "one", tmp_path, "babylm-2026-strict-small", (), tmp_path / "runs")
 

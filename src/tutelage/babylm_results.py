@@ -14,7 +14,7 @@ from typing import cast
 from rich.table import Table
 
 from tutelage.babylm_scores import example_ids, surprisal_rows, task_results
-from tutelage.errors import UserError, nearest
+from tutelage.errors import MissingData, UserError, nearest
 from tutelage.evaluation.acquisition import as_submission, evaluate_acquisition
 from tutelage.evaluation.acquisition_data import find_acquisition
 from tutelage.evaluation.conventions import CONVENTIONS
@@ -33,6 +33,9 @@ from tutelage.track_rules import TRACKS
 from tutelage.word_counts import revision
 
 AOA = "aoa"
+NOT_HERE = (
+    "data are not on this machine; `tutelage data list` says where they come from, `tutelage data get` fetches them"
+)
 DIGEST = 64
 """Longer values are not shown: a digest tells people nothing."""
 
@@ -141,7 +144,7 @@ def options_here(form: Format) -> Options:
     for task in form.full:
         try:
             suite = None if task.shape == "reading" else find_suite(task.evaluation, CONVENTIONS[form.year])
-        except UserError:
+        except MissingData:
             continue
         if suite is not None:
             options[task.key] = options_of(task, suite.paradigms, example_ids(suite.paradigms))
@@ -166,6 +169,8 @@ class _Gathered:
             for name in names:
                 try:
                     self.found[name] = find(name, self.settings)
+                except MissingData:
+                    self.lacking[name] = NOT_HERE
                 except UserError as error:
                     self.lacking[name] = str(error)
                 tracker.advance(1)
@@ -295,12 +300,12 @@ class _Gathered:
 
 def reasons(lines: Sequence[Line], year: str) -> str:
     """Say why tasks are missing, those with the same reason together, and what in a recipe measures them."""
-    tasks: dict[str, list[str]] = {}
+    names: dict[str, dict[str, None]] = {}
     for line in lines:
         for text in (line.missing, line.note):
             if text:
-                tasks.setdefault(text, []).append(line.evaluation)
-    told = [f"  {', '.join(names)}: {text}" for text, names in tasks.items()]
+                names.setdefault(text, {})[line.evaluation] = None
+    told = [f"  {', '.join(found)}: {text}" for text, found in names.items()]
     full, along = (
         list(dict.fromkeys(line.evaluation for line in lines if line.missing and line.fast == fast))
         for fast in (False, True)

@@ -11,6 +11,10 @@ class UserError(ValueError):
     """An error to be shown without a traceback: it names the key or file, the value and what to do."""
 
 
+class MissingData(UserError):
+    """Files of a benchmark are not on this machine; it names where to get them and where to put them."""
+
+
 class Interrupted(Exception):
     """Training was asked to stop; everything is saved.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from tutelage import files
 from tutelage.corpus.archive import list_members, unpack
 from tutelage.corpus.download import download
-from tutelage.errors import UserError, nearest
+from tutelage.errors import MissingData, UserError, nearest
 from tutelage.evaluation import ewok
 from tutelage.evaluation.publishers import HubFolder, OsfFolder, Publisher, RemoteFile, ZipArchive
 from tutelage.progress import console
@@ -147,7 +147,7 @@ def find(name: str) -> Path:
     for place in places:
         if place.is_dir():
             return place
-    raise UserError(
+    raise MissingData(
         f"the files of '{name}' are not on this machine. Fetch them with `tutelage data get {name}`, or from "
         f"{benchmark.where} (licence: {benchmark.licence}), and put them into {places[-1]} or "
         f"$TUTELAGE_DATA/{benchmark.place}"

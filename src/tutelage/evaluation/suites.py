@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage import starter
-from tutelage.errors import UserError, nearest
+from tutelage.errors import MissingData, UserError, nearest
 from tutelage.evaluation.conventions import CONVENTIONS, Convention, ItemRules, Reduction, choose, strictly_right
 from tutelage.evaluation.data import available, data_folders
 from tutelage.evaluation.items import Item, Rows, encode
@@ -100,7 +100,7 @@ def _place(name: str, source: Source) -> Traversable:
                 return folder / place
     fetched = name.partition("-")[0] if name.startswith("wug") else name
     verb = f"with `tutelage data get {fetched}`, or " if fetched in available() else ""
-    raise UserError(
+    raise MissingData(
         f"the files of suite '{name}' are not on this machine. Get them {verb}from {source.origin} (licence: "
         f"{source.licence}) and put its .jsonl files into {folders[-1] / source.folder}, or into "
         f"$TUTELAGE_DATA/eval/{source.folder}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import UserError, nearest
+from tutelage.errors import MissingData, UserError, nearest
 from tutelage.evaluation.data import data_folders
 from tutelage.evaluation.finetune.metrics import Metric
 from tutelage.recipe_finetune import GLUE_7, GLUE_11, MSGS, Rules
@@ -208,7 +208,7 @@ def _file(task: Task, split: str, folder: Path | None) -> Path:
             for ending in ("jsonl", "json"):
                 if (place / f"{stem}.{ending}").is_file():
                     return place / f"{stem}.{ending}"
-    raise UserError(
+    raise MissingData(
         f"{stems[0]}.jsonl of the task '{task.name}' is not on this machine. Get it from {_source(task)} (licence: "
         f"{LICENCE}) and put it into {folder or data_folders()[-1] / FOLDERS[0]}"
         + ("" if folder else f", or into $TUTELAGE_DATA/{FOLDERS[0]}")
