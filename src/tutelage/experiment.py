@@ -66,6 +66,7 @@ class Experiment:
         self.recipe = what
         self.folder = runs / what.name
         self.group = group
+        self._costs: dict[tuple[str, Kind], Cost] = {}
         machine.set_up()
 
     # --- who comes when
@@ -115,8 +116,9 @@ class Experiment:
         return RunFolder(self.folder / piece.name / f"seed-{piece.seed}")
 
     def references_to(self, name: str) -> list[recipe.Teacher]:
-        """Return where a model is named as a teacher or as a member of an ensemble."""
+        """Return where a model is named as a teacher, as a member of an ensemble or to sort held-out text."""
         teachers = [t for model in self.recipe.models.values() for stage in model.stages for t in stage.teachers]
+        teachers += [self.recipe.evaluation.buckets.by] if self.recipe.evaluation.buckets else []
         teachers += [
             recipe.Teacher.model_validate(member)
             for name_compared in self.recipe.compare.models
@@ -159,11 +161,33 @@ class Experiment:
 
     def plan_of(self, name: str) -> Plan:
         """Return a model's steps, stages and evaluations."""
-        model = self.recipe.models[name]
+        model = self._in_steps(name)
         source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
         words = frozenset(t.words for t in self.references_to(name) if t.words is not None)
         words_per_token = self.data.train.words / len(self.data.train)
         return plan(name, model, source, words_per_token, self._steps_named(name), words)
+
+    def _in_steps(self, name: str) -> recipe.Model:
+        """Return a model; where its length is another one's operations, as many whole steps as those pay for."""
+        model = self.recipe.models[name]
+        if model.flops_of is None:
+            return model
+        budget = self.flops(model.flops_of.model)
+        if model.flops_of.teachers == "counted":
+            for ancestor in self.recipe.ancestors_of(model.flops_of.model):
+                if ancestor not in self.recipe.models:
+                    raise UserError(
+                        f"models.{name}.flops_of: the training of '{ancestor}' happened elsewhere, and nobody counted "
+                        "it; leave `teachers: counted` out"
+                    )
+                budget += self.flops(ancestor)
+        step = self.cost_of(recipe.Teacher(model=name), model.reads).training_flops * self._tokens_per_step(name)
+        return model.model_copy(update={"steps": int(budget / step), "flops_of": None})
+
+    def _tokens_per_step(self, name: str) -> float:
+        model = self.recipe.models[name]
+        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
+        return source.tokens_per_epoch / source.steps_per_epoch
 
     # --- models
 
@@ -283,7 +307,7 @@ class Experiment:
 
     def wish(self, piece: Piece) -> Json:
         """Say everything that decides a piece's result; what a finished run is checked against."""
-        model = self.recipe.models[piece.name]
+        model = self._in_steps(piece.name)
         teachers = {}
         for teacher in (t for stage in model.stages for t in stage.teachers):
             inside = teacher.model in self.recipe.models
@@ -307,13 +331,28 @@ class Experiment:
             "teachers": teachers,
         } | ({"weights": outside.identity(model.weights)} if model.weights is not None else {})
 
-    def teacher_flops(self, name: str, live: bool = False) -> float:
-        """Return the operations of the teachers for one seed of a model; `live`: as if there were no caches."""
+    def flops(self, name: str, until: int | None = None) -> float:
+        """Return the operations for one seed of a model, its teachers' included; up to a step, if one is given."""
+        own = self.cost_of(recipe.Teacher(model=name), self.recipe.models[name].reads).training_flops
+        steps = self.plan_of(name).total if until is None else until
+        return own * steps * self._tokens_per_step(name) + self.teacher_flops(name, until=until)
+
+    def teacher_flops(self, name: str, live: bool = False, until: int | None = None) -> float:
+        """Return the operations of the teachers for one seed of a model.
+
+        Args:
+            name: of the model.
+            live: count as if there were no caches.
+            until: count up to this step; the work of filling a cache counts whole once its stage has begun.
+        """
         model, ends = self.recipe.models[name], self.plan_of(name).ends
         source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
-        per_step = source.tokens_per_epoch / source.steps_per_epoch
+        per_step = self._tokens_per_step(name)
         total = 0.0
         for index, (stage, start, end) in enumerate(zip(model.stages, (0, *ends), ends, strict=False)):
+            end = end if until is None else min(end, until)
+            if end <= start:
+                break
             taught = stage.model_copy(update={"cache": None}) if live else stage
             costs = [self.cost_of(teacher, model.reads) for teacher in stage.teachers]
             passed = float(source.tokens_per_epoch * len(caching.epochs_of(self, name, index)))
@@ -322,8 +361,9 @@ class Experiment:
 
     def cost_of(self, teacher: recipe.Teacher, reads: Kind) -> Cost:
         """Return the cost of a model of this recipe, or of a teacher from outside."""
-        if teacher.model not in self.recipe.models:
-            return cost_of(self.trained(teacher, reads).hf, reads, self.recipe.data.rows.length)
-        model = self.recipe.models[teacher.model]
-        hf = shape(model, self.data.tokenizer, self.recipe.data.rows.length)
-        return cost_of(hf, reads, self.recipe.data.rows.length)
+        key = (teacher.model, reads)
+        if key not in self._costs:
+            length, model = self.recipe.data.rows.length, self.recipe.models.get(teacher.model)
+            hf = self.trained(teacher, reads).hf if model is None else shape(model, self.data.tokenizer, length)
+            self._costs[key] = cost_of(hf, reads, length)
+        return self._costs[key]

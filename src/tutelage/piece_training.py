@@ -114,6 +114,7 @@ def _finish(
         "epochs": state.step / job.source.steps_per_epoch,
         "seconds": timing["seconds"] + building,
         "seconds_teaching": None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
+        "seconds_ahead": building,
         "flops": cost.training_flops * state.tokens,
         "teacher_flops": experiment.teacher_flops(piece.name),
         "clip_rate": state.clipped / state.step,

@@ -142,6 +142,10 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
               f"freed memory {'kept' if ready.pages_kept else 'returned'}, "
               f"`auto` precision {machine.precision('auto')}")  # fmt: skip
     out.print(_table(rows))
+    for name, model in what.models.items():
+        if model.flops_of is not None:
+            whole = ", the training of its teachers counted" if model.flops_of.teachers == "counted" else ""
+            out.print(f"{name}: as many steps as the FLOPs of {model.flops_of.model} pay for{whole}")
     for row in rows:
         for cache in row.caches:
             out.print(f"teacher cache of {row.name}: {cache}")
