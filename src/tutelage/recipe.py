@@ -309,7 +309,8 @@ class Recipe(Section):
             of = self.models[name].flops_of
             if of is None:
                 return []
-            return [of.model, *(self.ancestors_of(of.model) if of.teachers == "counted" else ())]
+            counted = self.ancestors_of(of.model) if of.teachers == "counted" else []
+            return [of.model, *(name for name in counted if name in self.models)]
 
         def visit(name: str, path: tuple[str, ...]) -> None:
             if name not in self.models:

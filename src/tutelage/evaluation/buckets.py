@@ -69,7 +69,7 @@ def buckets(
     Raises:
         UserError: fewer rows than parts.
     """
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         mean_R = reference_R2[:, 0] / reference_R2[:, 1]
     order = np.argsort(mean_R[reference_R2[:, 1] > 0], kind="stable")
     rows = np.flatnonzero(reference_R2[:, 1] > 0)[order]
