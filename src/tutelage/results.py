@@ -95,7 +95,7 @@ def _settings_that_differ(experiment: Experiment, a: str, b: str) -> list[tuple[
 
 def _teaches(experiment: Experiment, name: str) -> bool:
     models = experiment.recipe.models.values()
-    return any(teacher.model == name for model in models for stage in model.stages for teacher in stage.teachers)
+    return any(teacher.model == name for model in models for stage in model.stages for teacher in stage.needs)
 
 
 def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = True) -> Json:
@@ -130,7 +130,7 @@ def _role(experiment: Experiment, name: str) -> str:
         return "student"
     if "teachers" in ((models[name].without,) if isinstance(models[name].without, str) else models[name].without):
         return "control"
-    taught = {teacher.model for model in models.values() for stage in model.stages for teacher in stage.teachers}
+    taught = {teacher.model for model in models.values() for stage in model.stages for teacher in stage.needs}
     return "teacher" if name in taught else "model"
 
 
