@@ -36,7 +36,7 @@ LAYERS = [
     {"compare"},
     {"measurements"},
     {"caching", "evaluations", "experiment", "guests", "selecting"},
-    {"caches", "piece_training", "scoring", "track_rules", "tracks", "word_checkpoints"},
+    {"caches", "piece_training", "scoring", "token_scores", "track_rules", "tracks", "word_checkpoints"},
     {"babylm_export"},
     {"guest_scores", "results"},
     {"bench", "show"},

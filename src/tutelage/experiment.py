@@ -181,21 +181,25 @@ class Experiment:
         self.finished(piece)
         if teacher.checkpoint == "best":
             return load(str(run.hf.absolute()), self.data.tokenizer, reads)
-        step = self.step_of(teacher)
+        folder = self._kept(teacher)
         learner = Learner(self.new_model(piece))
-        kept = checkpoint.steps_in(run.checkpoints)
+        fault = checkpoint.verify(folder)
+        if fault is not None:
+            raise UserError(f"'{teacher}': {folder}: {fault}; delete {run.path} and run again")
+        checkpoint.load_weights(folder, learner)
+        return learner.model
+
+    def _kept(self, teacher: recipe.Teacher) -> Path:
+        """Return the folder of a named checkpoint; refuse one that was not kept."""
+        checkpoints, step = self.run_of(self.piece_of(teacher)).checkpoints, self.step_of(teacher)
+        kept = checkpoint.steps_in(checkpoints)
         if step not in kept:
             raise UserError(
                 f"'{teacher}': that checkpoint was not kept; there are {kept}. Those that a recipe names are kept, "
                 "at models.*.checkpoints also, or "
                 "all of them with models.*.keep=all"
             )
-        folder = checkpoint.folder_of(run.checkpoints, step)
-        fault = checkpoint.verify(folder)
-        if fault is not None:
-            raise UserError(f"'{teacher}': {folder}: {fault}; delete {run.path} and run again")
-        checkpoint.load_weights(folder, learner)
-        return learner.model
+        return checkpoint.folder_of(checkpoints, step)
 
     def step_of(self, teacher: recipe.Teacher) -> int:
         """Return the step of a checkpoint of this recipe that is named: `last`, `step-N` or `words-N`.
@@ -243,15 +247,15 @@ class Experiment:
         self.finished(piece)
         if teacher.checkpoint == "best":
             return outside.identity(str(run.hf.absolute()))
-        manifest = read_json(checkpoint.folder_of(run.checkpoints, self.step_of(teacher)) / "manifest.json")
+        manifest = read_json(self._kept(teacher) / "manifest.json")
         return fingerprint([self.wish(piece), manifest["sha256"]["model.safetensors"]])
 
     def check(self, pieces: Sequence[Piece]) -> None:
         """Find now what would otherwise stop a model when its turn comes, hours after its teachers'.
 
         Raises:
-            UserError: a shape, length or stage that cannot be, a cache beyond its limit, a selection of too few rows, an
-                outside model that is missing or speaks another vocabulary, live teachers larger than memory, or a
+            UserError: a shape, length or stage that cannot be, a cache beyond its limit, a selection of too few rows,
+                an outside model that is missing or speaks another vocabulary, live teachers larger than memory, or a
                 folder that holds a run with other settings.
         """
         for name in dict.fromkeys(piece.name for piece in pieces):

@@ -72,7 +72,7 @@ def check(experiment: Experiment, name: str) -> None:
         key = f"models.{name}.stages.{index}.select"
         if source.varies:
             raise UserError(
-                f"{key}: these rows read anew in every epoch, so that scores of one epoch say nothing of the next; take "
+                f"{key}: these rows read anew in every epoch, so that scores of one say nothing of the next; take "
                 "data.rows.chunking=fixed, or a model that reads left to right"
             )
         wanted = stage.select.count(source.count)
@@ -194,7 +194,9 @@ def read(run: RunFolder, index: int, key: str | None = None) -> Selection:
         raise UserError(f"{path} is missing or not what was written: {remedy}")
     with np.load(path, allow_pickle=False) as arrays:
         rows = arrays["rows"]
-        targets = np.unpackbits(arrays["targets"], count=facts["positions"]).astype(bool) if "targets" in arrays else None
+        targets = (
+            np.unpackbits(arrays["targets"], count=facts["positions"]).astype(bool) if "targets" in arrays else None
+        )
     return Selection(rows, targets, facts)
 
 
@@ -232,7 +234,9 @@ def _choose(experiment: Experiment, piece: Piece, index: int, select: recipe.Sel
         if select.by == "excess":
             values, real = token_excess(scores[0], scores[1], lengths)
             kept = np.zeros(len(values), dtype=np.bool_)
-            kept[np.flatnonzero(real)[selection.highest(values[real], max(1, round((select.share or 0) * real.sum())))]] = True
+            kept[
+                np.flatnonzero(real)[selection.highest(values[real], max(1, round((select.share or 0) * real.sum())))]
+            ] = True
             rows, arrays = np.arange(len(lengths)), {"targets": np.packbits(kept)}
             facts = _facts(values[real], kept[real], "excess loss of a token, nats", "tokens")
             facts |= {"texts_kept": _bracketed(experiment, source, kept), "texts_dropped": []}
@@ -298,6 +302,7 @@ UNITS = {
     "salt_ds": "median loss of learnable tokens, nats",
     "difference": "log p of scorer minus reference, nats a token",
     "perplexity": "mean loss, nats a token",
+    "excess": "loss of scorer minus reference, nats",
     "random": "",
 }
 

@@ -1,11 +1,11 @@
 """What a model makes of every token of the training rows: computed in one pass, kept on disk.
 
-Six bytes a token: negative log-likelihood (float16, nats), rank of the token among the model's predictions (uint16, 1 is
-the likeliest, 0 where nothing is predicted, as at a row's last position), entropy of the prediction (float16, nats). The
-values of position t are about the prediction of token t + 1.
+Six bytes a token: negative log-likelihood (float16, nats), rank of the token among the model's predictions (uint16; 1
+is the likeliest, 0 stands where nothing is predicted, as at a row's last position), entropy of the prediction (float16,
+nats). The values of position t are about the prediction of token t + 1.
 
-Beyond the model's plain forward pass there is one softmax for all three numbers. A long pass on a CPU compiles it to one
-loop over the logits, which takes less than half the time of the plain operations, those stand beside it.
+Beyond the model's plain forward pass there is one softmax for all three numbers. A long pass on a CPU compiles it to
+one loop over the logits, which takes less than half the time of the plain operations.
 
 Shapes: N positions, D width, V vocabulary.
 """

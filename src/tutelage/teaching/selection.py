@@ -1,9 +1,9 @@
 """From what models made of every token to the rows, or the tokens, that a stage learns from.
 
-    salt_ds      median over a row's tokens of 1[token among the k likeliest] * loss    SALT_DS, arXiv 2410.18779, eq. 10
-    difference   mean over a row's tokens of log p_scorer - log p_reference             MiniPLM, arXiv 2410.17215
-    mean_loss    mean over a row's tokens of the loss                                   bands of perplexity
-    excess       of a token: its loss by the scorer minus that by the reference         Rho-1, arXiv 2404.07965
+    salt_ds      median over a row's tokens of 1[among the k likeliest] * loss    SALT_DS, arXiv 2410.18779, eq. 10
+    difference   mean over a row's tokens of log p_scorer - log p_reference       MiniPLM, arXiv 2410.17215
+    mean_loss    mean over a row's tokens of the loss                             bands of perplexity
+    excess       of a token: its loss by the scorer minus by the reference        Rho-1, arXiv 2404.07965
 
 Shapes: R rows of the same length, T predicted tokens of a row, N values.
 """
