@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tutelage import api, machine, selecting
+from tutelage.compare.cost import cost_of
 from tutelage.errors import Interrupted, UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Teacher
@@ -262,3 +263,33 @@ def test_score_sums_up_and_refuses_other_content(done: Path, tmp_path: Path, cap
 def text_file(folder: Path) -> str:
     (folder / "toy.yaml").write_text(text())
     return str(folder / "toy.yaml")
+
+
+def test_the_report_shows_what_was_selected(done: Path, tmp_path: Path) -> None:
+    excess = text("{by: excess, scorer: small@step-4, reference: small, share: 60%}").split("  chosen:")[1]
+    both = text().replace("evaluate:", f"  tokens:{excess.split('evaluate:')[0]}evaluate:")
+    for part in ("data", "small", "plain", "chosen"):
+        shutil.copytree(done / "toy" / part, tmp_path / "toy" / part)
+    summary = api.run(recipe_from_text(both), runs=tmp_path, publish=tmp_path / "published")
+    chosen, tokens = summary.models["chosen"], summary.models["tokens"]
+    (found,), (other,) = chosen.selections, tokens.selections
+    assert (found.by, found.scorer, found.what, found.stage) == ("salt_ds", "small@step-4", "rows", 1)
+    assert sum(found.counts) == found.of
+    assert sum(found.counts_kept) == found.kept
+    assert len(found.texts_kept) == len(found.texts_dropped) == 3
+    assert min(e.value for e in found.texts_kept) >= max(e.value for e in found.texts_dropped)
+    assert other.kept == round(0.6 * other.of)
+    assert all("[" in example.text for example in other.texts_kept)
+    assert chosen.scorers == ["small@step-4"]
+    assert summary.models["plain"].selections == []
+    cost = cost_of(summary.models, "chosen")
+    assert cost.scoring_flops > 0
+    small = summary.models["small"].seeds["0"].flops
+    run = chosen.seeds["0"]
+    assert cost.total_flops == pytest.approx(run.flops + run.teacher_flops + run.scoring_flops + small)
+    for page in ("toy/report.html", "published/report.md"):
+        written = (tmp_path / page).read_text()
+        assert "What was selected" in written
+        assert "Examples of what was selected" in written
+        assert "scoring rows" in written
+    assert (tmp_path / "published" / "plots" / "selections.png").is_file()

@@ -128,6 +128,7 @@ def _finish(
         "seconds_teaching": None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
         "flops": cost.training_flops * state.tokens,
         "teacher_flops": experiment.teacher_flops(piece.name),
+        "seconds_scoring": scoring,
         "scoring_flops": selecting.flops(experiment, piece.name),
         "clip_rate": state.clipped / state.step,
         "best_step": best,

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tutelage import caching, recipe
-from tutelage.corpus.batches import Ints, keyed_generator
+from tutelage.corpus.batches import BatchSource, Ints, keyed_generator
 from tutelage.corpus.tokens import TokenStore
 from tutelage.errors import Interrupted, UserError
 from tutelage.files import fingerprint, locked, read_json, sha256, write_bytes, write_json
@@ -202,7 +202,7 @@ def read(run: RunFolder, index: int, key: str | None = None) -> Selection:
 
 def facts_of(experiment: Experiment, piece: Piece) -> list[Json]:
     """Return what the report says of a finished piece's selections."""
-    run, hidden = experiment.run_of(piece), ("key", "sha256", "positions")
+    run, hidden = experiment.run_of(piece), ("key", "sha256", "positions", "scoring_seconds")
     stages = experiment.recipe.models[piece.name].stages
     facts = [read(run, index).facts | {"stage": index + 1} for index, stage in enumerate(stages) if stage.select]
     return [{key: value for key, value in fact.items() if key not in hidden} for fact in facts]
@@ -228,35 +228,41 @@ def _choose(experiment: Experiment, piece: Piece, index: int, select: recipe.Sel
         if not experiment.group.is_main:
             return
         source = experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
-        lengths = source.row_lengths
+        choose = _choose_tokens if select.by == "excess" else _choose_rows
+        arrays, facts = choose(experiment, select, scores, source)
         seconds = {str(scorer): one.seconds for scorer, one in zip(select.scorers, scores, strict=True)}
-        arrays: dict[str, Any]
-        if select.by == "excess":
-            values, real = token_excess(scores[0], scores[1], lengths)
-            kept = np.zeros(len(values), dtype=np.bool_)
-            kept[
-                np.flatnonzero(real)[selection.highest(values[real], max(1, round((select.share or 0) * real.sum())))]
-            ] = True
-            rows, arrays = np.arange(len(lengths)), {"targets": np.packbits(kept)}
-            facts = _facts(values[real], kept[real], "excess loss of a token, nats", "tokens")
-            facts |= {"texts_kept": _bracketed(experiment, source, kept), "texts_dropped": []}
-        else:
-            values = row_values(select, scores, lengths)
-            mask = chosen_rows(select, values, len(lengths), experiment.recipe.data.seed)
-            rows, arrays = np.flatnonzero(mask), {}
-            facts = _facts(values, mask, UNITS[select.by], "rows")
-            facts |= {
-                f"texts_{which}": _examples(experiment, source, np.flatnonzero(part), values)
-                for which, part in (("kept", mask), ("dropped", ~mask))
-            }
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, rows=rows.astype(np.int64), **arrays)
+    np.savez_compressed(buffer, **arrays)
     path.parent.mkdir(exist_ok=True)
     write_bytes(path, buffer.getvalue())
     about = {"by": select.by, "scorer": _name(select.scorer), "reference": _name(select.reference)}
-    whole = {"key": key, "sha256": sha256(path), "positions": int(lengths.sum()), "scoring_seconds": seconds}
+    positions = int(source.row_lengths.sum())
+    whole = {"key": key, "sha256": sha256(path), "positions": positions, "scoring_seconds": seconds}
     # Last: it is what says that the selection was made.
     write_json(path.with_suffix(".json"), whole | about | facts)
+
+
+def _choose_rows(
+    experiment: Experiment, select: recipe.Select, scores: Sequence[Scores], source: BatchSource
+) -> tuple[dict[str, Any], Json]:
+    values_R = row_values(select, scores, source.row_lengths)
+    kept_R = chosen_rows(select, values_R, source.count, experiment.recipe.data.seed)
+    texts = {
+        f"texts_{which}": _examples(experiment, source, np.flatnonzero(part_R), values_R)
+        for which, part_R in (("kept", kept_R), ("dropped", ~kept_R))
+    }
+    return {"rows": np.flatnonzero(kept_R)}, _facts(values_R, kept_R, UNITS[select.by], "rows") | texts
+
+
+def _choose_tokens(
+    experiment: Experiment, select: recipe.Select, scores: Sequence[Scores], source: BatchSource
+) -> tuple[dict[str, Any], Json]:
+    excess_N, real_N = token_excess(scores[0], scores[1], source.row_lengths)
+    kept_N = np.zeros(len(excess_N), dtype=np.bool_)
+    kept_N[real_N] = selection.highest(excess_N[real_N], max(1, round((select.share or 0.0) * int(real_N.sum()))))
+    facts = _facts(excess_N[real_N], kept_N[real_N], UNITS[select.by], "tokens")
+    texts = {"texts_kept": _bracketed(experiment, source, kept_N), "texts_dropped": []}
+    return {"rows": np.arange(source.count), "targets": np.packbits(kept_N)}, facts | texts
 
 
 def row_values(select: recipe.Select, scores: Sequence[Scores], lengths_R: Ints) -> selection.Floats | None:
@@ -327,7 +333,7 @@ def _facts(values: selection.Floats | None, kept: Mask, unit: str, what: str) ->
     }
 
 
-def _examples(experiment: Experiment, source: Any, rows: Ints, values: selection.Floats | None) -> list[Json]:
+def _examples(experiment: Experiment, source: BatchSource, rows: Ints, values: selection.Floats | None) -> list[Json]:
     """Return the beginnings of some rows, from the highest value to the lowest, evenly spaced."""
     if not len(rows):
         return []
@@ -343,7 +349,7 @@ def _examples(experiment: Experiment, source: Any, rows: Ints, values: selection
     ]
 
 
-def _bracketed(experiment: Experiment, source: Any, kept: Mask) -> list[Json]:
+def _bracketed(experiment: Experiment, source: BatchSource, kept: Mask) -> list[Json]:
     """Return the beginnings of some rows, tokens whose prediction is learned between brackets."""
     starts = np.cumsum(source.row_lengths) - source.row_lengths
     found = []
