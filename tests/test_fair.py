@@ -130,7 +130,7 @@ def test_estimates_know_lengths_in_flops(done) -> None:
         ("flops_of: salt}", "flops_of: sal}", r"flops_of: names 'sal', which is not among models"),
         ("flops_of: salt}", "flops_of: baseline-flops}", r"in a circle: baseline-flops -> baseline-flops"),
         ("flops_of: salt}", "flops_of: salt, stages: [{teachers: [small], objectives: {distill: 1}}]}",
-         r"`flops_of` is for models without teachers"),
+         r"`flops_of` is for models without teachers and scorers"),
         ("flops_of: salt}", "flops_of: salt, steps: 3}", r"exactly one of `epochs`, `steps`"),
         ("    steps: 12\n", "    flops_of: baseline-all\n", r"in a circle: small -> baseline-all -> small"),
         ("evaluation: {buckets: {by: small@step-6}}", "", r"evaluation\.buckets\.by"),

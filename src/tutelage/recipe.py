@@ -30,6 +30,7 @@ from tutelage.recipe_stage import Kind as Kind
 from tutelage.recipe_stage import Masked as Masked
 from tutelage.recipe_stage import Objective as Objective
 from tutelage.recipe_stage import Objectives as Objectives
+from tutelage.recipe_stage import Select as Select
 from tutelage.recipe_stage import Stage as Stage
 from tutelage.recipe_stage import Teacher as Teacher
 from tutelage.word_counts import SCHEDULES
@@ -104,7 +105,7 @@ class Model(Section):
     """Length in whitespace words read, repeats included."""
     flops_of: FlopsOf | None = None
     """Length in steps that cost as much as the whole training of another model: a control at equal FLOPs. For models
-    without teachers."""
+    without teachers and scorers."""
     seeds: Annotated[int, Field(ge=1, le=1000)] | tuple[int, ...] = 1
     """Trained once for each seed: a number (0, 1, ...) or a list of seeds."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
@@ -152,8 +153,8 @@ class Model(Section):
     def _complete(self) -> Model:
         if sum(x is not None for x in (self.epochs, self.steps, self.tokens, self.words, self.flops_of)) != 1:
             raise ValueError("give its length as exactly one of `epochs`, `steps`, `tokens`, `words`, `flops_of`")
-        if self.flops_of is not None and any(stage.teachers for stage in self.stages):
-            raise ValueError("`flops_of` is for models without teachers, all of whose steps cost the same")
+        if self.flops_of is not None and any(stage.needs for stage in self.stages):
+            raise ValueError("`flops_of` is for models without teachers and scorers, all of whose steps cost the same")
         if self.preset is None and self.config is None and self.weights is None:
             raise ValueError("give its shape: `preset`, `config` or `weights`")
         if self.weights is not None and (self.preset or self.config):
@@ -281,11 +282,11 @@ class Recipe(Section):
     def _teachers_read_alike(self) -> Recipe:
         for name, model in self.models.items():
             for number, stage in enumerate(model.stages):
-                for teacher in stage.teachers:
+                for teacher in stage.needs:
                     reads = self.models[teacher.model].reads if teacher.model in self.models else model.reads
                     if reads != model.reads:
                         raise wrong(
-                            ("models", name, "stages", number, "teachers"),
+                            ("models", name, "stages", number, "teachers" if teacher in stage.teachers else "select"),
                             f"the teacher '{teacher}' is {reads}, its student {model.reads}; choose a teacher that "
                             "reads alike, or another objective (or `kind`) for one of the two",
                         )
@@ -327,12 +328,12 @@ class Recipe(Section):
         return self
 
     def ancestors_of(self, name: str) -> list[str]:
-        """Return a model's teachers, their teachers, and so on; each once, those from outside too."""
+        """Return a model's teachers and scorers, theirs, and so on; each once, those from outside too."""
         found: dict[str, None] = {}
         waiting = [name]
         while waiting:
             model = self.models.get(waiting.pop(0))
-            for teacher in (t for stage in model.stages for t in stage.teachers) if model else ():
+            for teacher in (t for stage in model.stages for t in stage.needs) if model else ():
                 if teacher.model not in found:
                     found[teacher.model] = None
                     waiting.append(teacher.model)

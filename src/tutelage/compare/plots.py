@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.compare import plot_measures, plot_scores, plot_teaching, plot_training
+from tutelage.compare import plot_measures, plot_scores, plot_teaching, plot_training, selections
 from tutelage.compare.plot_style import drawing, to_png, to_svg
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.files import write_bytes, write_text
@@ -75,6 +75,12 @@ def plans(summary: Summary) -> Iterator[Plan]:
         "Training loss",
         "Averaged over neighbouring steps. KL is the divergence of teachers and student, as its reduction defines it.",
         plot_training.training_curves,
+    )
+    yield Plan(
+        "selections",
+        "What was selected, by value",
+        "All rows (or tokens) in grey, those kept in colour. Values beyond the scale stand in the outer bins.",
+        selections.selection_histograms,
     )
     yield Plan(
         "evaluations",

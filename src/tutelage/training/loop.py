@@ -59,6 +59,8 @@ class Job:
         build: makes the model with its initial weights.
         teachers: makes the teachers of a stage by its index; None where nobody teaches.
         precision: `bf16` or `fp32`.
+        selected: the batches of a stage by its index, where it learns from a selection of the rows; None where it
+            reads on in `source`.
     """
 
     name: str
@@ -72,6 +74,13 @@ class Job:
     build: Callable[[], LanguageModel]
     teachers: Callable[[int], Voice | None]
     precision: str
+    selected: Callable[[int], BatchSource | None] = lambda index: None
+
+    def reading(self, step: int) -> tuple[BatchSource, int]:
+        """Return the batches that a step belongs to, and the step at which they began: a selection begins anew."""
+        index = self.plan.stage_at(step)
+        selected = self.selected(index)
+        return (self.source, 0) if selected is None else (selected, (0, *self.plan.ends)[index])
 
 
 def train(job: Job, run: RunFolder, group: Group) -> State:
@@ -108,6 +117,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
 
     tokens_left = (plan.total - state.step) * job.source.tokens_per_epoch / job.source.steps_per_epoch
     stage_index, teachers, shown = -1, None, state.tokens
+    source, first = job.source, 0
     look_every = LOOK_EVERY[group.device.type]
     broken = torch.zeros((), device=group.device)
     with record, stop_flag() as stop, progress(f"train {job.name}[{job.seed}]", tokens_left, "tok") as bar:
@@ -132,16 +142,17 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             # --- the stage's teachers; those of the stage before are released first
             if plan.stage_at(state.step) != stage_index:
                 stage_index, teachers = plan.stage_at(state.step), None
+                source, first = job.reading(state.step)
                 teachers = job.teachers(stage_index)
                 if isinstance(teachers, Ensemble):
                     group.place(teachers, job.model.sharding, job.precision)
-                    teachers = reading_ahead(teachers, job.source, state.step, partial(_micros, job, group))
+                    teachers = reading_ahead(teachers, source, state.step - first, partial(_micros, job, group))
                 elif teachers is not None:
                     teachers.to(group.device)
                 _announce(job, stage_index, group)
 
             # --- one step
-            batch = job.source.batch(state.step)
+            batch = source.batch(state.step - first)
             counts = count(batch)
             scales = scales_for(job.model.stages[stage_index].objectives, counts)
             due = record.minutes_since_save() > job.model.save_minutes or state.step + 1 in job.milestones
@@ -276,7 +287,8 @@ def _derive(*keys: int) -> int:
 
 def _not_finite(job: Job, step: int, said: str) -> UserError:
     """Tell which batch could not be learned from."""
-    all_rows = job.source.batch(step).rows_B.tolist()
+    source, first = job.reading(step)
+    all_rows = source.batch(step - first).rows_B.tolist()
     rows = ", ".join(map(str, all_rows[:64])) + (", ..." if len(all_rows) > 64 else "")
     return UserError(
         f"models.{job.name}: step {step + 1}: the loss or its gradient is not finite ({said}); the weights were not "
