@@ -149,7 +149,7 @@ def time_training(
             plan=Plan(total, (total,), frozenset()),
             milestones=frozenset(),
             build=lambda: taken.give(build(model, Vocabulary(vocabulary), row_length, seed=0)),
-            teachers=lambda _stage: teachers(taken) if teachers else None,
+            teachers=lambda stage: teachers(taken) if teachers and stage is not None else None,
             precision=machine.precision(model.precision),
         )
         run = RunFolder(Path(folder))
