@@ -111,6 +111,8 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
     tokens_left = (plan.total - state.step) * job.source.tokens_per_epoch / job.source.steps_per_epoch
     phase, stage_index, teachers, shown = (-1, False), -1, None, state.tokens
     pace, release, released = Pace(), None, 0
+    # The teachers' weight is written down where it changes.
+    changing = bool(plan.fades) or len({bool(stage.teachers) for stage in job.model.stages}) > 1
     look_every = LOOK_EVERY[group.device.type]
     broken = torch.zeros((), device=group.device)
     with record, stop_flag() as stop, progress(f"train {job.name}[{job.seed}]", tokens_left, "tok") as bar:
@@ -175,7 +177,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             optimizer.zero_grad(set_to_none=True)
             state.step += 1
             state.tokens += counts.tokens
-            weight = terms.distill.weight * share if terms.distill and stage_index in plan.fades else None
+            weight = (terms.distill.weight * share if terms.distill else 0.0) if changing else None
             gated = bool(teachers and terms.distill and terms.distill.gate)
             record.step(state, measured, counts, Settings(rate, weight, temperature if share else None, gated))
 
