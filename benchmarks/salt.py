@@ -78,7 +78,7 @@ def share_of_flops() -> float:
 
 
 def measure(args: Any) -> dict[str, list[float]]:
-    """Return the median step of each kind in each round; the first steps of a run, and after a release, do not count."""
+    """Return the median step of each kind in each round; the first steps, also after a release, do not count."""
     found: dict[str, list[float]] = {}
 
     def note(kind: str, steps: list[float]) -> None:
@@ -115,7 +115,7 @@ def main() -> None:
         for kind, steps in found.items()
     }
     share = share_of_flops()
-    aims = {kind: share + AIM_HEARD for kind in DISTILL} | {"released": AIM_AFTER}
+    aims = dict.fromkeys(DISTILL, share + AIM_HEARD) | {"released": AIM_AFTER}
     rows = [
         (
             kind,
