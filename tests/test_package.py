@@ -19,6 +19,7 @@ LAYERS = [
         "recipe",
         "recipe_data",
         "recipe_finetune",
+        "recipe_schedule",
         "recipe_stage",
         "recipe_file",
         "run_folder",

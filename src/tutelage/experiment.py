@@ -308,16 +308,20 @@ class Experiment:
         } | ({"weights": outside.identity(model.weights)} if model.weights is not None else {})
 
     def teacher_flops(self, name: str, live: bool = False) -> float:
-        """Return the operations of the teachers for one seed of a model; `live`: as if there were no caches."""
-        model, ends = self.recipe.models[name], self.plan_of(name).ends
+        """Return the operations of the teachers for one seed of a model, as long as they are heard.
+
+        `live`: as if there were no caches.
+        """
+        model, plan = self.recipe.models[name], self.plan_of(name)
         source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
         per_step = source.tokens_per_epoch / source.steps_per_epoch
         total = 0.0
-        for index, (stage, start, end) in enumerate(zip(model.stages, (0, *ends), ends, strict=False)):
+        for index, stage in enumerate(model.stages):
+            asked = plan.heard_until(index) - plan.start_of(index)
             taught = stage.model_copy(update={"cache": None}) if live else stage
             costs = [self.cost_of(teacher, model.reads) for teacher in stage.teachers]
             passed = float(source.tokens_per_epoch * len(caching.epochs_of(self, name, index)))
-            total += caching.teaching_flops(taught, costs, len(self.data.tokenizer), per_step * (end - start), passed)
+            total += caching.teaching_flops(taught, costs, len(self.data.tokenizer), per_step * asked, passed)
         return total
 
     def cost_of(self, teacher: recipe.Teacher, reads: Kind) -> Cost:

@@ -23,6 +23,11 @@ from tutelage.recipe_data import Share as Share
 from tutelage.recipe_data import Tokenizer as Tokenizer
 from tutelage.recipe_data import Words as Words
 from tutelage.recipe_finetune import Finetuning as Finetuning
+from tutelage.recipe_schedule import Gate as Gate
+from tutelage.recipe_schedule import Length as Length
+from tutelage.recipe_schedule import TemperatureSchedule as TemperatureSchedule
+from tutelage.recipe_schedule import WeightSchedule as WeightSchedule
+from tutelage.recipe_schedule import read_length as read_length
 from tutelage.recipe_stage import TEACHER as TEACHER
 from tutelage.recipe_stage import Cache as Cache
 from tutelage.recipe_stage import Distill as Distill

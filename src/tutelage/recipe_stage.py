@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tutelage.recipe_data import Count, Section, Share
+from tutelage.recipe_schedule import Gate, Span, TemperatureSchedule, WeightSchedule
 from tutelage.word_counts import read_words
 
 Kind = Literal["causal", "masked"]
@@ -24,13 +25,18 @@ class Objective(Section):
 class Distill(Objective):
     """Forward Kullback-Leibler divergence from the teachers' distribution to the student's."""
 
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Logits of teachers and student are divided by it before the softmax."""
+    temperature: Annotated[float, Field(gt=0)] | TemperatureSchedule = 1.0
+    """Logits of teachers and student are divided by it before the softmax. It may change over the stage."""
     temperature_squared: bool = True
     """Multiply by the squared temperature (Hinton 2015; BabyLlama's code has it, its equation does not)."""
     reduction: Literal["per_token", "per_row"] = "per_token"
     """`per_token`: mean over tokens. `per_row`: summed over a row's tokens, mean over rows, as BabyLlama's code does:
     at 128 tokens a row that is 128 times the per-token weight."""
+    schedule: WeightSchedule | None = None
+    """How the weight falls to nothing; the text takes up what the teachers give up. Whole to the stage's end unless
+    given."""
+    gate: Gate | None = None
+    """At which tokens the teachers are heard, and how much; everywhere alike unless given."""
 
 
 class Masked(Objective):
@@ -65,6 +71,13 @@ class Objectives(Section):
             raise ValueError("`next_token` and `masked` exclude each other within a stage")
         if not self.named():
             raise ValueError("name at least one objective: `next_token`, `masked` or `distill`")
+        text, distill = self.next_token or self.masked, self.distill
+        if distill is not None and text is None and (distill.schedule or distill.gate):
+            key = "schedule" if distill.schedule else "gate"
+            raise ValueError(
+                f"`distill.{key}` silences the teachers, and nothing would be left to learn: add `next_token` or "
+                "`masked`, which takes up their weight"
+            )
         return self
 
     def named(self) -> dict[str, Objective]:
@@ -148,8 +161,8 @@ class Cache(Section):
 class Stage(Section):
     """A span of a model's training with its own objectives and teachers."""
 
-    span: str | int | None = None
-    """How long: `17%` of the run, or a number of steps; the last stage takes the rest."""
+    span: Span | None = None
+    """How long: `17%` of the run, a number of steps, `5M tokens`, `1M words`; the last stage takes the rest."""
     objectives: Objectives = Objectives(next_token=Objective())
     """The loss."""
     teachers: tuple[Teacher, ...] = ()
@@ -165,8 +178,12 @@ class Stage(Section):
             raise ValueError("`teachers` and `objectives.distill` go together: give both, or neither")
         if self.cache is not None and not self.teachers:
             raise ValueError("`cache` keeps what teachers say: name `teachers`, or leave it out")
-        if isinstance(self.span, str) and not re.fullmatch(r"\d+(\.\d+)?%", self.span):
-            raise ValueError(f"span '{self.span}' is neither a share like 17% nor a number of steps")
+        distill, cache = self.objectives.distill, self.cache
+        if distill and isinstance(distill.temperature, TemperatureSchedule) and cache and cache.kind != "hidden":
+            raise ValueError(
+                f"`cache: {cache.kind}` keeps what teachers say at one temperature, and this one changes; take "
+                "`cache: hidden`, no cache, or a single temperature"
+            )
         return self
 
     @property
