@@ -45,7 +45,7 @@ def cache_of(experiment: Experiment, piece: Piece, index: int) -> TeacherCache:
     identities = [experiment.identity_of(teacher) for teacher in stage.teachers]
     return TeacherCache(
         experiment.folder / "caches",
-        _key(what.data, store, source, identities),
+        key_of(what.data, store, source, identities),
         encoding_at(experiment, piece, index),
         source,
         live=lambda: experiment.teachers_of(stage, model.reads),
@@ -237,7 +237,7 @@ def _source(experiment: Experiment, name: str) -> BatchSource:
     return experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
 
 
-def _key(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Sequence[str]) -> dict[str, Any]:
+def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Sequence[str]) -> dict[str, Any]:
     """Say everything about rows and teachers that decides what the teachers say.
 
     Args:

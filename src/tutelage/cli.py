@@ -180,6 +180,26 @@ def export(
 
 
 @app.command()
+def score(
+    recipe: RecipeArgument,
+    model: Annotated[str, typer.Argument(help="`name`, `name[seed]`, `name@step-N`, a folder or a hub id.")],
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    to: Annotated[Path | None, typer.Option(help="Keep the scores there instead of in the recipe's run.")] = None,
+) -> None:
+    """Score every token of the training rows by a model: loss, rank, entropy, in six bytes a token.
+
+    Selections (`stages: [{select: ...}]`) do this by themselves; the verb is for looking at a scorer first.
+    `tutelage score mine.yaml small@step-200` prints tokens, mean loss, the share of tokens among the ten likeliest and
+    quantiles of the rows' scores. A pass that was interrupted goes on where it stopped; what is scored stays.
+    """
+    from tutelage import api
+    from tutelage.progress import output
+
+    output().print(str(api.score(recipe, model, overrides or (), runs, to)), highlight=False, markup=False)
+
+
+@app.command()
 def check(
     run: Annotated[Path, typer.Argument(help="Folder of a finished experiment, as `runs/NAME`.")],
     track: Annotated[str, typer.Option(help="As `babylm-2026-strict-small`; an unknown name lists them.")],

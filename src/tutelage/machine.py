@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tutelage import __version__
+from tutelage.errors import UserError
 
 PAGES_KEPT = 1 << 30
 """Blocks of memory up to this size are kept for reuse when they are freed."""
@@ -125,6 +126,41 @@ def environment() -> dict[str, Any]:
         "memory_gib": round(memory, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def free_memory(device: str = "cpu") -> float | None:
+    """Return the bytes that this process may still take on a device, or None where the system does not tell."""
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.mem_get_info()[0])
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        found += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    # What a container may have; files that the kernel keeps in memory would make room.
+    with suppress(OSError, ValueError, IndexError):
+        group = Path("/sys/fs/cgroup")
+        limit, taken = (float((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+        found.append(limit - taken + sum(float(line.split()[1]) for line in lines if line.startswith("inactive_file")))
+    return min(found, default=None)
+
+
+def check_memory(size: float, what: str, device: str = "cpu") -> None:
+    """Refuse what would take more memory than is free on this machine, or on its device.
+
+    Raises:
+        UserError: with both sizes and the remedies.
+    """
+    for place in dict.fromkeys(("cpu", device)):
+        free = free_memory(place)
+        if free is not None and size > free:
+            raise UserError(
+                f"{what} would take {size / 2**30:.1f} GiB of memory in float32, this machine "
+                f"{'' if place == 'cpu' else 'on its GPU '}has {free / 2**30:.1f} GiB free: take smaller models, end "
+                "other programs, or keep what teachers say on disk from a larger machine (`cache`)"
+            )
 
 
 @cache

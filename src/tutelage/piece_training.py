@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
-from tutelage import caching, machine
+from tutelage import caching, machine, selecting
 from tutelage.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.files import fingerprint, read_json, write_json
@@ -37,10 +37,12 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
             return
         model = experiment.recipe.models[piece.name]
         with machine.deterministic(model.deterministic):
+            selections, scoring = selecting.ahead(experiment, piece)
             building = caching.build_ahead(experiment, piece)
         if model.sharding != "none" and experiment.group.size == 1:
             console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
         source = experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
+        chosen = {index: source.with_rows(found.rows, found.targets) for index, found in selections.items()}
         taken = form_of(experiment, piece)
         opened = ExitStack()
         job = Job(
@@ -55,11 +57,12 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
             build=lambda: taken.give(experiment.new_model(piece)),
             teachers=lambda index: caching.voice(experiment, piece, index, taken, opened),
             precision=experiment.precision_of(piece),
+            selected=chosen.get,
         )
         with opened, machine.deterministic(model.deterministic):
             state = train(job, run, experiment.group)
         if experiment.group.is_main:
-            _finish(experiment, piece, run, job, state, building)
+            _finish(experiment, piece, run, job, state, building, scoring)
         experiment.group.barrier()
 
 
@@ -92,9 +95,18 @@ def form_of(experiment: Experiment, piece: Piece) -> Form:
 
 
 def _finish(
-    experiment: Experiment, piece: Piece, run: RunFolder, job: Job, state: checkpoint.State, building: float
+    experiment: Experiment,
+    piece: Piece,
+    run: RunFolder,
+    job: Job,
+    state: checkpoint.State,
+    building: float,
+    scoring: float,
 ) -> None:
-    """Export the best checkpoint and write down what training came to; `building` caches took that many seconds."""
+    """Export the best checkpoint and write down what training came to.
+
+    `building` caches and `scoring` for selections took that many seconds.
+    """
     best = int(state.best["step"])
     learner = Learner(experiment.new_model(piece))
     folder = checkpoint.folder_of(run.checkpoints, best)
@@ -114,10 +126,12 @@ def _finish(
         "tokens": state.tokens,
         "words": round(words),
         "epochs": state.step / job.source.steps_per_epoch,
-        "seconds": timing["seconds"] + building,
+        "seconds": timing["seconds"] + building + scoring,
         "seconds_teaching": None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
         "flops": cost.training_flops * state.tokens,
         "teacher_flops": experiment.teacher_flops(piece.name),
+        "seconds_scoring": scoring,
+        "scoring_flops": selecting.flops(experiment, piece.name),
         "clip_rate": state.clipped / state.step,
         "best_step": best,
         "val": val,

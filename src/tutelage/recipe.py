@@ -35,6 +35,7 @@ from tutelage.recipe_stage import Kind as Kind
 from tutelage.recipe_stage import Masked as Masked
 from tutelage.recipe_stage import Objective as Objective
 from tutelage.recipe_stage import Objectives as Objectives
+from tutelage.recipe_stage import Select as Select
 from tutelage.recipe_stage import Stage as Stage
 from tutelage.recipe_stage import Teacher as Teacher
 from tutelage.word_counts import SCHEDULES
@@ -249,11 +250,11 @@ class Recipe(Section):
     def _teachers_read_alike(self) -> Recipe:
         for name, model in self.models.items():
             for number, stage in enumerate(model.stages):
-                for teacher in stage.teachers:
+                for teacher in stage.needs:
                     reads = self.models[teacher.model].reads if teacher.model in self.models else model.reads
                     if reads != model.reads:
                         raise wrong(
-                            ("models", name, "stages", number, "teachers"),
+                            ("models", name, "stages", number, "teachers" if teacher in stage.teachers else "select"),
                             f"the teacher '{teacher}' is {reads}, its student {model.reads}; choose a teacher that "
                             "reads alike, or another objective (or `kind`) for one of the two",
                         )

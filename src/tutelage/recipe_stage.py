@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 
 from tutelage.recipe_data import Count, Section, Share
 from tutelage.recipe_schedule import Gate, Span, TemperatureSchedule, WeightSchedule
-from tutelage.word_counts import read_words
+from tutelage.recipe_select import Select as Select
+from tutelage.recipe_teacher import TEACHER as TEACHER
+from tutelage.recipe_teacher import Teacher as Teacher
 
 Kind = Literal["causal", "masked"]
 """How a model reads: left to right, or both ways."""
@@ -86,47 +88,6 @@ class Objectives(Section):
         return {name: term for name, term in terms.items() if term is not None}
 
 
-TEACHER = re.compile(
-    r"(?P<model>[^\[\]@]+)(\[(?P<seed>\d+)\])?(@(?P<checkpoint>best|last|step-\d+|words-[1-9]\d*[KMB]?))?"
-)
-
-
-class Teacher(Section):
-    """Who teaches: a model of this recipe, a folder, or a hub id."""
-
-    model: str
-    """Name in this recipe, path of a Hugging Face folder, or hub id."""
-    seed: int | None = None
-    """Which of a model's seeds (its first one unless given): `name[1]`."""
-    checkpoint: str = "best"
-    """`best` (by `val`), `last`, `step-N` (`name@step-2000`), or `words-N`, where N words were seen
-    (`name@words-3M`)."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """Share of this teacher in the mixture, relative to the others."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        match = TEACHER.fullmatch(value)
-        if match is None:
-            raise ValueError(
-                f"'{value}' is not a teacher: write name, name[seed], name@step-N, name@words-N, a path or a hub id"
-            )
-        return {key: found for key, found in match.groupdict().items() if found is not None}
-
-    @property
-    def words(self) -> int | None:
-        """Words seen at the checkpoint, if it is named by them."""
-        return read_words(self.checkpoint.removeprefix("words-")) if self.checkpoint.startswith("words-") else None
-
-    def __str__(self) -> str:
-        """Write the short form."""
-        seed = "" if self.seed is None else f"[{self.seed}]"
-        return f"{self.model}{seed}" + ("" if self.checkpoint == "best" else f"@{self.checkpoint}")
-
-
 class Cache(Section):
     """What teachers said, computed once and kept on disk; a word stands for `{kind: word}`. See docs/caches.md."""
 
@@ -171,6 +132,8 @@ class Stage(Section):
     """How several teachers become one distribution; `mean_logits` as BabyLlama published."""
     cache: Cache | None = None
     """Keep what the teachers say on disk, instead of asking them at every step."""
+    select: Select | None = None
+    """Learn from some of the rows (or tokens) only, chosen before the stage begins; see docs/selection.md."""
 
     @model_validator(mode="after")
     def _distill_needs_teachers(self) -> Stage:
@@ -185,6 +148,17 @@ class Stage(Section):
                 "`cache: hidden`, no cache, or a single temperature"
             )
         return self
+
+    @model_validator(mode="after")
+    def _selected_tokens_do_not_reach_caches(self) -> Stage:
+        if self.select and self.select.by == "excess" and self.cache and self.cache.fill == "first_epoch":
+            raise ValueError("`select: {by: excess}` hides targets that a cache keeps: take `cache.fill: ahead`")
+        return self
+
+    @property
+    def needs(self) -> tuple[Teacher, ...]:
+        """Every model that must be trained before this stage: its teachers, and those whose scores select its rows."""
+        return (*self.teachers, *(self.select.scorers if self.select else ()))
 
     @property
     def reads(self) -> Kind | None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tutelage import __version__
+from tutelage import __version__, selecting
 from tutelage.compare.comparisons import compare, pairs_to_compare, with_comparisons
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.errors import UserError
@@ -95,7 +95,7 @@ def _settings_that_differ(experiment: Experiment, a: str, b: str) -> list[tuple[
 
 def _teaches(experiment: Experiment, name: str) -> bool:
     models = experiment.recipe.models.values()
-    return any(teacher.model == name for model in models for stage in model.stages for teacher in stage.teachers)
+    return any(teacher.model == name for model in models for stage in model.stages for teacher in stage.needs)
 
 
 def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = True) -> Json:
@@ -119,6 +119,8 @@ def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = T
         "non_embedding_parameters": finished["cost"]["parameters"] - finished["cost"]["embedding_parameters"],
         "like": model.like,
         "teachers": [str(teacher) for stage in model.stages for teacher in stage.teachers],
+        "scorers": [str(scorer) for stage in model.stages if stage.select for scorer in stage.select.scorers],
+        "selections": selecting.facts_of(experiment, Piece(name, model.seed_list[0])),
         "objectives": [stage.objectives.model_dump(mode="json", exclude_none=True) for stage in model.stages],
         "seeds": seeds,
     }
@@ -130,15 +132,15 @@ def _role(experiment: Experiment, name: str) -> str:
         return "student"
     if "teachers" in ((models[name].without,) if isinstance(models[name].without, str) else models[name].without):
         return "control"
-    taught = {teacher.model for model in models.values() for stage in model.stages for teacher in stage.teachers}
+    taught = {teacher.model for model in models.values() for stage in model.stages for teacher in stage.needs}
     return "teacher" if name in taught else "model"
 
 
 def _training(experiment: Experiment, piece: Piece) -> Json:
     """Collect what a piece's training came to."""
     done = experiment.finished(piece)
-    kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "flops", "teacher_flops", "clip_rate",
-            "best_step", "val")  # fmt: skip
+    kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "seconds_scoring", "flops",
+            "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val")  # fmt: skip
     found = {key: done.get(key) for key in kept} | {"heard": done.get("heard", [])}
     found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
     run = experiment.run_of(piece)

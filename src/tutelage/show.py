@@ -15,7 +15,7 @@ import yaml
 from rich.syntax import Syntax
 from rich.table import Table
 
-from tutelage import caches, machine, recipe
+from tutelage import caches, machine, recipe, selecting
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
@@ -70,7 +70,7 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[Estimate]:
         source = experiment.rows_of(store, model, model.optim.batch_rows, shuffle=True)
         tokens = round(plan.total * source.tokens_per_epoch / source.steps_per_epoch)
         seeds = len(model.seed_list)
-        flops = cost.training_flops * tokens + experiment.teacher_flops(name)
+        flops = cost.training_flops * tokens + experiment.teacher_flops(name) + selecting.flops(experiment, name)
         # Live teachers are probed, at the operations of live teaching.
         probed = (cost.training_flops * tokens + experiment.teacher_flops(name, live=True)) / plan.total
         rate = _probe(experiment, Piece(name, model.seed_list[0]), probed) if with_probe else None

@@ -106,7 +106,7 @@ def _cost_sentence(summary: Summary, student: str, control: str) -> str:
     if not taught.total_flops or not plain.total_flops:
         return ""
     ratio = taught.total_flops / plain.total_flops
-    alone = ((taught.flops or 0) + taught.teacher_flops) / plain.total_flops
+    alone = ((taught.flops or 0) + taught.teacher_flops + taught.scoring_flops) / plain.total_flops
     totals = f"{flops_text(taught.total_flops)} against {flops_text(plain.total_flops)}"
     text = (
         f"The student cost {_times(ratio)} the control's FLOPs, the training of its teachers included "

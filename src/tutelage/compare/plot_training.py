@@ -113,7 +113,7 @@ def cost_bars(summary: Summary) -> Any | None:
 
 
 def _flop_parts(cost: Cost) -> tuple[float, float, float]:
-    return cost.flops or 0.0, cost.teacher_flops, cost.teachers_training_flops
+    return cost.flops or 0.0, cost.teacher_flops + cost.scoring_flops, cost.teachers_training_flops
 
 
 def _time_parts(cost: Cost) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.compare import plot_heard, plot_measures, plot_scores, plot_teaching, plot_training
+from tutelage.compare import plot_heard, plot_measures, plot_scores, plot_teaching, plot_training, selections
 from tutelage.compare.plot_style import drawing, to_png, to_svg
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.files import write_bytes, write_text
@@ -82,6 +82,12 @@ def plans(summary: Summary) -> Iterator[Plan]:
         "Held-out tokens in ten parts, from those that the teachers predict best to those that they predict worst; the "
         "gate's mean weight in each, once training was over. Thin: one seed. Thick: mean over seeds.",
         plot_heard.heard_by_difficulty,
+    )
+    yield Plan(
+        "selections",
+        "What was selected, by value",
+        "All rows (or tokens) in grey, those kept in colour. Values beyond the scale stand in the outer bins.",
+        selections.selection_histograms,
     )
     yield Plan(
         "evaluations",

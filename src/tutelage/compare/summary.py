@@ -141,6 +141,10 @@ class SeedRun(_Strict):
     """The model's own training FLOPs."""
     teacher_flops: Amount | None = None
     """FLOPs of the teachers' forward passes during this training."""
+    seconds_scoring: Amount | None = None
+    """The part of `seconds` in which rows were scored for selections."""
+    scoring_flops: Amount | None = None
+    """FLOPs of the passes that scored rows for selections."""
     best_step: Count | None = None
     """The step whose checkpoint was kept, chosen on the validation split."""
     val: HeldOut | None = None
@@ -167,6 +171,40 @@ class SeedRun(_Strict):
         return self
 
 
+class Example(_Strict):
+    """The beginning of a row that was kept or dropped."""
+
+    row: Count
+    value: float | None
+    """Its score; the share of its tokens that were kept, where tokens were selected."""
+    text: str
+
+
+class Selection(_Strict):
+    """What a stage learnt from, where that was not everything; of the first seed."""
+
+    stage: Annotated[int, Field(ge=1)]
+    by: str
+    scorer: str | None = None
+    reference: str | None = None
+    what: Literal["rows", "tokens"]
+    kept: Count
+    of: Count
+    unit: str
+    """Of the values by which was selected."""
+    lowest: float | None
+    highest: float | None
+    """Lowest and highest value among those kept; None where there are no values (`random`)."""
+    edges: list[float] = []
+    """Of the histogram's bins; what lies beyond stands in the outer ones."""
+    counts: list[Count] = []
+    """How many have a value in each bin."""
+    counts_kept: list[Count] = []
+    """How many of these were kept."""
+    texts_kept: list[Example] = []
+    texts_dropped: list[Example] = []
+
+
 class Model(_Strict):
     """One entry of the recipe's `models`, over all its seeds."""
 
@@ -178,6 +216,9 @@ class Model(_Strict):
     like: str | None = None
     """The model a control copies."""
     teachers: list[str] = []
+    scorers: list[str] = []
+    """The models whose scores select what it learns from."""
+    selections: list[Selection] = []
     objectives: list[dict[str, Any]] = []
     """One mapping a stage: the objective's name to its weight or its settings."""
     members: list[str] = []

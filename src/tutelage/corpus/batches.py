@@ -242,10 +242,10 @@ class BatchSource:
             else Examples(store, rows.length, rows.buckets)
         )
         self.row_length = rows.length
+        self.only: Ints | None = None
+        self.targets: npt.NDArray[np.bool_] | None = None
         self.batch_rows, self.seed, self.pad_id, self.masking, self.shuffle = batch_rows, seed, pad_id, masking, shuffle
-        self.tokens_per_epoch = (
-            self.rows.count * rows.length if isinstance(self.rows, Chunks) else int(self.rows.lengths.sum())
-        )
+        self.tokens_per_epoch = int(self.row_lengths.sum())
         self._epoch_batches = lru_cache(maxsize=2)(self._example_batches)
         self._permutation = lru_cache(maxsize=2)(self._permute)
 
@@ -253,14 +253,14 @@ class BatchSource:
     def steps_per_epoch(self) -> float:
         """Batches in a pass over the rows; a fraction for chunks, whose batches run on over the end of an epoch."""
         if isinstance(self.rows, Chunks):
-            return self.rows.count / self.batch_rows
+            return self.count / self.batch_rows
         return len(self._epoch_batches(0))
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, counted from 0 over the whole run."""
         if isinstance(self.rows, Chunks):
             index = np.arange(step * self.batch_rows, (step + 1) * self.batch_rows)
-            epochs, places = np.divmod(index, self.rows.count)
+            epochs, places = np.divmod(index, self.count)
             rows = [
                 (int(self._permutation(int(epoch))[place]), int(epoch))
                 for epoch, place in zip(epochs, places, strict=True)
@@ -287,6 +287,36 @@ class BatchSource:
         other._epoch_batches = lru_cache(maxsize=2)(other._example_batches)
         return other
 
+    def with_rows(self, only: Ints, targets: npt.NDArray[np.bool_] | None = None) -> BatchSource:
+        """Return a source of some of the rows, permuted anew in each epoch as all of them would be.
+
+        Args:
+            only: which, in rising order.
+            targets: which positions of all rows, one row after another, keep their target; all unless given.
+
+        Raises:
+            ValueError: no rows, repeated ones or unknown ones, or targets of other rows.
+        """
+        if not len(only) or only[0] < 0 or only[-1] >= self.rows.count or (np.diff(only) <= 0).any():
+            raise ValueError("a selection has rows of the source, at least one, in rising order, none twice")
+        if targets is not None and len(targets) != self.row_lengths.sum():
+            raise ValueError(f"{len(targets)} targets do not fit rows of {self.row_lengths.sum()} tokens")
+        other = self.with_batch_rows(self.batch_rows)
+        other.only, other.targets = only, targets
+        other.tokens_per_epoch = int(self.row_lengths[only].sum())
+        other._permutation = lru_cache(maxsize=2)(other._permute)
+        return other
+
+    @property
+    def count(self) -> int:
+        """Rows in an epoch."""
+        return self.rows.count if self.only is None else len(self.only)
+
+    @cached_property
+    def _row_starts(self) -> Ints:
+        """Where each row's first position is if all stand one after another."""
+        return np.cumsum(self.row_lengths) - self.row_lengths
+
     @cached_property
     def row_lengths(self) -> Ints:
         """Tokens of each row, padding left out."""
@@ -300,16 +330,16 @@ class BatchSource:
     def once(self, epoch: int = 0) -> Iterator[Batch]:
         """Go through every row of an epoch once, in order; the last batch may be smaller."""
         if isinstance(self.rows, Chunks):
-            for start in range(0, self.rows.count, self.batch_rows):
-                stop = min(start + self.batch_rows, self.rows.count)
-                yield self._collate([(row, epoch) for row in range(start, stop)])
+            rows = np.arange(self.rows.count) if self.only is None else self.only
+            for start in range(0, self.count, self.batch_rows):
+                yield self._collate([(int(row), epoch) for row in rows[start : start + self.batch_rows]])
         else:
             for rows in self._epoch_batches(epoch):
                 yield self._collate([(int(row), epoch) for row in rows])
 
     def _permute(self, epoch: int) -> Ints:
-        count = self.rows.count
-        return keyed_generator(self.seed, 0, epoch).permutation(count) if self.shuffle else np.arange(count)
+        order = keyed_generator(self.seed, 0, epoch).permutation(self.count) if self.shuffle else np.arange(self.count)
+        return order if self.only is None else self.only[order]
 
     def _example_batches(self, epoch: int) -> list[Ints]:
         """Cut an epoch's permutation into batches of one bucket each, and mix these."""
@@ -345,4 +375,12 @@ class BatchSource:
             last = lengths - 1 if self.masking is None else lengths
             beyond = torch.arange(tokens.shape[1]) >= last[:, None]
             batch = replace(batch, targets_BT=targets.masked_fill(beyond, IGNORE))
-        return batch
+        return batch if self.targets is None else self._with_targets_kept(batch, self.targets)
+
+    def _with_targets_kept(self, batch: Batch, kept: npt.NDArray[np.bool_]) -> Batch:
+        """Leave a batch only those targets that were selected."""
+        dropped = torch.zeros_like(batch.targets_BT, dtype=torch.bool)
+        for place, row in enumerate(batch.rows_B.tolist()):
+            start, length = int(self._row_starts[row]), int(self.row_lengths[row])
+            dropped[place, :length] = torch.from_numpy(~kept[start : start + length])
+        return replace(batch, targets_BT=batch.targets_BT.masked_fill(dropped, IGNORE))

@@ -61,6 +61,8 @@ class Job:
         teachers: makes the teachers of a stage by its index, having let go those it made before; nobody teaches in a
             stage without teachers, and in None.
         precision: `bf16` or `fp32`.
+        selected: the batches of a stage by its index, where it learns from a selection of the rows; None where it
+            reads on in `source`.
     """
 
     name: str
@@ -74,6 +76,13 @@ class Job:
     build: Callable[[], LanguageModel]
     teachers: Callable[[int | None], Voice | None]
     precision: str
+    selected: Callable[[int], BatchSource | None] = lambda index: None
+
+    def reading(self, step: int) -> tuple[BatchSource, int]:
+        """Return the batches that a step belongs to, and the step at which they began: a selection begins anew."""
+        index = self.plan.stage_at(step)
+        selected = self.selected(index)
+        return (self.source, 0) if selected is None else (selected, (0, *self.plan.ends)[index])
 
 
 def train(job: Job, run: RunFolder, group: Group) -> State:
@@ -113,6 +122,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
     pace, release, released = Pace(), None, 0
     # The teachers' weight is written down where it changes.
     changing = bool(plan.fades) or len({bool(stage.teachers) for stage in job.model.stages}) > 1
+    source, first = job.source, 0
     look_every = LOOK_EVERY[group.device.type]
     broken = torch.zeros((), device=group.device)
     with record, stop_flag() as stop, progress(f"train {job.name}[{job.seed}]", tokens_left, "tok") as bar:
@@ -144,20 +154,21 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
                 stage_index, heard = phase[0], phase[1] and bool(job.model.stages[phase[0]].teachers)
                 if teachers is not None and not heard:
                     release, released = Release(pace), state.step
+                source, first = job.reading(state.step)
                 teachers = None
                 teachers = job.teachers(stage_index if heard else None)
                 if release is not None and not heard:
                     release.done()
                 if isinstance(teachers, Ensemble):
                     group.place(teachers, job.model.sharding, job.precision)
-                    teachers = reading_ahead(teachers, job.source, state.step, partial(_micros, job, group))
+                    teachers = reading_ahead(teachers, source, state.step - first, partial(_micros, job, group))
                 elif teachers is not None:
                     teachers.to(group.device)
                 if begins:
                     _announce(job, stage_index, group)
 
             # --- one step
-            batch = job.source.batch(state.step)
+            batch = source.batch(state.step - first)
             counts, terms = count(batch), job.model.stages[stage_index].objectives
             counts = counts if teachers is not None else replace(counts, taught=0, rows=0)
             share, temperature = plan.share_at(state.step), plan.temperature_at(state.step)
@@ -301,7 +312,8 @@ def _derive(*keys: int) -> int:
 
 def _not_finite(job: Job, step: int, said: str) -> UserError:
     """Tell which batch could not be learned from."""
-    all_rows = job.source.batch(step).rows_B.tolist()
+    source, first = job.reading(step)
+    all_rows = source.batch(step - first).rows_B.tolist()
     rows = ", ".join(map(str, all_rows[:64])) + (", ..." if len(all_rows) > 64 else "")
     return UserError(
         f"models.{job.name}: step {step + 1}: the loss or its gradient is not finite ({said}); the weights were not "
