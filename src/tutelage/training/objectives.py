@@ -56,11 +56,11 @@ def count(batch: Batch) -> Counts:
 
 
 def taught_positions(batch: Batch) -> Tensor:
-    """Return where the teachers are heard, `(B, T)`: at hidden tokens of a masked row, else at every real token.
+    """Return where the teachers are heard, `(B, T)`: where a rewritten or masked row asks, else at all real tokens.
 
     A causal row's last token counts too, though its target lies outside the row (as in BabyLlama's code).
     """
-    return batch.targets_BT != IGNORE if batch.masked or batch.silent else batch.real_BT
+    return batch.targets_BT != IGNORE if batch.masked or batch.rewritten or batch.silent else batch.real_BT
 
 
 def used_positions(batch: Batch, taught: bool) -> Tensor | None:
@@ -77,7 +77,7 @@ def used_positions(batch: Batch, taught: bool) -> Tensor | None:
 
 def scales_for(objectives: recipe.Objectives, counts: Counts) -> Scales:
     """Multiply a stage's weights, reductions and the batch's counts out to the factor of each sum."""
-    text = objectives.masked or objectives.next_token
+    text = objectives.text
     target = text.weight / max(counts.target, 1) if text else 0.0
     distill = objectives.distill
     if distill is None:
