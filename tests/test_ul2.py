@@ -1,5 +1,6 @@
 """The objective `ul2`: what recipes may say, and models that are trained and taught by it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_a_number_is_a_weight_and_controls_keep_the_mixture() -> None:
     assert models["control"].ul2 == models["student"].ul2
     assert models["student"].reads == "causal"
     assert models["plain"].ul2 is None
+
+
+def test_the_rows_on_the_page_are_what_the_code_makes(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    code, shown = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
+    exec(code, {})
+    assert capsys.readouterr().out == shown
 
 
 def test_rows_of_extra_tokens_are_written_out() -> None:

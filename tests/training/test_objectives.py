@@ -81,9 +81,8 @@ def test_equals_naive_loss(store, make_model, kind, text, reduction, temperature
 
 
 @pytest.mark.parametrize("kind", ["chunks", "examples"])
-@pytest.mark.parametrize(
-    ("text", "reduction"), [("next_token", "per_token"), ("next_token", "per_row"), ("ul2", "per_row")]
-)
+@pytest.mark.parametrize("text", ["next_token", "ul2"])
+@pytest.mark.parametrize("reduction", ["per_token", "per_row"])
 def test_cutting_a_batch_changes_nothing(store, make_model, kind, text, reduction) -> None:
     batch = batch_of(store, kind, text)
     ensemble = Ensemble([make_model("gpt2", 3)])
