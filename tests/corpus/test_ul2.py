@@ -156,6 +156,7 @@ def test_neither_history_nor_the_batch_decides(store, kind) -> None:
     for b, row in enumerate(fresh.rows_B.tolist()):
         assert by_row[row] == (fresh.tokens_BT[b].tolist(), fresh.targets_BT[b].tolist())
     assert forward.varies
+    assert not forward.shifts  # the same text, read in another way
 
 
 def tokenizer(sentinels: int) -> SimpleNamespace:

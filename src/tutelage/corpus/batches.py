@@ -301,10 +301,14 @@ class BatchSource:
         return self.rows.lengths if isinstance(self.rows, Examples) else np.full(self.rows.count, self.rows.length)
 
     @property
+    def shifts(self) -> bool:
+        """Whether a row holds other text in every epoch."""
+        return isinstance(self.rows, Chunks) and self.rows.chunking != "fixed"
+
+    @property
     def varies(self) -> bool:
         """Whether a row reads differently in every epoch: shifted, rewritten, or with other tokens hidden."""
-        shifted = isinstance(self.rows, Chunks) and self.rows.chunking != "fixed"
-        return shifted or self.masking is not None or self.mixture is not None
+        return self.shifts or self.masking is not None or self.mixture is not None
 
     def once(self, epoch: int = 0) -> Iterator[Batch]:
         """Go through every row of an epoch once, in order; the last batch may be smaller."""
