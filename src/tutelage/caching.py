@@ -7,6 +7,7 @@ are taught the same; other teachers, rows or numbers mean another folder.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -253,6 +254,8 @@ def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: 
     masking = asdict(source.masking) if source.masking is not None else None
     if masking is not None:
         masking["special_ids"] = list(masking["special_ids"])
+    # Through JSON, since a key is compared with one that was read from a file.
+    mixture = {} if source.mixture is None else {"ul2": json.loads(json.dumps(asdict(source.mixture)))}
     return {
         "tokens": store.digest,
         "tokenizer": store.tokenizer_id,
@@ -261,7 +264,7 @@ def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: 
         "seed": data.seed,
         "masking": masking,
         "teachers": list(teachers),
-    }
+    } | mixture
 
 
 def _build(cache: TeacherCache, epochs: range, group: Group, label: str, mend: bool, read: float) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tutelage import recipe
 from tutelage.corpus.batches import IGNORE, Batch, BatchSource, Masking
+from tutelage.corpus.ul2 import Mixture
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.fused import Scales
 from tutelage.training.objectives import Counts, Learner, count, effective_weights, scales_for, used_positions
@@ -16,10 +17,11 @@ from tutelage.training.objectives import Counts, Learner, count, effective_weigh
 T = 16
 
 
-def batch_of(store, kind: str = "chunks", masked: bool = False) -> Batch:
-    masking = Masking(0.3, 3, 60, (0, 1, 2, 3, 4, 5), seed=1) if masked else None
+def batch_of(store, kind: str = "chunks", text: str = "next_token") -> Batch:
+    masking = Masking(0.3, 3, 60, (0, 1, 2, 3, 4, 5), seed=1) if text == "masked" else None
+    mixture = Mixture((0.3, 0.3, 0.4), ((0.15, 3.0),), (3, 4, 5), seed=1) if text == "ul2" else None
     rows = recipe.Rows(kind=kind, length=T, buckets=(8,))
-    return BatchSource(store, rows, 32, seed=0, masking=masking).batch(0)
+    return BatchSource(store, rows, 32, seed=0, masking=masking, mixture=mixture).batch(0)
 
 
 def objectives(text: str, reduction: str, temperature: float, squared: bool, gate=None) -> recipe.Objectives:
@@ -34,7 +36,7 @@ def naive(
     """BabyLlama's loss row by row and token by token, in float64; `share` of the teachers' weight, gates."""
     student = learner.model.logits(batch.tokens_BT, batch.lengths_B)
     teachers = [model.logits(batch.tokens_BT, batch.lengths_B) for model in ensemble.models]
-    distill, text = what.distill, what.next_token or what.masked
+    distill, text = what.distill, what.text
     ce, ce_count, kl, kl_count, rows, moved = 0.0, 0, 0.0, 0, 0, 0.0
     for b in range(len(batch.tokens_BT)):
         length = T if batch.lengths_B is None else int(batch.lengths_B[b])
@@ -46,7 +48,7 @@ def naive(
                 surprise = -F.log_softmax(student[b, t], -1)[target]
                 ce = ce + surprise
                 ce_count += 1
-            if what.masked and target == IGNORE:
+            if (what.masked or what.ul2) and target == IGNORE:
                 continue
             q = F.softmax(sum(s * z[b, t] for s, z in zip(ensemble.shares, teachers, strict=True))
                           / distill.temperature, -1)  # fmt: skip
@@ -89,17 +91,18 @@ def _heard(gate, q: torch.Tensor, log_p: torch.Tensor, target: int, skipped: boo
 
 
 @pytest.mark.parametrize("kind", ["chunks", "examples"])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("text", ["next_token", "masked", "ul2"])
 @pytest.mark.parametrize(
     ("reduction", "temperature", "squared"), [("per_token", 2.0, True), ("per_row", 2.0, True), ("per_row", 0.5, False)]
 )
-def test_equals_naive_loss(store, make_model, kind, masked, reduction, temperature, squared) -> None:
-    batch = batch_of(store, kind, masked)
-    shapes = ("modernbert", "modernbert") if masked else ("llama", "gpt2")
+def test_equals_naive_loss(store, make_model, kind, text, reduction, temperature, squared) -> None:
+    batch = batch_of(store, kind, text)
+    shapes = ("modernbert", "modernbert") if text == "masked" else ("llama", "gpt2")
     learner = Learner(make_model(shapes[0], 1))
     ensemble = Ensemble([make_model(shapes[0], 2), make_model(shapes[1], 3)], [2.0, 1.0])
-    what = objectives("masked" if masked else "next_token", reduction, temperature, squared)
-    loss, _ = learner(batch, scales_for(what, count(batch)), ensemble.signal(batch.tokens_BT, batch.lengths_B))
+    what = objectives(text, reduction, temperature, squared)
+    used = used_positions(batch, taught=True)
+    loss, _ = learner(batch, scales_for(what, count(batch)), ensemble.signal(batch.tokens_BT, batch.lengths_B), used)
     loss.backward()
     ours = {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
     learner.zero_grad()
@@ -124,7 +127,7 @@ def test_gates_and_schedules_equal_the_naive_loss(store, make_model, kind, maske
     # Where teachers say the same twice, which of the two is skipped is a matter of rounding: no token stands twice in a
     # row, and what stands around a mask matters.
     store.tokens = (6 + 7 * np.arange(len(store)) % 53).astype(np.uint16)
-    batch = batch_of(store, kind, masked)
+    batch = batch_of(store, kind, "masked" if masked else "next_token")
     shape = "modernbert" if masked else "llama"
     learner, ensemble = Learner(make_model(shape, 1)), Ensemble([make_model(shape, 2), make_model(shape, 3)])
     for matrix in (p for p in ensemble.parameters() if p.ndim == 2):
@@ -167,11 +170,12 @@ def test_what_the_teachers_give_up_is_the_texts() -> None:
 
 @pytest.mark.parametrize("gate", [None, "skip_certain", "advantage"])
 @pytest.mark.parametrize("kind", ["chunks", "examples"])
+@pytest.mark.parametrize("text", ["next_token", "ul2"])
 @pytest.mark.parametrize("reduction", ["per_token", "per_row"])
-def test_cutting_a_batch_changes_nothing(store, make_model, kind, reduction, gate) -> None:
-    batch = batch_of(store, kind)
+def test_cutting_a_batch_changes_nothing(store, make_model, kind, text, reduction, gate) -> None:
+    batch = batch_of(store, kind, text)
     ensemble = Ensemble([make_model("gpt2", 3)])
-    scales = scales_for(objectives("next_token", reduction, 2.0, True, gate), count(batch))
+    scales = scales_for(objectives(text, reduction, 2.0, True, gate), count(batch))
     results = []
     for rows in (32, 8, 5):
         learner = Learner(make_model("llama", 1))

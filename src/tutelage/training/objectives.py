@@ -58,11 +58,11 @@ def count(batch: Batch) -> Counts:
 
 
 def taught_positions(batch: Batch) -> Tensor:
-    """Return where the teachers are heard, `(B, T)`: at hidden tokens of a masked row, else at every real token.
+    """Return where the teachers are heard, `(B, T)`: where a rewritten or masked row asks, else at all real tokens.
 
     A causal row's last token counts too, though its target lies outside the row (as in BabyLlama's code).
     """
-    return batch.targets_BT != IGNORE if batch.masked or batch.silent else batch.real_BT
+    return batch.targets_BT != IGNORE if batch.masked or batch.rewritten or batch.silent else batch.real_BT
 
 
 def used_positions(batch: Batch, taught: bool) -> Tensor | None:
@@ -88,7 +88,7 @@ def scales_for(
         share: of the teachers' weight that is left; what is gone is the text's.
         temperature: where it changes over the stage; the recipe's number unless given.
     """
-    text, distill = objectives.masked or objectives.next_token, objectives.distill
+    text, distill = objectives.text, objectives.distill
     targets = max(counts.target, 1)
     target = text.weight / targets if text else 0.0
     if distill is None:
