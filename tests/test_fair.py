@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutelage import api
+from tutelage import api, costs
 from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import Summary
 from tutelage.errors import UserError
@@ -76,10 +76,10 @@ def test_curves_of_cost_end_at_the_whole_cost(done) -> None:
 
 def test_teachers_count_while_they_teach(done) -> None:
     experiment = opened(done[0])
-    whole = experiment.teacher_flops("salt")
-    assert experiment.teacher_flops("salt", until=12) == whole > 0
-    assert experiment.teacher_flops("salt", until=3) == pytest.approx(whole / 4)
-    assert experiment.teacher_flops("salt", until=0) == 0
+    whole = costs.teacher_flops(experiment, "salt")
+    assert costs.teacher_flops(experiment, "salt", until=12) == whole > 0
+    assert costs.teacher_flops(experiment, "salt", until=3) == pytest.approx(whole / 4)
+    assert costs.teacher_flops(experiment, "salt", until=0) == 0
 
 
 def test_baselines_are_controls_and_are_reached_or_not(done) -> None:

@@ -12,15 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tutelage import caching, machine, recipe, selecting
+from tutelage import caching, costs, machine, recipe, selecting
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
+from tutelage.corpus.ul2 import mixture_of
 from tutelage.errors import UserError, nearest
 from tutelage.files import fingerprint, read_json
 from tutelage.models.build import Kind, build, load, shape, shape_of
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.language_model import LanguageModel
+from tutelage.progress import console
 from tutelage.recipe import Recipe
 from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching import outside
@@ -157,37 +159,19 @@ class Experiment:
             rate = masked.rate if masked else recipe.Masked().rate
             special = tuple(sorted(tokenizer.all_special_ids))
             masking = Masking(rate, tokenizer.mask_token_id, len(tokenizer), special, data.seed)
-        return BatchSource(split, data.rows, batch_rows, data.seed, tokenizer.pad_token_id or 0, masking, shuffle)
+        pad_id = tokenizer.pad_token_id or 0
+        # Held-out rows stay as they are, so that losses on them compare with any causal model's.
+        ul2 = model.ul2 if shuffle else None
+        mixture = mixture_of(ul2, tokenizer, data.rows.length, data.seed) if ul2 is not None else None
+        return BatchSource(split, data.rows, batch_rows, data.seed, pad_id, masking, shuffle, mixture)
 
     def plan_of(self, name: str) -> Plan:
         """Return a model's steps, stages and evaluations."""
-        model = self._in_steps(name)
+        model = costs.in_steps(self, name)
         source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
         words = frozenset(t.words for t in self.references_to(name) if t.words is not None)
         words_per_token = self.data.train.words / len(self.data.train)
         return plan(name, model, source, words_per_token, self._steps_named(name), words)
-
-    def _in_steps(self, name: str) -> recipe.Model:
-        """Return a model; where its length is another one's operations, as many whole steps as those pay for."""
-        model = self.recipe.models[name]
-        if model.flops_of is None:
-            return model
-        budget = self.flops(model.flops_of.model)
-        if model.flops_of.teachers == "counted":
-            for ancestor in self.recipe.ancestors_of(model.flops_of.model):
-                if ancestor not in self.recipe.models:
-                    raise UserError(
-                        f"models.{name}.flops_of: the training of '{ancestor}' happened elsewhere, and nobody counted "
-                        "it; leave `teachers: counted` out"
-                    )
-                budget += self.flops(ancestor)
-        step = self.cost_of(recipe.Teacher(model=name), model.reads).training_flops * self._tokens_per_step(name)
-        return model.model_copy(update={"steps": int(budget / step), "flops_of": None})
-
-    def _tokens_per_step(self, name: str) -> float:
-        model = self.recipe.models[name]
-        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
-        return source.tokens_per_epoch / source.steps_per_epoch
 
     # --- models
 
@@ -291,6 +275,11 @@ class Experiment:
             for teacher in (t for stage in model.stages for t in stage.needs):
                 if teacher.model not in self.recipe.models:
                     outside.check(teacher, self.data.tokenizer, self.recipe.models)
+                elif model.ul2 and model.ul2.span and not self.recipe.models[teacher.model].ul2 and self.group.is_main:
+                    console.print(
+                        f"[yellow]{name}: its teacher '{teacher}' has never read a row with sentinels, and is asked "
+                        "about such rows; give it the objective `ul2` too"
+                    )
             selecting.check(self, name)
         for piece in pieces:
             if self.run_of(piece).finished is None:
@@ -333,7 +322,7 @@ class Experiment:
 
     def wish(self, piece: Piece) -> Json:
         """Say everything that decides a piece's result; what a finished run is checked against."""
-        model = self._in_steps(piece.name)
+        model = costs.in_steps(self, piece.name)
         teachers = {}
         for teacher in (t for stage in model.stages for t in stage.needs):
             inside = teacher.model in self.recipe.models
@@ -356,38 +345,6 @@ class Experiment:
             "seed": self.recipe.seed + piece.seed,
             "teachers": teachers,
         } | ({"weights": outside.identity(model.weights)} if model.weights is not None else {})
-
-    def flops(self, name: str, until: int | None = None) -> float:
-        """Return the operations for one seed of a model up to a step (the last unless given), all its own training.
-
-        The forward passes of its teachers and those that score rows for it are included.
-        """
-        own = self.cost_of(recipe.Teacher(model=name), self.recipe.models[name].reads).training_flops
-        steps = self.plan_of(name).total if until is None else until
-        trained = own * steps * self._tokens_per_step(name) + self.teacher_flops(name, until=until)
-        return trained + selecting.flops(self, name)
-
-    def teacher_flops(self, name: str, live: bool = False, until: int | None = None) -> float:
-        """Return the operations of the teachers for one seed of a model.
-
-        Args:
-            name: of the model.
-            live: count as if there were no caches.
-            until: count up to this step; the work of filling a cache counts whole once its stage has begun.
-        """
-        model, ends = self.recipe.models[name], self.plan_of(name).ends
-        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
-        per_step = self._tokens_per_step(name)
-        total = 0.0
-        for index, (stage, start, end) in enumerate(zip(model.stages, (0, *ends), ends, strict=False)):
-            end = end if until is None else min(end, until)
-            if end <= start:
-                break
-            taught = stage.model_copy(update={"cache": None}) if live else stage
-            costs = [self.cost_of(teacher, model.reads) for teacher in stage.teachers]
-            passed = float(source.tokens_per_epoch * len(caching.epochs_of(self, name, index)))
-            total += caching.teaching_flops(taught, costs, len(self.data.tokenizer), per_step * (end - start), passed)
-        return total
 
     def cost_of(self, teacher: recipe.Teacher, reads: Kind) -> Cost:
         """Return the cost of a model of this recipe, or of a teacher from outside."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tutelage import __version__, selecting
+from tutelage import __version__, costs, selecting
 from tutelage.compare.comparisons import compare, pairs_to_compare, student_and_control, with_comparisons
 from tutelage.compare.summary import Summary, read_models, read_summary
 from tutelage.errors import UserError
@@ -149,7 +149,7 @@ def _training(experiment: Experiment, piece: Piece) -> Json:
     done = experiment.finished(piece)
     kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "seconds_scoring", "flops",
             "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val")  # fmt: skip
-    found = {key: done.get(key) for key in kept}
+    found = {key: done.get(key) for key in kept} | {"heard": done.get("heard", [])}
     found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
     run = experiment.run_of(piece)
     trained_on = read_json(run.path / "environment.json")
@@ -160,16 +160,17 @@ def _training(experiment: Experiment, piece: Piece) -> Json:
 
 
 def _curves(run: RunFolder) -> Json:
-    curves: dict[str, list[tuple[int, int, float]]] = {"train_loss": [], "train_kl": [], "val_loss": [], "lr": []}
+    logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight", "teacher_heard": "heard",
+              "temperature": "temperature"}  # fmt: skip
+    curves: dict[str, list[tuple[int, int, float]]] = {name: [] for name in (*logged, "val_loss")}
     for line in run.lines():
         at = (line["step"], line["tokens"])
         if "val" in line:
             curves["val_loss"].append((*at, line["val"]["loss"]))
             continue
-        curves["train_loss"].append((*at, line["loss"]))
-        curves["lr"].append((*at, line["lr"]))
-        if "kl" in line:
-            curves["train_kl"].append((*at, line["kl"]))
+        for name, key in logged.items():
+            if key in line:
+                curves[name].append((*at, line[key]))
     return {name: points for name, points in curves.items() if points}
 
 
@@ -184,7 +185,7 @@ def _spent(experiment: Experiment, piece: Piece) -> Json:
     evaluations = [(0, 0), *((line["step"], line["tokens"]) for line in run.lines() if "val" in line)]
     steps = [step for step, _ in evaluations]
     seconds = ahead + np.interp(steps, sorted(clock), [clock[step] for step in sorted(clock)])
-    flops = [experiment.flops(piece.name, until=step) for step in steps]
+    flops = [costs.flops(experiment, piece.name, until=step) for step in steps]
     return {
         "flops": [(*at, value) for at, value in zip(evaluations, flops, strict=True)],
         "seconds": [(*at, float(value)) for at, value in zip(evaluations, seconds, strict=True)],
