@@ -11,7 +11,6 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +22,13 @@ from tutelage.corpus.batches import BatchSource, Ints, keyed_generator
 from tutelage.corpus.tokens import TokenStore
 from tutelage.errors import Interrupted, UserError
 from tutelage.files import fingerprint, locked, read_json, sha256, write_bytes, write_json
+from tutelage.models.build import attention
 from tutelage.progress import console, duration
 from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching import selection
 from tutelage.teaching.scores import Scores, folder_of
+from tutelage.teaching.teachers import Ensemble
+from tutelage.training.form import Form
 from tutelage.training.stopping import stop_flag
 
 if TYPE_CHECKING:
@@ -115,7 +117,11 @@ def scores_of(experiment: Experiment, scorer: recipe.Teacher, folder: Path | Non
     precision = experiment.precision_for(scorer)
     folder = folder or folder_of(experiment.folder / "scores", key, precision)
     stage = recipe.Stage(objectives=recipe.Objectives(distill=recipe.Distill()), teachers=(scorer,))
-    return Scores(folder, key, source, partial(experiment.teachers_of, stage, "causal"), precision)
+
+    def load(compiled: bool) -> Ensemble:
+        return experiment.teachers_of(stage, "causal", Form(attention(), compiled=compiled))
+
+    return Scores(folder, key, source, load, precision)
 
 
 @contextmanager
