@@ -19,6 +19,7 @@ LAYERS = [
         "recipe",
         "recipe_data",
         "recipe_finetune",
+        "recipe_schedule",
         "recipe_select",
         "recipe_stage",
         "recipe_teacher",

@@ -16,11 +16,13 @@ from tutelage import caching, machine, recipe, selecting
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
+from tutelage.corpus.ul2 import mixture_of
 from tutelage.errors import UserError, nearest
 from tutelage.files import fingerprint, read_json
 from tutelage.models.build import Kind, build, load, shape, shape_of
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.language_model import LanguageModel
+from tutelage.progress import console
 from tutelage.recipe import Recipe
 from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching import outside
@@ -155,7 +157,11 @@ class Experiment:
             rate = masked.rate if masked else recipe.Masked().rate
             special = tuple(sorted(tokenizer.all_special_ids))
             masking = Masking(rate, tokenizer.mask_token_id, len(tokenizer), special, data.seed)
-        return BatchSource(split, data.rows, batch_rows, data.seed, tokenizer.pad_token_id or 0, masking, shuffle)
+        pad_id = tokenizer.pad_token_id or 0
+        # Held-out rows stay as they are, so that losses on them compare with any causal model's.
+        ul2 = model.ul2 if shuffle else None
+        mixture = mixture_of(ul2, tokenizer, data.rows.length, data.seed) if ul2 is not None else None
+        return BatchSource(split, data.rows, batch_rows, data.seed, pad_id, masking, shuffle, mixture)
 
     def plan_of(self, name: str) -> Plan:
         """Return a model's steps, stages and evaluations."""
@@ -267,6 +273,11 @@ class Experiment:
             for teacher in (t for stage in model.stages for t in stage.needs):
                 if teacher.model not in self.recipe.models:
                     outside.check(teacher, self.data.tokenizer, self.recipe.models)
+                elif model.ul2 and model.ul2.span and not self.recipe.models[teacher.model].ul2 and self.group.is_main:
+                    console.print(
+                        f"[yellow]{name}: its teacher '{teacher}' has never read a row with sentinels, and is asked "
+                        "about such rows; give it the objective `ul2` too"
+                    )
             selecting.check(self, name)
         for piece in pieces:
             if self.run_of(piece).finished is None:
@@ -334,16 +345,20 @@ class Experiment:
         } | ({"weights": outside.identity(model.weights)} if model.weights is not None else {})
 
     def teacher_flops(self, name: str, live: bool = False) -> float:
-        """Return the operations of the teachers for one seed of a model; `live`: as if there were no caches."""
-        model, ends = self.recipe.models[name], self.plan_of(name).ends
+        """Return the operations of the teachers for one seed of a model, as long as they are heard.
+
+        `live`: as if there were no caches.
+        """
+        model, plan = self.recipe.models[name], self.plan_of(name)
         source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
         per_step = source.tokens_per_epoch / source.steps_per_epoch
         total = 0.0
-        for index, (stage, start, end) in enumerate(zip(model.stages, (0, *ends), ends, strict=False)):
+        for index, stage in enumerate(model.stages):
+            asked = plan.heard_until(index) - plan.start_of(index)
             taught = stage.model_copy(update={"cache": None}) if live else stage
             costs = [self.cost_of(teacher, model.reads) for teacher in stage.teachers]
             passed = float(source.tokens_per_epoch * len(caching.epochs_of(self, name, index)))
-            total += caching.teaching_flops(taught, costs, len(self.data.tokenizer), per_step * (end - start), passed)
+            total += caching.teaching_flops(taught, costs, len(self.data.tokenizer), per_step * asked, passed)
         return total
 
     def cost_of(self, teacher: recipe.Teacher, reads: Kind) -> Cost:

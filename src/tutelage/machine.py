@@ -177,3 +177,26 @@ def cpu_info(key: str) -> str:
 
 def _cpu_flags() -> set[str]:
     return set(cpu_info("flags").split())
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, or to the GPU's other users; to be called seldom."""
+    import gc
+
+    import torch
+
+    gc.collect()  # recorded or compiled models hold on to themselves
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def memory_held() -> int | None:
+    """Return the bytes of memory that this process holds: on the GPU if there is one; None where nobody tells."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.memory_reserved()
+    pages = _read("/proc/self/statm").split()
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else None

@@ -6,7 +6,7 @@ Each is a function from a `Context` to a `MeasuredResult`; the dict at the foot 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +18,7 @@ from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.errors import UserError
 from tutelage.evaluation import data
-from tutelage.evaluation.acquisition import as_submission, checkpoint_surprisals, evaluate_acquisition
+from tutelage.evaluation.acquisition import as_submission, checkpoint_surprisals, contexts_cut, evaluate_acquisition
 from tutelage.evaluation.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
 from tutelage.evaluation.acquisition_data import find_acquisition, read_predictors
 from tutelage.evaluation.calibration import calibration
@@ -193,7 +193,13 @@ def _aoa(context: Context) -> MeasuredResult:
         return MeasuredResult("aoa", context.convention.name, "aoa", nothing)
     rows = [entry for state in context.checkpoints for entry in said(state.name, state.words, state.load)]
     surprisals = as_submission(rows, context.label, len(context.checkpoints))
-    return evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
+    result = evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
+    cut = contexts_cut(context.ensemble, context.tokenizer, known.contexts)
+    if not cut:
+        return result
+    note = f"of {cut:,} contexts longer than the model's positions only the end was read"
+    values = {key: replace(one, note="; ".join(filter(None, (one.note, note)))) for key, one in result.values.items()}
+    return replace(result, values=values)
 
 
 def _aoa_inputs(argument: str, settings: recipe.Evaluation) -> Json:

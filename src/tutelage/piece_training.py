@@ -15,10 +15,12 @@ from tutelage.models.build import attention, save
 from tutelage.models.cost import cost_of
 from tutelage.progress import console, duration
 from tutelage.run_folder import Json, RunFolder
+from tutelage.teaching.gates import gate_of
 from tutelage.training import checkpoint, form
 from tutelage.training.form import Form
+from tutelage.training.hearing import heard_by_difficulty
 from tutelage.training.loop import Job, train
-from tutelage.training.objectives import Learner
+from tutelage.training.objectives import Learner, first_temperature
 
 FORMING = {"preset", "config", "weights", "attention", "compile", "cuda_graphs"}
 """Settings of a model that its form of arithmetic depends on."""
@@ -136,10 +138,30 @@ def _finish(
         "cost": asdict(cost),
         "architecture": learner.model.hf.config.model_type,
     }
+    heard = _heard(experiment, piece, job, learner)
+    if heard:
+        done["heard"] = heard
     save(learner.model, experiment.data.tokenizer, run.hf, model_card(experiment.recipe, piece.name, piece.seed, done))
     write_json(run.path / "finished.json", done)
     took = duration(timing["seconds"])
     console.print(f"{piece}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
+
+
+def _heard(experiment: Experiment, piece: Piece, job: Job, learner: Learner) -> list[Json]:
+    """Measure where the teachers of stages with a gate were heard; nothing where the model is too large for one."""
+    if job.model.sharding != "none" and experiment.group.size > 1:
+        return []
+    found, device = [], experiment.group.device
+    for index, stage in enumerate(job.model.stages):
+        distill = stage.objectives.distill
+        gate = gate_of(distill.gate) if distill else None
+        if distill is not None and gate is not None:
+            teachers = experiment.teachers_of(stage, job.model.reads).to(device)
+            student = learner.to(device).eval().model
+            bins = heard_by_difficulty(student, teachers, gate, first_temperature(distill), job.val)
+            found.append({"stage": index, "bins": bins})
+    learner.cpu()
+    return found
 
 
 @contextmanager

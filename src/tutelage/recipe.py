@@ -23,8 +23,14 @@ from tutelage.recipe_data import Share as Share
 from tutelage.recipe_data import Tokenizer as Tokenizer
 from tutelage.recipe_data import Words as Words
 from tutelage.recipe_finetune import Finetuning as Finetuning
+from tutelage.recipe_schedule import Gate as Gate
+from tutelage.recipe_schedule import Length as Length
+from tutelage.recipe_schedule import TemperatureSchedule as TemperatureSchedule
+from tutelage.recipe_schedule import WeightSchedule as WeightSchedule
+from tutelage.recipe_schedule import read_length as read_length
 from tutelage.recipe_stage import TEACHER as TEACHER
 from tutelage.recipe_stage import Cache as Cache
+from tutelage.recipe_stage import Denoiser as Denoiser
 from tutelage.recipe_stage import Distill as Distill
 from tutelage.recipe_stage import Kind as Kind
 from tutelage.recipe_stage import Masked as Masked
@@ -33,6 +39,7 @@ from tutelage.recipe_stage import Objectives as Objectives
 from tutelage.recipe_stage import Select as Select
 from tutelage.recipe_stage import Stage as Stage
 from tutelage.recipe_stage import Teacher as Teacher
+from tutelage.recipe_stage import Ul2 as Ul2
 from tutelage.word_counts import SCHEDULES
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -156,7 +163,16 @@ class Model(Section):
         rates = {stage.objectives.masked.rate: None for stage in self.stages if stage.objectives.masked}
         if len(rates) > 1:
             raise ValueError(f"stages differ in `masked.rate` ({', '.join(map(str, rates))}); give all the same rate")
+        texts = [stage.objectives.text for stage in self.stages if stage.objectives.text is not None]
+        if self.ul2 is not None and any(text.model_copy(update={"weight": 1.0}) != self.ul2 for text in texts):
+            raise ValueError("stages differ in `ul2`; give all the same shares and denoisers (weights may differ)")
         return self
+
+    @property
+    def ul2(self) -> Ul2 | None:
+        """The mixture of denoisers that rewrites this model's rows, with weight 1."""
+        found = next((stage.objectives.ul2 for stage in self.stages if stage.objectives.ul2), None)
+        return None if found is None else found.model_copy(update={"weight": 1.0})
 
     @property
     def seed_list(self) -> tuple[int, ...]:

@@ -141,7 +141,7 @@ def _training(experiment: Experiment, piece: Piece) -> Json:
     done = experiment.finished(piece)
     kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "seconds_scoring", "flops",
             "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val")  # fmt: skip
-    found = {key: done.get(key) for key in kept}
+    found = {key: done.get(key) for key in kept} | {"heard": done.get("heard", [])}
     found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
     run = experiment.run_of(piece)
     trained_on = read_json(run.path / "environment.json")
@@ -149,16 +149,17 @@ def _training(experiment: Experiment, piece: Piece) -> Json:
 
 
 def _curves(run: RunFolder) -> Json:
-    curves: dict[str, list[tuple[int, int, float]]] = {"train_loss": [], "train_kl": [], "val_loss": [], "lr": []}
+    logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight", "teacher_heard": "heard",
+              "temperature": "temperature"}  # fmt: skip
+    curves: dict[str, list[tuple[int, int, float]]] = {name: [] for name in (*logged, "val_loss")}
     for line in run.lines():
         at = (line["step"], line["tokens"])
         if "val" in line:
             curves["val_loss"].append((*at, line["val"]["loss"]))
             continue
-        curves["train_loss"].append((*at, line["loss"]))
-        curves["lr"].append((*at, line["lr"]))
-        if "kl" in line:
-            curves["train_kl"].append((*at, line["kl"]))
+        for name, key in logged.items():
+            if key in line:
+                curves[name].append((*at, line[key]))
     return {name: points for name, points in curves.items() if points}
 
 

@@ -15,7 +15,9 @@ from tutelage.evaluation.acquisition import (
     RULES,
     Checkpoint,
     ages,
+    checkpoint_surprisals,
     child_age,
+    contexts_cut,
     evaluate_acquisition,
     learning_curves,
     model_age,
@@ -276,6 +278,14 @@ def test_a_training_is_scored_one_checkpoint_at_a_time(world, architecture, back
         else:
             expected = world.slow_causal([hf], ids, places)
         assert entry["surprisal"] == pytest.approx(-expected, abs=1e-4)
+
+
+def test_contexts_beyond_the_positions_are_counted(world):
+    contexts = {"cats": ("Who saw the", "The dog " * 40), "dog": ("x " * 100,)}
+    for architecture, count in (("gpt2", 2), ("llama", 0)):
+        ensemble = world.as_ensemble(world.hugging_face(architecture, len(world.PLAIN)), vocab_size=len(world.PLAIN))
+        assert contexts_cut(ensemble, world.PLAIN, contexts) == count
+        assert len(checkpoint_surprisals(ensemble, world.PLAIN, contexts, "chck_1M", 10**6)) == 3
 
 
 def test_a_backend_that_does_not_fit_is_told(world):

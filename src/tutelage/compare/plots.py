@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.compare import plot_measures, plot_scores, plot_teaching, plot_training, selections
+from tutelage.compare import plot_heard, plot_measures, plot_scores, plot_teaching, plot_training, selections
 from tutelage.compare.plot_style import drawing, to_png, to_svg
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.files import write_bytes, write_text
@@ -68,6 +68,20 @@ def plans(summary: Summary) -> Iterator[Plan]:
         "Training loss",
         "Averaged over neighbouring steps. KL is the divergence of teachers and student, as its reduction defines it.",
         plot_training.training_curves,
+    )
+    yield Plan(
+        "teacher-weight",
+        "How loud the teachers were",
+        "The teachers' weight in the loss, step by step; below it, where a gate chose among tokens, the share of that "
+        "weight that was heard.",
+        plot_heard.teacher_weight,
+    )
+    yield Plan(
+        "heard-by-difficulty",
+        "Where the teachers were heard",
+        "Held-out tokens in ten parts, from those that the teachers predict best to those that they predict worst; the "
+        "gate's mean weight in each, once training was over. Thin: one seed. Thick: mean over seeds.",
+        plot_heard.heard_by_difficulty,
     )
     yield Plan(
         "selections",

@@ -103,6 +103,28 @@ class Measured(_Strict):
         return self
 
 
+class Heard(_Strict):
+    """Tokens of about the same difficulty, and how much of the teachers' weight a gate let through there."""
+
+    loss: float
+    """The teachers' loss in nats per token, at the divergence's temperature."""
+    student: float
+    """The student's."""
+    entropy: float
+    """The teachers' entropy in nats per token."""
+    heard: Share
+    tokens: Count
+
+
+class HeardStage(_Strict):
+    """A stage with a gate."""
+
+    stage: int
+    """Counted from 0."""
+    bins: list[Heard]
+    """From the tokens that are easiest for the teachers to the hardest."""
+
+
 class SeedRun(_Strict):
     """One training of one model."""
 
@@ -128,7 +150,10 @@ class SeedRun(_Strict):
     val: HeldOut | None = None
     test: HeldOut | None = None
     curves: dict[str, list[Point]] = {}
-    """`train_loss`, `train_kl`, `val_loss`, `lr`; others are kept and not drawn."""
+    """`train_loss`, `train_kl`, `val_loss`, `lr`, `teacher_weight`, `teacher_heard`, `temperature`; others are kept and
+    not drawn."""
+    heard: list[HeardStage] = []
+    """Where gates let the teachers be heard, on held-out text once training was over."""
     machine: dict[str, str | int | float | None] = {}
     """Where it was trained."""
     clip_rate: Share | None = None

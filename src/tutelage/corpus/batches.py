@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from tutelage import recipe
 from tutelage.errors import UserError
+
+if TYPE_CHECKING:
+    from tutelage.corpus.ul2 import Mixture
 
 IGNORE = -100
 """Target of a position that has no loss."""
@@ -55,6 +58,7 @@ class Batch:
         lengths_B: tokens before the padding of each row; None where no row is padded.
         labels: further targets by task, each with B as its first dimension; `IGNORE` where a label is missing.
         masked: whether tokens were hidden from the model, which reads both ways; else it reads left to right.
+        rewritten: whether rows were rewritten by a mixture of denoisers, which asks at some positions only.
         silent: a stand-in without any loss, for a process that has no rows of a small batch.
     """
 
@@ -65,6 +69,7 @@ class Batch:
     lengths_B: Tensor | None
     labels: dict[str, Tensor]
     masked: bool = False
+    rewritten: bool = False
     silent: bool = False
 
     def part(self, rows: slice) -> Batch:
@@ -224,6 +229,7 @@ class BatchSource:
         pad_id: fills up rows of examples.
         masking: hides tokens for a masked model; without it, targets are the next tokens.
         shuffle: permute rows in each epoch; off for evaluation.
+        mixture: rewrites the rows of a model that reads left to right.
     """
 
     def __init__(
@@ -235,6 +241,7 @@ class BatchSource:
         pad_id: int = 0,
         masking: Masking | None = None,
         shuffle: bool = True,
+        mixture: Mixture | None = None,
     ) -> None:
         self.rows: Chunks | Examples = (
             Chunks(store, rows.length, rows.chunking if shuffle else "fixed", seed)
@@ -245,6 +252,7 @@ class BatchSource:
         self.only: Ints | None = None
         self.targets: npt.NDArray[np.bool_] | None = None
         self.batch_rows, self.seed, self.pad_id, self.masking, self.shuffle = batch_rows, seed, pad_id, masking, shuffle
+        self.mixture = mixture
         self.tokens_per_epoch = int(self.row_lengths.sum())
         self._epoch_batches = lru_cache(maxsize=2)(self._example_batches)
         self._permutation = lru_cache(maxsize=2)(self._permute)
@@ -323,9 +331,14 @@ class BatchSource:
         return self.rows.lengths if isinstance(self.rows, Examples) else np.full(self.rows.count, self.rows.length)
 
     @property
+    def shifts(self) -> bool:
+        """Whether a row holds other text in every epoch."""
+        return isinstance(self.rows, Chunks) and self.rows.chunking != "fixed"
+
+    @property
     def varies(self) -> bool:
-        """Whether a row reads differently in every epoch: shifted, or with other tokens hidden."""
-        return self.masking is not None or (isinstance(self.rows, Chunks) and self.rows.chunking != "fixed")
+        """Whether a row reads differently in every epoch: shifted, rewritten, or with other tokens hidden."""
+        return self.shifts or self.masking is not None or self.mixture is not None
 
     def once(self, epoch: int = 0) -> Iterator[Batch]:
         """Go through every row of an epoch once, in order; the last batch may be smaller."""
@@ -356,20 +369,26 @@ class BatchSource:
 
     def _collate(self, rows: list[tuple[int, int]]) -> Batch:
         texts = [self.rows.row(row, epoch) for row, epoch in rows]
-        lengths = None
+        asked_from, lengths = None, None
+        if self.mixture is not None:
+            pairs = [self.mixture.rewrite(text, epoch, row) for text, (row, epoch) in zip(texts, rows, strict=True)]
+            texts, asked_from = [text for text, _ in pairs], torch.tensor([place for _, place in pairs])
         if isinstance(self.rows, Examples):
             width = int(self.rows.sizes[self.rows.bucket[rows[0][0]]])
             lengths = torch.tensor([len(text) for text in texts])
             texts = [np.pad(text, (0, width - len(text)), constant_values=self.pad_id) for text in texts]
         if self.masking is not None:
-            pairs = [self.masking.hide(text, epoch, row) for text, (row, epoch) in zip(texts, rows, strict=True)]
-            tokens, targets = (torch.from_numpy(np.stack(side)) for side in zip(*pairs, strict=True))
+            sides = [self.masking.hide(text, epoch, row) for text, (row, epoch) in zip(texts, rows, strict=True)]
+            tokens, targets = (torch.from_numpy(np.stack(side)) for side in zip(*sides, strict=True))
         else:
             tokens = torch.from_numpy(np.stack(texts))
             targets = torch.full_like(tokens, IGNORE)
             targets[:, :-1] = tokens[:, 1:]
+        if asked_from is not None:
+            targets[torch.arange(targets.shape[1]) < asked_from[:, None] - 1] = IGNORE
         rows_B, epochs_B = torch.tensor(rows).T
-        batch = Batch(rows_B, epochs_B, tokens, targets, lengths, {}, masked=self.masking is not None)
+        masked, rewritten = self.masking is not None, self.mixture is not None
+        batch = Batch(rows_B, epochs_B, tokens, targets, lengths, {}, masked, rewritten)
         if lengths is not None:
             # Padding is never a target: the last real token of a causal row has no next one.
             last = lengths - 1 if self.masking is None else lengths

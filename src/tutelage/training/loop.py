@@ -10,7 +10,7 @@ import contextlib
 import math
 import signal as signals
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -30,11 +30,12 @@ from tutelage.training import checkpoint
 from tutelage.training.checkpoint import State
 from tutelage.training.fused import Scales
 from tutelage.training.heldout import HeldOut, held_out
-from tutelage.training.objectives import TERMS, Learner, count, effective_weights, scales_for, used_positions
+from tutelage.training.objectives import SUMS, Learner, count, effective_weights, scales_for, used_positions
 from tutelage.training.optim import adamw, lr_at
 from tutelage.training.parallel import Group, clip_gradient
 from tutelage.training.plan import Plan
-from tutelage.training.record import Record, Stopwatch
+from tutelage.training.record import Record, Settings, Stopwatch
+from tutelage.training.release import Pace, Release
 from tutelage.training.stopping import Stop, stop_flag
 
 LOG_LINES = 400
@@ -57,7 +58,8 @@ class Job:
         plan: steps, stages, evaluations.
         milestones: steps whose checkpoints are kept.
         build: makes the model with its initial weights.
-        teachers: makes the teachers of a stage by its index; None where nobody teaches.
+        teachers: makes the teachers of a stage by its index, having let go those it made before; nobody teaches in a
+            stage without teachers, and in None.
         precision: `bf16` or `fp32`.
         selected: the batches of a stage by its index, where it learns from a selection of the rows; None where it
             reads on in `source`.
@@ -72,7 +74,7 @@ class Job:
     plan: Plan
     milestones: frozenset[int]
     build: Callable[[], LanguageModel]
-    teachers: Callable[[int], Voice | None]
+    teachers: Callable[[int | None], Voice | None]
     precision: str
     selected: Callable[[int], BatchSource | None] = lambda index: None
 
@@ -116,7 +118,10 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
         record.saved()
 
     tokens_left = (plan.total - state.step) * job.source.tokens_per_epoch / job.source.steps_per_epoch
-    stage_index, teachers, shown = -1, None, state.tokens
+    phase, stage_index, teachers, shown = (-1, False), -1, None, state.tokens
+    pace, release, released = Pace(), None, 0
+    # The teachers' weight is written down where it changes.
+    changing = bool(plan.fades) or len({bool(stage.teachers) for stage in job.model.stages}) > 1
     source, first = job.source, 0
     look_every = LOOK_EVERY[group.device.type]
     broken = torch.zeros((), device=group.device)
@@ -136,25 +141,38 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
                     state.best = {"step": state.step, "loss": result.loss}
                 record.evaluation(state, result)
                 save()
+                pace.start()
+            if release is not None and (release.known or state.step >= plan.total):
+                release.tell(f"{job.name}[{job.seed}]", released, group.is_main)
+                release = None
             if state.step >= plan.total:
                 return state
 
-            # --- the stage's teachers; those of the stage before are released first
-            if plan.stage_at(state.step) != stage_index:
-                stage_index, teachers = plan.stage_at(state.step), None
+            # --- the stage's teachers, as long as they are heard; those before them are released first
+            if plan.phase_at(state.step) != phase:
+                begins, phase = plan.stage_at(state.step) != phase[0], plan.phase_at(state.step)
+                stage_index, heard = phase[0], phase[1] and bool(job.model.stages[phase[0]].teachers)
+                if teachers is not None and not heard:
+                    release, released = Release(pace), state.step
                 source, first = job.reading(state.step)
-                teachers = job.teachers(stage_index)
+                teachers = None
+                teachers = job.teachers(stage_index if heard else None)
+                if release is not None and not heard:
+                    release.done()
                 if isinstance(teachers, Ensemble):
                     group.place(teachers, job.model.sharding, job.precision)
                     teachers = reading_ahead(teachers, source, state.step - first, partial(_micros, job, group))
                 elif teachers is not None:
                     teachers.to(group.device)
-                _announce(job, stage_index, group)
+                if begins:
+                    _announce(job, stage_index, group)
 
             # --- one step
             batch = source.batch(state.step - first)
-            counts = count(batch)
-            scales = scales_for(job.model.stages[stage_index].objectives, counts)
+            counts, terms = count(batch), job.model.stages[stage_index].objectives
+            counts = counts if teachers is not None else replace(counts, taught=0, rows=0)
+            share, temperature = plan.share_at(state.step), plan.temperature_at(state.step)
+            scales = scales_for(terms, counts, share, temperature)
             due = record.minutes_since_save() > job.model.save_minutes or state.step + 1 in job.milestones
             wishes = (float(stop.number), float(due))
             sums = _gradients(job, wrapped, teachers, batch, scales, state.step, group, wishes, record.teaching)
@@ -170,7 +188,9 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             optimizer.zero_grad(set_to_none=True)
             state.step += 1
             state.tokens += counts.tokens
-            record.step(state, measured, counts, rate)
+            weight = (terms.distill.weight * share if terms.distill else 0.0) if changing else None
+            gated = bool(teachers and terms.distill and terms.distill.gate)
+            record.step(state, measured, counts, Settings(rate, weight, temperature if share else None, gated))
 
             # --- look at what was measured; stop or save when a process asked for it
             if state.step % look_every and state.step not in plan.evaluations and state.step not in job.milestones:
@@ -179,12 +199,14 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             if look.broken is not None:
                 raise _not_finite(job, *look.broken)
             bar.advance(state.tokens - shown, f"loss {record.loss:.3f}")
+            pace.add(state.tokens - shown)
             shown = state.tokens
             if look.stop:
                 save()
                 raise Interrupted(stop.number or signals.SIGTERM)
             if look.save and state.step not in plan.evaluations:
                 save()
+                pace.start()
 
 
 def _resume(
@@ -207,6 +229,9 @@ def _announce(job: Job, stage_index: int, group: Group) -> None:
         console.print(
             f"{job.name}[{job.seed}]{which}: {effective_weights(stage.objectives, job.source.row_length)}" + taught
         )
+        for what, course in (("weight", job.plan.fades), ("temperature", job.plan.glides)):
+            if stage_index in course:
+                console.print(f"{job.name}[{job.seed}]{which}: the teachers' {what}: {course[stage_index]}")
 
 
 def _micros(job: Job, group: Group, batch: Batch) -> list[Batch]:
@@ -231,7 +256,7 @@ def _gradients(
         The plain sums of the terms over the whole batch, then how strongly the processes wish to stop and to save.
     """
     micros = _micros(job, group, batch)
-    sums = to_device(torch.tensor((*(0.0 for _ in TERMS), *wishes), dtype=torch.float64), group.device)
+    sums = to_device(torch.tensor((*(0.0 for _ in SUMS), *wishes), dtype=torch.float64), group.device)
     for index, micro in enumerate(micros):
         used = used_positions(micro, taught=teachers is not None)
         micro, used = micro.to(group.device), to_device(used, group.device)
@@ -243,7 +268,7 @@ def _gradients(
                 loss, parts = wrapped(micro, scales, said, used)
             # Data-parallel wrappers average over processes, but the counts are already those of all of them.
             (loss * group.size).backward()
-        sums[: len(TERMS)] += parts
+        sums[: len(SUMS)] += parts
     return group.sum(sums)
 
 
