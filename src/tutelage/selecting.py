@@ -39,6 +39,8 @@ EXAMPLES = 3
 """Texts shown of what was kept and of what was dropped."""
 EXAMPLE_TOKENS = 40
 
+READER = recipe.Model(preset="llama-1m", steps=1)
+"""Stands for whoever reads rows left to right as they stand, whatever its shape."""
 Mask = npt.NDArray[np.bool_]
 
 
@@ -72,10 +74,15 @@ def check(experiment: Experiment, name: str) -> None:
         if stage.select is None:
             continue
         key = f"models.{name}.stages.{index}.select"
-        if source.varies:
+        if source.shifts or model.reads == "masked":
             raise UserError(
                 f"{key}: these rows read anew in every epoch, so that scores of one say nothing of the next; take "
                 "data.rows.chunking=fixed, or a model that reads left to right"
+            )
+        if stage.select.by == "excess" and source.varies:
+            raise UserError(
+                f"{key}: `by: excess` selects targets of rows as they stand, but `ul2` rewrites them in every epoch; "
+                "select rows (`by: salt_ds`), or learn from `next_token`"
             )
         wanted = stage.select.count(source.count)
         if wanted > source.count:
@@ -109,9 +116,8 @@ def scores_of(experiment: Experiment, scorer: recipe.Teacher, folder: Path | Non
     # What is kept of the rows must be of these very rows.
     store = TokenStore.open(experiment.folder / "data", "train", verify=True)
     data = experiment.recipe.data
-    reader = next(model for model in experiment.recipe.models.values() if model.reads == "causal")
-    source = experiment.rows_of(store, reader, 1, shuffle=True)
-    if source.varies:
+    source = experiment.rows_of(store, READER, 1, shuffle=True)
+    if source.shifts:
         raise UserError("scores are of rows that read alike in every epoch; take data.rows.chunking=fixed")
     key = caching.key_of(data, store, source, [experiment.identity_of(scorer)])
     precision = experiment.precision_for(scorer)
