@@ -128,8 +128,10 @@ class Scores:
         began, before, finished = time.monotonic(), self.seconds, True
         rows = max(1, BATCH_TOKENS[device.type] // self.source.row_length)
         # Not by what is left to do: an interrupted pass shall end with the same bytes.
-        long = device.type == "cpu" and self.source.tokens_per_epoch >= COMPILED_TOKENS
-        model, measure = self._ready(device, rows, long and compiles())
+        compiled = device.type == "cpu" and self.source.tokens_per_epoch >= COMPILED_TOKENS
+        # Rows of many lengths would each be compiled anew.
+        model = self._load(compiled and isinstance(self.source.rows, Chunks)).to(device)
+        measure = compiled_measures() if compiled else in_tiles
         left = int(lengths[~filled].sum()) // size
         with torch.inference_mode(), progress(label, left, "tok") as bar:
             for number, batch in enumerate(self.source.with_batch_rows(rows).once()):
@@ -138,26 +140,22 @@ class Scores:
                 if stopped():
                     finished = False
                     break
-                self._score(model, batch, device, measure)
+                try:
+                    self._score(model, batch, device, measure)
+                except UserError:
+                    raise
+                except Exception as error:  # many kinds: no compiler, an architecture that it does not take
+                    if not compiled:
+                        raise
+                    console.print(f"scoring cannot be compiled, and is slower: {type(error).__name__}")
+                    with torch.inference_mode(False):
+                        compiled, model, measure = False, self._load(False).to(device), in_tiles
+                    self._score(model, batch, device, measure)
                 bar.advance(batch.token_count)
         self.store.sync()
         if rank == 0 and left:
             write_json(self.folder / INFO, {"seconds": before + time.monotonic() - began})
         return finished
-
-    def _ready(self, device: torch.device, rows: int, compiled: bool) -> tuple[Ensemble, Measure]:
-        """Load the model, and choose the way from logits to numbers; plain where the model cannot be compiled."""
-        if not compiled:
-            return self._load(False).to(device), in_tiles
-        # Rows of many lengths would each be compiled anew.
-        model = self._load(isinstance(self.source.rows, Chunks)).to(device)
-        try:
-            with torch.inference_mode():
-                model.say(next(self.source.with_batch_rows(rows).once()).to(device), self.precision)
-        except Exception as error:  # many kinds: an architecture that the compiler does not take
-            console.print(f"the scoring model cannot be compiled, and runs as it is: {type(error).__name__}")
-            model = self._load(False).to(device)
-        return model, compiled_measures()
 
     def _score(self, model: Ensemble, batch: Batch, device: torch.device, measure: Measure) -> None:
         index_N = (batch.targets_BT != IGNORE).flatten().nonzero().squeeze(1)
@@ -259,17 +257,6 @@ def _in_one_loop(logits_NV: Tensor, targets_N: Tensor) -> Measures:
     log_N = sum_N.log()
     nll_N = log_N + (highest_N1 - gold_N1).squeeze(1)
     return nll_N, 1 + (logits > gold_N1).sum(-1), log_N - (e * above).sum(-1) / sum_N
-
-
-@cache
-def compiles() -> bool:
-    """Tell whether there is a compiler, and say so where there is none."""
-    try:
-        torch.compile(lambda x: x.exp().sum(-1))(torch.zeros(2, 8))
-    except Exception as error:  # many kinds: none, a broken one
-        console.print(f"no working compiler, so scoring is slower: {type(error).__name__}")
-        return False
-    return True
 
 
 @cache
