@@ -293,3 +293,21 @@ def test_the_report_shows_what_was_selected(done: Path, tmp_path: Path) -> None:
         assert "Examples of what was selected" in written
         assert "scoring rows" in written
     assert (tmp_path / "published" / "plots" / "selections.png").is_file()
+
+
+def rewritten(select: str) -> str:
+    """The recipe with a student whose rows `ul2` rewrites."""
+    mixture = "causal: 0.5, prefix: 0.5, span: 0"
+    whole = text(select).replace("next_token: 0.5", f"ul2: {{weight: 0.5, {mixture}}}")
+    return whole.replace("- {}", f"- {{objectives: {{ul2: {{{mixture}}}}}}}")
+
+
+def test_rows_that_are_rewritten_are_scored_as_they_stand(done: Path, small_done: Path) -> None:
+    api.train(recipe_from_text(rewritten(SALT_DS)), runs=small_done, model="chosen")
+    path = Path("toy") / "chosen" / "seed-0" / "selections" / "stage-1.npz"
+    assert (small_done / path).read_bytes() == (done / path).read_bytes()
+
+
+def test_tokens_of_rows_that_are_rewritten_cannot_be_selected(small_done: Path) -> None:
+    with pytest.raises(UserError, match=r"`ul2` rewrites them in every epoch; select rows"):
+        api.train(recipe_from_text(rewritten(WAYS[-1])), runs=small_done, model="chosen")
