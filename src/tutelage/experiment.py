@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tutelage import caching, machine, recipe, selecting
+from tutelage import caching, costs, machine, recipe, selecting
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
@@ -68,6 +68,7 @@ class Experiment:
         self.recipe = what
         self.folder = runs / what.name
         self.group = group
+        self._costs: dict[tuple[str, Kind], Cost] = {}
         machine.set_up()
 
     # --- who comes when
@@ -117,8 +118,9 @@ class Experiment:
         return RunFolder(self.folder / piece.name / f"seed-{piece.seed}")
 
     def references_to(self, name: str) -> list[recipe.Teacher]:
-        """Return where a model is named as a teacher, as a scorer or as a member of an ensemble."""
+        """Return where a model is named as a teacher, scorer or member of an ensemble, or to sort held-out text."""
         teachers = [t for model in self.recipe.models.values() for stage in model.stages for t in stage.needs]
+        teachers += [self.recipe.evaluation.buckets.by] if self.recipe.evaluation.buckets else []
         teachers += [
             recipe.Teacher.model_validate(member)
             for name_compared in self.recipe.compare.models
@@ -165,7 +167,7 @@ class Experiment:
 
     def plan_of(self, name: str) -> Plan:
         """Return a model's steps, stages and evaluations."""
-        model = self.recipe.models[name]
+        model = costs.in_steps(self, name)
         source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
         words = frozenset(t.words for t in self.references_to(name) if t.words is not None)
         words_per_token = self.data.train.words / len(self.data.train)
@@ -320,7 +322,7 @@ class Experiment:
 
     def wish(self, piece: Piece) -> Json:
         """Say everything that decides a piece's result; what a finished run is checked against."""
-        model = self.recipe.models[piece.name]
+        model = costs.in_steps(self, piece.name)
         teachers = {}
         for teacher in (t for stage in model.stages for t in stage.needs):
             inside = teacher.model in self.recipe.models
@@ -344,27 +346,11 @@ class Experiment:
             "teachers": teachers,
         } | ({"weights": outside.identity(model.weights)} if model.weights is not None else {})
 
-    def teacher_flops(self, name: str, live: bool = False) -> float:
-        """Return the operations of the teachers for one seed of a model, as long as they are heard.
-
-        `live`: as if there were no caches.
-        """
-        model, plan = self.recipe.models[name], self.plan_of(name)
-        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
-        per_step = source.tokens_per_epoch / source.steps_per_epoch
-        total = 0.0
-        for index, stage in enumerate(model.stages):
-            asked = plan.heard_until(index) - plan.start_of(index)
-            taught = stage.model_copy(update={"cache": None}) if live else stage
-            costs = [self.cost_of(teacher, model.reads) for teacher in stage.teachers]
-            passed = float(source.tokens_per_epoch * len(caching.epochs_of(self, name, index)))
-            total += caching.teaching_flops(taught, costs, len(self.data.tokenizer), per_step * asked, passed)
-        return total
-
     def cost_of(self, teacher: recipe.Teacher, reads: Kind) -> Cost:
         """Return the cost of a model of this recipe, or of a teacher from outside."""
-        if teacher.model not in self.recipe.models:
-            return cost_of(shape_of(teacher.model, reads), reads, self.recipe.data.rows.length)
-        model = self.recipe.models[teacher.model]
-        hf = shape(model, self.data.tokenizer, self.recipe.data.rows.length)
-        return cost_of(hf, reads, self.recipe.data.rows.length)
+        key = (teacher.model, reads)
+        if key not in self._costs:
+            length, model = self.recipe.data.rows.length, self.recipe.models.get(teacher.model)
+            hf = shape_of(teacher.model, reads) if model is None else shape(model, self.data.tokenizer, length)
+            self._costs[key] = cost_of(hf, reads, length)
+        return self._costs[key]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
-from tutelage import caching, machine, selecting
+from tutelage import caching, costs, machine, selecting
 from tutelage.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.files import fingerprint, read_json, write_json
@@ -128,8 +128,9 @@ def _finish(
         "epochs": state.step / job.source.steps_per_epoch,
         "seconds": timing["seconds"] + building + scoring,
         "seconds_teaching": None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
+        "seconds_ahead": building + scoring,
         "flops": cost.training_flops * state.tokens,
-        "teacher_flops": experiment.teacher_flops(piece.name),
+        "teacher_flops": costs.teacher_flops(experiment, piece.name),
         "seconds_scoring": scoring,
         "scoring_flops": selecting.flops(experiment, piece.name),
         "clip_rate": state.clipped / state.step,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tutelage import __version__, selecting
-from tutelage.compare.comparisons import compare, pairs_to_compare, with_comparisons
-from tutelage.compare.summary import Summary, read_summary
+import numpy as np
+
+from tutelage import __version__, costs, selecting
+from tutelage.compare.comparisons import compare, pairs_to_compare, student_and_control, with_comparisons
+from tutelage.compare.summary import Summary, read_models, read_summary
 from tutelage.errors import UserError
 from tutelage.evaluations import save_arrays
 from tutelage.experiment import Experiment, Piece
@@ -56,6 +59,10 @@ def summarise(experiment: Experiment, scoring: Scoring) -> Summary:
             for a, b in _pairs(experiment, names)
         ],
     }
+    for _, control in student_and_control(read_models(summary["models"])):
+        # A baseline that its students are like says nowhere that it is their control.
+        if summary["models"][control]["role"] == "model":
+            summary["models"][control]["role"] = "control"
     finished = _compared(read_summary(_without_local_paths(summary)), what.compare)
     write_json(experiment.folder / "summary.json", finished.as_json())
     return finished
@@ -119,6 +126,7 @@ def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = T
         "parameters": finished["cost"]["parameters"],
         "non_embedding_parameters": finished["cost"]["parameters"] - finished["cost"]["embedding_parameters"],
         "like": model.like,
+        "flops_of": model.flops_of.model if model.flops_of else None,
         "teachers": [str(teacher) for stage in model.stages for teacher in stage.teachers],
         "scorers": [str(scorer) for stage in model.stages if stage.select for scorer in stage.select.scorers],
         "selections": selecting.facts_of(experiment, Piece(name, model.seed_list[0])),
@@ -146,7 +154,10 @@ def _training(experiment: Experiment, piece: Piece) -> Json:
     found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
     run = experiment.run_of(piece)
     trained_on = read_json(run.path / "environment.json")
-    return found | {"curves": _curves(run), "machine": {key: trained_on[key] for key in MACHINE}}
+    return found | {
+        "curves": _curves(run) | _spent(experiment, piece),
+        "machine": {key: trained_on[key] for key in MACHINE},
+    }
 
 
 def _curves(run: RunFolder) -> Json:
@@ -162,6 +173,24 @@ def _curves(run: RunFolder) -> Json:
             if key in line:
                 curves[name].append((*at, line[key]))
     return {name: points for name, points in curves.items() if points}
+
+
+def _spent(experiment: Experiment, piece: Piece) -> Json:
+    """Return what training had taken, from its beginning on and at every evaluation: operations and seconds."""
+    run = experiment.run_of(piece)
+    done = experiment.finished(piece)
+    ahead = done.get("seconds_ahead", 0.0)
+    # A step that was taken again after an interruption counts with the later reading, which has both.
+    clock = {0: 0.0} | {line["step"]: line["seconds"] for line in map(json.loads, run.timing.read_text().splitlines())}
+    clock.setdefault(done["steps"], done["seconds"] - ahead)
+    evaluations = [(0, 0), *((line["step"], line["tokens"]) for line in run.lines() if "val" in line)]
+    steps = [step for step, _ in evaluations]
+    seconds = ahead + np.interp(steps, sorted(clock), [clock[step] for step in sorted(clock)])
+    flops = [costs.flops(experiment, piece.name, until=step) for step in steps]
+    return {
+        "flops": [(*at, value) for at, value in zip(evaluations, flops, strict=True)],
+        "seconds": [(*at, float(value)) for at, value in zip(evaluations, seconds, strict=True)],
+    }
 
 
 def _scores(scoring: Scoring, subject: Subject) -> Json:

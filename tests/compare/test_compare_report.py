@@ -119,7 +119,8 @@ def test_the_same_summary_gives_the_same_page(compared: dict[str, Any], page: st
 def test_all_plots_of_a_full_run_are_there(compared: dict[str, Any]) -> None:
     names = [plot.name for plot in plots.draw(compared)]
     assert names == [
-        "teaching", "held-out", "validation-loss", "training-loss", "scores-blimp", "scores-blimp-supplement",
+        "teaching", "held-out", "validation-loss", "curve-differences", "training-loss", "scores-blimp",
+        "scores-blimp-supplement",
         "differences-blimp-student-control", "differences-blimp-supplement-student-control", "cost",
     ]  # fmt: skip
 
@@ -158,7 +159,7 @@ def test_hostile_names_stay_text(full: dict[str, Any]) -> None:
     assert not re.search(r"(?<!\\)\]\(http", markdown.partition("```")[0])
     for line in markdown.splitlines():
         if line.startswith("| "):
-            assert len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5, 7, 8, 9, 12)
+            assert len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5, 7, 8, 9, 11, 12)
     assert "[red]" in terminal(hostile)
 
 
@@ -300,7 +301,7 @@ def test_publishing_writes_a_complete_folder(compared: dict[str, Any], tmp_path:
     text = (folder / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\((plots/[^)]+)\)", text)
     assert {f"plots/{file.name}" for file in (folder / "plots").iterdir()} == set(links)
-    assert len(links) == 9
+    assert len(links) == 10
     published = read_summary(folder / "summary.json")
     assert "someone" not in (folder / "summary.json").read_text(encoding="utf-8")
     assert [entry.mean for entry in published.comparisons] == [entry["mean"] for entry in compared["comparisons"]]

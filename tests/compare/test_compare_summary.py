@@ -60,6 +60,7 @@ def test_the_documented_keys_are_the_real_ones() -> None:
 
     page = (Path(__file__).parents[2] / "docs" / "summary-schema.md").read_text(encoding="utf-8")
     kinds = "Summary Model SeedRun HeldOut Suite Paradigm Measured Value Comparison ParadigmRow"
+    kinds += " Reached ReachedSeed Spent Mean CurveDifference CurvePoint"
     for kind in kinds.split():
         for name, field in getattr(summary, kind).model_fields.items():
             assert f"`{field.alias or name}`" in page, f"{kind}.{name} is not documented"

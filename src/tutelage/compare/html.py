@@ -12,6 +12,7 @@ from tutelage.compare.plots import THEME, Plot, draw
 from tutelage.compare.selections import examples_table, selections_table
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.compare.table_scores import evaluations_table, published_table
+from tutelage.compare.table_training import curve_table, reached_table
 from tutelage.compare.tables import (
     Table,
     comparisons_table,
@@ -71,6 +72,8 @@ def html_report(summary: Summary | Mapping[str, Any], plots: Sequence[Plot] | No
         section(comparisons_table(checked)),
         section(described_table(checked)),
         section(published_table(checked)),
+        section(reached_table(checked)),
+        section(curve_table(checked)),
         section(selections_table(checked)),
         section(examples_table(checked)),
         *(figure(plot) for plot in drawings),

@@ -52,9 +52,9 @@ _BY_UNIT: dict[Unit, Shown] = {
     "correlation": _COEFFICIENT,
     "percent": Shown(1, 2, 2, "%", "points", "points"),
     "months": Shown(1, 2, 2, "months", "months", "months"),
+    "nats": Shown(1, 3, 4, "nats/token", "nats/token", "nats per token"),
 }
 UNITS: Mapping[str, Shown] = {
-    "nats": Shown(1, 3, 4, "nats/token", "nats/token", "nats per token"),
     "bits/byte": Shown(1, 3, 4, "bits/byte", "bits/byte", "bits per byte"),
     **{str(unit): shown for unit, shown in _BY_UNIT.items()},
 }

@@ -41,6 +41,42 @@ def validation_curves(summary: Summary) -> Any | None:
     return figure
 
 
+def curve_differences(summary: Summary) -> Any | None:
+    """Student minus control on validation, step by step, with the band of the interval; steps on a log axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    entries = [entry for entry in summary.curve_differences if len(entry.points) > 1]
+    if not entries:
+        return None
+    figure, axes = new_figure(3.8)
+    axes.axhline(0, color=FAINT, linewidth=1)
+    for entry in entries:
+        look, steps = looks(summary)[entry.a], [point.step for point in entry.points]
+        ends = [point.interval or (point.mean, point.mean) for point in entry.points]
+        axes.fill_between(steps, *zip(*ends, strict=True), color=look.colour, alpha=0.15, linewidth=0)
+        name = label(f"{entry.a} − {entry.b}")
+        axes.plot(
+            steps,
+            [point.mean for point in entry.points],
+            look.dashes,
+            color=look.colour,
+            linewidth=1.7,
+            marker=look.marker,
+            markersize=3.2,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.4,
+            label=name,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    human_axis(axes.xaxis)
+    axes.set_xlabel("step")
+    axes.set_ylabel("difference of validation loss (nats/token)")
+    axes.legend(loc="best", fontsize=8, facecolor=PAPER, edgecolor=GRID)
+    return figure
+
+
 def training_curves(summary: Summary) -> Any | None:
     """Training loss, smoothed, and under it the divergence from the teachers where there were any."""
     terms = {"train_loss": "training loss (nats/token)", "train_kl": "KL from the teachers"}

@@ -72,6 +72,13 @@ def plans(summary: Summary) -> Iterator[Plan]:
         plot_training.validation_curves,
     )
     yield Plan(
+        "curve-differences",
+        "Student minus control at the same steps",
+        "Mean over pairs of seeds and its interval, each step alone; below zero the student is ahead. Steps on a log "
+        "axis, so that the early phase can be seen.",
+        plot_training.curve_differences,
+    )
+    yield Plan(
         "training-loss",
         "Training loss",
         "Averaged over neighbouring steps. KL is the divergence of teachers and student, as its reduction defines it.",

@@ -169,8 +169,8 @@ class SeedRun(_Strict):
     val: HeldOut | None = None
     test: HeldOut | None = None
     curves: dict[str, list[Point]] = {}
-    """`train_loss`, `train_kl`, `val_loss`, `lr`, `teacher_weight`, `teacher_heard`, `temperature`; others are kept and
-    not drawn."""
+    """`train_loss`, `train_kl`, `val_loss`, `lr`, `teacher_weight`, `teacher_heard`, `temperature`; `flops` (teachers'
+    forward passes included) and `seconds` so far, at the evaluations; others are kept and not drawn."""
     heard: list[HeardStage] = []
     """Where gates let the teachers be heard, on held-out text once training was over."""
     machine: dict[str, str | int | float | None] = {}
@@ -235,7 +235,9 @@ class Model(_Strict):
     parameters: Count | None = None
     non_embedding_parameters: Count | None = None
     like: str | None = None
-    """The model a control copies."""
+    """The model whose settings it took over: of a control without teachers its student, or the other way round."""
+    flops_of: str | None = None
+    """The model whose operations were its length."""
     teachers: list[str] = []
     scorers: list[str] = []
     """The models whose scores select what it learns from."""
@@ -306,6 +308,69 @@ class ParadigmDifferences(_Strict):
     rows: list[ParadigmRow]
 
 
+class Spent(_Strict):
+    """What one training had taken at some step; `None` where it was not measured."""
+
+    steps: Amount
+    """Between two evaluations: not a whole number."""
+    flops: Amount | None = None
+    """Its own and its teachers' forward passes."""
+    flops_with_teachers: Amount | None = None
+    """The same and all training of its teachers."""
+    seconds: Amount | None = None
+    seconds_with_teachers: Amount | None = None
+
+
+class ReachedSeed(_Strict):
+    """When a student reached its control's lowest validation loss, for one seed."""
+
+    seed: int
+    loss: float
+    """The control's lowest validation loss."""
+    student: Spent | None
+    """What the student had taken when it was there; None if it never was."""
+    control: Spent
+    """What the control had taken."""
+
+
+class Mean(_Strict):
+    """A mean over seeds with its interval, where there is one."""
+
+    mean: float
+    interval: tuple[float, float] | None = None
+
+
+class Reached(_Strict):
+    """What a student (a) took to reach its control's (b) lowest validation loss."""
+
+    a: str
+    b: str
+    level: Share
+    seeds: list[ReachedSeed]
+    shares: dict[str, Mean] = {}
+    """By amount (`steps`, `flops`, ...), student over control; empty unless every seed reached the loss."""
+
+
+class CurvePoint(_Strict):
+    """Difference of validation loss at one step."""
+
+    step: Count
+    tokens: Count
+    mean: float
+    interval: tuple[float, float] | None
+
+
+class CurveDifference(_Strict):
+    """Differences of validation loss, a minus b, at the steps at which both were evaluated."""
+
+    a: str
+    b: str
+    n: Count
+    """Seed pairs."""
+    level: Share
+    points: list[CurvePoint]
+
+
 class Difference(_Strict):
     """Settings in which two models differ: key, value of a, value of b."""
 
@@ -338,11 +403,13 @@ class Summary(_Strict):
     models: dict[str, Model]
     comparisons: list[Comparison] = []
     paradigm_differences: list[ParadigmDifferences] = []
+    reached: list[Reached] = []
+    curve_differences: list[CurveDifference] = []
     differences: list[Difference] = []
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Summary:
-        for kind in ("comparisons", "paradigm_differences", "differences"):
+        for kind in ("comparisons", "paradigm_differences", "reached", "curve_differences", "differences"):
             for i, entry in enumerate(getattr(self, kind)):
                 for name in (entry.a, entry.b):
                     if name not in self.models:
