@@ -17,6 +17,7 @@ from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Teacher
 from tutelage.recipe_file import recipe_from_text
 from tutelage.teaching.scores import Scores
+from tutelage.training import checkpoint
 from tutelage.training.parallel import Group
 
 RECIPE = """
@@ -27,6 +28,7 @@ models:
     config: {model_type: llama, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}
     steps: 12
     evaluations: 2
+    save_minutes: 0.000001
     optim: {batch_rows: 8, lr: 1.0e-2}
   plain: {<<: *shape}
   chosen:
@@ -149,13 +151,16 @@ def test_every_way_trains(small_done: Path, select: str) -> None:
     assert finished["scoring_flops"] == pytest.approx(scorers * per_pass)
 
 
-def test_a_run_interrupted_after_its_selection_ends_bitwise_the_same(done: Path, small_done: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("step", [3, 6, 9])  # inside the first stage, at the switch, inside the second
+def test_a_run_interrupted_after_its_selection_ends_bitwise_the_same(
+    done: Path, small_done: Path, monkeypatch, step: int
+) -> None:
     import tutelage.training.loop as loop
 
     original, steps = loop.lr_at, iter(range(100))
 
     def stopping(*arguments: object) -> float:
-        if next(steps) == 3:
+        if next(steps) == step:
             raise Interrupted(15)
         return original(*arguments)
 
@@ -163,6 +168,8 @@ def test_a_run_interrupted_after_its_selection_ends_bitwise_the_same(done: Path,
     with pytest.raises(Interrupted):
         api.train(recipe_from_text(text()), runs=small_done, model="chosen")
     monkeypatch.setattr(loop, "lr_at", original)
+    kept = checkpoint.steps_in(small_done / "toy" / "chosen" / "seed-0" / "checkpoints")
+    assert max(kept) == step
     # What was selected stands, whatever becomes of the scores.
     shutil.rmtree(small_done / "toy" / "scores")
     monkeypatch.setattr(Scores, "build", lambda *a: pytest.fail("scored again"))
