@@ -35,7 +35,7 @@ LAYERS = [
     {"measurements"},
     {"caching", "evaluations", "experiment", "guests"},
     {"caches", "piece_training", "scoring", "track_rules", "tracks", "word_checkpoints"},
-    {"babylm_export"},
+    {"babylm_export", "babylm_results", "babylm_scores"},
     {"guest_scores", "results"},
     {"bench", "show"},
     {"api"},

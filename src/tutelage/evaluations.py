@@ -39,6 +39,7 @@ class Found:
         run: measures.
         texts: of a suite, every text that is scored, with what stands before it.
         needs: see `Measurement`.
+        suite: the questions, if it is a suite.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Found:
     run: Callable[[Context], Result]
     texts: tuple[str, ...] = ()
     needs: frozenset[Need] = frozenset()
+    suite: Suite | None = None
 
 
 def names() -> list[str]:
@@ -103,7 +105,7 @@ def find(name: str, settings: recipe.Evaluation) -> Found:
     items = fingerprint([paradigms, suite.ratios])
     options = (item for p in suite.paradigms for question in p.questions for item in question.options)
     texts = tuple(dict.fromkeys(item.prefix + item.completion for item in options))
-    return Found(name, {"items": items}, _chooser(suite, CONVENTIONS[settings.convention]), texts)
+    return Found(name, {"items": items}, _chooser(suite, CONVENTIONS[settings.convention]), texts, suite=suite)
 
 
 def _chooser(suite: Suite, convention: Convention) -> Callable[[Context], Result]:
@@ -132,13 +134,16 @@ def write_score(folder: Path, result: Result, name: str, of: Json) -> Json:
     """Write an evaluation's score, and beside it what was said of every item; return the score.
 
     `NAME.json` has the score and what it depends on, and is written last. Of suites, `NAME.log_probs.npz` has the
-    log-probabilities of all options, `(N, K)` float32 by `<suite>/<paradigm>`, and `NAME.items.npz` the margins; of
-    other evaluations `NAME.predictions.json` has what they keep of single items.
+    log-probabilities of all options, `(N, K)` float32 by `<suite>/<paradigm>`, `NAME.items.npz` the margins and
+    `NAME.chosen.npz` the options chosen, `(N,)` int8; of other evaluations `NAME.predictions.json` has what they keep
+    of single items.
     """
     if isinstance(result, SuiteResult):
         said = {f"{result.suite}/{uid}": scores_NK for uid, scores_NK in result.log_probs.items()}
         save_arrays(folder / f"{file_name(name)}.log_probs.npz", said)
         save_arrays(folder / f"{file_name(name)}.items.npz", result.margins())
+        chosen = {f"{result.suite}/{uid}": chosen_N for uid, chosen_N in result.chosen.items()}
+        save_arrays(folder / f"{file_name(name)}.chosen.npz", chosen, np.int8)
     elif result.predictions is not None:
         write_json(folder / f"{file_name(name)}.predictions.json", result.predictions, compact=True)
     score = result.to_json()
@@ -155,10 +160,10 @@ def read_score(folder: Path, name: str, of: Json) -> Json | None:
     return found["score"] if found.get("of") == of else None
 
 
-def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays as float32 to an `.npz` file, atomically."""
+def save_arrays(path: Path, arrays: Mapping[str, Any], dtype: type[np.generic] = np.float32) -> None:
+    """Write arrays to an `.npz` file, atomically; as float32 unless another type is given."""
     buffer = io.BytesIO()
-    narrow: dict[str, Any] = {key: np.asarray(value, dtype=np.float32) for key, value in arrays.items()}
+    narrow: dict[str, Any] = {key: np.asarray(value, dtype=dtype) for key, value in arrays.items()}
     np.savez_compressed(buffer, **narrow)
     write_bytes(path, buffer.getvalue())
 

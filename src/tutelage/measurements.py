@@ -6,7 +6,7 @@ Each is a function from a `Context` to a `MeasuredResult`; the dict at the foot 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +18,13 @@ from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.errors import UserError
 from tutelage.evaluation import data
-from tutelage.evaluation.acquisition import Checkpoint, as_submission, checkpoint_surprisals, evaluate_acquisition
+from tutelage.evaluation.acquisition import (
+    Checkpoint,
+    as_submission,
+    checkpoint_surprisals,
+    contexts_cut,
+    evaluate_acquisition,
+)
 from tutelage.evaluation.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
 from tutelage.evaluation.acquisition_data import find_acquisition, read_predictors
 from tutelage.evaluation.calibration import calibration
@@ -35,6 +41,8 @@ from tutelage.run_folder import Json
 from tutelage.teaching.teachers import Ensemble
 
 PREDICTORS_2023 = "english_american_predictors.csv"
+PUBLISHED = "published"
+"""`reading:published`: surprisals as the published code takes them, which is what result files hold."""
 Need = Literal["checkpoints", "held_out"]
 
 
@@ -137,19 +145,22 @@ class Measurement:
 
 
 def _reading(context: Context) -> MeasuredResult:
-    return evaluate_reading(
+    result = evaluate_reading(
         context.ensemble,
         context.tokenizer,
         find_reading(),
         context.convention,
+        as_published=context.argument == PUBLISHED,
         batch_tokens=context.settings.batch_tokens,
         precision=context.precision,
     )
+    return replace(result, name=context.name)
 
 
 def _reading_inputs(argument: str, settings: recipe.Evaluation) -> Json:
     find_reading()
-    return {"file": sha256(data.find("reading") / "reading_data.csv")}
+    how = {"surprisal": PUBLISHED} if argument else {}
+    return {"file": sha256(data.find("reading") / "reading_data.csv")} | how
 
 
 # --- age of acquisition
@@ -178,7 +189,13 @@ def _aoa(context: Context) -> MeasuredResult:
         return MeasuredResult("aoa", context.convention.name, "aoa", nothing)
     rows = [entry for state in context.checkpoints for entry in said(state.name, state.words_seen, state.load)]
     surprisals = as_submission(rows, context.label, len(context.checkpoints))
-    return evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
+    result = evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
+    cut = contexts_cut(context.ensemble, context.tokenizer, known.contexts)
+    if not cut:
+        return result
+    note = f"of {cut:,} contexts longer than the model's positions only the end was read"
+    values = {key: replace(one, note="; ".join(filter(None, (one.note, note)))) for key, one in result.values.items()}
+    return replace(result, values=values)
 
 
 def _aoa_inputs(argument: str, settings: recipe.Evaluation) -> Json:
@@ -265,7 +282,7 @@ def _glue_inputs(argument: str, settings: recipe.Evaluation) -> Json:
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    "reading": Measurement(_reading, _reading_inputs),
+    "reading": Measurement(_reading, _reading_inputs, arguments=(PUBLISHED,)),
     "aoa": Measurement(_aoa, _aoa_inputs, needs=frozenset({"checkpoints"})),
     "calibration": Measurement(_calibration, lambda argument, settings: {}, needs=frozenset({"held_out"})),
     "glue": Measurement(_glue, _glue_inputs, arguments=tuple(TASKS)),

@@ -24,11 +24,11 @@ from tutelage.errors import UserError
 from tutelage.evaluation.acquisition import Checkpoint
 from tutelage.evaluations import Found, check_name, file_name, find, needs_of, read_score, write_score
 from tutelage.experiment import Experiment
-from tutelage.files import fingerprint, write_json
+from tutelage.files import fingerprint, read_json, write_json
 from tutelage.measurements import Context, Need, Speakers
 from tutelage.models.build import Kind
 from tutelage.progress import console
-from tutelage.run_folder import Json
+from tutelage.run_folder import Json, differences
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.heldout import held_out
 from tutelage.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
@@ -157,6 +157,11 @@ class Scoring:
     def read(self, subject: Subject, name: str) -> Json | None:
         """Return a score measured before; None where there is none, or only one of something else."""
         return read_score(self.folder(subject), name, self._of(subject, name))
+
+    def changes(self, subject: Subject, name: str) -> list[tuple[str, Any, Any]] | None:
+        """Tell in what the score there depends on other things: key, there, here; None if there is no score."""
+        path = self.folder(subject) / f"{file_name(name)}.json"
+        return differences(read_json(path)["of"], self._of(subject, name)) if path.is_file() else None
 
     def margins(self, subject: Subject) -> dict[str, Any]:
         """Return the items' margins of all suites, by `<suite>/<paradigm>`."""
