@@ -28,7 +28,7 @@ models:
     steps: 4
     seeds: 2
     evaluations: 2
-    keep: all
+    checkpoints: [100, 200]
     stages: [{teachers: [wide], objectives: {next_token: 0.5, distill: 0.5}}]
     optim: {batch_rows: 8, lr: 1.0e-2}
   control: {like: student, without: teachers}
@@ -62,7 +62,7 @@ def months(context: Context) -> MeasuredResult:
     """Uses what training kept, and fresh copies of the models."""
     [model] = context.fresh() if len(context.ensemble.models) == 1 else [None]
     assert model is None or model is not context.ensemble.models[0]
-    seen = [checkpoint.words for checkpoint in context.checkpoints]
+    seen = [checkpoint.words_seen for checkpoint in context.checkpoints]
     assert all(checkpoint.load().kind == "causal" for checkpoint in context.checkpoints)
     note = "" if seen else "an ensemble has no checkpoints"
     value = MeasuredValue(float(len(seen)) if seen else None, "months", "lower", len(seen), note)

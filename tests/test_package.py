@@ -38,7 +38,7 @@ LAYERS = [
     {"measurements"},
     {"caching", "costs", "evaluations", "experiment", "guests", "selecting"},
     {"caches", "piece_training", "scoring", "token_scores", "track_rules", "tracks", "word_checkpoints"},
-    {"babylm_export"},
+    {"babylm_export", "babylm_results", "babylm_scores"},
     {"guest_scores", "results"},
     {"bench", "show"},
     {"api"},

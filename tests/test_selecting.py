@@ -17,6 +17,7 @@ from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Teacher
 from tutelage.recipe_file import recipe_from_text
 from tutelage.teaching.scores import Scores
+from tutelage.training import checkpoint
 from tutelage.training.parallel import Group
 
 RECIPE = """
@@ -27,6 +28,7 @@ models:
     config: {model_type: llama, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}
     steps: 12
     evaluations: 2
+    save_minutes: 0.000001
     optim: {batch_rows: 8, lr: 1.0e-2}
   plain: {<<: *shape}
   chosen:
@@ -149,13 +151,16 @@ def test_every_way_trains(small_done: Path, select: str) -> None:
     assert finished["scoring_flops"] == pytest.approx(scorers * per_pass)
 
 
-def test_a_run_interrupted_after_its_selection_ends_bitwise_the_same(done: Path, small_done: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("step", [3, 6, 9])  # inside the first stage, at the switch, inside the second
+def test_a_run_interrupted_after_its_selection_ends_bitwise_the_same(
+    done: Path, small_done: Path, monkeypatch, step: int
+) -> None:
     import tutelage.training.loop as loop
 
     original, steps = loop.lr_at, iter(range(100))
 
     def stopping(*arguments: object) -> float:
-        if next(steps) == 3:
+        if next(steps) == step:
             raise Interrupted(15)
         return original(*arguments)
 
@@ -163,6 +168,8 @@ def test_a_run_interrupted_after_its_selection_ends_bitwise_the_same(done: Path,
     with pytest.raises(Interrupted):
         api.train(recipe_from_text(text()), runs=small_done, model="chosen")
     monkeypatch.setattr(loop, "lr_at", original)
+    kept = checkpoint.steps_in(small_done / "toy" / "chosen" / "seed-0" / "checkpoints")
+    assert max(kept) == step
     # What was selected stands, whatever becomes of the scores.
     shutil.rmtree(small_done / "toy" / "scores")
     monkeypatch.setattr(Scores, "build", lambda *a: pytest.fail("scored again"))
@@ -293,3 +300,21 @@ def test_the_report_shows_what_was_selected(done: Path, tmp_path: Path) -> None:
         assert "Examples of what was selected" in written
         assert "scoring rows" in written
     assert (tmp_path / "published" / "plots" / "selections.png").is_file()
+
+
+def rewritten(select: str) -> str:
+    """The recipe with a student whose rows `ul2` rewrites."""
+    mixture = "causal: 0.5, prefix: 0.5, span: 0"
+    whole = text(select).replace("next_token: 0.5", f"ul2: {{weight: 0.5, {mixture}}}")
+    return whole.replace("- {}", f"- {{objectives: {{ul2: {{{mixture}}}}}}}")
+
+
+def test_rows_that_are_rewritten_are_scored_as_they_stand(done: Path, small_done: Path) -> None:
+    api.train(recipe_from_text(rewritten(SALT_DS)), runs=small_done, model="chosen")
+    path = Path("toy") / "chosen" / "seed-0" / "selections" / "stage-1.npz"
+    assert (small_done / path).read_bytes() == (done / path).read_bytes()
+
+
+def test_tokens_of_rows_that_are_rewritten_cannot_be_selected(small_done: Path) -> None:
+    with pytest.raises(UserError, match=r"`ul2` rewrites them in every epoch; select rows"):
+        api.train(recipe_from_text(rewritten(WAYS[-1])), runs=small_done, model="chosen")

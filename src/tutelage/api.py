@@ -18,12 +18,14 @@ from tutelage import bench as timing
 from tutelage import caches, token_scores, tracks
 from tutelage import show as estimates
 from tutelage.babylm_export import export_babylm as make_upload_folder
+from tutelage.babylm_results import Results, format_of, options_here, write_results
 from tutelage.compare.report import publish as publish_summary
 from tutelage.compare.report import write_html
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.errors import UserError, nearest
 from tutelage.evaluation import data as benchmarks
+from tutelage.evaluation.submission_check import Fault, validate_submission
 from tutelage.experiment import Experiment
 from tutelage.files import write_text
 from tutelage.guest_scores import evaluate_guests
@@ -210,10 +212,7 @@ def export(
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name a new one")
-    try:
-        wanted = Teacher.model_validate(model)
-    except ValidationError as error:
-        raise UserError(f"'{model}' is no model: write name, name[seed] or name@step-N") from error
+    wanted = _named(model, "name, name[seed] or name@step-N")
     with _open(source, overrides, runs) as (experiment, _):
         if wanted.model not in experiment.recipe.models:
             experiment.pieces(wanted.model)
@@ -234,14 +233,62 @@ def export_babylm(
     runs: str | Path = RUNS,
 ) -> Path:
     """Make an upload folder for BabyLM of a trained model (`name` or `name[seed]`): see `tutelage.babylm_export`."""
-    try:
-        wanted = Teacher.model_validate(model)
-    except ValidationError as error:
-        raise UserError(f"'{model}' is no model: write name or name[seed]") from error
+    wanted = _named(model, "name or name[seed]")
     with _open(source, overrides, runs) as (experiment, _):
         if wanted.model not in experiment.recipe.models:
             experiment.pieces(wanted.model)
         return make_upload_folder(experiment, experiment.piece_of(wanted), year, Path(folder))
+
+
+def submission_write(
+    source: Source,
+    model: str,
+    folder: str | Path,
+    track: str,
+    overrides: Sequence[str] = (),
+    runs: str | Path = RUNS,
+    measure: bool = False,
+    incomplete: bool = False,
+) -> Results | None:
+    """Write BabyLM's result files of a trained model (`name` or `name[seed]`) from its scores.
+
+    Args:
+        source: the recipe.
+        model: of the recipe.
+        folder: of results; files are put into `<folder>/<model>/`.
+        track: as `babylm-2026-strict-small`.
+        overrides: of the recipe.
+        runs: folder of runs.
+        measure: first measure what is missing.
+        incomplete: write also what the code of 2025 refuses, since tasks are missing.
+
+    Returns:
+        What was written, and what is missing; None in the helping processes of a group.
+
+    Raises:
+        UserError: see `tutelage.babylm_results`.
+    """
+    wanted = _named(model, "name or name[seed]")
+    with _open(source, overrides, runs) as (experiment, scoring):
+        if wanted.model not in experiment.recipe.models:
+            experiment.pieces(wanted.model)
+        if not experiment.group.is_main:
+            return None
+        piece = experiment.piece_of(wanted)
+        return write_results(scoring, piece, track, Path(folder), measure, incomplete)
+
+
+def submission_check(path: str | Path, track: str) -> list[Fault]:
+    """Look through result files made here or elsewhere: see `tutelage.evaluation.submission_check`.
+
+    Args:
+        path: a model's folder of results, or its collated file.
+        track: as `babylm-2026-strict-small`.
+    """
+    form, short = format_of(track)
+    options = options_here(form)
+    console.print(f"texts are compared with the data files of: {', '.join(options) or 'none, as none are here'}")
+    return validate_submission(Path(path), form.year, short, options)
 
 
 def data_list() -> dict[str, str]:
@@ -273,6 +320,13 @@ def bench(
 ) -> timing.Bench:
     """Measure how fast this machine trains a small model, beside a plain PyTorch loop and its matrix products."""
     return timing.measure(preset, vocabulary, rows, length, steps)
+
+
+def _named(model: str, ways: str) -> Teacher:
+    try:
+        return Teacher.model_validate(model)
+    except ValidationError as error:
+        raise UserError(f"'{model}' is no model: write {ways}") from error
 
 
 def _refuse_recipe(model: str | Path) -> None:

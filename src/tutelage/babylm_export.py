@@ -18,8 +18,8 @@ from tutelage.files import new_folder, read_json, write_json
 from tutelage.model_card import babylm_card
 from tutelage.models.build import save
 from tutelage.recipe import Teacher
-from tutelage.run_folder import Json, RunFolder
-from tutelage.word_checkpoints import word_checkpoints
+from tutelage.run_folder import Json
+from tutelage.word_checkpoints import word_checkpoints, words_at_best
 
 UPLOAD = """# Uploading {name}
 
@@ -67,13 +67,14 @@ def export_babylm(experiment: Experiment, piece: Piece, year: str, folder: Path)
     kept = word_checkpoints(experiment, piece)
     run, reads = experiment.run_of(piece), experiment.recipe.models[piece.name].reads
     main = Teacher(model=piece.name, seed=piece.seed)
-    words = round(done["words"] * done["best_step"] / done["steps"])
+    words = words_at_best(experiment, piece)
     tokenizer = experiment.data.tokenizer
     with new_folder(folder) as building:
-        card = _card(experiment, piece, year, done, "main", words, scores_of(run))
+        card = _card(experiment, piece, year, done, "main", words, scores_in(run.scores))
         _save(experiment.trained(main, reads), tokenizer, building / "main", card)
         for one in kept:
-            card = _card(experiment, piece, year, done, one.name, one.words_seen, {})
+            scores = scores_in(run.scores_at(one.reference.checkpoint))
+            card = _card(experiment, piece, year, done, one.name, one.words_seen, scores)
             _save(one.load(), tokenizer, building / one.name, card)
         names = [*(one.name for one in kept), "main"]
         commands = "\n".join(f"hf upload USER/NAME {name} . --revision {name}" for name in names)
@@ -82,10 +83,10 @@ def export_babylm(experiment: Experiment, piece: Piece, year: str, folder: Path)
     return folder
 
 
-def scores_of(run: RunFolder) -> dict[str, str]:
+def scores_in(folder: Path) -> dict[str, str]:
     """Return what a model scored, by benchmark, in words; nothing where nothing was measured."""
     found = {}
-    for file in sorted(run.scores.glob("*.json")):
+    for file in sorted(folder.glob("*.json")):
         score = read_json(file)["score"]
         if "loss" in score:
             found[file.stem] = f"loss {score['loss']:.4f} nats a token"

@@ -41,6 +41,9 @@ app.add_typer(cache, name="cache")
 data = typer.Typer(no_args_is_help=True, help="Get benchmarks from where their authors publish them; none is bundled.")
 app.add_typer(data, name="data")
 
+submission = typer.Typer(no_args_is_help=True, help="BabyLM's result files: write them from scores, look them through.")
+app.add_typer(submission, name="submission")
+
 RecipeArgument = Annotated[
     str,
     typer.Argument(
@@ -131,7 +134,8 @@ def evaluate(
 ) -> None:
     """Score the trained models of a recipe on what it names, or any models on suites.
 
-    `tutelage evaluate mine.yaml` measures what the recipe's `evaluate` names and is not measured yet.
+    `tutelage evaluate mine.yaml` measures what the recipe's `evaluate` names and is not measured yet, and what its
+    `evaluation.along` names at every checkpoint by words seen.
 
     `tutelage evaluate FOLDER owner/name --suite blimp --suite blimp-supplement` scores any Hugging Face models, folders
     or hub ids, side by side: it prints a table and writes scores, log-probabilities of single items and a page with
@@ -212,6 +216,66 @@ def check(
     for finding in findings:
         print(finding)
     if any(finding.verdict == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+Track = Annotated[str, typer.Option(help="As `babylm-2026-strict-small`; an unknown name lists them.")]
+
+
+@submission.command("write")
+def submission_write(
+    recipe: RecipeArgument,
+    model: Annotated[str, typer.Argument(help="`name` or `name[seed]`.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of results; files are put into FOLDER/MODEL/.")],
+    track: Track,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="First measure what is not measured yet.")] = False,
+    incomplete: Annotated[
+        bool,
+        typer.Option("--incomplete", help="Write what there is also in 2025, whose own code takes no less than all."),
+    ] = False,
+) -> None:
+    """Write what BabyLM asks of a model besides its weights: predictions of every task, and the collated file.
+
+    `tutelage submission write mine.yaml student results --track babylm-2026-strict-small`
+
+    takes the scores that the run has, prints which tasks are in the files and which are missing and why, and looks the
+    files through as `tutelage submission check` does; they appear as a whole or not at all. With `--evaluate`, tasks
+    whose data are on this machine are measured first, the fast ones at every checkpoint (`models.*.checkpoints`).
+    The weights themselves, with a revision for each checkpoint: `tutelage export --babylm`.
+    """
+    from tutelage import api
+    from tutelage.babylm_results import reasons, table
+    from tutelage.progress import output
+
+    written = api.submission_write(recipe, model, folder, track, overrides or (), runs, evaluate, incomplete)
+    if written is None:
+        return
+    output().print(table(written))
+    if text := reasons(written.lines, written.year):
+        print(f"Missing:\n{text}")
+    print(f"written: {written.path}")
+
+
+@submission.command("check")
+def submission_check(
+    path: Annotated[Path, typer.Argument(help="A model's folder of results, or its collated file; made here or not.")],
+    track: Track,
+) -> None:
+    """Look result files through: names, sizes, order, values, checkpoints. Exit code 1 if the year would refuse them.
+
+    Every fault comes with its place. Where a benchmark's data are on this machine, predictions are also compared with
+    the texts that stand at their lines.
+    """
+    from tutelage import api
+
+    faults = api.submission_check(path, track)
+    for fault in faults:
+        print(f"{fault}{' (taken as it is)' if fault.allowed else ''}")
+    refused = sum(not fault.allowed for fault in faults)
+    print(f"{refused} faults, and {len(faults) - refused} that the year's own code takes" if faults else "no faults")
+    if refused:
         raise typer.Exit(1)
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tutelage import recipe
 from tutelage.errors import UserError, nearest
-from tutelage.evaluation.conventions import CONVENTIONS
+from tutelage.evaluation.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.items import Rows, encode
 from tutelage.evaluation.results import MeasuredResult, SuiteResult
 from tutelage.evaluation.sources import SOURCES
-from tutelage.evaluation.suites import FOLDERS, STARTER, Suite, evaluate, find_suite
+from tutelage.evaluation.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of
 from tutelage.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.measurements import MEASUREMENTS, Context, Need
 from tutelage.run_folder import Json
@@ -37,6 +39,7 @@ class Found:
         run: measures.
         texts: of a suite, every text that is scored, with what stands before it.
         needs: see `Measurement`.
+        suite: the questions, if it is a suite.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Found:
     run: Callable[[Context], Result]
     texts: tuple[str, ...] = ()
     needs: frozenset[Need] = frozenset()
+    suite: Suite | None = None
 
 
 def names() -> list[str]:
@@ -75,6 +79,12 @@ def check_name(name: str, besides: Iterable[str] = ()) -> None:
     raise UserError(f"unknown evaluation '{name}'{nearest(name, known)} (known: {', '.join(known)})")
 
 
+def needs_of(name: str) -> frozenset[Need]:
+    """Return what an evaluation needs beside a model; see `Measurement`."""
+    family = name.partition(":")[0]
+    return MEASUREMENTS[family].needs if family in MEASUREMENTS else frozenset()
+
+
 def find(name: str, settings: recipe.Evaluation) -> Found:
     """Read and check what an evaluation needs beside a model.
 
@@ -95,31 +105,45 @@ def find(name: str, settings: recipe.Evaluation) -> Found:
     items = fingerprint([paradigms, suite.ratios])
     options = (item for p in suite.paradigms for question in p.questions for item in question.options)
     texts = tuple(dict.fromkeys(item.prefix + item.completion for item in options))
-    return Found(name, {"items": items}, lambda context: _choose(suite, context), texts)
+    return Found(name, {"items": items}, _chooser(suite, CONVENTIONS[settings.convention]), texts, suite=suite)
 
 
-def _choose(suite: Suite, context: Context) -> Result:
-    return evaluate(
-        context.ensemble,
-        context.tokenizer,
-        suite,
-        context.convention,
-        context.settings.batch_tokens,
-        context.precision,
-    )
+def _chooser(suite: Suite, convention: Convention) -> Callable[[Context], Result]:
+    """Make the run of a suite, which tokenizes it once for all models that share a tokenizer, checkpoints above all."""
+    rows = lru_cache(maxsize=1)(partial(_rows, suite, convention))
+
+    def run(context: Context) -> Result:
+        return evaluate(
+            context.ensemble,
+            context.tokenizer,
+            suite,
+            convention,
+            context.settings.batch_tokens,
+            context.precision,
+            rows(context.tokenizer, context.ensemble.kind),
+        )
+
+    return run
+
+
+def _rows(suite: Suite, convention: Convention, tokenizer: Any, kind: Literal["causal", "masked"]) -> Rows:
+    return encode(tokenizer, items_of(suite), kind, convention)
 
 
 def write_score(folder: Path, result: Result, name: str, of: Json) -> Json:
     """Write an evaluation's score, and beside it what was said of every item; return the score.
 
     `NAME.json` has the score and what it depends on, and is written last. Of suites, `NAME.log_probs.npz` has the
-    log-probabilities of all options, `(N, K)` float32 by `<suite>/<paradigm>`, and `NAME.items.npz` the margins; of
-    other evaluations `NAME.predictions.json` has what they keep of single items.
+    log-probabilities of all options, `(N, K)` float32 by `<suite>/<paradigm>`, `NAME.items.npz` the margins and
+    `NAME.chosen.npz` the options chosen, `(N,)` int8; of other evaluations `NAME.predictions.json` has what they keep
+    of single items.
     """
     if isinstance(result, SuiteResult):
         said = {f"{result.suite}/{uid}": scores_NK for uid, scores_NK in result.log_probs.items()}
         save_arrays(folder / f"{file_name(name)}.log_probs.npz", said)
         save_arrays(folder / f"{file_name(name)}.items.npz", result.margins())
+        chosen = {f"{result.suite}/{uid}": chosen_N for uid, chosen_N in result.chosen.items()}
+        save_arrays(folder / f"{file_name(name)}.chosen.npz", chosen, np.int8)
     elif result.predictions is not None:
         write_json(folder / f"{file_name(name)}.predictions.json", result.predictions, compact=True)
     score = result.to_json()
@@ -136,10 +160,10 @@ def read_score(folder: Path, name: str, of: Json) -> Json | None:
     return found["score"] if found.get("of") == of else None
 
 
-def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays as float32 to an `.npz` file, atomically."""
+def save_arrays(path: Path, arrays: Mapping[str, Any], dtype: type[np.generic] = np.float32) -> None:
+    """Write arrays to an `.npz` file, atomically; as float32 unless another type is given."""
     buffer = io.BytesIO()
-    narrow: dict[str, Any] = {key: np.asarray(value, dtype=np.float32) for key, value in arrays.items()}
+    narrow: dict[str, Any] = {key: np.asarray(value, dtype=dtype) for key, value in arrays.items()}
     np.savez_compressed(buffer, **narrow)
     write_bytes(path, buffer.getvalue())
 

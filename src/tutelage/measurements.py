@@ -20,7 +20,13 @@ from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.errors import UserError
 from tutelage.evaluation import data
-from tutelage.evaluation.acquisition import as_submission, checkpoint_surprisals, contexts_cut, evaluate_acquisition
+from tutelage.evaluation.acquisition import (
+    Checkpoint,
+    as_submission,
+    checkpoint_surprisals,
+    contexts_cut,
+    evaluate_acquisition,
+)
 from tutelage.evaluation.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
 from tutelage.evaluation.acquisition_data import find_acquisition, read_predictors
 from tutelage.evaluation.buckets import buckets, row_losses
@@ -38,6 +44,8 @@ from tutelage.run_folder import Json
 from tutelage.teaching.teachers import Ensemble
 
 PREDICTORS_2023 = "english_american_predictors.csv"
+PUBLISHED = "published"
+"""`reading:published`: surprisals as the published code takes them, which is what result files hold."""
 Need = Literal["checkpoints", "held_out", "reference"]
 
 
@@ -59,21 +67,6 @@ class Speakers:
         return Ensemble(self.load()).to(self.device)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A state of a model that its training kept.
-
-    Attributes:
-        words: whitespace words read until then, repeats included.
-        name: of the state, such as `step-2000`.
-        load: loads it, on the device.
-    """
-
-    words: int
-    name: str
-    load: Callable[[], Ensemble]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What an evaluation may use.
@@ -85,7 +78,7 @@ class Context:
         settings: the recipe's `evaluation`.
         precision: arithmetic of the models.
         speakers: the models.
-        checkpoints: earlier states of a single model, by words read; empty where none were kept, and for ensembles.
+        checkpoints: of a single model, those kept by words seen; empty where none were asked for, and for ensembles.
         parts: folder for results of parts, so that what is done survives a stop; see `part`.
         held_out: makes the rows of held-out text; None where there is no corpus.
         reference: returns what the model that sorts held-out rows said of each, `(R, 2)`; see `row_losses`.
@@ -157,19 +150,22 @@ class Measurement:
 
 
 def _reading(context: Context) -> MeasuredResult:
-    return evaluate_reading(
+    result = evaluate_reading(
         context.ensemble,
         context.tokenizer,
         find_reading(),
         context.convention,
+        as_published=context.argument == PUBLISHED,
         batch_tokens=context.settings.batch_tokens,
         precision=context.precision,
     )
+    return replace(result, name=context.name)
 
 
 def _reading_inputs(argument: str, settings: recipe.Evaluation) -> Json:
     find_reading()
-    return {"file": sha256(data.find("reading") / "reading_data.csv")}
+    how = {"surprisal": PUBLISHED} if argument else {}
+    return {"file": sha256(data.find("reading") / "reading_data.csv")} | how
 
 
 # --- age of acquisition
@@ -196,7 +192,7 @@ def _aoa(context: Context) -> MeasuredResult:
         note = "no checkpoints: ensembles have none, a model those that models.*.checkpoints names"
         nothing = {"aoa": MeasuredValue(None, "correlation", note=note)}
         return MeasuredResult("aoa", context.convention.name, "aoa", nothing)
-    rows = [entry for state in context.checkpoints for entry in said(state.name, state.words, state.load)]
+    rows = [entry for state in context.checkpoints for entry in said(state.name, state.words_seen, state.load)]
     surprisals = as_submission(rows, context.label, len(context.checkpoints))
     result = evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
     cut = contexts_cut(context.ensemble, context.tokenizer, known.contexts)
@@ -308,7 +304,7 @@ def _glue_inputs(argument: str, settings: recipe.Evaluation) -> Json:
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    "reading": Measurement(_reading, _reading_inputs),
+    "reading": Measurement(_reading, _reading_inputs, arguments=(PUBLISHED,)),
     "aoa": Measurement(_aoa, _aoa_inputs, needs=frozenset({"checkpoints"})),
     "calibration": Measurement(_calibration, lambda argument, settings: {}, needs=frozenset({"held_out"})),
     "buckets": Measurement(_buckets, _buckets_inputs, needs=frozenset({"held_out", "reference"})),

@@ -238,6 +238,9 @@ class Evaluation(Section):
 
     convention: Literal["2023", "2024", "2025", "2026"] = "2025"
     """Rules of that year's BabyLM evaluation: start token, leading space, sum or mean, ties."""
+    along: tuple[str, ...] = ()
+    """Repeated at every checkpoint by words seen (`models.*.checkpoints`) of the models compared, for learning curves:
+    suites and other evaluations that need a model and nothing else. The fast ones (`blimp-fast`) are made for it."""
     batch_tokens: Count | None = None
     """Tokens scored at once; what fits the caches of a CPU, or fills a GPU, unless given."""
     buckets: Buckets | None = None

@@ -20,6 +20,7 @@ from tutelage.machine import environment
 from tutelage.recipe import Compare, ensemble_members
 from tutelage.run_folder import Json, RunFolder, differences
 from tutelage.scoring import HELD_OUT, Scoring, Subject
+from tutelage.word_checkpoints import words_at_best
 
 MACHINE = ("cpu", "cores", "memory_gib", "gpu")
 
@@ -194,13 +195,11 @@ def _spent(experiment: Experiment, piece: Piece) -> Json:
 
 def _scores(scoring: Scoring, subject: Subject) -> Json:
     """Collect a subject's scores; margins of items go to one file that the summary names."""
-    found: Json = {"suites": {}, "measures": {}}
+    found: Json = {"suites": {}, "measures": {}, "along": _along(scoring, subject)}
     for member in subject.members:
         scoring.experiment.finished(scoring.experiment.piece_of(member))
     for name in scoring.recipe.evaluate:
-        score = scoring.read(subject, name)
-        if score is None:
-            raise UserError(f"{subject} has no score for '{name}' yet; `tutelage evaluate` measures it")
+        score = _score(scoring, subject, name)
         if name in HELD_OUT:
             found[name] = {key: value for key, value in score.items() if key != "tokens"}
         else:
@@ -211,3 +210,33 @@ def _scores(scoring: Scoring, subject: Subject) -> Json:
         save_arrays(path, margins)
         found["suite_items"] = str(path.absolute())
     return found
+
+
+def _along(scoring: Scoring, subject: Subject) -> Json:
+    """Collect by evaluation a model's headline at each of its checkpoints, and that of the finished model."""
+    states = scoring.along(subject)
+    if not states:
+        return {}
+    words = words_at_best(scoring.experiment, scoring.experiment.piece_of(subject.members[0]))
+    found = {}
+    for name in scoring.recipe.evaluation.along:
+        finished, kind = _headline(_score(scoring, subject, name))
+        points = [(seen, _headline(_score(scoring, state, name))[0]) for seen, state in states.items()]
+        found[name] = kind | {"points": points, "finished": (words, finished)}
+    return found
+
+
+def _headline(score: Json) -> tuple[float | None, Json]:
+    """Return a score's one number that matters, and what kind of number it is."""
+    year = {"convention": score["convention"]}
+    if "values" not in score:
+        return score["accuracy"], year | {"measure": "accuracy", "unit": "accuracy", "chance": score["chance"]}
+    value = score["values"][score["headline"]]
+    return value["value"], year | {"measure": score["headline"], "unit": value["unit"], "better": value["better"]}
+
+
+def _score(scoring: Scoring, subject: Subject, name: str) -> Json:
+    score = scoring.read(subject, name)
+    if score is None:
+        raise UserError(f"{subject} has no score for '{name}' yet; `tutelage evaluate` measures it")
+    return score

@@ -7,7 +7,7 @@ runs/<recipe>/<model>/seed-<n>/
     timing.jsonl      clock readings, apart from the metrics
     checkpoints/      see `training.checkpoint`
     hf/               the finished model, for stock transformers
-    scores/           evaluations
+    scores/           evaluations; in `words-3M/` those of the model as it was at so many words seen
     finished.json     present when training is over
     lock              held while a process works here
 """
@@ -38,6 +38,10 @@ class RunFolder:
         self.timing = path / "timing.jsonl"
         self.hf = path / "hf"
         self.scores = path / "scores"
+
+    def scores_at(self, checkpoint: str) -> Path:
+        """Name the folder of the scores at a checkpoint; those at `best` are the finished model's."""
+        return self.scores if checkpoint == "best" else self.scores / checkpoint
 
     @contextmanager
     def locked(self) -> Iterator[None]:

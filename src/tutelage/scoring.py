@@ -2,13 +2,14 @@
 
 Scores live in `<model>/seed-<n>/scores/`, those of ensembles under their own name beside the models. Every score notes
 what it was measured on; another corpus, suite or convention measures anew. Held-out losses are measured here, all else
-by `evaluations`.
+by `evaluations`. What the recipe wants along the training is measured of the finished model and of its checkpoints by
+words seen, whose scores live in `words-3M/` and so on.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,19 +22,26 @@ from tutelage import recipe
 from tutelage.compare.metrics import UNITS
 from tutelage.corpus.batches import BatchSource
 from tutelage.errors import UserError
+from tutelage.evaluation.acquisition import Checkpoint
 from tutelage.evaluation.buckets import row_losses
-from tutelage.evaluations import Found, check_name, file_name, find, read_score, write_score
+from tutelage.evaluations import Found, check_name, file_name, find, needs_of, read_score, write_score
 from tutelage.experiment import Experiment
 from tutelage.files import fingerprint, read_json, write_json
-from tutelage.measurements import Checkpoint, Context, Speakers
+from tutelage.measurements import Context, Need, Speakers
 from tutelage.models.build import Kind
 from tutelage.progress import console
-from tutelage.run_folder import Json
+from tutelage.run_folder import Json, differences
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training import checkpoint
 from tutelage.training.heldout import held_out
+from tutelage.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
 
 HELD_OUT = ("val", "test")
+BESIDE: dict[Need, str] = {
+    "checkpoints": "all checkpoints at once",
+    "held_out": "held-out text",
+    "reference": "a model that sorts held-out text",
+}
+"""What some evaluations need beside a model, in words."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +51,21 @@ class Subject:
     Attributes:
         name: as the report shows it.
         seed: the model's seed; 0 for an ensemble.
-        members: one model, or several that speak as one.
+        members: one model, finished or at a checkpoint, or several that speak as one.
     """
 
     name: str
     seed: int
     members: tuple[recipe.Teacher, ...]
 
+    @property
+    def single(self) -> bool:
+        """Whether this is a model of the recipe, and no ensemble, of however few."""
+        return self.name == self.members[0].model
+
     def __str__(self) -> str:
-        """Write the name, with the seed of a single model."""
-        return f"{self.name}[{self.seed}]" if len(self.members) == 1 else self.name
+        """Write the name, with the seed and checkpoint of a single model."""
+        return str(self.members[0]) if self.single else self.name
 
 
 class Scoring:
@@ -66,11 +79,30 @@ class Scoring:
         """Refuse evaluations that do not exist, before anything is downloaded or prepared."""
         for name in self.recipe.evaluate:
             check_name(name, HELD_OUT)
+        for name in self.recipe.evaluation.along:
+            check_name(name, HELD_OUT)
+            needs: frozenset[Need] = frozenset({"held_out"}) if name in HELD_OUT else needs_of(name)
+            for need in needs:
+                raise UserError(
+                    f"evaluation.along: '{name}' needs {BESIDE[need]}, and cannot be repeated at each "
+                    "checkpoint; name suites, such as blimp-fast"
+                )
 
     @cached_property
     def found(self) -> dict[str, Found]:
-        """What the recipe evaluates beside held-out loss, its files read and checked; ask before training."""
-        return {name: find(name, self.recipe.evaluation) for name in self.recipe.evaluate if name not in HELD_OUT}
+        """What the recipe evaluates beside held-out loss, its files read and checked; ask before training.
+
+        Raises:
+            UserError: missing or broken files, or evaluations along the training where no checkpoints are kept.
+        """
+        along = self.recipe.evaluation.along
+        if along and not any(self.along(subject) for subject in self.subjects()):
+            raise UserError(
+                f"evaluation.along: {', '.join(along)} cannot be scored at checkpoints by words seen, since no model "
+                "that is compared keeps any: name some in models.*.checkpoints, within the length of the run"
+            )
+        names = dict.fromkeys((*self.recipe.evaluate, *along))
+        return {name: find(name, self.recipe.evaluation) for name in names if name not in HELD_OUT}
 
     def subjects(self, only: str | None = None) -> Iterator[Subject]:
         """Go through what is scored, in the order of the report."""
@@ -84,16 +116,35 @@ class Scoring:
             for seed in self.recipe.models[name].seed_list:
                 yield Subject(name, seed, (recipe.Teacher(model=name, seed=seed),))
 
+    def along(self, subject: Subject) -> dict[int, Subject]:
+        """Return by words seen what is scored along a model's training: the model as it was at its checkpoints.
+
+        Nothing of ensembles, and where the recipe wants nothing along the training.
+        """
+        kept = self._checkpoints(subject) if self.recipe.evaluation.along else []
+        return {one.words_seen: Subject(subject.name, subject.seed, (one.reference,)) for one in kept}
+
     def folder(self, subject: Subject) -> Path:
         """Return where a subject's scores live."""
-        if len(subject.members) == 1:
-            return self.experiment.folder / subject.name / f"seed-{subject.seed}" / "scores"
+        if subject.single:
+            [member] = subject.members
+            return self.experiment.run_of(self.experiment.piece_of(member)).scores_at(member.checkpoint)
         plain = "+".join(str(member) for member in subject.members).replace("/", "_")
         return self.experiment.folder / "ensembles" / plain / "scores"
 
     def score(self, subject: Subject) -> None:
-        """Measure whatever is not measured yet."""
-        missing = [name for name in self.recipe.evaluate if self.read(subject, name) is None]
+        """Measure whatever is not measured yet: of the finished model, then of its checkpoints from the oldest on."""
+        states, along = self.along(subject).values(), self.recipe.evaluation.along
+        waiting = [state for state in states if any(self.read(state, name) is None for name in along)]
+        if waiting:
+            # Checkpoints that are not there are told of now, not after the finished model's evaluations.
+            word_checkpoints(self.experiment, self.experiment.piece_of(subject.members[0]))
+        self._measure(subject, dict.fromkeys((*self.recipe.evaluate, *(along if states else ()))))
+        for state in waiting:
+            self._measure(state, along)
+
+    def _measure(self, subject: Subject, names: Iterable[str]) -> None:
+        missing = [name for name in names if self.read(subject, name) is None]
         if not missing:
             return
         reads = self._reads(subject)
@@ -113,10 +164,15 @@ class Scoring:
         """Return a score measured before; None where there is none, or only one of something else."""
         return read_score(self.folder(subject), name, self._of(subject, name))
 
+    def changes(self, subject: Subject, name: str) -> list[tuple[str, Any, Any]] | None:
+        """Tell in what the score there depends on other things: key, there, here; None if there is no score."""
+        path = self.folder(subject) / f"{file_name(name)}.json"
+        return differences(read_json(path)["of"], self._of(subject, name)) if path.is_file() else None
+
     def margins(self, subject: Subject) -> dict[str, Any]:
         """Return the items' margins of all suites, by `<suite>/<paradigm>`."""
         found: dict[str, Any] = {}
-        for name in self.found:
+        for name in (name for name in self.recipe.evaluate if name not in HELD_OUT):
             path = self.folder(subject) / f"{file_name(name)}.items.npz"
             if path.is_file() and self.read(subject, name) is not None:
                 with np.load(path, allow_pickle=False) as arrays:
@@ -143,7 +199,7 @@ class Scoring:
         if "reference" in self.found[name].needs and (by := self._sorter) is not None:
             of["reference"] = [str(by), fingerprint(self.experiment.wish(self.experiment.piece_of(by)))]
         if "checkpoints" in self.found[name].needs:
-            of["checkpoints"] = [state.name for state in self._checkpoints(subject)]
+            of["checkpoints"] = [one.name for one in self._checkpoints(subject)]
         return of
 
     def _split(self, name: str) -> Any:
@@ -196,7 +252,9 @@ class Scoring:
             settings=self.recipe.evaluation,
             precision=self._precision(subject),
             speakers=speakers,
-            checkpoints=self._checkpoints(subject),
+            checkpoints=[
+                Checkpoint(one.name, one.words_seen, partial(self._speaking, one)) for one in self._checkpoints(subject)
+            ],
             parts=parts,
             held_out=lambda: self._held_out_rows(subject, "test"),
             reference=lambda: self._reference_rows,
@@ -205,23 +263,12 @@ class Scoring:
         shutil.rmtree(parts, ignore_errors=True)
         return score
 
-    def _checkpoints(self, subject: Subject) -> tuple[Checkpoint, ...]:
-        """The states that a single model's training kept, oldest first."""
-        if len(subject.members) > 1:
-            return ()
-        member, reads = subject.members[0], self._reads(subject)
-        experiment, train = self.experiment, self.experiment.data.train
+    def _checkpoints(self, subject: Subject) -> list[WordCheckpoint]:
+        """The checkpoints by words seen that the recipe asks of a single model, oldest first; none of an ensemble."""
+        return asked_for(self.experiment, self.experiment.piece_of(subject.members[0])) if subject.single else []
 
-        def load(step: int) -> Ensemble:
-            state = member.model_copy(update={"checkpoint": f"step-{step}"})
-            return Ensemble([experiment.trained(state, reads)]).to(experiment.group.device)
-
-        folder = experiment.run_of(experiment.piece_of(member)).checkpoints
-        found = []
-        for step in checkpoint.steps_in(folder):
-            tokens = read_json(checkpoint.folder_of(folder, step) / "state.json")["tokens"]
-            found.append(Checkpoint(round(tokens * train.words / len(train)), f"step-{step}", partial(load, step)))
-        return tuple(found)
+    def _speaking(self, one: WordCheckpoint) -> Ensemble:
+        return Ensemble([one.load()]).to(self.experiment.group.device)
 
 
 def in_words(score: Json) -> str:

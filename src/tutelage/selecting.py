@@ -11,7 +11,6 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +22,13 @@ from tutelage.corpus.batches import BatchSource, Ints, keyed_generator
 from tutelage.corpus.tokens import TokenStore
 from tutelage.errors import Interrupted, UserError
 from tutelage.files import fingerprint, locked, read_json, sha256, write_bytes, write_json
+from tutelage.models.build import attention
 from tutelage.progress import console, duration
 from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching import selection
 from tutelage.teaching.scores import Scores, folder_of
+from tutelage.teaching.teachers import Ensemble
+from tutelage.training.form import Form
 from tutelage.training.stopping import stop_flag
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ EXAMPLES = 3
 """Texts shown of what was kept and of what was dropped."""
 EXAMPLE_TOKENS = 40
 
+READER = recipe.Model(preset="llama-1m", steps=1)
+"""Stands for whoever reads rows left to right as they stand, whatever its shape."""
 Mask = npt.NDArray[np.bool_]
 
 
@@ -70,10 +74,15 @@ def check(experiment: Experiment, name: str) -> None:
         if stage.select is None:
             continue
         key = f"models.{name}.stages.{index}.select"
-        if source.varies:
+        if source.shifts or model.reads == "masked":
             raise UserError(
                 f"{key}: these rows read anew in every epoch, so that scores of one say nothing of the next; take "
                 "data.rows.chunking=fixed, or a model that reads left to right"
+            )
+        if stage.select.by == "excess" and source.varies:
+            raise UserError(
+                f"{key}: `by: excess` selects targets of rows as they stand, but `ul2` rewrites them in every epoch; "
+                "select rows (`by: salt_ds`), or learn from `next_token`"
             )
         wanted = stage.select.count(source.count)
         if wanted > source.count:
@@ -107,15 +116,18 @@ def scores_of(experiment: Experiment, scorer: recipe.Teacher, folder: Path | Non
     # What is kept of the rows must be of these very rows.
     store = TokenStore.open(experiment.folder / "data", "train", verify=True)
     data = experiment.recipe.data
-    reader = next(model for model in experiment.recipe.models.values() if model.reads == "causal")
-    source = experiment.rows_of(store, reader, 1, shuffle=True)
-    if source.varies:
+    source = experiment.rows_of(store, READER, 1, shuffle=True)
+    if source.shifts:
         raise UserError("scores are of rows that read alike in every epoch; take data.rows.chunking=fixed")
     key = caching.key_of(data, store, source, [experiment.identity_of(scorer)])
     precision = experiment.precision_for(scorer)
     folder = folder or folder_of(experiment.folder / "scores", key, precision)
     stage = recipe.Stage(objectives=recipe.Objectives(distill=recipe.Distill()), teachers=(scorer,))
-    return Scores(folder, key, source, partial(experiment.teachers_of, stage, "causal"), precision)
+
+    def load(compiled: bool) -> Ensemble:
+        return experiment.teachers_of(stage, "causal", Form(attention(), compiled=compiled))
+
+    return Scores(folder, key, source, load, precision)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The checkpoints of a model that were kept at numbers of words seen, one after the other.
 
-For fast suites on each of them, ages of acquisition, and the revisions of a BabyLM submission.
+For evaluations along the training, ages of acquisition, and the revisions of a BabyLM submission.
 """
 
 from __future__ import annotations
@@ -23,12 +23,25 @@ class WordCheckpoint(NamedTuple):
     Attributes:
         name: as BabyLM names the revision, `chck_3M`.
         words_seen: repeats included; it stands after the first step that reached so many.
+        reference: as recipes name it, `student[0]@words-3M`.
         load: loads the model.
     """
 
     name: str
     words_seen: int
+    reference: Teacher
     load: Callable[[], LanguageModel]
+
+
+def asked_for(experiment: Experiment, piece: Piece) -> list[WordCheckpoint]:
+    """List the checkpoints by words seen that a recipe asks of a model, in their order; looks at no file."""
+    reads = experiment.recipe.models[piece.name].reads
+    found = []
+    for words in experiment.plan_of(piece.name).words:
+        reference = Teacher(model=piece.name, seed=piece.seed, checkpoint=f"words-{write_words(words)}")
+        load = partial(experiment.trained, reference, reads)
+        found.append(WordCheckpoint(revision(words), words, reference, load))
+    return found
 
 
 def word_checkpoints(experiment: Experiment, piece: Piece) -> list[WordCheckpoint]:
@@ -38,28 +51,24 @@ def word_checkpoints(experiment: Experiment, piece: Piece) -> list[WordCheckpoin
         UserError: the model is not trained, its recipe asks for no such checkpoints, or some are not there.
     """
     experiment.finished(piece)
-    model, steps = experiment.recipe.models[piece.name], experiment.plan_of(piece.name).words
-    if not steps:
+    asked = asked_for(experiment, piece)
+    if not asked:
         raise UserError(
             f"{piece} has no checkpoints by words seen: name some in models.{piece.name}.checkpoints, within the "
             "length of the run, and train it"
         )
     kept = checkpoint.steps_in(experiment.run_of(piece).checkpoints)
-    missing = [write_words(words) for words, step in steps.items() if step not in kept]
+    missing = [write_words(one.words_seen) for one in asked if experiment.step_of(one.reference) not in kept]
     if missing:
         raise UserError(
             f"{piece} was trained without the checkpoints at {', '.join(missing)} words: they were not asked for then, "
             "or were deleted. Give the run another name (name=...) and train it again, or ask for those that are there"
         )
-    return [
-        WordCheckpoint(
-            revision(words),
-            words,
-            partial(
-                experiment.trained,
-                Teacher(model=piece.name, seed=piece.seed, checkpoint=f"words-{write_words(words)}"),
-                model.reads,
-            ),
-        )
-        for words in steps
-    ]
+    return asked
+
+
+def words_at_best(experiment: Experiment, piece: Piece) -> int:
+    """Return how many words the finished model had seen, repeats included: it is the best checkpoint by `val`."""
+    done = experiment.finished(piece)
+    words: int = round(done["words"] * done["best_step"] / done["steps"])
+    return words

@@ -15,6 +15,11 @@ SCHEDULES: dict[str, tuple[int, ...]] = {
 """Checkpoints that BabyLM 2025 and 2026 ask for, in words seen, repeats included: 1M to 9M by 1M, 10M to 100M by 10M
 (19 of them), in all tracks but strict-small on to 1000M by 100M (28). They are named `chck_1M` and so on."""
 
+ALMOST = 0.99
+"""A run's end stands for the next checkpoint of these schedules if it saw at least this share of its words: ten passes,
+the most that are allowed, over what cleaning and a small held-out part leave of 10M words are a little less than 100M.
+"""
+
 
 def read_words(written: str) -> int:
     """Read `3000000`, `100K`, `3M` or `1B`.

@@ -145,6 +145,12 @@ def test_no_age_lies_outside_the_checkpoints(year, surprisal):
     assert model_age(SEEN[:2], surprisal[:2], ceiling, RULES[year]) is None
 
 
+def test_an_age_beyond_all_numbers_is_none(monkeypatch):
+    """A nearly flat curve may cross its level where ten to that power is no float any more."""
+    monkeypatch.setattr("tutelage.evaluation.acquisition._crossing", lambda *_: 400.0)
+    assert model_age(SEEN, falling(7.0), 18.0, RULES["2025"]) is None
+
+
 def test_a_curve_that_never_reaches_the_level_has_no_age():
     assert model_age(SEEN, falling(7.0)[::-1], 18.0, RULES["2026"]) is None
     assert model_age(SEEN, falling(7.0, top=6.0, bottom=4.0), 18.0, RULES["2026"]) is None

@@ -13,7 +13,7 @@ from tutelage import recipe
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.errors import UserError
 from tutelage.teaching import scores as module
-from tutelage.teaching.scores import FIELDS, Scores, _in_one_loop, in_tiles, measures
+from tutelage.teaching.scores import FIELDS, Scores, _in_one_loop, compiled_measures, in_tiles, measures
 from tutelage.teaching.teachers import Ensemble
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def sharp(make_model):
 
 
 def opened(folder: Path, rows: BatchSource, model: Ensemble, **key: object) -> Scores:
-    found = Scores(folder, {"tokens": "these", **key}, rows, lambda: model, "fp32")
+    found = Scores(folder, {"tokens": "these", **key}, rows, lambda compiled: model, "fp32")
     found.create()
     found.open()
     return found
@@ -179,3 +179,48 @@ def test_selected_targets_are_those_that_stay(store, kind: str) -> None:
 def test_a_subset_without_sense_is_refused(store, rows: list[int]) -> None:
     with pytest.raises(ValueError, match="rising order, none twice"):
         source(store).with_rows(np.array(rows, dtype=np.int64))
+
+
+def test_a_long_pass_is_compiled_and_finds_the_same(store, sharp, make_model, tmp_path: Path, monkeypatch) -> None:
+    plain = built(tmp_path / "plain", source(store), sharp)
+    monkeypatch.setattr(module, "COMPILED_TOKENS", 0)
+    asked = []
+
+    def load(compiled: bool) -> Ensemble:
+        asked.append(compiled)
+        return sharp
+
+    found = Scores(tmp_path / "compiled", {"tokens": "these"}, source(store), load, "fp32")
+    found.create()
+    found.open()
+    assert found.build(CPU, 0, 1, lambda: False, "test")
+    assert asked == [True]
+    for (_, ours), (_, theirs) in zip(found.blocks(), plain.blocks(), strict=True):
+        np.testing.assert_allclose(ours["nll"], theirs["nll"], rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(ours["entropy"], theirs["entropy"], rtol=2e-3, atol=2e-3)
+        assert (ours["rank"] == theirs["rank"]).mean() > 0.999
+
+
+def test_the_compiled_loop_takes_blocks_of_all_sizes() -> None:
+    torch.manual_seed(0)
+    for size in (37, 5, 64):
+        logits, targets = 5 * torch.randn(size, 61), torch.randint(0, 61, (size,))
+        for ours, theirs in zip(compiled_measures()(logits, targets), measures(logits, targets), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-5)
+
+
+def test_a_model_that_cannot_be_compiled_runs_as_it_is(store, sharp, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(module, "COMPILED_TOKENS", 0)
+
+    class Broken(Ensemble):
+        def say(self, batch, precision):
+            raise RuntimeError("no code for this")
+
+    def load(compiled: bool) -> Ensemble:
+        return Broken(list(sharp.models)) if compiled else sharp
+
+    found = Scores(tmp_path / "scores", {"tokens": "these"}, source(store), load, "fp32")
+    found.create()
+    found.open()
+    assert found.build(CPU, 0, 1, lambda: False, "test")
+    assert "scoring cannot be compiled, and is slower: RuntimeError" in capsys.readouterr().err

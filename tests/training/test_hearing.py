@@ -20,6 +20,7 @@ def test_bins_equal_the_definition(store, make_model, monkeypatch: pytest.Monkey
     source = BatchSource(store, recipe.Rows(kind=kind, length=16, buckets=(8,)), 5, seed=0, shuffle=False)
     student, ensemble = make_model("llama", 1), Ensemble([make_model("llama", 2), make_model("gpt2", 3)])
     T, found = 2.0, []
+    student.requires_grad_(False)
     for batch in source.once():
         own = torch.log_softmax(student.logits(batch.tokens_BT, batch.lengths_B) / T, -1)
         mixed = sum(0.5 * model.logits(batch.tokens_BT, batch.lengths_B) for model in ensemble.models)

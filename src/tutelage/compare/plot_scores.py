@@ -49,7 +49,7 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
         if left is not None and (overall := values_of(summary.models[name], f"{suite}.accuracy").values()):
             axes.plot([ALL] * 2, [100 * min(overall), 100 * max(overall)], color=look.colour, linewidth=1.6, alpha=0.4)
             axes.plot(ALL, 100 * fmean(overall), **marks)
-    _draw_chance(axes, summary, suite)
+    draw_chance(axes, _chance(summary, suite))
     first = [ALL] if left is not None else []
     words = [*(["all"] if left is not None else []), *categories]
     axes.set_xticks(
@@ -88,11 +88,15 @@ def published_beside(suite: str) -> tuple[str, list[Published]]:
     return near, [system for system in relevant([suite]) if near in system.scores]
 
 
-def _draw_chance(axes: Any, summary: Summary, suite: str) -> None:
+def _chance(summary: Summary, suite: str) -> float:
     runs = [
         run.suites[suite] for model in summary.models.values() for run in model.seeds.values() if suite in run.suites
     ]
-    chance = next((run.chance for run in runs if run.chance is not None), 0.5)
+    return next((run.chance for run in runs if run.chance is not None), 0.5)
+
+
+def draw_chance(axes: Any, chance: float) -> None:
+    """Mark what guessing scores, a share, on an axis in percent."""
     axes.axhline(100 * chance, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
     axes.annotate(
         "chance",

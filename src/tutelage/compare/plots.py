@@ -12,7 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.compare import plot_heard, plot_measures, plot_scores, plot_teaching, plot_training, selections
+from tutelage.compare import (
+    plot_heard,
+    plot_learning,
+    plot_measures,
+    plot_scores,
+    plot_teaching,
+    plot_training,
+    selections,
+)
 from tutelage.compare.plot_style import drawing, to_png, to_svg
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.files import write_bytes, write_text
@@ -76,6 +84,14 @@ def plans(summary: Summary) -> Iterator[Plan]:
         "Averaged over neighbouring steps. KL is the divergence of teachers and student, as its reduction defines it.",
         plot_training.training_curves,
     )
+    for name in plot_learning.repeated(summary):
+        yield Plan(
+            f"learning-{slug(name)}",
+            f"Learning curves: {name}",
+            "Checkpoints against words seen, repeats included. Mean over seeds; the band spans the lowest and highest "
+            "seed. Large: the finished model, the best checkpoint by validation loss.",
+            partial(plot_learning.learning_curves, name=name),
+        )
     yield Plan(
         "teacher-weight",
         "How loud the teachers were",

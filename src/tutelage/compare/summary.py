@@ -29,6 +29,8 @@ Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Point = tuple[int, int, float]
 """A point of a curve: step, tokens seen, value."""
+WordPoint = tuple[Count, float | None]
+"""A point of a learning curve: words seen, repeats included, and the value; None where it cannot be told."""
 
 
 class _Strict(BaseModel):
@@ -125,6 +127,23 @@ class HeardStage(_Strict):
     """From the tokens that are easiest for the teachers to the hardest."""
 
 
+class Along(_Strict):
+    """The headline of an evaluation at a model's checkpoints: a learning curve."""
+
+    convention: str
+    """The year whose rules were followed."""
+    measure: str
+    """`accuracy` of a suite, of other evaluations the headline."""
+    unit: Unit
+    better: Literal["higher", "lower"] = "higher"
+    chance: Share | None = None
+    """What guessing scores, where that can be said."""
+    points: list[WordPoint]
+    """In the order of words seen."""
+    finished: WordPoint
+    """The same of the finished model, which is the best checkpoint by `val`."""
+
+
 class SeedRun(_Strict):
     """One training of one model."""
 
@@ -163,6 +182,8 @@ class SeedRun(_Strict):
     """Path of an `.npz` with margins (log-probability, good minus bad) under the keys `<suite>/<paradigm>`."""
     measures: dict[str, Measured] = {}
     """By evaluation, as the recipe names it: everything that is no choice between options."""
+    along: dict[str, Along] = {}
+    """By evaluation: what was repeated at checkpoints of this training."""
 
     @model_validator(mode="after")
     def _a_name_means_one_thing(self) -> SeedRun:

@@ -322,7 +322,7 @@ def model_age(seen_N: Numbers, surprisal_N: Numbers, ceiling: float, rules: Acqu
         )
     half = -(ceiling + float(surprisal_N.min())) / 2
     age = _crossing(x, y, half, start, bounds, rules.evaluations, rules.least)
-    return age if age is not None and seen_N[0] <= 10**age - 1 <= seen_N[-1] else None
+    return age if age is not None and x[0] <= age <= x[-1] else None
 
 
 def _sigmoid(x: Numbers, height: float, slope: float, middle: float, floor: float) -> Numbers:

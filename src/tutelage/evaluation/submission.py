@@ -11,7 +11,7 @@ What each of them holds is in `submission_format`. The scorers pair predictions 
 order is everything; `submission_check` looks at it. The published reports in words beside the predictions are read by
 nobody and not written.
 
-Shapes: N items, K options.
+Shapes: N items.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.errors import UserError, nearest
-from tutelage.evaluation.conventions import Convention, choose
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.questions import Paradigm, Question
 from tutelage.evaluation.results import MeasuredResult
-from tutelage.evaluation.submission_check import check_collated
+from tutelage.evaluation.submission_check import Fault, validate_submission
 from tutelage.evaluation.submission_format import (
     FORMATS,
     Backend,
@@ -44,7 +43,7 @@ from tutelage.evaluation.submission_format import (
     prediction_file,
     schedule,
 )
-from tutelage.files import write_text
+from tutelage.files import new_folder
 from tutelage.progress import console
 
 Json = dict[str, Any]
@@ -96,41 +95,31 @@ class Submission:
 def suite_predictions(
     task: Task,
     paradigms: Sequence[Paradigm],
-    log_probs: Mapping[str, NDArray[np.float64]],
-    convention: Convention,
+    chosen: Mapping[str, NDArray[np.int64]],
     ids: Sequence[str] | None = None,
 ) -> Json:
-    """Turn a suite's scores into predictions.
+    """Turn a suite's answers into predictions.
 
     Args:
         task: whose shape they take.
-        paradigms: the questions, in the order of the data files; column 0 of the scores is the right option. For
-            `probability` tasks it is the one whose probability is asked for.
-        log_probs: by UID, `(N, K)` in nats, as in `SuiteResult.log_probs`.
-        convention: whose rule for ties holds.
+        paradigms: the questions, in the order of the data files.
+        chosen: by UID which option of each question was chosen, `(N,)`, as in `SuiteResult.chosen`.
         ids: `example_id` of each question, for tasks whose predictions have keys of their own (Global PIQA).
 
     Raises:
-        UserError: a paradigm without scores, or examples without as many names.
+        UserError: questions without an answer, or examples without as many names.
     """
-    chosen: Json = {}
+    said: Json = {}
     for paradigm in paradigms:
-        if paradigm.uid not in log_probs or len(log_probs[paradigm.uid]) != len(paradigm.questions):
-            raise UserError(f"{task.key}: there are no scores for all questions of '{paradigm.uid}'; score it again")
-        scores_NK = log_probs[paradigm.uid]
-        first_N = choose(scores_NK, convention, [question.key for question in paradigm.questions])
+        if paradigm.uid not in chosen or len(chosen[paradigm.uid]) != len(paradigm.questions):
+            raise UserError(f"{task.key}: not all questions of '{paradigm.uid}' have answers; score it again")
         name = FILE_NAMES.get(paradigm.uid, paradigm.uid)
-        texts = [
-            text_of(task, question.options[one]) for question, one in zip(paradigm.questions, first_N, strict=True)
-        ]
-        chosen[name] = [{"id": f"{name}_{index}", "pred": text} for index, text in enumerate(texts)]
-        if task.shape == "probability":
-            shifted_NK = np.exp(scores_NK - scores_NK.max(axis=1, keepdims=True))
-            for one, probability in zip(chosen[name], shifted_NK[:, 0] / shifted_NK.sum(axis=1), strict=True):
-                one["prob"] = float(probability)
+        answers = zip(paradigm.questions, chosen[paradigm.uid].tolist(), strict=True)
+        texts = [text_of(task, question.options[one]) for question, one in answers]
+        said[name] = [{"id": f"{name}_{index}", "pred": text} for index, text in enumerate(texts)]
     if task.shape != "example":
-        return {name: {"predictions": found} for name, found in chosen.items()}
-    found = [one["pred"] for predictions in chosen.values() for one in predictions]
+        return {name: {"predictions": found} for name, found in said.items()}
+    found = [one["pred"] for predictions in said.values() for one in predictions]
     if ids is None or len(ids) != len(found):
         raise UserError(f"{task.key}: {len(found)} predictions need as many example_id, {len(ids or ())} were given")
     return {name: {"predictions": [{"id": f"{name}_0", "pred": pred}]} for name, pred in zip(ids, found, strict=True)}
@@ -247,7 +236,9 @@ def measured_scores(task: Task, result: MeasuredResult) -> dict[str, float]:
 
 
 def write_submission(submission: Submission, results: Path, incomplete: bool = False) -> Path:
-    """Write all files of a submission; return the collated one.
+    """Write all files of a submission, whole or not at all; return the collated one.
+
+    They are looked through where they are built, before they take the place of an earlier submission.
 
     Args:
         submission: what to write.
@@ -257,30 +248,45 @@ def write_submission(submission: Submission, results: Path, incomplete: bool = F
 
     Raises:
         UserError: a name that the published code would cut, an unknown task or revision, tasks that are missing where
-            they may not, or predictions of a wrong size or shape; with every fault. Nothing is written then.
+            they may not, predictions of a wrong size or shape (with every fault), or a folder that holds other files.
+            Nothing is written then.
     """
     form = FORMATS[submission.year]
     _check_names(submission, form)
     _check_checkpoints(submission, form)
     collated = collate(submission)
-    faults = [
-        fault
-        for fault in check_collated(collated, form, submission.track)
-        if not (fault.missing and (fault.allowed or incomplete))
-    ]
-    if faults:
-        shown = "\n".join(f"  {fault}" for fault in faults[:20])
-        more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
-        remedy = "; missing tasks are left out with incomplete=True" if any(f.missing for f in faults) else ""
-        raise UserError(f"this is no submission of BabyLM {form.year} yet{remedy}:\n{shown}{more}")
     if not form.optional:
         collated = {key: value for key, value in collated.items() if value is not None}
-    base = results / submission.model
-    for path, value in _files(submission, form).items():
-        write_text(base / path, json.dumps(value))
-    whole = base / collated_file(submission.backend)
-    write_text(whole, json.dumps(collated))
-    return whole
+    base, whole = results / submission.model, collated_file(submission.backend)
+    _check_place(base)
+    with new_folder(base) as building:
+        for path, value in (_files(submission, form) | {whole: collated}).items():
+            (building / path).parent.mkdir(parents=True, exist_ok=True)
+            (building / path).write_text(json.dumps(value), encoding="utf-8")
+        _refuse(validate_submission(building, form.year, submission.track), form, incomplete)
+    return base / whole
+
+
+def _refuse(faults: Sequence[Fault], form: Format, incomplete: bool) -> None:
+    """Refuse faults other than missing tasks that may be missing."""
+    faults = [fault for fault in faults if not (fault.missing and (fault.allowed or incomplete))]
+    if not faults:
+        return
+    shown = "\n".join(f"  {fault}" for fault in faults[:20])
+    more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
+    remedy = "; missing tasks are left out with incomplete=True" if any(f.missing for f in faults) else ""
+    raise UserError(f"this is no submission of BabyLM {form.year} yet{remedy}:\n{shown}{more}")
+
+
+def _check_place(base: Path) -> None:
+    """Refuse to replace what is no earlier submission."""
+    names = ("predictions.json", "surprisal.json", "aoa_score.json")
+    ours = collated_file("*")
+    for path in sorted(base.rglob("*")):
+        if path.is_file() and path.name not in names and not (path.parent == base and path.match(ours)):
+            raise UserError(
+                f"{base} holds {path.relative_to(base)}, which is no result file of ours; name another place"
+            )
 
 
 def _files(submission: Submission, form: Format) -> dict[str, Any]:

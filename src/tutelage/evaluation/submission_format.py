@@ -29,6 +29,7 @@ class Task:
     Attributes:
         key: its name in the collated file.
         folder: of its predictions, below `<model>/<revision>/zero_shot/<backend>`, or below `.../finetune` for labels.
+        evaluation: what measures it, by the name that recipes have for it.
         shape: of a prediction.
         sizes: items of each sub-task. For examples, whose keys are those of the data file, the empty name counts them.
         classes: of a label.
@@ -36,6 +37,7 @@ class Task:
 
     key: str
     folder: str
+    evaluation: str
     shape: Shape
     sizes: Mapping[str, int]
     classes: int = 2
@@ -145,26 +147,46 @@ _ENTITIES = {
 }
 _GLUE = _sizes("boolq 1635, mnli 4908, mrpc 204, multirc 2424, qqp 20215, rte 139, wsc 52")
 
-_GLUE_TASKS = tuple(Task(name, name, "label", {name: size}, 3 if name == "mnli" else 2) for name, size in _GLUE.items())
+_GLUE_TASKS = tuple(
+    Task(name, name, f"glue:{name}", "label", {name: size}, 3 if name == "mnli" else 2) for name, size in _GLUE.items()
+)
 _BOTH_FULL = (
-    Task("blimp", "blimp/blimp_filtered", "completion", _BLIMP),
-    Task("blimp_supplement", "blimp/supplement_filtered", "completion", _SUPPLEMENT),
+    Task("blimp", "blimp/blimp_filtered", "blimp-filtered", "completion", _BLIMP),
+    Task("blimp_supplement", "blimp/supplement_filtered", "blimp-supplement", "completion", _SUPPLEMENT),
 )
 _BOTH_FAST = (
-    Task("blimp", "blimp/blimp_fast", "completion", dict.fromkeys(_BLIMP, 200)),
-    Task("blimp_supplement", "blimp/supplement_fast", "completion", dict.fromkeys(_SUPPLEMENT, 50)),
+    Task("blimp", "blimp/blimp_fast", "blimp-fast", "completion", dict.fromkeys(_BLIMP, 200)),
+    Task(
+        "blimp_supplement",
+        "blimp/supplement_fast",
+        "blimp-supplement-fast",
+        "completion",
+        dict.fromkeys(_SUPPLEMENT, 50),
+    ),
 )
-_EWOK_FULL = Task("ewok", "ewok/ewok_filtered", "completion", _EWOK)
-_EWOK_FAST = Task("ewok", "ewok/ewok_fast", "completion", dict.fromkeys(_EWOK, 100))
+_EWOK_FULL = Task("ewok", "ewok/ewok_filtered", "ewok", "completion", _EWOK)
+_EWOK_FAST = Task("ewok", "ewok/ewok_fast", "ewok-fast", "completion", dict.fromkeys(_EWOK, 100))
+_ENTITIES_FULL = Task(
+    "entity_tracking", "entity_tracking/entity_tracking", "entity-tracking", "completion", _ENTITIES["2025"]
+)
+_ENTITIES_FAST = Task(
+    "entity_tracking", "entity_tracking/entity_tracking_fast", "entity-tracking-fast", "completion", _REGULAR["2025"]
+)
 _WUGS = (
-    Task("wug_adj", "wug_adj/wug_adj_nominalization", "probability", {"wug_adj": 200}),
-    Task("wug_past", "wug_past/wug_past_tense", "probability", {"wug_past": 50}),
+    Task("wug_adj", "wug_adj/wug_adj_nominalization", "wug-adj", "probability", {"wug_adj": 200}),
+    Task("wug_past", "wug_past/wug_past_tense", "wug-past", "probability", {"wug_past": 50}),
 )
-_COMPS_FULL = Task("comps", "comps/comps", "sentence", _COMPS)
-_READING = Task("reading", "reading", "reading", {"reading": 1726})
+_COMPS_FULL = Task("comps", "comps/comps", "comps", "sentence", _COMPS)
+_READING = Task("reading", "reading", "reading:published", "reading", {"reading": 1726})
 _PIQA = (
-    Task("global_piqa_parallel", "global_piqa_parallel/global_piqa_parallel", "example", {"": 103}),
-    Task("global_piqa_nonparallel", "global_piqa_nonparallel/global_piqa_nonparallel", "example", {"": 100}),
+    Task("global_piqa_parallel", "global_piqa_parallel/global_piqa_parallel", "global-piqa", "example", {"": 103}),
+    Task(
+        "global_piqa_nonparallel",
+        "global_piqa_nonparallel/global_piqa_nonparallel",
+        "global-piqa-nonparallel",
+        "example",
+        {"": 100},
+    ),
 )
 
 FORMATS: Mapping[Year, Format] = {
@@ -173,7 +195,7 @@ FORMATS: Mapping[Year, Format] = {
         full=(
             *_BOTH_FULL,
             _EWOK_FULL,
-            Task("entity_tracking", "entity_tracking/entity_tracking", "completion", _ENTITIES["2025"]),
+            _ENTITIES_FULL,
             *_WUGS,
             _COMPS_FULL,
             _READING,
@@ -181,7 +203,7 @@ FORMATS: Mapping[Year, Format] = {
         fast=(
             *_BOTH_FAST,
             _EWOK_FAST,
-            Task("entity_tracking", "entity_tracking/entity_tracking_fast", "completion", _REGULAR["2025"]),
+            _ENTITIES_FAST,
             *_WUGS,
             _READING,
         ),
@@ -199,7 +221,7 @@ FORMATS: Mapping[Year, Format] = {
         full=(
             *_BOTH_FULL,
             replace(_EWOK_FULL, shape="sentence"),
-            Task("entity_tracking_filtered", "entity_tracking/entity_tracking", "completion", _ENTITIES["2026"]),
+            replace(_ENTITIES_FULL, key="entity_tracking_filtered", sizes=_ENTITIES["2026"]),
             _COMPS_FULL,
             *_PIQA,
             _READING,
@@ -207,7 +229,7 @@ FORMATS: Mapping[Year, Format] = {
         fast=(
             *_BOTH_FAST,
             replace(_EWOK_FAST, shape="sentence"),
-            Task("entity_tracking_filtered", "entity_tracking/entity_tracking_fast", "completion", _REGULAR["2026"]),
+            replace(_ENTITIES_FAST, key="entity_tracking_filtered", sizes=_REGULAR["2026"]),
             *_PIQA,
             _READING,
         ),

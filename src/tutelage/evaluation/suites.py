@@ -22,8 +22,8 @@ from tutelage import starter
 from tutelage.errors import UserError, nearest
 from tutelage.evaluation.conventions import CONVENTIONS, Convention, ItemRules, Reduction, choose, strictly_right
 from tutelage.evaluation.data import available, data_folders
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.likelihood import Precision, log_probs
+from tutelage.evaluation.items import Item, Rows, encode
+from tutelage.evaluation.likelihood import Precision, score_rows
 from tutelage.evaluation.pairs import read_pairs, read_zorro
 from tutelage.evaluation.questions import Paradigm
 from tutelage.evaluation.results import MeasuredResult, ParadigmScore, SuiteResult
@@ -108,7 +108,7 @@ def _place(name: str, source: Source) -> Traversable:
 
 
 def evaluate(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,
-             batch_tokens: int | None = None, precision: Precision = "fp32"
+             batch_tokens: int | None = None, precision: Precision = "fp32", rows: Rows | None = None
              ) -> SuiteResult | MeasuredResult:  # fmt: skip
     """Score a model, or several as one, on any benchmark of this module.
 
@@ -119,12 +119,15 @@ def evaluate(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Conve
         convention: the year's rules, from `CONVENTIONS`, or a variant.
         batch_tokens: tokens of a batch, padding included; by default what suits the device.
         precision: `bf16` runs the models under autocast; the output layer stays in float32.
+        rows: all of `items_of` as `encode` makes rows of them, where somebody has done so already.
 
     Raises:
         UserError: a sentence that does not fit the model or its tokenizer, or a suite read by another year's rules.
     """
     items = items_of(suite)
-    likelihood = log_probs(ensemble, tokenizer, items, convention, batch_tokens, precision, f"scoring {suite.name}")
+    rows = encode(tokenizer, items, ensemble.kind, convention) if rows is None else rows
+    texts, label = [item.prefix + item.completion for item in items], f"scoring {suite.name}"
+    likelihood = score_rows(ensemble, tokenizer, rows, texts, convention.masked, batch_tokens, precision, label)
     return judge(suite, likelihood.reduced(reduction_of(suite, convention, ensemble.kind)), convention)
 
 

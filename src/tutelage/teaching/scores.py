@@ -5,7 +5,7 @@ is the likeliest, 0 stands where nothing is predicted, as at a row's last positi
 nats). The values of position t are about the prediction of token t + 1.
 
 Beyond the model's plain forward pass there is one softmax for all three numbers. A long pass on a CPU compiles it to
-one loop over the logits, which takes less than half the time of the plain operations.
+one loop over the logits, which takes less than half the time of the plain operations, and the model's layers as well.
 
 Shapes: N positions, D width, V vocabulary.
 """
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.corpus.batches import IGNORE, Batch, BatchSource, to_device
+from tutelage.corpus.batches import IGNORE, Batch, BatchSource, Chunks, to_device
 from tutelage.errors import UserError
 from tutelage.files import fingerprint, read_json, write_json
 from tutelage.progress import console, progress
@@ -41,13 +41,15 @@ BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
 """Memory for one block's logits: matrix products are fast on many rows ..."""
 TILE_BYTES = {"cpu": 2 << 20, "cuda": 512 << 20}
 """... and plain operations on few that stay in the processor's cache; size of a float32 tile."""
-COMPILED_TOKENS = 1 << 20
-"""Rows with more tokens than this pay for compiling, some ten seconds."""
+COMPILED_TOKENS = 1 << 22
+"""Rows of more tokens pay for compiling, which takes half a minute."""
 HIGHEST_RANK = (1 << 16) - 1
 INFO = "info.json"
 
 Measures = tuple[Tensor, Tensor, Tensor]
 """Loss, rank and entropy, `(N,)` each."""
+Measure = Callable[[Tensor, Tensor], Measures]
+"""From logits `(N, V)` and targets `(N,)` to these."""
 
 
 class Scores:
@@ -57,12 +59,12 @@ class Scores:
         folder: where they lie.
         key: everything that decides them: rows, tokenizer, weights, precision.
         source: the training rows, which must read alike in every epoch.
-        load: loads the model.
+        load: loads the model; compiled, if it is told so.
         precision: in which it runs.
     """
 
     def __init__(
-        self, folder: Path, key: dict[str, Any], source: BatchSource, load: Callable[[], Ensemble], precision: str
+        self, folder: Path, key: dict[str, Any], source: BatchSource, load: Callable[[bool], Ensemble], precision: str
     ) -> None:
         self.folder, self.source, self.precision = folder, source, precision
         self.key = {"format": FORMAT, **key, "precision": precision}
@@ -122,11 +124,14 @@ class Scores:
         Raises:
             UserError: the model's predictions are not finite.
         """
-        model = self._load().to(device)
         lengths, filled = self.source.row_lengths, self.store.filled
         began, before, finished = time.monotonic(), self.seconds, True
-        measure = measures_for(device.type, int(lengths.sum()))
         rows = max(1, BATCH_TOKENS[device.type] // self.source.row_length)
+        # Not by what is left to do: an interrupted pass shall end with the same bytes.
+        compiled = device.type == "cpu" and self.source.tokens_per_epoch >= COMPILED_TOKENS
+        # Rows of many lengths would each be compiled anew.
+        model = self._load(compiled and isinstance(self.source.rows, Chunks)).to(device)
+        measure = compiled_measures() if compiled else in_tiles
         left = int(lengths[~filled].sum()) // size
         with torch.inference_mode(), progress(label, left, "tok") as bar:
             for number, batch in enumerate(self.source.with_batch_rows(rows).once()):
@@ -135,16 +140,24 @@ class Scores:
                 if stopped():
                     finished = False
                     break
-                self._score(model, batch, device, measure)
+                try:
+                    self._score(model, batch, device, measure)
+                except UserError:
+                    raise
+                except Exception as error:  # many kinds: no compiler, an architecture that it does not take
+                    if not compiled:
+                        raise
+                    console.print(f"scoring cannot be compiled, and is slower: {type(error).__name__}")
+                    with torch.inference_mode(False):
+                        compiled, model, measure = False, self._load(False).to(device), in_tiles
+                    self._score(model, batch, device, measure)
                 bar.advance(batch.token_count)
         self.store.sync()
         if rank == 0 and left:
             write_json(self.folder / INFO, {"seconds": before + time.monotonic() - began})
         return finished
 
-    def _score(
-        self, model: Ensemble, batch: Batch, device: torch.device, measure: Callable[[Tensor, Tensor], Measures]
-    ) -> None:
+    def _score(self, model: Ensemble, batch: Batch, device: torch.device, measure: Measure) -> None:
         index_N = (batch.targets_BT != IGNORE).flatten().nonzero().squeeze(1)
         targets_N = to_device(batch.targets_BT.flatten()[index_N], device)
         signal = model.say(batch.to(device), self.precision).at(to_device(index_N, device))
@@ -187,17 +200,16 @@ class Scores:
 
 
 def score_tokens(
-    signal: DenseSignal, targets_N: Tensor, measure: Callable[[Tensor, Tensor], Measures] | None = None
+    signal: DenseSignal, targets_N: Tensor, measure: Measure
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
     """Return loss and rank of each target and the entropy of each prediction, `(N,)` in the types they are kept in.
 
     Args:
         signal: what one model says of N positions.
         targets_N: the right answers.
-        measure: from a block of logits to the numbers; the plain operations unless given.
+        measure: from a block of logits to the numbers.
     """
     device, count = targets_N.device.type, len(targets_N)
-    measure = measure or measures_for(device, 0)
     block = max(16, BLOCK_BYTES[device] // (signal.hidden[0].element_size() * len(signal.heads[0][0])))
     found: list[Measures] = []
     for start in range(0, count, block):
@@ -210,13 +222,6 @@ def score_tokens(
     # Beyond the range of float16 no difference matters.
     nll = nll_N.clamp_max(torch.finfo(torch.float16).max).numpy().astype(np.float16)
     return nll, rank_N.clamp_max(HIGHEST_RANK).numpy().astype(np.uint16), entropy_N.numpy().astype(np.float16)
-
-
-def measures_for(device: str, tokens: int) -> Callable[[Tensor, Tensor], Measures]:
-    """Return the way from logits to numbers: compiled where a pass over so many tokens is long enough, on a CPU."""
-    if device != "cpu" or tokens < COMPILED_TOKENS:
-        return in_tiles
-    return _compiled() or in_tiles
 
 
 def in_tiles(logits_NV: Tensor, targets_N: Tensor) -> Measures:
@@ -255,16 +260,17 @@ def _in_one_loop(logits_NV: Tensor, targets_N: Tensor) -> Measures:
 
 
 @cache
-def _compiled() -> Callable[[Tensor, Tensor], Measures] | None:
-    """Compile, and try it; None where there is no compiler."""
-    compiled: Callable[[Tensor, Tensor], Measures] = torch.compile(_in_one_loop)
-    try:
-        with torch.inference_mode():
-            compiled(torch.zeros(2, 8), torch.zeros(2, dtype=torch.int64))
-    except Exception as error:  # many kinds: no compiler, a broken one
-        console.print(f"scoring is not compiled, and slower: {type(error).__name__}")
-        return None
-    return compiled
+def compiled_measures() -> Measure:
+    """Return `measures` as one compiled loop."""
+    loop: Measure = torch.compile(_in_one_loop)
+
+    def run(logits_NV: Tensor, targets_N: Tensor) -> Measures:
+        # Blocks have many sizes, the vocabulary one.
+        torch._dynamo.mark_dynamic(logits_NV, 0)
+        torch._dynamo.mark_dynamic(targets_N, 0)
+        return loop(logits_NV, targets_N)
+
+    return run
 
 
 def folder_of(scores: Path, key: dict[str, Any], precision: str) -> Path:

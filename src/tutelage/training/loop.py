@@ -142,10 +142,11 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
                 record.evaluation(state, result)
                 save()
                 pace.start()
-            if release is not None and (release.known or state.step >= plan.total):
+            over = state.step >= plan.total
+            if release is not None and (release.known or over or plan.phase_at(state.step) != phase):
                 release.tell(f"{job.name}[{job.seed}]", released, group.is_main)
                 release = None
-            if state.step >= plan.total:
+            if over:
                 return state
 
             # --- the stage's teachers, as long as they are heard; those before them are released first
@@ -189,7 +190,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             state.step += 1
             state.tokens += counts.tokens
             weight = (terms.distill.weight * share if terms.distill else 0.0) if changing else None
-            gated = bool(teachers and terms.distill and terms.distill.gate)
+            gated = teachers is not None and terms.distill is not None and terms.distill.gate is not None
             record.step(state, measured, counts, Settings(rate, weight, temperature if share else None, gated))
 
             # --- look at what was measured; stop or save when a process asked for it

@@ -9,7 +9,7 @@ from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.errors import UserError
 from tutelage.teaching.schedule import Fade, Glide
-from tutelage.word_counts import write_words
+from tutelage.word_counts import ALMOST, write_words
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,13 @@ def plan(
         ends.append(end)
     if milestones and max(milestones) > total:
         raise UserError(f"a teacher is '{name}@step-{max(milestones)}', but {name} has only {total} steps")
-    reached = {}
+    reached: dict[int, int] = {}
+    scheduled = model.checkpoint_words if isinstance(model.checkpoints, str) else ()
     for count in sorted({*model.checkpoint_words, *words}):
         step = source.step_at(count / words_per_token)
+        enough = ALMOST * count if count in scheduled else count
         # A length in words, tokens or epochs is rounded down to whole steps: the last one stands for the rest of it.
-        if step <= total or count <= tokens * words_per_token:
+        if step <= total or enough <= tokens * words_per_token:
             reached[count] = min(step, total)
         elif count in words:
             seen = round(tokens * words_per_token)

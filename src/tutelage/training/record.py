@@ -99,7 +99,7 @@ class Record:
         numbers = torch.stack([measured for *_, measured in self._unread]).tolist() if self._unread else []
         for (step, tokens, counts, settings, _), row in zip(self._unread, numbers, strict=True):
             found = Measured(*row)
-            if not all(map(math.isfinite, (found.target, found.teacher, found.norm))):
+            if not all(map(math.isfinite, (found.target, found.teacher, found.heard, found.norm))):
                 said = f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
                 return Look(stop, save, (step - 1, said))
             self._add(state, step, tokens, counts, found, clip, settings)

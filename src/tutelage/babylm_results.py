@@ -1,0 +1,324 @@
+"""BabyLM's result files of a trained model, from the scores that its run has; what is missing is measured if asked.
+
+What the files hold stands in `evaluation.submission`, the names of evaluations that fill them in
+`evaluation.submission_format`. Fast tasks are those that `evaluation.along` measured at each checkpoint by words seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from rich.table import Table
+
+from tutelage.babylm_scores import example_ids, surprisal_rows, task_results
+from tutelage.errors import UserError, nearest
+from tutelage.evaluation.acquisition import as_submission, evaluate_acquisition
+from tutelage.evaluation.acquisition_data import find_acquisition
+from tutelage.evaluation.conventions import CONVENTIONS
+from tutelage.evaluation.submission import Fast, Submission, options_of, write_submission
+from tutelage.evaluation.submission_check import Options, check_task
+from tutelage.evaluation.submission_format import FORMATS, Backend, Format, Task, Track, Year, schedule
+from tutelage.evaluation.suites import find_suite
+from tutelage.evaluations import Found, find
+from tutelage.experiment import Experiment, Piece
+from tutelage.recipe import Evaluation, Teacher
+from tutelage.run_folder import Json
+from tutelage.scoring import Scoring, Subject, in_words
+from tutelage.track_rules import TRACKS
+from tutelage.word_counts import revision
+
+AOA = "aoa"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A task of a submission, and what became of it.
+
+    Attributes:
+        task: its key in the collated file; fast tasks have the same keys as others.
+        evaluation: what measures it, by the name that recipes have for it.
+        items: as many as were published.
+        done: how often it is in the files: once, or at so many checkpoints.
+        asked: how often the track asks for it.
+        fast: whether it is a fast task, whose scores at checkpoints are handed in.
+        score: in words; of a fast task that of the last checkpoint.
+        missing: why it is not there, or not at all checkpoints that were reached.
+        note: what else to know.
+    """
+
+    task: str
+    evaluation: str
+    items: int
+    done: int = 0
+    asked: int = 1
+    fast: bool = False
+    score: str = ""
+    missing: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was written: the collated file, and every task; those of `missing` are not in the files, or not all."""
+
+    path: Path
+    lines: tuple[Line, ...]
+    year: Year
+
+    @property
+    def missing(self) -> list[Line]:
+        """The tasks that could still be measured."""
+        return [line for line in self.lines if line.missing]
+
+
+def write_results(
+    scoring: Scoring,
+    piece: Piece,
+    track: str,
+    results: Path,
+    measure: bool = False,
+    incomplete: bool = False,
+) -> Results:
+    """Write the result files of a trained model.
+
+    Args:
+        scoring: of its experiment.
+        piece: the model and seed.
+        track: as `babylm-2026-strict-small`.
+        results: folder of results; files are put into `<results>/<model>/`.
+        measure: first measure what is missing and can be measured here.
+        incomplete: write also what the year's own code refuses for missing tasks (2025).
+
+    Raises:
+        UserError: an unknown track, a model that is not trained or was scored by the rules of another year, nothing to
+            write, missing tasks where they may not be, or scores that contradict what lies beside them. Nothing is
+            written then.
+    """
+    form, short = format_of(track)
+    settings = scoring.recipe.evaluation
+    if settings.convention != form.year:
+        raise UserError(
+            f"this recipe scores by the rules of {settings.convention}, {track} by those of {form.year}: "
+            f"evaluation.convention={form.year} (what was scored by other rules is then scored anew)"
+        )
+    scoring.experiment.finished(piece)
+    gathered = _Gathered(scoring, piece, form, short)
+    if measure:
+        gathered.measure()
+    submission, lines = gathered.all()
+    if not (submission.full or submission.fast or submission.surprisals):
+        raise UserError(f"nothing of {track} is measured of {piece} yet:\n{reasons(lines, form.year)}")
+    if not (form.optional or incomplete) and any(line.missing for line in lines):
+        raise UserError(
+            f"BabyLM {form.year} takes complete submissions only; --incomplete writes what there is. Missing:\n"
+            f"{reasons(lines, form.year)}"
+        )
+    return Results(write_submission(submission, results, incomplete), tuple(lines), form.year)
+
+
+def format_of(track: str) -> tuple[Format, Track]:
+    """Return a track's form, and its name without the year.
+
+    Raises:
+        UserError: an unknown track, with the nearest.
+    """
+    if track not in TRACKS:
+        raise UserError(f"unknown track '{track}'{nearest(track, TRACKS)} (known: {', '.join(TRACKS)})")
+    year = cast(Year, TRACKS[track].year)
+    return FORMATS[year], cast(Track, track.removeprefix(f"babylm-{year}-"))
+
+
+def options_here(form: Format) -> Options:
+    """Return what predictions may say, for the tasks whose data files are on this machine."""
+    options = {}
+    for task in form.full:
+        try:
+            suite = None if task.shape == "reading" else find_suite(task.evaluation, CONVENTIONS[form.year])
+        except UserError:
+            continue
+        if suite is not None:
+            options[task.key] = options_of(task, suite.paradigms, example_ids(suite.paradigms))
+    return options
+
+
+class _Gathered:
+    """The scores of one model, as a submission wants them."""
+
+    def __init__(self, scoring: Scoring, piece: Piece, form: Format, track: Track) -> None:
+        self.experiment: Experiment = scoring.experiment
+        self.piece, self.form, self.track = piece, form, track
+        self.subject = Subject(piece.name, piece.seed, (Teacher(model=piece.name, seed=piece.seed),))
+        self.listed = scoring.recipe.evaluate
+        self.settings: Evaluation = scoring.recipe.evaluation
+        self.found: dict[str, Found] = {}
+        self.lacking: dict[str, str] = {}
+        """Why an evaluation cannot be measured here."""
+        tasks = (*form.full, *form.glue, *form.fast)
+        for name in dict.fromkeys([*(name for task in tasks for name in self._names(task)), AOA]):
+            try:
+                self.found[name] = find(name, self.settings)
+            except UserError as error:
+                self.lacking[name] = str(error)
+        self.scoring = self._scoring(self.found)
+        self.states = {revision(words): state for words, state in self.scoring.along(self.subject).items()}
+
+    def measure(self) -> None:
+        """Measure what is not measured yet, as far as its files are here."""
+        tasks = (*self.form.full, *self.form.glue)
+        names = [self._names(task)[0] for task in tasks if self._kept(self.subject, task) is None]
+        names += [AOA] if self.states else []
+        self._scoring([name for name in names if name in self.found]).score(self.subject)
+
+    def all(self) -> tuple[Submission, list[Line]]:
+        """Put everything together."""
+        full: dict[str, Json] = {}
+        lines: list[Line] = []
+        for task in (*self.form.full, *self.form.glue):
+            line, result = self._task(self.subject, task)
+            lines.append(line)
+            if result is not None:
+                full[task.key] = result.predictions
+        surprisals, age, line = self._surprisals()
+        lines.append(line)
+        fast: dict[str, dict[str, Fast]] = {}
+        for task in self.form.fast:
+            lines.append(self._along(task, fast))
+        name = self.piece.name
+        first = self.experiment.recipe.models[name].seed_list[0]
+        model = name if self.piece.seed == first else f"{name}-{self.piece.seed}"
+        backend: Backend = "causal" if self.experiment.recipe.models[name].reads == "causal" else "mlm"
+        return Submission(model, self.form.year, self.track, backend, full, fast, surprisals, age), lines
+
+    def _scoring(self, evaluate: Iterable[str]) -> Scoring:
+        """Return a scoring of the tasks of the submission instead of the recipe's evaluations."""
+        along = tuple(dict.fromkeys(task.evaluation for task in self.form.fast if task.evaluation in self.found))
+        settings = self.settings.model_copy(update={"along": along})
+        wanted = {"evaluate": tuple(evaluate), "evaluation": settings}
+        scoring = Scoring(self.experiment)
+        scoring.recipe = self.experiment.recipe.model_copy(update=wanted)
+        scoring.found = self.found
+        return scoring
+
+    def _names(self, task: Task) -> list[str]:
+        """Return what may have measured a task, the preferred first: `glue` fine-tunes several."""
+        if task.shape != "label" or task.key not in self.settings.finetune.tasks:
+            return [task.evaluation]
+        return ["glue", task.evaluation] if "glue" in self.listed else [task.evaluation, "glue"]
+
+    def _kept(self, subject: Subject, task: Task) -> tuple[str, Json] | None:
+        """Return the evaluation that has a task's score, and the score."""
+        for name in self._names(task):
+            if name in self.found and (score := self.scoring.read(subject, name)) is not None:
+                return name, score
+        return None
+
+    def _task(self, subject: Subject, task: Task) -> tuple[Line, Fast | None]:
+        line = Line(task=task.key, evaluation=self._names(task)[0], items=sum(task.sizes.values()))
+        kept = self._kept(subject, task)
+        if kept is None:
+            return replace(line, missing=self._why(subject, line.evaluation)), None
+        name, score = kept
+        result = task_results(task, self.found[name], self.scoring.folder(subject), score, self.settings)
+        faults = check_task(result.predictions, task)
+        if faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            return replace(line, missing=f"its data are not the published ones: {faults[0]}{more}"), None
+        if name == "glue":
+            score = score | {"headline": task.key}
+        return replace(line, evaluation=name, done=1, score=in_words(score)), result
+
+    def _along(self, task: Task, fast: dict[str, dict[str, Fast]]) -> Line:
+        """Collect a fast task of all checkpoints."""
+        names = schedule(self.track)
+        found = {name: self._task(self.states[name], task) for name in names if name in self.states}
+        done = {name: result for name, (_, result) in found.items() if result is not None}
+        for name, result in done.items():
+            fast.setdefault(name, {})[task.key] = result
+        last = [line.score for line, _ in found.values() if line.score][-1:]
+        return Line(
+            task=task.key,
+            evaluation=task.evaluation,
+            items=sum(task.sizes.values()),
+            done=len(done),
+            asked=len(names),
+            fast=True,
+            score="".join(last),
+            missing="; ".join(dict.fromkeys(line.missing for line, _ in found.values() if line.missing))
+            if found
+            else NO_CHECKPOINTS,
+            note=_ended(len(found), len(names)),
+        )
+
+    def _surprisals(self) -> tuple[Json | None, float | None, Line]:
+        """Return the surprisals of words at the track's checkpoints, and what they score."""
+        names = schedule(self.track)
+        line = Line(task=AOA, evaluation=AOA, items=self.form.words, asked=len(names))
+        score = self.scoring.read(self.subject, AOA) if AOA in self.found else None
+        if score is None or not self.states:
+            why = self._why(self.subject, AOA) if self.states else NO_CHECKPOINTS
+            return None, None, replace(line, missing=why)
+        rows = surprisal_rows(self.scoring.folder(self.subject), names)
+        steps = {row["step"] for row in rows}
+        said = as_submission(rows, self.piece.name, len(steps))
+        value = None
+        if self.form.optional:
+            rules, tokenizer = CONVENTIONS[self.form.year], self.experiment.data.tokenizer
+            value = evaluate_acquisition(said, find_acquisition(), rules, tokenizer).values[AOA].value
+        line = replace(line, done=len(steps), score=in_words(score), note=_ended(len(steps), len(names)))
+        return said, value, line
+
+    def _why(self, subject: Subject, name: str) -> str:
+        """Say why there is no score."""
+        if name in self.lacking:
+            return self.lacking[name]
+        changes = self.scoring.changes(subject, name)
+        if changes is None:
+            return "not measured yet"
+        return "measured of something else: " + ", ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changes)
+
+
+NO_CHECKPOINTS = "no checkpoint of this track was kept; models.*.checkpoints asks for them, before training"
+
+
+def _ended(kept: int, asked: int) -> str:
+    return f"training kept {kept} of {asked} checkpoints" if 0 < kept < asked else ""
+
+
+def reasons(lines: Sequence[Line], year: str) -> str:
+    """Say why tasks are missing, those with the same reason together, and what in a recipe measures them."""
+    tasks: dict[str, list[str]] = {}
+    for line in lines:
+        for text in (line.missing, line.note):
+            if text:
+                tasks.setdefault(text, []).append(line.evaluation)
+    told = [f"  {', '.join(names)}: {text}" for text, names in tasks.items()]
+    full, along = (
+        list(dict.fromkeys(line.evaluation for line in lines if line.missing and line.fast == fast))
+        for fast in (False, True)
+    )
+    if full or along:
+        told.append("In the recipe, for `tutelage evaluate` (or at once, by --evaluate):")
+    if full:
+        told.append(f"  evaluate: [{', '.join(full)}]")
+    if along:
+        told.append(f'  evaluation: {{convention: "{year}", along: [{", ".join(along)}]}}')
+    return "\n".join(told)
+
+
+def table(results: Results) -> Table:
+    """Return what was written, task by task."""
+    shown = Table(
+        "task", "measured by", title=f"BabyLM {results.year}: {results.path.parent.name}", title_justify="left"
+    )
+    shown.add_column("items", justify="right")
+    shown.add_column("in the files", justify="right")
+    shown.add_column("score")
+    for line in results.lines:
+        there = f"{line.done} of {line.asked}" if line.asked > 1 else "yes" if line.done else "no"
+        shown.add_row(
+            f"{line.task}, fast" if line.fast else line.task, line.evaluation, f"{line.items:,}", there, line.score
+        )
+    return shown

@@ -1,0 +1,89 @@
+"""Learning curves: what models score at their checkpoints, against the words they had seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from tutelage.compare.metrics import UNITS
+from tutelage.compare.plot_scores import draw_chance
+from tutelage.compare.plot_style import GRID, INK, PAPER, human_axis, label, looks, new_figure
+from tutelage.compare.summary import Along, Model, Summary
+
+UNEVEN = 2.0
+"""With a longest gap between checkpoints of more than so many shortest ones, a schedule is drawn on a logarithmic axis:
+BabyLM's has gaps of 1M, then 10M, then 100M words."""
+
+
+def repeated(summary: Summary) -> list[str]:
+    """Every evaluation that was repeated at some model's checkpoints."""
+    runs = (run for model in summary.models.values() for run in model.seeds.values())
+    return list(dict.fromkeys(name for run in runs for name in run.along))
+
+
+def learning_curves(summary: Summary, name: str) -> Any | None:
+    """One line a model, the mean over its seeds; the band spans them, a large mark is the finished model."""
+    models = {key: curves for key, model in summary.models.items() if (curves := _curves(model, name))}
+    drawn = {key: points for key, curves in models.items() if (points := _by_words(curves))}
+    if not drawn:
+        return None
+    figure, axes = new_figure(3.8)
+    first = next(iter(models.values()))[0]
+    shown = UNITS[first.unit]
+    for key, points in drawn.items():
+        look = looks(summary)[key]
+        marks = {"color": look.colour, "marker": look.marker, "markeredgecolor": PAPER}
+        words, values = list(points), [[shown.scale * value for value in found] for found in points.values()]
+        axes.fill_between(
+            words, [min(v) for v in values], [max(v) for v in values], color=look.colour, alpha=0.16, linewidth=0
+        )
+        axes.plot(words, [fmean(v) for v in values], linestyle=look.dashes, linewidth=1.7, markersize=3.5,
+                  markeredgewidth=0.4, label=label(key), **marks)  # fmt: skip
+        ends = [(seen, value) for seen, value in (curve.finished for curve in models[key]) if value is not None]
+        if ends:
+            at, score = (fmean(column) for column in zip(*ends, strict=True))
+            if at > words[-1]:
+                tail = [fmean(values[-1]), shown.scale * score]
+                axes.plot([words[-1], at], tail, color=look.colour, linestyle=look.dashes, linewidth=1.7)
+            axes.plot(at, shown.scale * score, markersize=8, markeredgewidth=0.9, alpha=0.85, zorder=3, **marks)
+    if first.chance is not None:
+        draw_chance(axes, first.chance)
+    _finish_words(axes, sorted({words for points in drawn.values() for words in points}))
+    unit = f" ({shown.sign})" if shown.sign else ""
+    lower = ", lower is better" if first.better == "lower" else ""
+    axes.set_ylabel(f"{first.measure.replace('_', ' ')} on {label(name, 30)}{unit}{lower}", color=INK)
+    axes.legend(loc="best", fontsize=8, facecolor=PAPER, edgecolor=GRID)
+    return figure
+
+
+def _curves(model: Model, name: str) -> list[Along]:
+    return [run.along[name] for run in model.seeds.values() if name in run.along]
+
+
+def _by_words(curves: Sequence[Along]) -> dict[int, list[float]]:
+    """The values of all seeds by words seen, where every seed has one."""
+    found: dict[int, list[float]] = {}
+    for curve in curves:
+        for words, value in curve.points:
+            if value is not None:
+                found.setdefault(words, []).append(value)
+    return {words: found[words] for words in sorted(found) if len(found[words]) == len(curves)}
+
+
+def _finish_words(axes: Any, words: Sequence[int]) -> None:
+    """Finish the axis of words: logarithmic, with ticks at 1, 2 and 5, where the checkpoints lie unevenly."""
+    if _uneven(words):
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    human_axis(axes.xaxis)
+    axes.set_xlabel("words seen")
+
+
+def _uneven(words: Sequence[int]) -> bool:
+    gaps = [b - a for a, b in pairwise(words)]
+    return len(gaps) > 1 and max(gaps) > UNEVEN * min(gaps)
