@@ -127,6 +127,7 @@ def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = T
         "non_embedding_parameters": finished["cost"]["parameters"] - finished["cost"]["embedding_parameters"],
         "like": model.like,
         "flops_of": model.flops_of.model if model.flops_of else None,
+        "flops_counted": model.flops_of.teachers if model.flops_of else None,
         "teachers": [str(teacher) for stage in model.stages for teacher in stage.teachers],
         "scorers": [str(scorer) for stage in model.stages if stage.select for scorer in stage.select.scorers],
         "selections": selecting.facts_of(experiment, Piece(name, model.seed_list[0])),

@@ -166,6 +166,10 @@ def test_reports_show_both_and_say_what_the_controls_are(models: dict[str, Any])
         for row in table.rows:
             assert all(cell in page for cell in row)
     assert "curve-differences" in [plot.name for plot in plots.draw(compared)]
+    assert "as salt and its teachers" not in headline(summary)[1].sentence
+    models["baseline-flops"]["flops_counted"] = "counted"
+    whole = headline(read_summary(with_comparisons(summarised(models))))[1].sentence
+    assert "trained for as many FLOPs as salt and its teachers" in whole
     sentences = [answer.sentence for answer in headline(summary)]
     assert "trained for as many FLOPs as salt" in sentences[1]
     assert "baseline-flops took as many FLOPs" in headline(summary)[0].details

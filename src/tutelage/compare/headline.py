@@ -64,8 +64,11 @@ def _untested(summary: Summary, pairs: list[tuple[str, str]]) -> Answer:
 
 def _what(summary: Summary, control: str) -> str:
     """Say what a control is."""
-    of = summary.models[control].flops_of
-    return f"{_ITS_CONTROL}, trained for as many FLOPs as {of}" if of else _ITS_CONTROL
+    model = summary.models[control]
+    if model.flops_of is None:
+        return _ITS_CONTROL
+    whole = " and its teachers" if model.flops_counted == "counted" else ""
+    return f"{_ITS_CONTROL}, trained for as many FLOPs as {model.flops_of}{whole}"
 
 
 def _sentence(entry: Comparison, student: str, control: str, what: str) -> str:

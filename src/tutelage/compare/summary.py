@@ -238,6 +238,8 @@ class Model(_Strict):
     """The model whose settings it took over: of a control without teachers its student, or the other way round."""
     flops_of: str | None = None
     """The model whose operations were its length."""
+    flops_counted: Literal["given", "counted"] | None = None
+    """Whether the training of that model's teachers was among them."""
     teachers: list[str] = []
     scorers: list[str] = []
     """The models whose scores select what it learns from."""
