@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.evaluation.finetune.attention import Group, Spread, attend_apart, gather, one_of_each, product_type, spread
+from tutelage.evaluation.finetune.attention import (
+    Group,
+    Spread,
+    attend_apart,
+    gather,
+    one_of_each,
+    product_type,
+    spread,
+)
 
 _PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 """What the layers of Llama and its relatives are made of, in order of use; both sums start before the norms."""
