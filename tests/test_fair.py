@@ -12,6 +12,7 @@ from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import Summary
 from tutelage.errors import UserError
 from tutelage.experiment import Experiment, Piece
+from tutelage.recipe import Teacher
 from tutelage.recipe_file import recipe_from_text
 from tutelage.training.parallel import Group
 
@@ -150,3 +151,41 @@ def test_training_elsewhere_cannot_be_counted(done) -> None:
     assert experiment.plan_of("baseline-flops").total > 20
     with pytest.raises(UserError, match=r"baseline-all\.flops_of: the training of '.*' happened elsewhere"):
         experiment.plan_of("baseline-all")
+
+
+SELECTED = """
+  salt-ds:
+    like: salt
+    stages:
+      - span: 60%
+        teachers: [small]
+        objectives: {next_token: 0.2, distill: 0.6}
+        select: {by: salt_ds, scorer: small@step-6, share: 50%}
+      - {objectives: {next_token: 0.5}}
+  salt-again: {like: salt-ds, without: select}
+  selected-only: {like: salt-ds, without: teachers}
+  plain: {like: salt-ds, without: [teachers, select]}
+  plain-flops: {like: baseline, flops_of: salt-ds}
+"""
+
+
+def test_a_selection_can_be_left_out_with_the_teachers_or_alone() -> None:
+    models = recipe_from_text(RECIPE.replace("evaluate:", SELECTED.strip("\n") + "\nevaluate:")).models
+    chosen, again, only, plain = (models[name].stages for name in ("salt-ds", "salt-again", "selected-only", "plain"))
+    assert again == (chosen[0].model_copy(update={"select": None}), chosen[1])
+    assert only[0].select == chosen[0].select
+    assert [stage.needs for stage in plain] == [(), ()]
+    assert only[0].teachers == ()
+    for stages in (only, plain):
+        assert [stage.objectives.next_token.weight for stage in stages] == [1, 1]
+    with pytest.raises(UserError, match="without names 'select', which 'salt' does not have"):
+        recipe_from_text(RECIPE.replace("evaluate:", "  no: {like: salt, without: select}\nevaluate:"))
+
+
+def test_scoring_counts_in_a_length_by_flops(done) -> None:
+    experiment = opened(done[0], RECIPE.replace("evaluate:", SELECTED.strip("\n") + "\nevaluate:"))
+    scoring = costs.flops(experiment, "salt-ds") - costs.flops(experiment, "salt")
+    source = experiment.rows_of(experiment.data.train, experiment.recipe.models["small"], 8, shuffle=False)
+    small = experiment.cost_of(Teacher(model="small"), "causal")
+    assert scoring == pytest.approx(small.forward_flops * source.tokens_per_epoch)
+    assert experiment.plan_of("plain-flops").total > 10 * experiment.plan_of("baseline-flops").total
