@@ -42,6 +42,8 @@ LAYERS = [
     {"guest_scores", "results"},
     {"bench", "show"},
     {"api"},
+    {"cli_arguments"},
+    {"cli_groups"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

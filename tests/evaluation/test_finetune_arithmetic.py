@@ -68,7 +68,9 @@ def assert_same(found: Found, wanted: Found) -> None:
     torch.testing.assert_close(found[0], wanted[0], atol=1e-5, rtol=1e-4)
     assert found[1].keys() == wanted[1].keys()
     for name, gradient in wanted[1].items():
-        torch.testing.assert_close(found[1][name], gradient, atol=2e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            found[1][name], gradient, atol=2e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 def with_lines(plain: Any, first: int = 0) -> Any:
@@ -147,7 +149,11 @@ def test_positions_that_count_from_behind_the_paddings_id() -> None:
 
 def test_dropout_of_attention_stays(world: Any) -> None:
     trunk = with_lines(trunk_of(world, "gpt2"))
-    line = {"input_ids": torch.arange(9)[None], "position_ids": torch.arange(9)[None], "groups": groups_of(np.array([9]))}
+    line = {
+        "input_ids": torch.arange(9)[None],
+        "position_ids": torch.arange(9)[None],
+        "groups": groups_of(np.array([9])),
+    }
     for block in trunk.h:
         block.attn.attn_dropout.p = 0.5
     trunk.train()

@@ -18,16 +18,8 @@ from tutelage.compare.items import item_differences, macro_groups, read_margins,
 from tutelage.compare.metrics import conventions, facts_of, metrics_of, suites_of, values_of
 from tutelage.compare.over_training import curve_difference, reached
 from tutelage.compare.statistics import Estimate, holm, paired_t, seeds_and_items, sign_flip_p
-from tutelage.compare.summary import (
-    Comparison,
-    Model,
-    ParadigmDifferences,
-    ParadigmRow,
-    Summary,
-    base_name,
-    read_models,
-    read_summary,
-)
+from tutelage.compare.summary import Model, Summary, base_name, read_models, read_summary
+from tutelage.compare.summary_pairs import Comparison, ParadigmDifferences, ParadigmRow
 from tutelage.errors import UserError, nearest
 
 LEVEL = 0.95

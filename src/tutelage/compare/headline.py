@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from tutelage.compare.comparisons import student_and_control
 from tutelage.compare.cost import cost_of, mean_of
 from tutelage.compare.metrics import MISSING, UNITS, measure_name, values_of
-from tutelage.compare.summary import Comparison, Summary
+from tutelage.compare.summary import Summary
+from tutelage.compare.summary_pairs import Comparison
 from tutelage.compare.table_training import share
 from tutelage.compare.tables import flops_text, p_value, scale_of, signed
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from tutelage.compare.summary import Measured, Model, SeedRun, Summary, Value
+from tutelage.compare.summary import Model, Summary
+from tutelage.compare.summary_runs import Measured, SeedRun, Value
 from tutelage.evaluation.results import Unit
 
 MISSING = "–"

@@ -12,17 +12,9 @@ import numpy as np
 
 from tutelage.compare.cost import cost_of
 from tutelage.compare.statistics import Estimate, paired_t
-from tutelage.compare.summary import (
-    CurveDifference,
-    CurvePoint,
-    Mean,
-    Model,
-    Point,
-    Reached,
-    ReachedSeed,
-    SeedRun,
-    Spent,
-)
+from tutelage.compare.summary import Model
+from tutelage.compare.summary_pairs import CurveDifference, CurvePoint, Mean, Reached, ReachedSeed, Spent
+from tutelage.compare.summary_runs import Point, SeedRun
 
 AMOUNTS = ("steps", "flops", "flops_with_teachers", "seconds", "seconds_with_teachers")
 """What a way to the control's loss is measured in; `with_teachers`: the training of the teachers added, whole."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from tutelage.compare.metrics import MISSING
 from tutelage.compare.plot_style import FAINT, INK, label, looks, new_figure
-from tutelage.compare.summary import Selection, Summary
+from tutelage.compare.summary import Summary
+from tutelage.compare.summary_runs import Selection
 from tutelage.compare.tables import Table
 
 COLUMNS = 3

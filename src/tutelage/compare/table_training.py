@@ -7,7 +7,8 @@ from statistics import fmean
 
 from tutelage.compare.metrics import MISSING
 from tutelage.compare.over_training import AMOUNTS
-from tutelage.compare.summary import CurveDifference, CurvePoint, Reached, Summary
+from tutelage.compare.summary import Summary
+from tutelage.compare.summary_pairs import CurveDifference, CurvePoint, Reached
 from tutelage.compare.tables import Table, signed
 
 ROWS = 20

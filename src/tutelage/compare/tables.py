@@ -17,7 +17,8 @@ from tutelage.compare.metrics import (
     spread,
     values_of,
 )
-from tutelage.compare.summary import Comparison, Summary
+from tutelage.compare.summary import Summary
+from tutelage.compare.summary_pairs import Comparison
 from tutelage.progress import duration, human
 
 WIDE = 3

@@ -164,7 +164,8 @@ def pool(hidden_BTD: Tensor, part: Part, pooling: Pooling) -> Tensor:
     if part.lengths_B is None:
         return hidden_BTD.mean(1)
     if part.groups:
-        return torch.stack([row_TD.mean(0) for row_TD in hidden_BTD[0].split(part.lengths_B.tolist())])
+        rows = hidden_BTD[0].split(part.lengths_B.tolist())  # type: ignore[no-untyped-call]
+        return torch.stack([row_TD.mean(0) for row_TD in rows])
     place_BT = places_in_rows(part)
     inside_BT = (place_BT >= 0) & (place_BT < part.lengths_B[:, None])
     return (hidden_BTD * inside_BT[..., None]).sum(1) / part.lengths_B[:, None]

@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.evaluation.finetune.attention import Group, Spread, attend_apart, gather, one_of_each, product_type, spread
+from tutelage.evaluation.finetune.attention import (
+    Group,
+    Spread,
+    attend_apart,
+    gather,
+    one_of_each,
+    product_type,
+    spread,
+)
 
 _PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 """What the layers of Llama and its relatives are made of, in order of use; both sums start before the norms."""
@@ -85,7 +93,7 @@ class LeanLayer(nn.Module):
             cos_ND, sin_ND, asking = cos_ND[self.places_R], sin_ND[self.places_R], one_of_each(groups)
             lengths_R = torch.cat([group.lengths_G for group in groups])
             place_R1 = (self.places_R - lengths_R.cumsum(0) + lengths_R)[:, None]
-            place_GQ = place_R1.split([len(group.lengths_G) for group in groups])
+            place_GQ = place_R1.split([len(group.lengths_G) for group in groups])  # type: ignore[no-untyped-call]
             masks = [group.mask_at(place, True, window, dtype) for group, place in zip(groups, place_GQ, strict=True)]
         queries = _Turned.apply(q_HND, cos_ND, sin_ND, asking, dtype)  # type: ignore[no-untyped-call]
         dropout = attention.attention_dropout if self.training else 0.0
@@ -138,7 +146,8 @@ class _Normed(torch.autograd.Function):
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         normed = x * scale
         ctx.save_for_backward(normed, scale, weight_E)
-        return (normed * weight_E).to(dtype)
+        out: Tensor = (normed * weight_E).to(dtype)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
