@@ -50,8 +50,8 @@ class Pace:
 class Release:
     """Measures before and after: make it while the teachers are there, call `done` once nothing refers to them."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace, self._rate, self._memory = pace, pace.rate(), machine.memory_held()
+    def __init__(self, pace: Pace, step: int) -> None:
+        self._pace, self._step, self._rate, self._memory = pace, step, pace.rate(), machine.memory_held()
 
     def done(self) -> None:
         """Give the teachers' memory back."""
@@ -64,11 +64,11 @@ class Release:
         """Whether the new speed is known by now."""
         return self._pace.looks >= TOLD_AFTER
 
-    def tell(self, label: str, step: int, aloud: bool) -> None:
-        """Say what the release after a step brought; of several processes, one says it aloud."""
+    def tell(self, label: str, aloud: bool) -> None:
+        """Say what the release brought; of several processes, one says it aloud."""
         if not aloud:
             return
         before, after = self._rate, self._pace.rate()
         said = [f"{before:,.0f} -> {after:,.0f} tok/s"] if before and after else []
         said += [f"memory {human(self._memory)}B -> {human(self._held)}B"] if self._memory and self._held else []
-        console.print(f"{label}: teachers released after step {step}" + (f": {', '.join(said)}" if said else ""))
+        console.print(f"{label}: teachers released after step {self._step}" + (f": {', '.join(said)}" if said else ""))
