@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from tutelage import api, starter
 from tutelage.babylm_results import reasons
+from tutelage.babylm_scores import task_results
 from tutelage.cli import app
 from tutelage.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
@@ -25,7 +27,7 @@ from tutelage.evaluation.submission import text_of
 from tutelage.evaluation.submission_check import validate_submission
 from tutelage.evaluation.submission_format import FORMATS, prediction_file, schedule
 from tutelage.evaluation.suites import find_suite
-from tutelage.evaluations import file_name
+from tutelage.evaluations import file_name, find
 from tutelage.recipe_file import recipe_from_text
 from tutelage.word_counts import SCHEDULES, write_words
 
@@ -189,6 +191,10 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
+pytestmark = pytest.mark.timeout(900)
+one_year = pytest.mark.parametrize("entry", ["2026"], indirect=True)
+
+
 def recipe(year: str, evaluate: str = "val", along: str = ""):
     return recipe_from_text(RECIPE.format(year=year, evaluate=evaluate, along=along))
 
@@ -317,13 +323,11 @@ def test_other_tasks_in_the_files_say_what_the_scores_say(written) -> None:
         assert collated["aoa"] == {"aoa": pytest.approx(value)}
 
 
+@one_year
 def test_reading_is_measured_as_published(written) -> None:
     """Without a space before the word; the evaluation for people's eyes, `reading`, has one."""
     year, scores, results = written
-    if year == "2025":
-        pytest.skip("one year is enough")
-    runs = scores.parents[3]
-    api.evaluate(recipe(year, "reading"), runs=runs)
+    api.evaluate(recipe(year, "reading"), runs=scores.parents[3])
     plain = json.loads((scores / "reading.predictions.json").read_text())["reading"]["predictions"]
     said = json.loads(results.path.read_text())["reading"]["reading"]["predictions"]
     assert sum(one["pred"] != other["pred"] for one, other in zip(plain, said, strict=True)) > 1000
@@ -352,8 +356,11 @@ def test_missing_tasks_are_told_with_what_would_measure_them(copy, tmp_path: Pat
     assert [(line.done, line.asked) for line in results.missing] == [(0, 1), (0, 1), (4, 5)]
     told = reasons(results.lines, year)
     assert "comps, reading:published, blimp-fast: not measured yet" in told
-    assert "  evaluate: [comps, reading:published]" in told
-    assert f'  evaluation: {{convention: "{year}", along: [blimp-fast]}}' in told
+    lines_to_add = yaml.safe_load("\n".join(told.splitlines()[-2:]))
+    assert lines_to_add == {
+        "evaluate": ["comps", "reading:published"],
+        "evaluation": {"convention": year, "along": ["blimp-fast"]},
+    }
     collated = json.loads(results.path.read_text())
     assert ("comps" in collated, collated.get("comps")) == (year == "2026", None)
     assert [one is None for one in collated["fast_eval_results"]["blimp"]] == [False, True, False, False, False]
@@ -361,6 +368,7 @@ def test_missing_tasks_are_told_with_what_would_measure_them(copy, tmp_path: Pat
     assert all(fault.missing for fault in validate_submission(results.path.parent, year, "strict-small"))
 
 
+@one_year
 def test_data_that_are_not_here_or_not_the_published_ones(copy, data, tmp_path: Path, monkeypatch) -> None:
     year, runs, _ = copy
     there = tmp_path / "data"
@@ -377,50 +385,37 @@ def test_data_that_are_not_here_or_not_the_published_ones(copy, data, tmp_path: 
     assert "hypernym: has 843 predictions, the data file 842 lines" in why["blimp-supplement"]
 
 
+@one_year
 def test_scores_that_contradict_what_lies_beside_them_are_refused(copy, tmp_path: Path) -> None:
     year, runs, scores = copy
-    kept = {path: path.read_bytes() for path in scores.glob("*.*")}
+    name, settings = "blimp-supplement-fast", whole(year).evaluation
+    task = next(task for task in FORMATS[year].fast if task.evaluation == name)
+    found, score = find(name, settings), json.loads((scores / f"{name}.json").read_text())["score"]
+    assert task_results(task, found, scores, score, settings).scores.keys() == task.sizes.keys()
 
     def refused(match: str) -> None:
         with pytest.raises(UserError, match=match):
-            write(year, runs, tmp_path / "results")
-        assert not (tmp_path / "results").exists()
-        for path, content in kept.items():
-            path.write_bytes(content)
+            task_results(task, found, scores, score, settings)
 
-    with np.load(scores / "blimp-filtered.chosen.npz") as arrays:
+    path = scores / f"{name}.chosen.npz"
+    with np.load(path) as arrays:
         chosen = {key: arrays[key] for key in arrays.files}
-    chosen["blimp-filtered/wh_island"][3] ^= 1
-    np.savez(scores / "blimp-filtered.chosen.npz", **chosen)
-    refused("the options chosen of 'wh_island' are not those of the score in blimp-filtered.json; delete that file")
-    (scores / "comps.chosen.npz").write_bytes(kept[scores / "comps.chosen.npz"][:300])
-    refused(r"comps\.chosen\.npz cannot be read .*; delete it")
-    (scores / "comps.chosen.npz").unlink()
-    refused(r"comps\.chosen\.npz is missing, which belongs to the score beside it; delete comps\.json")
-    name = "glue" if year == "2026" else "glue-rte"
-    said = json.loads(kept[scores / f"{name}.predictions.json"])
+    for change in (lambda a: a ^ (np.arange(len(a)) == 3), lambda a: a[:-1], lambda a: a + 2):
+        np.savez(path, **chosen | {f"{name}/hypernym": change(chosen[f"{name}/hypernym"])})
+        refused(f"the options chosen of 'hypernym' are not those of the score in {name}.json; delete that file")
+    np.savez(path, **{key: array for key, array in chosen.items() if "hypernym" not in key})
+    refused("the options chosen of 'hypernym'")
+    path.write_bytes(path.read_bytes()[:300])
+    refused(r"chosen\.npz cannot be read .*; delete it")
+    path.unlink()
+    refused(rf"chosen\.npz is missing, which belongs to the score beside it; delete {name}\.json")
+    labels = scores / "glue.predictions.json"
+    said = json.loads(labels.read_text())
     said["rte"]["predictions"][5]["pred"] ^= 1
-    (scores / f"{name}.predictions.json").write_text(json.dumps(said))
-    refused(f"the labels of 'rte' are not those of the score in {name}.json")
-
-
-def test_earlier_files_are_replaced_and_others_left_alone(copy, tmp_path: Path) -> None:
-    year, runs, scores = copy
-    first = write(year, runs, tmp_path / "results")
-    content = first.path.read_bytes()
-    (scores / "comps.chosen.npz").unlink()
-    with pytest.raises(UserError, match="is missing"):
+    labels.write_text(json.dumps(said))
+    with pytest.raises(UserError, match=r"the labels of 'rte' are not those of the score in glue\.json"):
         write(year, runs, tmp_path / "results")
-    assert first.path.read_bytes() == content
-    (scores / "comps.json").unlink()
-    again = write(year, runs, tmp_path / "results", incomplete=True)
-    assert again.path.read_bytes() != content
-    assert not (first.path.parent / "main/zero_shot/causal/comps").exists()
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["one"]
-    (first.path.parent / "main/report.txt").write_text("by hand")
-    with pytest.raises(UserError, match=r"holds main/report\.txt, which is no result file of ours"):
-        write(year, runs, tmp_path / "results", incomplete=True)
-    assert again.path.is_file()
+    assert not (tmp_path / "results").exists()
 
 
 def test_what_cannot_be_written_at_all(trained: Path, tmp_path: Path) -> None:
@@ -436,21 +431,21 @@ def test_what_cannot_be_written_at_all(trained: Path, tmp_path: Path) -> None:
         api.submission_write(recipe("2026"), "one", tmp_path, "babylm-2026-strict-small", (), tmp_path / "runs")
 
 
-def test_the_command_line(copy, tmp_path: Path, monkeypatch) -> None:
+@one_year
+def test_the_command_line(copy, tmp_path: Path) -> None:
     year, runs, scores = copy
     (scores / "reading-published.json").unlink()
+    (scores / "comps.json").unlink()
     (tmp_path / "entry.yaml").write_text(RECIPE.format(year=year, evaluate="val", along=""))
-    track, monkeypatched = f"babylm-{year}-strict-small", tmp_path / "out"
-    command = ["submission", "write", str(tmp_path / "entry.yaml"), "one", str(monkeypatched), "--track", track]
-    command += ["--runs", str(runs), "--incomplete"]
-    done = CliRunner().invoke(app, command)
+    track = f"babylm-{year}-strict-small"
+    command = ["submission", "write", str(tmp_path / "entry.yaml"), "one", str(tmp_path / "out"), "--track", track]
+    done = CliRunner().invoke(app, [*command, "--runs", str(runs), "--evaluate"])
     assert done.exit_code == 0, done.output
-    assert "reading:published: not measured yet" in done.output
-    assert "entity-tracking-fast" in done.output
+    assert re.search(r"reading +.? reading:published +.? 1,726 +.? yes +.? eye_tracking", done.output)
+    assert re.search(r"blimp, fast +.? blimp-fast +.? 13,400 +.? 5 of 5 +.? \d", done.output)
     check = ["submission", "check", str(tmp_path / "out/one"), "--track", track]
     looked = CliRunner().invoke(app, check)
-    assert looked.exit_code == (year == "2025")
-    assert "reading: is missing" in looked.output
-    assert CliRunner().invoke(app, [*command[:-1], "--evaluate"]).exit_code == 0
-    looked = CliRunner().invoke(app, check)
     assert (looked.exit_code, looked.output.splitlines()[-1]) == (0, "no faults")
+    (tmp_path / "out/one/main/finetune/wsc/predictions.json").unlink()
+    looked = CliRunner().invoke(app, check)
+    assert (looked.exit_code, looked.output.splitlines()[-1]) == (1, "1 faults, and 0 that the year's own code takes")

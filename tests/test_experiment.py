@@ -23,6 +23,7 @@ from tutelage.results import _without_local_paths
 from tutelage.scoring import Scoring
 from tutelage.training import checkpoint
 from tutelage.training.parallel import Group
+from tutelage.word_counts import SCHEDULES
 
 RECIPE = """
 name: toy
@@ -238,6 +239,18 @@ def test_a_length_in_words_ends_at_its_last_checkpoint(done) -> None:
     found = opened(done[0], changed)[0].plan_of("wide")
     assert found.words[1000] == found.total
     assert opened(done[0], changed.replace("1K", "1001"))[0].plan_of("wide").words.keys() == {500}
+
+
+def test_the_end_stands_for_a_checkpoint_of_babylm_a_little_beyond_it(done, monkeypatch) -> None:
+    def kept(words: int, written: str = "babylm-strict-small") -> dict[int, int]:
+        changed = with_checkpoints(written).replace("wide: {", f"wide: {{steps: null, words: {words}, ")
+        found = opened(done[0], changed)[0].plan_of("wide")
+        assert all(step <= found.total for step in found.words.values())
+        return {count: found.total - step for count, step in found.words.items()}
+
+    monkeypatch.setitem(SCHEDULES, "babylm-strict-small", (500, 1000))
+    assert kept(1000)[1000] == kept(991)[1000] == 0
+    assert kept(989).keys() == kept(991, "[500, 1000]").keys() == {500}
 
 
 def test_changed_teacher_makes_the_student_another_one(done) -> None:

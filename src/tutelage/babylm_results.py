@@ -24,13 +24,17 @@ from tutelage.evaluation.submission_format import FORMATS, Backend, Format, Task
 from tutelage.evaluation.suites import find_suite
 from tutelage.evaluations import Found, find
 from tutelage.experiment import Experiment, Piece
+from tutelage.progress import progress
 from tutelage.recipe import Evaluation, Teacher
+from tutelage.recipe_finetune import GLUE_7
 from tutelage.run_folder import Json
 from tutelage.scoring import Scoring, Subject, in_words
 from tutelage.track_rules import TRACKS
 from tutelage.word_counts import revision
 
 AOA = "aoa"
+DIGEST = 64
+"""Longer values are not shown: a digest tells people nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,7 @@ def write_results(
     gathered = _Gathered(scoring, piece, form, short)
     if measure:
         gathered.measure()
-    submission, lines = gathered.all()
+    submission, lines = gathered.submission()
     if not (submission.full or submission.fast or submission.surprisals):
         raise UserError(f"nothing of {track} is measured of {piece} yet:\n{reasons(lines, form.year)}")
     if not (form.optional or incomplete) and any(line.missing for line in lines):
@@ -157,13 +161,18 @@ class _Gathered:
         self.lacking: dict[str, str] = {}
         """Why an evaluation cannot be measured here."""
         tasks = (*form.full, *form.glue, *form.fast)
-        for name in dict.fromkeys([*(name for task in tasks for name in self._names(task)), AOA]):
-            try:
-                self.found[name] = find(name, self.settings)
-            except UserError as error:
-                self.lacking[name] = str(error)
+        names = dict.fromkeys([*(name for task in tasks for name in self._names(task)), AOA])
+        with progress("reading benchmarks", len(names), "benchmarks") as tracker:
+            for name in names:
+                try:
+                    self.found[name] = find(name, self.settings)
+                except UserError as error:
+                    self.lacking[name] = str(error)
+                tracker.advance(1)
         self.scoring = self._scoring(self.found)
-        self.states = {revision(words): state for words, state in self.scoring.along(self.subject).items()}
+        kept = {revision(words): state for words, state in self.scoring.along(self.subject).items()}
+        self.states = {name: kept[name] for name in schedule(track) if name in kept}
+        """The model at the track's checkpoints."""
 
     def measure(self) -> None:
         """Measure what is not measured yet, as far as its files are here."""
@@ -172,8 +181,8 @@ class _Gathered:
         names += [AOA] if self.states else []
         self._scoring([name for name in names if name in self.found]).score(self.subject)
 
-    def all(self) -> tuple[Submission, list[Line]]:
-        """Put everything together."""
+    def submission(self) -> tuple[Submission, list[Line]]:
+        """Put everything together, and say what became of every task."""
         full: dict[str, Json] = {}
         lines: list[Line] = []
         for task in (*self.form.full, *self.form.glue):
@@ -232,43 +241,44 @@ class _Gathered:
 
     def _along(self, task: Task, fast: dict[str, dict[str, Fast]]) -> Line:
         """Collect a fast task of all checkpoints."""
-        names = schedule(self.track)
-        found = {name: self._task(self.states[name], task) for name in names if name in self.states}
+        found = {name: self._task(state, task) for name, state in self.states.items()}
         done = {name: result for name, (_, result) in found.items() if result is not None}
         for name, result in done.items():
             fast.setdefault(name, {})[task.key] = result
-        last = [line.score for line, _ in found.values() if line.score][-1:]
+        lines = [line for line, _ in found.values()]
         return Line(
             task=task.key,
             evaluation=task.evaluation,
             items=sum(task.sizes.values()),
             done=len(done),
-            asked=len(names),
+            asked=len(schedule(self.track)),
             fast=True,
-            score="".join(last),
-            missing="; ".join(dict.fromkeys(line.missing for line, _ in found.values() if line.missing))
-            if found
-            else NO_CHECKPOINTS,
-            note=_ended(len(found), len(names)),
+            score="".join([line.score for line in lines if line.score][-1:]),
+            missing="; ".join(dict.fromkeys(line.missing for line in lines if line.missing)) or self._no_checkpoints(),
+            note=self._ended(),
         )
 
     def _surprisals(self) -> tuple[Json | None, float | None, Line]:
         """Return the surprisals of words at the track's checkpoints, and what they score."""
-        names = schedule(self.track)
-        line = Line(task=AOA, evaluation=AOA, items=self.form.words, asked=len(names))
+        line = Line(task=AOA, evaluation=AOA, items=self.form.words, asked=len(schedule(self.track)))
         score = self.scoring.read(self.subject, AOA) if AOA in self.found else None
         if score is None or not self.states:
-            why = self._why(self.subject, AOA) if self.states else NO_CHECKPOINTS
-            return None, None, replace(line, missing=why)
-        rows = surprisal_rows(self.scoring.folder(self.subject), names)
-        steps = {row["step"] for row in rows}
-        said = as_submission(rows, self.piece.name, len(steps))
+            return None, None, replace(line, missing=self._no_checkpoints() or self._why(self.subject, AOA))
+        rows = surprisal_rows(self.scoring.folder(self.subject), list(self.states))
+        said = as_submission(rows, self.piece.name, len(self.states))
         value = None
         if self.form.optional:
             rules, tokenizer = CONVENTIONS[self.form.year], self.experiment.data.tokenizer
             value = evaluate_acquisition(said, find_acquisition(), rules, tokenizer).values[AOA].value
-        line = replace(line, done=len(steps), score=in_words(score), note=_ended(len(steps), len(names)))
-        return said, value, line
+        return said, value, replace(line, done=len(self.states), score=in_words(score), note=self._ended())
+
+    def _no_checkpoints(self) -> str:
+        missing = "no checkpoint of this track was kept; models.*.checkpoints asks for them, before training"
+        return "" if self.states else missing
+
+    def _ended(self) -> str:
+        asked = len(schedule(self.track))
+        return f"training kept {len(self.states)} of {asked} checkpoints" if 0 < len(self.states) < asked else ""
 
     def _why(self, subject: Subject, name: str) -> str:
         """Say why there is no score."""
@@ -277,14 +287,10 @@ class _Gathered:
         changes = self.scoring.changes(subject, name)
         if changes is None:
             return "not measured yet"
-        return "measured of something else: " + ", ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changes)
-
-
-NO_CHECKPOINTS = "no checkpoint of this track was kept; models.*.checkpoints asks for them, before training"
-
-
-def _ended(kept: int, asked: int) -> str:
-    return f"training kept {kept} of {asked} checkpoints" if 0 < kept < asked else ""
+        told = [
+            key if len(f"{old}{new}") > DIGEST else f"{key} was {old!r} and is {new!r} now" for key, old, new in changes
+        ]
+        return f"measured of something else ({', '.join(told)})"
 
 
 def reasons(lines: Sequence[Line], year: str) -> str:
@@ -299,8 +305,11 @@ def reasons(lines: Sequence[Line], year: str) -> str:
         list(dict.fromkeys(line.evaluation for line in lines if line.missing and line.fast == fast))
         for fast in (False, True)
     )
+    tuned = [f"glue:{name}" for name in GLUE_7]
+    if set(tuned) <= set(full):
+        full = [*(name for name in full if name not in tuned), "glue"]
     if full or along:
-        told.append("In the recipe, for `tutelage evaluate` (or at once, by --evaluate):")
+        told.append("Measured, once their data are here, by --evaluate; or by `tutelage evaluate` with, in the recipe:")
     if full:
         told.append(f"  evaluate: [{', '.join(full)}]")
     if along:

@@ -337,6 +337,26 @@ def test_missing_tasks_are_null_in_2026_and_refused_in_2025(tmp_path: Path) -> N
         assert all(fault.allowed == (year == "2026") for fault in faults)
 
 
+def test_earlier_files_are_replaced_whole_and_others_left_alone(tmp_path: Path) -> None:
+    there = complete("2026", checkpoints=0)
+    small = replace(there, full={"reading": there.full["reading"], "wsc": there.full["wsc"]}, surprisals=None)
+    written = write_submission(small, tmp_path)
+    content = written.read_bytes()
+    broken = measured_predictions(reading([{"id": 0, "pred": 1.0, "prev_pred": None}]))
+    with pytest.raises(UserError, match="has 1 predictions"):
+        write_submission(replace(small, full={"reading": broken}), tmp_path)
+    assert written.read_bytes() == content
+    again = write_submission(replace(small, full={"wsc": there.full["wsc"]}), tmp_path)
+    assert again == written
+    assert again.read_bytes() != content
+    assert not (tmp_path / "tiny/main/zero_shot").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+    (tmp_path / "tiny/main/report.txt").write_text("by hand")
+    with pytest.raises(UserError, match=r"holds main/report\.txt, which is no result file of ours"):
+        write_submission(small, tmp_path)
+    assert again.is_file()
+
+
 def test_training_that_ended_early(tmp_path: Path) -> None:
     short = complete("2025", checkpoints=11)  # 20M words
     written = write_submission(short, tmp_path / "2025")
