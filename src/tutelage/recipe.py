@@ -149,7 +149,7 @@ class Model(Section):
     checkpoints: Literal["babylm-strict-small", "babylm-strict"] | tuple[Words, ...] = ()
     """Also keep the weights where so many words were seen, repeats included: a list (`[100K, 1M]`), or what BabyLM asks
     for, 1M to 9M and 10M to 100M (`babylm-strict-small`), on to 1000M (`babylm-strict`). Those beyond the run's length
-    are left out. `name@words-1M` names one."""
+    are left out; the end stands for the next one of BabyLM's that is less than 1 % away. `name@words-1M` names one."""
     like: str | None = None
     """Take every setting not given here from that model (resolved before anything else)."""
     without: str | tuple[str, ...] = ()

@@ -339,7 +339,8 @@ def test_missing_tasks_are_null_in_2026_and_refused_in_2025(tmp_path: Path) -> N
 
 def test_earlier_files_are_replaced_whole_and_others_left_alone(tmp_path: Path) -> None:
     there = complete("2026", checkpoints=0)
-    small = replace(there, full={"reading": there.full["reading"], "wsc": there.full["wsc"]}, surprisals=None)
+    small = replace(there, full={key: there.full[key] for key in ("reading", "wsc")}, surprisals=None)
+    small = replace(small, age_of_acquisition=None)
     written = write_submission(small, tmp_path)
     content = written.read_bytes()
     broken = measured_predictions(reading([{"id": 0, "pred": 1.0, "prev_pred": None}]))
