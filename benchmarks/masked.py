@@ -23,7 +23,7 @@ from common import Json, Work, arguments, child, median, run_rounds, table, writ
 
 from tutelage.models.presets import _modernbert
 
-SHAPE = _modernbert(256, 11, 8, 512)
+SHAPE = _modernbert(256, 12, 8, 512)
 MINICONS_BATCHES = (8, 32)
 PART = 200
 """Of the pairs that both score, one in so many."""
