@@ -35,7 +35,23 @@ def test_shipped_recipes_load_and_survive_being_written_out(name: str) -> None:
     what = load_recipe(name)
     assert what.name == name
     assert Recipe.model_validate(yaml.safe_load(yaml.safe_dump(what.model_dump(mode="json")))) == what
-    assert any(model.without for model in what.models.values()), "a recipe that distils ships its control"
+    like = {model.like for model in what.models.values() if any(stage.teachers for stage in model.stages)}
+    plain = [model for name, model in what.models.items() if model.without or name in like]
+    assert any(not stage.teachers for model in plain for stage in model.stages), "a recipe that distils has a control"
+
+
+@pytest.mark.parametrize(("key", "value"), [("gate", "advantage"), ("schedule", "linear")])
+def test_teachers_that_fall_silent_need_a_text(key: str, value: str) -> None:
+    text = BASE.partition("  control")[0]
+    silenced = ("next_token: 0.2, distill: {weight: 0.6", f"distill: {{{key}: {value}")
+    refused(text.replace(*silenced), rf"x\.yaml:11: .*`distill.{key}` silences the teachers")
+
+
+@pytest.mark.parametrize("kind", ["sparse", "top_k"])
+def test_a_temperature_that_changes_needs_the_whole_distribution(kind: str) -> None:
+    changing = ("temperature: 2}}", f"temperature: {{start: 4, end: 1}}}}}}\n        cache: {kind}")
+    refused(BASE.replace(*changing), f"`cache: {kind}` keeps what teachers say at one temperature")
+    recipe_from_text(BASE.replace(*changing).replace(kind, "hidden"))
 
 
 def test_control_is_the_student_without_teachers() -> None:
@@ -71,6 +87,14 @@ def test_overrides_come_before_like() -> None:
         (("epochs: 6", "epochs: 6\n    steps: 7"), "exactly one of `epochs`, `steps`"),
         ((", distill: {weight: 0.6, temperature: 2}", ""), "`teachers` and `objectives.distill` go together"),
         (("next_token: 0.2", "next_token: 0.2, masked: 1"), "exclude each other"),
+        (("temperature: 2}", "temperature: 2, schedule: step}"), r"x\.yaml:11: .*schedule: `kind: step` needs `over`"),
+        (("temperature: 2}", "schedule: {kind: linear, warmup: 3}}"), "`warmup` goes with `kind: wsd`"),
+        (("temperature: 2}", "schedule: {kind: linear, over: 30 %}}"), r"'30 %' is neither a share like 17%"),
+        (("temperature: 2}", "schedule: {kind: linear, over: 0%}}"), "a length of 0% is none"),
+        (("temperature: 2}", "schedule: {kind: linear, over: -3}}"), "a length of -3 is none"),
+        (("temperature: 2}", "schedule: slow}"), r"distill\.schedule: .*'ratio_linear' \(given: 'slow'\)"),
+        (("temperature: 2}", "gate: {kind: confidence, share: 0.3}}"), "`share` goes with `kind: skip_certain`"),
+        (("temperature: 2}", "temperature: {start: 4}}"), r"temperature\.end: Field required"),
         (
             ("like: student", "like: studet"),
             r"x\.yaml:12: models\.control\.like names 'studet', .*did you mean 'student'",

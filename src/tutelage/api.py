@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from tutelage import bench as timing
-from tutelage import caches, tracks
+from tutelage import caches, token_scores, tracks
 from tutelage import show as estimates
 from tutelage.babylm_export import export_babylm as make_upload_folder
 from tutelage.babylm_results import Results, format_of, options_here, write_results
@@ -37,6 +37,7 @@ from tutelage.recipe import Evaluation, Recipe, Teacher
 from tutelage.recipe_file import load_recipe, shipped_recipes
 from tutelage.results import summarise
 from tutelage.scoring import HELD_OUT, Scoring
+from tutelage.teaching import outside
 from tutelage.training.parallel import process_group
 
 Source = Recipe | str | Path
@@ -173,6 +174,35 @@ def cache_verify(source: Source, overrides: Sequence[str] = (), runs: str | Path
     """Compare every checksum of the teacher caches of a recipe; what is damaged stands in `damaged`."""
     with _open(source, overrides, runs) as (experiment, _):
         return caches.verify(experiment)
+
+
+def score(
+    source: Source,
+    model: str,
+    overrides: Sequence[str] = (),
+    runs: str | Path = RUNS,
+    to: str | Path | None = None,
+) -> token_scores.ScoreReport:
+    """Score every token of the training rows by a model, for selections; see `token_scores.ScoreReport`.
+
+    Args:
+        source: the recipe, whose rows are scored.
+        model: a trained model of the recipe (`name`, `name[seed]`, `name@step-N`), a folder or a hub id.
+        overrides: changes to the recipe.
+        runs: folder of runs.
+        to: where to keep the scores; where the recipe's selections look for them unless given.
+
+    Raises:
+        UserError: the model is not trained, or has another vocabulary, or the folder holds other scores.
+    """
+    try:
+        wanted = Teacher.model_validate(model)
+    except ValidationError as error:
+        raise UserError(f"'{model}' is no model: write name, name[seed], name@step-N, a folder or a hub id") from error
+    with _open(source, overrides, runs) as (experiment, _):
+        if wanted.model not in experiment.recipe.models:
+            outside.check(wanted, experiment.data.tokenizer, experiment.recipe.models)
+        return token_scores.score(experiment, wanted, None if to is None else Path(to))
 
 
 def export(

@@ -7,6 +7,7 @@ are taught the same; other teachers, rows or numbers mean another folder.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -45,7 +46,7 @@ def cache_of(experiment: Experiment, piece: Piece, index: int) -> TeacherCache:
     identities = [experiment.identity_of(teacher) for teacher in stage.teachers]
     return TeacherCache(
         experiment.folder / "caches",
-        _key(what.data, store, source, identities),
+        key_of(what.data, store, source, identities),
         encoding_at(experiment, piece, index),
         source,
         live=lambda: experiment.teachers_of(stage, model.reads),
@@ -74,9 +75,11 @@ def encoding_of(stage: recipe.Stage, widths: Sequence[int], precision: str, voca
     mixture: dict[str, Any] = {"weights": list(weights)}
     if len(weights) > 1:
         mixture["combine"] = stage.combine
+    temperature = distill.temperature
+    assert not isinstance(temperature, recipe.TemperatureSchedule)  # the recipe refuses it
     if kept.kind == "sparse":
-        return Sparse(kept.draws, 1 if varies else kept.sets, distill.temperature, mixture, vocab_size)
-    return TopK(min(kept.k, vocab_size), distill.temperature, mixture, vocab_size)
+        return Sparse(kept.draws, 1 if varies else kept.sets, temperature, mixture, vocab_size)
+    return TopK(min(kept.k, vocab_size), temperature, mixture, vocab_size)
 
 
 def encoding_at(experiment: Experiment, piece: Piece, index: int) -> Encoding:
@@ -90,8 +93,8 @@ def encoding_at(experiment: Experiment, piece: Piece, index: int) -> Encoding:
 
 def epochs_of(experiment: Experiment, name: str, index: int) -> range:
     """Return the epochs for which the cache of a stage has slots; one where rows are the same in all."""
-    ends = (0, *experiment.plan_of(name).ends)
-    return epochs_read(_source(experiment, name), ends[index], ends[index + 1])
+    plan = experiment.plan_of(name)
+    return epochs_read(_source(experiment, name), plan.start_of(index), plan.heard_until(index))
 
 
 def size_of(experiment: Experiment, piece: Piece, index: int) -> float:
@@ -109,17 +112,19 @@ def check(experiment: Experiment, piece: Piece) -> None:
             check_size(size_of(experiment, piece, index), stage.cache.limit_gib * 2**30, remedy)
 
 
-def voice(experiment: Experiment, piece: Piece, index: int, taken: Form, opened_: ExitStack) -> Voice | None:
+def voice(experiment: Experiment, piece: Piece, index: int | None, taken: Form, opened_: ExitStack) -> Voice | None:
     """Return who teaches in a stage.
 
     Args:
         experiment: the experiment.
         piece: the student.
-        index: of the stage.
+        index: of the stage; None where its teachers are no longer heard.
         taken: the student's form of arithmetic.
         opened_: holds the cache of the stage before, which is closed.
     """
     opened_.close()
+    if index is None:
+        return None
     model = experiment.recipe.models[piece.name]
     stage = model.stages[index]
     if not stage.teachers:
@@ -142,10 +147,12 @@ def build_ahead(experiment: Experiment, piece: Piece) -> float:
 @contextmanager
 def opened_at(experiment: Experiment, piece: Piece, index: int, mend: bool = False) -> Iterator[TeacherCache]:
     """Open the cache of a piece's stage; see `opened`."""
-    wished, ends = experiment.recipe.models[piece.name].stages[index].cache, (0, *experiment.plan_of(piece.name).ends)
+    wished, plan = experiment.recipe.models[piece.name].stages[index].cache, experiment.plan_of(piece.name)
     assert wished is not None
     epochs = epochs_of(experiment, piece.name, index)
-    read = (ends[index + 1] - ends[index]) / _source(experiment, piece.name).steps_per_epoch / len(epochs)
+    read = (
+        (plan.heard_until(index) - plan.start_of(index)) / _source(experiment, piece.name).steps_per_epoch / len(epochs)
+    )
     cache = cache_of(experiment, piece, index)
     with opened(cache, wished, epochs, experiment.group, str(piece), mend, read) as one:
         yield one
@@ -231,7 +238,7 @@ def _source(experiment: Experiment, name: str) -> BatchSource:
     return experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
 
 
-def _key(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Sequence[str]) -> dict[str, Any]:
+def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Sequence[str]) -> dict[str, Any]:
     """Say everything about rows and teachers that decides what the teachers say.
 
     Args:
@@ -247,6 +254,8 @@ def _key(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Se
     masking = asdict(source.masking) if source.masking is not None else None
     if masking is not None:
         masking["special_ids"] = list(masking["special_ids"])
+    # Through JSON, since a key is compared with one that was read from a file.
+    mixture = {} if source.mixture is None else {"ul2": json.loads(json.dumps(asdict(source.mixture)))}
     return {
         "tokens": store.digest,
         "tokenizer": store.tokenizer_id,
@@ -255,7 +264,7 @@ def _key(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Se
         "seed": data.seed,
         "masking": masking,
         "teachers": list(teachers),
-    }
+    } | mixture
 
 
 def _build(cache: TeacherCache, epochs: range, group: Group, label: str, mend: bool, read: float) -> None:

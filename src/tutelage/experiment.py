@@ -12,15 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tutelage import caching, machine, recipe
+from tutelage import caching, costs, machine, recipe, selecting
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
+from tutelage.corpus.ul2 import mixture_of
 from tutelage.errors import UserError, nearest
 from tutelage.files import fingerprint, read_json
-from tutelage.models.build import Kind, build, load, shape
+from tutelage.models.build import Kind, build, load, shape, shape_of
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.language_model import LanguageModel
+from tutelage.progress import console
 from tutelage.recipe import Recipe
 from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching import outside
@@ -66,6 +68,7 @@ class Experiment:
         self.recipe = what
         self.folder = runs / what.name
         self.group = group
+        self._costs: dict[tuple[str, Kind], Cost] = {}
         machine.set_up()
 
     # --- who comes when
@@ -90,7 +93,7 @@ class Experiment:
             if name in path:
                 raise UserError(f"models teach each other in a circle: {' -> '.join((*path, name))}")
             model = self.recipe.models[name]
-            for teacher in (t for stage in model.stages for t in stage.teachers):
+            for teacher in (t for stage in model.stages for t in stage.needs):
                 if teacher.model in self.recipe.models:
                     self.piece_of(teacher)
                     visit(teacher.model, (*path, name))
@@ -115,8 +118,9 @@ class Experiment:
         return RunFolder(self.folder / piece.name / f"seed-{piece.seed}")
 
     def references_to(self, name: str) -> list[recipe.Teacher]:
-        """Return where a model is named as a teacher or as a member of an ensemble."""
-        teachers = [t for model in self.recipe.models.values() for stage in model.stages for t in stage.teachers]
+        """Return where a model is named as a teacher, scorer or member of an ensemble, or to sort held-out text."""
+        teachers = [t for model in self.recipe.models.values() for stage in model.stages for t in stage.needs]
+        teachers += [self.recipe.evaluation.buckets.by] if self.recipe.evaluation.buckets else []
         teachers += [
             recipe.Teacher.model_validate(member)
             for name_compared in self.recipe.compare.models
@@ -155,11 +159,15 @@ class Experiment:
             rate = masked.rate if masked else recipe.Masked().rate
             special = tuple(sorted(tokenizer.all_special_ids))
             masking = Masking(rate, tokenizer.mask_token_id, len(tokenizer), special, data.seed)
-        return BatchSource(split, data.rows, batch_rows, data.seed, tokenizer.pad_token_id or 0, masking, shuffle)
+        pad_id = tokenizer.pad_token_id or 0
+        # Held-out rows stay as they are, so that losses on them compare with any causal model's.
+        ul2 = model.ul2 if shuffle else None
+        mixture = mixture_of(ul2, tokenizer, data.rows.length, data.seed) if ul2 is not None else None
+        return BatchSource(split, data.rows, batch_rows, data.seed, pad_id, masking, shuffle, mixture)
 
     def plan_of(self, name: str) -> Plan:
         """Return a model's steps, stages and evaluations."""
-        model = self.recipe.models[name]
+        model = costs.in_steps(self, name)
         source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
         words = frozenset(t.words for t in self.references_to(name) if t.words is not None)
         words_per_token = self.data.train.words / len(self.data.train)
@@ -181,21 +189,25 @@ class Experiment:
         self.finished(piece)
         if teacher.checkpoint == "best":
             return load(str(run.hf.absolute()), self.data.tokenizer, reads)
-        step = self.step_of(teacher)
+        folder = self._kept(teacher)
         learner = Learner(self.new_model(piece))
-        kept = checkpoint.steps_in(run.checkpoints)
+        fault = checkpoint.verify(folder)
+        if fault is not None:
+            raise UserError(f"'{teacher}': {folder}: {fault}; delete {run.path} and run again")
+        checkpoint.load_weights(folder, learner)
+        return learner.model
+
+    def _kept(self, teacher: recipe.Teacher) -> Path:
+        """Return the folder of a named checkpoint; refuse one that was not kept."""
+        checkpoints, step = self.run_of(self.piece_of(teacher)).checkpoints, self.step_of(teacher)
+        kept = checkpoint.steps_in(checkpoints)
         if step not in kept:
             raise UserError(
                 f"'{teacher}': that checkpoint was not kept; there are {kept}. Those that a recipe names are kept, "
                 "at models.*.checkpoints also, or "
                 "all of them with models.*.keep=all"
             )
-        folder = checkpoint.folder_of(run.checkpoints, step)
-        fault = checkpoint.verify(folder)
-        if fault is not None:
-            raise UserError(f"'{teacher}': {folder}: {fault}; delete {run.path} and run again")
-        checkpoint.load_weights(folder, learner)
-        return learner.model
+        return checkpoint.folder_of(checkpoints, step)
 
     def step_of(self, teacher: recipe.Teacher) -> int:
         """Return the step of a checkpoint of this recipe that is named: `last`, `step-N` or `words-N`.
@@ -218,11 +230,21 @@ class Experiment:
         return kept[teacher.words]
 
     def teachers_of(self, stage: recipe.Stage, reads: Kind, taken: Form | None = None) -> Ensemble:
-        """Load a stage's teachers; they compute in a form if one is given, as in their student's."""
+        """Load a stage's teachers; they compute in a form if one is given, as in their student's.
+
+        Raises:
+            UserError: they are not trained, or larger than the memory that is free.
+        """
+        self.check_memory(stage.teachers, reads)
         models = [self.trained(teacher, reads) for teacher in stage.teachers]
         if taken is not None:
             models = [taken.give(model) for model in models]
         return Ensemble(models, [teacher.weight for teacher in stage.teachers], stage.combine)
+
+    def check_memory(self, teachers: Sequence[recipe.Teacher], reads: Kind) -> None:
+        """Refuse models that teach or score and do not fit in memory together, before any of them is loaded."""
+        size = 4.0 * sum(self.cost_of(teacher, reads).parameters for teacher in teachers)
+        machine.check_memory(size, " and ".join(map(str, teachers)), self.group.device.type)
 
     def identity_of(self, teacher: recipe.Teacher) -> str:
         """Return a digest of the weights that teach."""
@@ -233,15 +255,16 @@ class Experiment:
         self.finished(piece)
         if teacher.checkpoint == "best":
             return outside.identity(str(run.hf.absolute()))
-        manifest = read_json(checkpoint.folder_of(run.checkpoints, self.step_of(teacher)) / "manifest.json")
+        manifest = read_json(self._kept(teacher) / "manifest.json")
         return fingerprint([self.wish(piece), manifest["sha256"]["model.safetensors"]])
 
     def check(self, pieces: Sequence[Piece]) -> None:
         """Find now what would otherwise stop a model when its turn comes, hours after its teachers'.
 
         Raises:
-            UserError: a shape, length or stage that cannot be, a cache beyond its limit, an outside model that is
-                missing or speaks another vocabulary, or a folder that holds a run with other settings.
+            UserError: a shape, length or stage that cannot be, a cache beyond its limit, a selection of too few rows,
+                an outside model that is missing or speaks another vocabulary, live teachers larger than memory, or a
+                folder that holds a run with other settings.
         """
         for name in dict.fromkeys(piece.name for piece in pieces):
             model = self.recipe.models[name]
@@ -249,12 +272,23 @@ class Experiment:
             if model.weights is not None:
                 outside.check_vocabulary(model.weights, self.data.tokenizer)
             self.cost_of(recipe.Teacher(model=name), model.reads)
-            for teacher in (t for stage in model.stages for t in stage.teachers):
+            for teacher in (t for stage in model.stages for t in stage.needs):
                 if teacher.model not in self.recipe.models:
                     outside.check(teacher, self.data.tokenizer, self.recipe.models)
+                elif model.ul2 and model.ul2.span and not self.recipe.models[teacher.model].ul2 and self.group.is_main:
+                    console.print(
+                        f"[yellow]{name}: its teacher '{teacher}' has never read a row with sentinels, and is asked "
+                        "about such rows; give it the objective `ul2` too"
+                    )
+            selecting.check(self, name)
         for piece in pieces:
             if self.run_of(piece).finished is None:
-                form.check(piece.name, self.recipe.models[piece.name], self.group.size)
+                model = self.recipe.models[piece.name]
+                form.check(piece.name, model, self.group.size)
+                for stage in model.stages:
+                    self.check_memory(stage.teachers if stage.cache is None else (), model.reads)
+                    for scorer in stage.select.scorers if stage.select else ():
+                        self.check_memory([scorer], model.reads)
             caching.check(self, piece)
             self.run_of(piece).holds(self.wish(piece))
 
@@ -281,11 +315,16 @@ class Experiment:
             return begun
         return machine.precision(wished)
 
+    def precision_for(self, scorer: recipe.Teacher) -> Literal["fp32", "bf16"]:
+        """Return the arithmetic in which a model scores: its own, or for one from outside the machine's."""
+        inside = scorer.model in self.recipe.models
+        return self.precision_of(self.piece_of(scorer)) if inside else machine.precision("auto")
+
     def wish(self, piece: Piece) -> Json:
         """Say everything that decides a piece's result; what a finished run is checked against."""
-        model = self.recipe.models[piece.name]
+        model = costs.in_steps(self, piece.name)
         teachers = {}
-        for teacher in (t for stage in model.stages for t in stage.teachers):
+        for teacher in (t for stage in model.stages for t in stage.needs):
             inside = teacher.model in self.recipe.models
             teachers[str(teacher)] = (
                 fingerprint(self.wish(self.piece_of(teacher))) if inside else outside.identity(teacher.model)
@@ -307,23 +346,11 @@ class Experiment:
             "teachers": teachers,
         } | ({"weights": outside.identity(model.weights)} if model.weights is not None else {})
 
-    def teacher_flops(self, name: str, live: bool = False) -> float:
-        """Return the operations of the teachers for one seed of a model; `live`: as if there were no caches."""
-        model, ends = self.recipe.models[name], self.plan_of(name).ends
-        source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
-        per_step = source.tokens_per_epoch / source.steps_per_epoch
-        total = 0.0
-        for index, (stage, start, end) in enumerate(zip(model.stages, (0, *ends), ends, strict=False)):
-            taught = stage.model_copy(update={"cache": None}) if live else stage
-            costs = [self.cost_of(teacher, model.reads) for teacher in stage.teachers]
-            passed = float(source.tokens_per_epoch * len(caching.epochs_of(self, name, index)))
-            total += caching.teaching_flops(taught, costs, len(self.data.tokenizer), per_step * (end - start), passed)
-        return total
-
     def cost_of(self, teacher: recipe.Teacher, reads: Kind) -> Cost:
         """Return the cost of a model of this recipe, or of a teacher from outside."""
-        if teacher.model not in self.recipe.models:
-            return cost_of(self.trained(teacher, reads).hf, reads, self.recipe.data.rows.length)
-        model = self.recipe.models[teacher.model]
-        hf = shape(model, self.data.tokenizer, self.recipe.data.rows.length)
-        return cost_of(hf, reads, self.recipe.data.rows.length)
+        key = (teacher.model, reads)
+        if key not in self._costs:
+            length, model = self.recipe.data.rows.length, self.recipe.models.get(teacher.model)
+            hf = shape_of(teacher.model, reads) if model is None else shape(model, self.data.tokenizer, length)
+            self._costs[key] = cost_of(hf, reads, length)
+        return self._costs[key]

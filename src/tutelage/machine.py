@@ -7,13 +7,14 @@ import math
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from tutelage import __version__
+from tutelage.errors import UserError
 
 PAGES_KEPT = 1 << 30
 """Blocks of memory up to this size are kept for reuse when they are freed."""
@@ -127,6 +128,41 @@ def environment() -> dict[str, Any]:
     }
 
 
+def free_memory(device: str = "cpu") -> float | None:
+    """Return the bytes that this process may still take on a device, or None where the system does not tell."""
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.mem_get_info()[0])
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        found += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    # What a container may have; files that the kernel keeps in memory would make room.
+    with suppress(OSError, ValueError, IndexError):
+        group = Path("/sys/fs/cgroup")
+        limit, taken = (float((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+        found.append(limit - taken + sum(float(line.split()[1]) for line in lines if line.startswith("inactive_file")))
+    return min(found, default=None)
+
+
+def check_memory(size: float, what: str, device: str = "cpu") -> None:
+    """Refuse what would take more memory than is free on this machine, or on its device.
+
+    Raises:
+        UserError: with both sizes and the remedies.
+    """
+    for place in dict.fromkeys(("cpu", device)):
+        free = free_memory(place)
+        if free is not None and size > free:
+            raise UserError(
+                f"{what} would take {size / 2**30:.1f} GiB of memory in float32, this machine "
+                f"{'' if place == 'cpu' else 'on its GPU '}has {free / 2**30:.1f} GiB free: take smaller models, end "
+                "other programs, or keep what teachers say on disk from a larger machine (`cache`)"
+            )
+
+
 @cache
 def cpu_info(key: str) -> str:
     """Return what Linux says of the processor under a key such as `vendor_id`; nothing elsewhere."""
@@ -141,3 +177,26 @@ def cpu_info(key: str) -> str:
 
 def _cpu_flags() -> set[str]:
     return set(cpu_info("flags").split())
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, or to the GPU's other users; to be called seldom."""
+    import gc
+
+    import torch
+
+    gc.collect()  # recorded or compiled models hold on to themselves
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def memory_held() -> int | None:
+    """Return the bytes of memory that this process holds: on the GPU if there is one; None where nobody tells."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.memory_reserved()
+    pages = _read("/proc/self/statm").split()
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else None

@@ -12,15 +12,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.errors import UserError
 from tutelage.evaluation import data
-from tutelage.evaluation.acquisition import Checkpoint, as_submission, checkpoint_surprisals, evaluate_acquisition
+from tutelage.evaluation.acquisition import (
+    Checkpoint,
+    as_submission,
+    checkpoint_surprisals,
+    contexts_cut,
+    evaluate_acquisition,
+)
 from tutelage.evaluation.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
 from tutelage.evaluation.acquisition_data import find_acquisition, read_predictors
+from tutelage.evaluation.buckets import buckets, row_losses
 from tutelage.evaluation.calibration import calibration
 from tutelage.evaluation.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.finetune.run import finetune_together, glue_average
@@ -37,7 +46,7 @@ from tutelage.teaching.teachers import Ensemble
 PREDICTORS_2023 = "english_american_predictors.csv"
 PUBLISHED = "published"
 """`reading:published`: surprisals as the published code takes them, which is what result files hold."""
-Need = Literal["checkpoints", "held_out"]
+Need = Literal["checkpoints", "held_out", "reference"]
 
 
 class Speakers:
@@ -72,6 +81,7 @@ class Context:
         checkpoints: of a single model, those kept by words seen; empty where none were asked for, and for ensembles.
         parts: folder for results of parts, so that what is done survives a stop; see `part`.
         held_out: makes the rows of held-out text; None where there is no corpus.
+        reference: returns what the model that sorts held-out rows said of each, `(R, 2)`; see `row_losses`.
     """
 
     name: str
@@ -83,6 +93,7 @@ class Context:
     parts: Path
     checkpoints: Sequence[Checkpoint] = field(default=())
     held_out: Callable[[], BatchSource] | None = None
+    reference: Callable[[], NDArray[np.float64]] | None = None
 
     @property
     def argument(self) -> str:
@@ -126,7 +137,7 @@ class Measurement:
             digests of the files it reads, settings of its own. Called before any training; raises a `UserError` for an
             argument that does not exist or files that are missing.
         arguments: what may stand behind the colon, for messages; nothing if the name stands alone.
-        needs: what else it is measured on: `checkpoints` of the model, `held_out` text.
+        needs: what else it is measured on: `checkpoints` of the model, `held_out` text, a `reference` model.
     """
 
     run: Callable[[Context], MeasuredResult]
@@ -183,7 +194,13 @@ def _aoa(context: Context) -> MeasuredResult:
         return MeasuredResult("aoa", context.convention.name, "aoa", nothing)
     rows = [entry for state in context.checkpoints for entry in said(state.name, state.words_seen, state.load)]
     surprisals = as_submission(rows, context.label, len(context.checkpoints))
-    return evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
+    result = evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
+    cut = contexts_cut(context.ensemble, context.tokenizer, known.contexts)
+    if not cut:
+        return result
+    note = f"of {cut:,} contexts longer than the model's positions only the end was read"
+    values = {key: replace(one, note="; ".join(filter(None, (one.note, note)))) for key, one in result.values.items()}
+    return replace(result, values=values)
 
 
 def _aoa_inputs(argument: str, settings: recipe.Evaluation) -> Json:
@@ -204,6 +221,23 @@ def _calibration(context: Context) -> MeasuredResult:
     if context.held_out is None:
         raise UserError("evaluation 'calibration' is measured on a recipe's held-out text, and there is no recipe here")
     return calibration(context.ensemble, context.held_out(), context.speakers.device, context.precision)
+
+
+# --- easy and hard text
+
+
+def _buckets(context: Context) -> MeasuredResult:
+    chosen = context.settings.buckets
+    if context.held_out is None or context.reference is None or chosen is None:
+        raise UserError("evaluation 'buckets' is measured on a recipe's held-out text, and there is no recipe here")
+    losses_R2 = row_losses(
+        context.ensemble, context.held_out(), context.speakers.device, context.precision, f"buckets {context.label}"
+    )
+    return buckets(losses_R2, context.reference(), chosen.parts, str(chosen.by))
+
+
+def _buckets_inputs(argument: str, settings: recipe.Evaluation) -> Json:
+    return {"parts": settings.buckets.parts if settings.buckets else None}
 
 
 # --- fine-tuning
@@ -273,6 +307,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "reading": Measurement(_reading, _reading_inputs, arguments=(PUBLISHED,)),
     "aoa": Measurement(_aoa, _aoa_inputs, needs=frozenset({"checkpoints"})),
     "calibration": Measurement(_calibration, lambda argument, settings: {}, needs=frozenset({"held_out"})),
+    "buckets": Measurement(_buckets, _buckets_inputs, needs=frozenset({"held_out", "reference"})),
     "glue": Measurement(_glue, _glue_inputs, arguments=tuple(TASKS)),
 }
 """Evaluations beside the suites, by the name before the colon."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
-from tutelage import caching, machine
+from tutelage import caching, costs, machine, selecting
 from tutelage.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.files import fingerprint, read_json, write_json
@@ -15,10 +15,12 @@ from tutelage.models.build import attention, save
 from tutelage.models.cost import cost_of
 from tutelage.progress import console, duration
 from tutelage.run_folder import Json, RunFolder
+from tutelage.teaching.gates import gate_of
 from tutelage.training import checkpoint, form
 from tutelage.training.form import Form
+from tutelage.training.hearing import heard_by_difficulty
 from tutelage.training.loop import Job, train
-from tutelage.training.objectives import Learner
+from tutelage.training.objectives import Learner, first_temperature
 
 FORMING = {"preset", "config", "weights", "attention", "compile", "cuda_graphs"}
 """Settings of a model that its form of arithmetic depends on."""
@@ -35,10 +37,12 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
             return
         model = experiment.recipe.models[piece.name]
         with machine.deterministic(model.deterministic):
+            selections, scoring = selecting.ahead(experiment, piece)
             building = caching.build_ahead(experiment, piece)
         if model.sharding != "none" and experiment.group.size == 1:
             console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
         source = experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
+        chosen = {index: source.with_rows(found.rows, found.targets) for index, found in selections.items()}
         taken = form_of(experiment, piece)
         opened = ExitStack()
         job = Job(
@@ -53,11 +57,12 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
             build=lambda: taken.give(experiment.new_model(piece)),
             teachers=lambda index: caching.voice(experiment, piece, index, taken, opened),
             precision=experiment.precision_of(piece),
+            selected=chosen.get,
         )
         with opened, machine.deterministic(model.deterministic):
             state = train(job, run, experiment.group)
         if experiment.group.is_main:
-            _finish(experiment, piece, run, job, state, building)
+            _finish(experiment, piece, run, job, state, building, scoring)
         experiment.group.barrier()
 
 
@@ -90,9 +95,18 @@ def form_of(experiment: Experiment, piece: Piece) -> Form:
 
 
 def _finish(
-    experiment: Experiment, piece: Piece, run: RunFolder, job: Job, state: checkpoint.State, building: float
+    experiment: Experiment,
+    piece: Piece,
+    run: RunFolder,
+    job: Job,
+    state: checkpoint.State,
+    building: float,
+    scoring: float,
 ) -> None:
-    """Export the best checkpoint and write down what training came to; `building` caches took that many seconds."""
+    """Export the best checkpoint and write down what training came to.
+
+    `building` caches and `scoring` for selections took that many seconds.
+    """
     best = int(state.best["step"])
     learner = Learner(experiment.new_model(piece))
     folder = checkpoint.folder_of(run.checkpoints, best)
@@ -112,20 +126,43 @@ def _finish(
         "tokens": state.tokens,
         "words": round(words),
         "epochs": state.step / job.source.steps_per_epoch,
-        "seconds": timing["seconds"] + building,
+        "seconds": timing["seconds"] + building + scoring,
         "seconds_teaching": None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
+        "seconds_ahead": building + scoring,
         "flops": cost.training_flops * state.tokens,
-        "teacher_flops": experiment.teacher_flops(piece.name),
+        "teacher_flops": costs.teacher_flops(experiment, piece.name),
+        "seconds_scoring": scoring,
+        "scoring_flops": selecting.flops(experiment, piece.name),
         "clip_rate": state.clipped / state.step,
         "best_step": best,
         "val": val,
         "cost": asdict(cost),
         "architecture": learner.model.hf.config.model_type,
     }
+    heard = _heard(experiment, piece, job, learner)
+    if heard:
+        done["heard"] = heard
     save(learner.model, experiment.data.tokenizer, run.hf, model_card(experiment.recipe, piece.name, piece.seed, done))
     write_json(run.path / "finished.json", done)
     took = duration(timing["seconds"])
     console.print(f"{piece}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
+
+
+def _heard(experiment: Experiment, piece: Piece, job: Job, learner: Learner) -> list[Json]:
+    """Measure where the teachers of stages with a gate were heard; nothing where the model is too large for one."""
+    if job.model.sharding != "none" and experiment.group.size > 1:
+        return []
+    found, device = [], experiment.group.device
+    for index, stage in enumerate(job.model.stages):
+        distill = stage.objectives.distill
+        gate = gate_of(distill.gate) if distill else None
+        if distill is not None and gate is not None:
+            teachers = experiment.teachers_of(stage, job.model.reads).to(device)
+            student = learner.to(device).eval().model
+            bins = heard_by_difficulty(student, teachers, gate, first_temperature(distill), job.val)
+            found.append({"stage": index, "bins": bins})
+    learner.cpu()
+    return found
 
 
 @contextmanager

@@ -23,15 +23,23 @@ from tutelage.recipe_data import Share as Share
 from tutelage.recipe_data import Tokenizer as Tokenizer
 from tutelage.recipe_data import Words as Words
 from tutelage.recipe_finetune import Finetuning as Finetuning
+from tutelage.recipe_schedule import Gate as Gate
+from tutelage.recipe_schedule import Length as Length
+from tutelage.recipe_schedule import TemperatureSchedule as TemperatureSchedule
+from tutelage.recipe_schedule import WeightSchedule as WeightSchedule
+from tutelage.recipe_schedule import read_length as read_length
 from tutelage.recipe_stage import TEACHER as TEACHER
 from tutelage.recipe_stage import Cache as Cache
+from tutelage.recipe_stage import Denoiser as Denoiser
 from tutelage.recipe_stage import Distill as Distill
 from tutelage.recipe_stage import Kind as Kind
 from tutelage.recipe_stage import Masked as Masked
 from tutelage.recipe_stage import Objective as Objective
 from tutelage.recipe_stage import Objectives as Objectives
+from tutelage.recipe_stage import Select as Select
 from tutelage.recipe_stage import Stage as Stage
 from tutelage.recipe_stage import Teacher as Teacher
+from tutelage.recipe_stage import Ul2 as Ul2
 from tutelage.word_counts import SCHEDULES
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -68,6 +76,21 @@ class Optim(Section):
     """Largest norm of the gradient; null switches clipping off."""
 
 
+class FlopsOf(Section):
+    """A length that is as many floating-point operations as another model takes; a name stands for `{model: name}`."""
+
+    model: str
+    """Model of this recipe."""
+    teachers: Literal["given", "counted"] = "given"
+    """`given`: its own training and what its teachers compute meanwhile, as if they had been there. `counted`: the
+    training of its teachers too, theirs included, each once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_is_model(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+
 class Model(Section):
     """A model to train: its shape, its length, its teaching."""
 
@@ -80,13 +103,16 @@ class Model(Section):
     kind: Kind | None = None
     """Reads left to right, or both ways; follows from the objectives unless given."""
     epochs: Annotated[float, Field(gt=0)] | None = None
-    """Length in passes over the training rows; name one of `epochs`, `steps`, `tokens`, `words`."""
+    """Length in passes over the training rows; name one of `epochs`, `steps`, `tokens`, `words`, `flops_of`."""
     steps: Count | None = None
     """Length in optimizer steps."""
     tokens: Count | None = None
     """Length in tokens read, repeats included."""
     words: Count | None = None
     """Length in whitespace words read, repeats included."""
+    flops_of: FlopsOf | None = None
+    """Length in steps that cost as much as the whole training of another model: a control at equal FLOPs. For models
+    without teachers and scorers."""
     seeds: Annotated[int, Field(ge=1, le=1000)] | tuple[int, ...] = 1
     """Trained once for each seed: a number (0, 1, ...) or a list of seeds."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
@@ -127,13 +153,15 @@ class Model(Section):
     like: str | None = None
     """Take every setting not given here from that model (resolved before anything else)."""
     without: str | tuple[str, ...] = ()
-    """With `like`: leave out `teachers` (or `distill`, the same) or an objective; the other weights are scaled to sum
-    to 1."""
+    """With `like`: leave out `teachers` (or `distill`, the same), `select`, or an objective; where an objective goes,
+    the other weights are scaled to sum to 1."""
 
     @model_validator(mode="after")
     def _complete(self) -> Model:
-        if sum(x is not None for x in (self.epochs, self.steps, self.tokens, self.words)) != 1:
-            raise ValueError("give its length as exactly one of `epochs`, `steps`, `tokens`, `words`")
+        if sum(x is not None for x in (self.epochs, self.steps, self.tokens, self.words, self.flops_of)) != 1:
+            raise ValueError("give its length as exactly one of `epochs`, `steps`, `tokens`, `words`, `flops_of`")
+        if self.flops_of is not None and any(stage.needs for stage in self.stages):
+            raise ValueError("`flops_of` is for models without teachers and scorers, all of whose steps cost the same")
         if self.preset is None and self.config is None and self.weights is None:
             raise ValueError("give its shape: `preset`, `config` or `weights`")
         if self.weights is not None and (self.preset or self.config):
@@ -155,7 +183,16 @@ class Model(Section):
         rates = {stage.objectives.masked.rate: None for stage in self.stages if stage.objectives.masked}
         if len(rates) > 1:
             raise ValueError(f"stages differ in `masked.rate` ({', '.join(map(str, rates))}); give all the same rate")
+        texts = [stage.objectives.text for stage in self.stages if stage.objectives.text is not None]
+        if self.ul2 is not None and any(text.model_copy(update={"weight": 1.0}) != self.ul2 for text in texts):
+            raise ValueError("stages differ in `ul2`; give all the same shares and denoisers (weights may differ)")
         return self
+
+    @property
+    def ul2(self) -> Ul2 | None:
+        """The mixture of denoisers that rewrites this model's rows, with weight 1."""
+        found = next((stage.objectives.ul2 for stage in self.stages if stage.objectives.ul2), None)
+        return None if found is None else found.model_copy(update={"weight": 1.0})
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -187,6 +224,15 @@ class Compare(Section):
     """Of evaluations that give several numbers: test the one that matters most, or each."""
 
 
+class Buckets(Section):
+    """How held-out rows are sorted into easy and hard ones."""
+
+    by: Teacher
+    """The model of this recipe whose loss on a row says how hard it is."""
+    parts: Annotated[int, Field(ge=2, le=20)] = 3
+    """Parts with equal numbers of rows: 3 are easy, medium and hard."""
+
+
 class Evaluation(Section):
     """How finished models are scored."""
 
@@ -197,6 +243,8 @@ class Evaluation(Section):
     suites and other evaluations that need a model and nothing else. The fast ones (`blimp-fast`) are made for it."""
     batch_tokens: Count | None = None
     """Tokens scored at once; what fits the caches of a CPU, or fills a GPU, unless given."""
+    buckets: Buckets | None = None
+    """The parts of the test split for `buckets`, as in `{by: small, parts: 3}`."""
     finetune: Finetuning = Finetuning()
     """How models are fine-tuned for `glue` and `glue:TASK`."""
 
@@ -235,6 +283,12 @@ class Recipe(Section):
                 raise wrong(("models", name), "a model's name has letters, digits, '_' and '-' only; rename it")
             if name.lower() in RESERVED:
                 raise wrong(("models", name), f"the run keeps its own files in '{name}/'; name the model otherwise")
+        if "buckets" in self.evaluate and self.evaluation.buckets is None:
+            raise wrong(("evaluate",), "`buckets` needs to know whose loss sorts the rows: evaluation.buckets.by")
+        if self.evaluation.buckets is not None and self.evaluation.buckets.by.model not in self.models:
+            named = self.evaluation.buckets.by.model
+            place = ("evaluation", "buckets", "by")
+            raise wrong(place, f"names '{named}', which is not among models: {list(self.models)}")
         for name in self.compare.models:
             self._check_compared(name)
         for pair in self.compare.pairs:
@@ -247,11 +301,11 @@ class Recipe(Section):
     def _teachers_read_alike(self) -> Recipe:
         for name, model in self.models.items():
             for number, stage in enumerate(model.stages):
-                for teacher in stage.teachers:
+                for teacher in stage.needs:
                     reads = self.models[teacher.model].reads if teacher.model in self.models else model.reads
                     if reads != model.reads:
                         raise wrong(
-                            ("models", name, "stages", number, "teachers"),
+                            ("models", name, "stages", number, "teachers" if teacher in stage.teachers else "select"),
                             f"the teacher '{teacher}' is {reads}, its student {model.reads}; choose a teacher that "
                             "reads alike, or another objective (or `kind`) for one of the two",
                         )
@@ -267,6 +321,42 @@ class Recipe(Section):
                 place = ("models", name, "cuda_graphs")
                 raise wrong(place, "rows of kind `examples` have many lengths, a graph only one; leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _lengths_are_known(self) -> Recipe:
+        def needed(name: str) -> list[str]:
+            """Return the models whose lengths decide that of a model."""
+            of = self.models[name].flops_of
+            if of is None:
+                return []
+            counted = self.ancestors_of(of.model) if of.teachers == "counted" else []
+            return [of.model, *(name for name in counted if name in self.models)]
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            if name not in self.models:
+                place = ("models", path[-1], "flops_of")
+                raise wrong(place, f"names '{name}', which is not among models: {list(self.models)}")
+            if name in path:
+                circle = " -> ".join((*path, name))
+                raise wrong(("models", path[0], "flops_of"), f"lengths depend on each other in a circle: {circle}")
+            for other in needed(name):
+                visit(other, (*path, name))
+
+        for name in self.models:
+            visit(name, ())
+        return self
+
+    def ancestors_of(self, name: str) -> list[str]:
+        """Return a model's teachers and scorers, theirs, and so on; each once, those from outside too."""
+        found: dict[str, None] = {}
+        waiting = [name]
+        while waiting:
+            model = self.models.get(waiting.pop(0))
+            for teacher in (t for stage in model.stages for t in stage.needs) if model else ():
+                if teacher.model not in found:
+                    found[teacher.model] = None
+                    waiting.append(teacher.model)
+        return list(found)
 
     def _check_compared(self, name: str) -> None:
         """Check a name of `compare.models`: a model, or an ensemble of models that read alike."""

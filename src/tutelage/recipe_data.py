@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tutelage.word_counts import read_words
 
@@ -13,10 +14,22 @@ def _as_number(value: Any) -> Any:
     return read_words(value) if isinstance(value, str) else value
 
 
+def _numbered(token: str) -> list[str]:
+    """Write a row of tokens out: `<extra_id_0..2>` is three."""
+    match = re.fullmatch(r"(.*?)(\d+)\.\.(\d+)(.*)", token)
+    if match is None:
+        return [token]
+    head, first, last, tail = match[1], int(match[2]), int(match[3]), match[4]
+    if not first <= last < first + 10_000:
+        raise ValueError(f"'{token}' is no row of tokens: write the smaller number first, and at most 10,000 tokens")
+    return [f"{head}{number}{tail}" for number in range(first, last + 1)]
+
+
 Count = Annotated[int, Field(ge=1)]
 Words = Annotated[int, Field(ge=1), BeforeValidator(_as_number)]
 """A number of words; `3M` is 3,000,000."""
 Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -43,7 +56,13 @@ class Tokenizer(Section):
     """Whether a space is put before a text. `training`: while the tokenizer is trained but not when it is used, which
     is what BabyLlama did under transformers 4. `always`: in both. `none`: in neither."""
     extra_tokens: tuple[str, ...] = ("<mask>", "<cls>", "<sep>")
-    """Reserved beside `<pad>`, `<s>` and `</s>`, so that causal and masked models can share the tokenizer."""
+    """Reserved beside `<pad>`, `<s>` and `</s>`, so that causal and masked models can share the tokenizer. A row of
+    numbered tokens is written `<extra_id_0..31>`."""
+
+    @field_validator("extra_tokens", mode="after")
+    @classmethod
+    def _rows_of_tokens(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(token for written in value for token in _numbered(written))
 
     @model_validator(mode="after")
     def _path_goes_with_pretrained(self) -> Tokenizer:

@@ -71,14 +71,15 @@ def _merge(base: Any, changes: Any) -> Any:
     return copy.deepcopy(changes)
 
 
-LENGTHS = ("epochs", "steps", "tokens", "words")
+LENGTHS = ("epochs", "steps", "tokens", "words", "flops_of")
 
 
 def resolve_likes(tree: Tree, lines: Lines, name: str) -> None:
     """Write out `like` and `without` of every model, in place.
 
     `without: teachers` takes the teachers, their cache and the `distill` objective away, and so does
-    `without: distill`; any other name is an objective. The remaining weights of each stage are scaled to sum to 1.
+    `without: distill`; `select` is the selection of rows; any other name is an objective. Where an objective goes, the
+    remaining weights of each stage are scaled to sum to 1.
     What has not the shape of a recipe stays as it is, for the schema to refuse.
 
     Raises:
@@ -129,7 +130,7 @@ def _written_out(base: Tree, model: Tree, where: str) -> Tree:
         if item not in known:
             raise UserError(
                 f"{where}.without names '{item}', which '{model['like']}' does not have: "
-                "name `teachers` or one of its objectives"
+                "name `teachers`, `select` or one of its objectives"
             )
     gone = {"teachers" if item == "distill" else item for item in left_out}
     stages = [_without(stage, gone, where) for stage in merged.get("stages", [{}])]
@@ -147,8 +148,8 @@ def _has_stages(model: Tree) -> bool:
 
 
 def _parts(stage: Tree) -> set[str]:
-    """Name what can be left out of a stage: its teachers and its objectives."""
-    return set(_objectives(stage)) | ({"teachers"} if stage.get("teachers") else set())
+    """Name what can be left out of a stage: its teachers, its selection of rows, its objectives."""
+    return set(_objectives(stage)) | {key for key in ("teachers", "select") if stage.get(key)}
 
 
 def _objectives(stage: Tree) -> Tree:
@@ -158,9 +159,11 @@ def _objectives(stage: Tree) -> Tree:
 
 def _without(stage: Tree, gone: set[str], where: str) -> Tree:
     """Return a stage without its teachers or some objectives, the weights of the others scaled to sum to 1."""
-    terms = gone
+    terms = gone - {"select"}
     if "teachers" in gone:
-        terms, gone = gone | {"distill"}, gone | {"cache"}
+        terms, gone = terms | {"distill"}, gone | {"cache"}
+    if not terms:
+        return {key: copy.deepcopy(value) for key, value in stage.items() if key not in gone}
     left = {term: value for term, value in _objectives(stage).items() if term not in terms}
     if not left:
         raise UserError(f"{where}: without {', '.join(sorted(gone))} a stage has nothing left to learn")

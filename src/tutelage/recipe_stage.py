@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe_data import Count, Section, Share
-from tutelage.word_counts import read_words
+from tutelage.recipe_data import Count, Fraction, Section, Share
+from tutelage.recipe_schedule import Gate, Span, TemperatureSchedule, WeightSchedule
+from tutelage.recipe_select import Select as Select
+from tutelage.recipe_teacher import TEACHER as TEACHER
+from tutelage.recipe_teacher import Teacher as Teacher
 
 Kind = Literal["causal", "masked"]
 """How a model reads: left to right, or both ways."""
@@ -24,13 +26,18 @@ class Objective(Section):
 class Distill(Objective):
     """Forward Kullback-Leibler divergence from the teachers' distribution to the student's."""
 
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Logits of teachers and student are divided by it before the softmax."""
+    temperature: Annotated[float, Field(gt=0)] | TemperatureSchedule = 1.0
+    """Logits of teachers and student are divided by it before the softmax. It may change over the stage."""
     temperature_squared: bool = True
     """Multiply by the squared temperature (Hinton 2015; BabyLlama's code has it, its equation does not)."""
     reduction: Literal["per_token", "per_row"] = "per_token"
     """`per_token`: mean over tokens. `per_row`: summed over a row's tokens, mean over rows, as BabyLlama's code does:
     at 128 tokens a row that is 128 times the per-token weight."""
+    schedule: WeightSchedule | None = None
+    """How the weight falls to nothing; the text takes up what the teachers give up. Whole to the stage's end unless
+    given."""
+    gate: Gate | None = None
+    """At which tokens the teachers are heard, and how much; everywhere alike unless given."""
 
 
 class Masked(Objective):
@@ -40,6 +47,42 @@ class Masked(Objective):
     """Share of tokens to be predicted; of these 80 % are masked, 10 % replaced by random tokens, 10 % kept."""
 
 
+class Denoiser(Section):
+    """Which spans are hidden in a row of `ul2`."""
+
+    rate: Share = 0.15
+    """Share of a row's text that is hidden."""
+    mean: Annotated[float, Field(ge=1)] = 3.0
+    """Mean length of a span, in tokens."""
+
+    @model_validator(mode="after")
+    def _spans_stay_apart(self) -> Denoiser:
+        if self.mean * (1 - self.rate) < self.rate:
+            raise ValueError(f"spans of {self.mean:g} tokens at a rate of {self.rate:g} would touch: take longer spans")
+        return self
+
+
+class Ul2(Objective):
+    """A mixture of denoisers for a model that reads left to right (UL2): each row draws its kind anew in each epoch."""
+
+    causal: Fraction = 0.6
+    """Share of rows that are read as they are, each token predicted."""
+    prefix: Fraction = 0.2
+    """Share of rows of which only what follows a prefix of random length is predicted."""
+    span: Fraction = 0.2
+    """Share of rows in which sentinels (`<extra_id_0>`, ...) stand for spans, which are predicted behind the text."""
+    denoisers: Annotated[tuple[Denoiser, ...], Field(min_length=1)] = (Denoiser(),)
+    """How spans are hidden; each row with spans draws one of these."""
+
+    @model_validator(mode="after")
+    def _shares_are_whole(self) -> Ul2:
+        shares = (self.causal, self.prefix, self.span)
+        if abs(sum(shares) - 1) > 1e-9:
+            said = ", ".join(f"{share:g}" for share in shares)
+            raise ValueError(f"`causal`, `prefix` and `span` are shares of the rows, but {said} do not sum to 1")
+        return self
+
+
 class Objectives(Section):
     """The weighted terms of a stage's loss; a number stands for `{weight: number}`."""
 
@@ -47,6 +90,8 @@ class Objectives(Section):
     """Cross-entropy of the next token."""
     masked: Masked | None = None
     """Cross-entropy of masked tokens."""
+    ul2: Ul2 | None = None
+    """Cross-entropy of what a mixture of denoisers asks for: `ul2: 1` is 60 % causal, 20 % prefix, 20 % span rows."""
     distill: Distill | None = None
     """What the teachers say; needs `teachers`."""
 
@@ -61,57 +106,29 @@ class Objectives(Section):
 
     @model_validator(mode="after")
     def _one_way_of_reading(self) -> Objectives:
-        if self.next_token and self.masked:
-            raise ValueError("`next_token` and `masked` exclude each other within a stage")
+        texts = [name for name in self.named() if name != "distill"]
+        if len(texts) > 1:
+            raise ValueError(f"{' and '.join(f'`{name}`' for name in texts)} exclude each other within a stage")
         if not self.named():
-            raise ValueError("name at least one objective: `next_token`, `masked` or `distill`")
+            raise ValueError("name at least one objective: `next_token`, `masked`, `ul2` or `distill`")
+        text, distill = self.text, self.distill
+        if distill is not None and text is None and (distill.schedule or distill.gate):
+            key = "schedule" if distill.schedule else "gate"
+            raise ValueError(
+                f"`distill.{key}` silences the teachers, and nothing would be left to learn: add `next_token`, "
+                "`masked` or `ul2`, which takes up their weight"
+            )
         return self
+
+    @property
+    def text(self) -> Objective | None:
+        """What is learned from the text itself, whoever teaches."""
+        return self.next_token or self.masked or self.ul2
 
     def named(self) -> dict[str, Objective]:
         """Return the terms that are there, by name."""
-        terms = {"next_token": self.next_token, "masked": self.masked, "distill": self.distill}
+        terms = {"next_token": self.next_token, "masked": self.masked, "ul2": self.ul2, "distill": self.distill}
         return {name: term for name, term in terms.items() if term is not None}
-
-
-TEACHER = re.compile(
-    r"(?P<model>[^\[\]@]+)(\[(?P<seed>\d+)\])?(@(?P<checkpoint>best|last|step-\d+|words-[1-9]\d*[KMB]?))?"
-)
-
-
-class Teacher(Section):
-    """Who teaches: a model of this recipe, a folder, or a hub id."""
-
-    model: str
-    """Name in this recipe, path of a Hugging Face folder, or hub id."""
-    seed: int | None = None
-    """Which of a model's seeds (its first one unless given): `name[1]`."""
-    checkpoint: str = "best"
-    """`best` (by `val`), `last`, `step-N` (`name@step-2000`), or `words-N`, where N words were seen
-    (`name@words-3M`)."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """Share of this teacher in the mixture, relative to the others."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        match = TEACHER.fullmatch(value)
-        if match is None:
-            raise ValueError(
-                f"'{value}' is not a teacher: write name, name[seed], name@step-N, name@words-N, a path or a hub id"
-            )
-        return {key: found for key, found in match.groupdict().items() if found is not None}
-
-    @property
-    def words(self) -> int | None:
-        """Words seen at the checkpoint, if it is named by them."""
-        return read_words(self.checkpoint.removeprefix("words-")) if self.checkpoint.startswith("words-") else None
-
-    def __str__(self) -> str:
-        """Write the short form."""
-        seed = "" if self.seed is None else f"[{self.seed}]"
-        return f"{self.model}{seed}" + ("" if self.checkpoint == "best" else f"@{self.checkpoint}")
 
 
 class Cache(Section):
@@ -148,8 +165,8 @@ class Cache(Section):
 class Stage(Section):
     """A span of a model's training with its own objectives and teachers."""
 
-    span: str | int | None = None
-    """How long: `17%` of the run, or a number of steps; the last stage takes the rest."""
+    span: Span | None = None
+    """How long: `17%` of the run, a number of steps, `5M tokens`, `1M words`; the last stage takes the rest."""
     objectives: Objectives = Objectives(next_token=Objective())
     """The loss."""
     teachers: tuple[Teacher, ...] = ()
@@ -158,6 +175,8 @@ class Stage(Section):
     """How several teachers become one distribution; `mean_logits` as BabyLlama published."""
     cache: Cache | None = None
     """Keep what the teachers say on disk, instead of asking them at every step."""
+    select: Select | None = None
+    """Learn from some of the rows (or tokens) only, chosen before the stage begins; see docs/selection.md."""
 
     @model_validator(mode="after")
     def _distill_needs_teachers(self) -> Stage:
@@ -165,13 +184,28 @@ class Stage(Section):
             raise ValueError("`teachers` and `objectives.distill` go together: give both, or neither")
         if self.cache is not None and not self.teachers:
             raise ValueError("`cache` keeps what teachers say: name `teachers`, or leave it out")
-        if isinstance(self.span, str) and not re.fullmatch(r"\d+(\.\d+)?%", self.span):
-            raise ValueError(f"span '{self.span}' is neither a share like 17% nor a number of steps")
+        distill, cache = self.objectives.distill, self.cache
+        if distill and isinstance(distill.temperature, TemperatureSchedule) and cache and cache.kind != "hidden":
+            raise ValueError(
+                f"`cache: {cache.kind}` keeps what teachers say at one temperature, and this one changes; take "
+                "`cache: hidden`, no cache, or a single temperature"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _selected_tokens_do_not_reach_caches(self) -> Stage:
+        if self.select and self.select.by == "excess" and self.cache and self.cache.fill == "first_epoch":
+            raise ValueError("`select: {by: excess}` hides targets that a cache keeps: take `cache.fill: ahead`")
+        return self
+
+    @property
+    def needs(self) -> tuple[Teacher, ...]:
+        """Every model that must be trained before this stage: its teachers, and those whose scores select its rows."""
+        return (*self.teachers, *(self.select.scorers if self.select else ()))
 
     @property
     def reads(self) -> Kind | None:
         """How the objectives make the model read: left to right, or both ways; `distill` alone leaves it open."""
         if self.objectives.masked:
             return "masked"
-        return "causal" if self.objectives.next_token else None
+        return "causal" if self.objectives.text else None

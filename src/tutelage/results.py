@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tutelage import __version__
-from tutelage.compare.comparisons import compare, pairs_to_compare, with_comparisons
-from tutelage.compare.summary import Summary, read_summary
+import numpy as np
+
+from tutelage import __version__, costs, selecting
+from tutelage.compare.comparisons import compare, pairs_to_compare, student_and_control, with_comparisons
+from tutelage.compare.summary import Summary, read_models, read_summary
 from tutelage.errors import UserError
 from tutelage.evaluations import save_arrays
 from tutelage.experiment import Experiment, Piece
@@ -56,6 +59,10 @@ def summarise(experiment: Experiment, scoring: Scoring) -> Summary:
             for a, b in _pairs(experiment, names)
         ],
     }
+    for _, control in student_and_control(read_models(summary["models"])):
+        # A baseline that its students are like says nowhere that it is their control.
+        if summary["models"][control]["role"] == "model":
+            summary["models"][control]["role"] = "control"
     finished = _compared(read_summary(_without_local_paths(summary)), what.compare)
     write_json(experiment.folder / "summary.json", finished.as_json())
     return finished
@@ -96,7 +103,7 @@ def _settings_that_differ(experiment: Experiment, a: str, b: str) -> list[tuple[
 
 def _teaches(experiment: Experiment, name: str) -> bool:
     models = experiment.recipe.models.values()
-    return any(teacher.model == name for model in models for stage in model.stages for teacher in stage.teachers)
+    return any(teacher.model == name for model in models for stage in model.stages for teacher in stage.needs)
 
 
 def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = True) -> Json:
@@ -119,7 +126,11 @@ def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = T
         "parameters": finished["cost"]["parameters"],
         "non_embedding_parameters": finished["cost"]["parameters"] - finished["cost"]["embedding_parameters"],
         "like": model.like,
+        "flops_of": model.flops_of.model if model.flops_of else None,
+        "flops_counted": model.flops_of.teachers if model.flops_of else None,
         "teachers": [str(teacher) for stage in model.stages for teacher in stage.teachers],
+        "scorers": [str(scorer) for stage in model.stages if stage.select for scorer in stage.select.scorers],
+        "selections": selecting.facts_of(experiment, Piece(name, model.seed_list[0])),
         "objectives": [stage.objectives.model_dump(mode="json", exclude_none=True) for stage in model.stages],
         "seeds": seeds,
     }
@@ -131,34 +142,56 @@ def _role(experiment: Experiment, name: str) -> str:
         return "student"
     if "teachers" in ((models[name].without,) if isinstance(models[name].without, str) else models[name].without):
         return "control"
-    taught = {teacher.model for model in models.values() for stage in model.stages for teacher in stage.teachers}
+    taught = {teacher.model for model in models.values() for stage in model.stages for teacher in stage.needs}
     return "teacher" if name in taught else "model"
 
 
 def _training(experiment: Experiment, piece: Piece) -> Json:
     """Collect what a piece's training came to."""
     done = experiment.finished(piece)
-    kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "flops", "teacher_flops", "clip_rate",
-            "best_step", "val")  # fmt: skip
-    found = {key: done.get(key) for key in kept}
+    kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "seconds_scoring", "flops",
+            "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val")  # fmt: skip
+    found = {key: done.get(key) for key in kept} | {"heard": done.get("heard", [])}
     found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
     run = experiment.run_of(piece)
     trained_on = read_json(run.path / "environment.json")
-    return found | {"curves": _curves(run), "machine": {key: trained_on[key] for key in MACHINE}}
+    return found | {
+        "curves": _curves(run) | _spent(experiment, piece),
+        "machine": {key: trained_on[key] for key in MACHINE},
+    }
 
 
 def _curves(run: RunFolder) -> Json:
-    curves: dict[str, list[tuple[int, int, float]]] = {"train_loss": [], "train_kl": [], "val_loss": [], "lr": []}
+    logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight", "teacher_heard": "heard",
+              "temperature": "temperature"}  # fmt: skip
+    curves: dict[str, list[tuple[int, int, float]]] = {name: [] for name in (*logged, "val_loss")}
     for line in run.lines():
         at = (line["step"], line["tokens"])
         if "val" in line:
             curves["val_loss"].append((*at, line["val"]["loss"]))
             continue
-        curves["train_loss"].append((*at, line["loss"]))
-        curves["lr"].append((*at, line["lr"]))
-        if "kl" in line:
-            curves["train_kl"].append((*at, line["kl"]))
+        for name, key in logged.items():
+            if key in line:
+                curves[name].append((*at, line[key]))
     return {name: points for name, points in curves.items() if points}
+
+
+def _spent(experiment: Experiment, piece: Piece) -> Json:
+    """Return what training had taken, from its beginning on and at every evaluation: operations and seconds."""
+    run = experiment.run_of(piece)
+    done = experiment.finished(piece)
+    ahead = done.get("seconds_ahead", 0.0)
+    # A step that was taken again after an interruption counts with the later reading, which has both.
+    clock = {0: 0.0} | {line["step"]: line["seconds"] for line in map(json.loads, run.timing.read_text().splitlines())}
+    clock.setdefault(done["steps"], done["seconds"] - ahead)
+    evaluations = [(0, 0), *((line["step"], line["tokens"]) for line in run.lines() if "val" in line)]
+    steps = [step for step, _ in evaluations]
+    seconds = ahead + np.interp(steps, sorted(clock), [clock[step] for step in sorted(clock)])
+    flops = [costs.flops(experiment, piece.name, until=step) for step in steps]
+    return {
+        "flops": [(*at, value) for at, value in zip(evaluations, flops, strict=True)],
+        "seconds": [(*at, float(value)) for at, value in zip(evaluations, seconds, strict=True)],
+    }
 
 
 def _scores(scoring: Scoring, subject: Subject) -> Json:

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tutelage import recipe
 from tutelage.compare.metrics import UNITS
 from tutelage.corpus.batches import BatchSource
 from tutelage.errors import UserError
 from tutelage.evaluation.acquisition import Checkpoint
+from tutelage.evaluation.buckets import row_losses
 from tutelage.evaluations import Found, check_name, file_name, find, needs_of, read_score, write_score
 from tutelage.experiment import Experiment
 from tutelage.files import fingerprint, read_json, write_json
@@ -34,7 +36,11 @@ from tutelage.training.heldout import held_out
 from tutelage.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
 
 HELD_OUT = ("val", "test")
-BESIDE: dict[Need, str] = {"checkpoints": "all checkpoints at once", "held_out": "held-out text"}
+BESIDE: dict[Need, str] = {
+    "checkpoints": "all checkpoints at once",
+    "held_out": "held-out text",
+    "reference": "a model that sorts held-out text",
+}
 """What some evaluations need beside a model, in words."""
 
 
@@ -190,6 +196,8 @@ class Scoring:
         of: Json = {"members": members, "convention": self.recipe.evaluation.convention} | self.found[name].inputs
         if "held_out" in self.found[name].needs:
             of["tokens"] = self._split("test").digest
+        if "reference" in self.found[name].needs and (by := self._sorter) is not None:
+            of["reference"] = [str(by), fingerprint(self.experiment.wish(self.experiment.piece_of(by)))]
         if "checkpoints" in self.found[name].needs:
             of["checkpoints"] = [one.name for one in self._checkpoints(subject)]
         return of
@@ -218,6 +226,22 @@ class Scoring:
         model = self.recipe.models[subject.members[0].model]
         return self.experiment.rows_of(self._split(name), model, 64, shuffle=False)
 
+    @property
+    def _sorter(self) -> recipe.Teacher | None:
+        """The model whose loss sorts held-out text."""
+        return self.recipe.evaluation.buckets.by if self.recipe.evaluation.buckets else None
+
+    @cached_property
+    def _reference_rows(self) -> NDArray[np.float64]:
+        """What that model loses on each row of the test split."""
+        assert self._sorter is not None
+        subject, experiment = Subject(self._sorter.model, 0, (self._sorter,)), self.experiment
+        ensemble = Ensemble([experiment.trained(self._sorter, self._reads(subject))]).to(experiment.group.device)
+        rows = self._held_out_rows(subject, "test")
+        return row_losses(
+            ensemble, rows, experiment.group.device, self._precision(subject), f"buckets by {self._sorter}"
+        )
+
     def _evaluate(self, subject: Subject, speakers: Speakers, name: str) -> Json:
         of = self._of(subject, name)
         parts = self.folder(subject) / "parts" / f"{file_name(name)}-{fingerprint(of)[:16]}"
@@ -233,6 +257,7 @@ class Scoring:
             ],
             parts=parts,
             held_out=lambda: self._held_out_rows(subject, "test"),
+            reference=lambda: self._reference_rows,
         )
         score = write_score(self.folder(subject), self.found[name].run(context), name, of)
         shutil.rmtree(parts, ignore_errors=True)

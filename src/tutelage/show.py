@@ -15,7 +15,7 @@ import yaml
 from rich.syntax import Syntax
 from rich.table import Table
 
-from tutelage import caches, machine, recipe
+from tutelage import caches, costs, machine, recipe
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
@@ -70,9 +70,9 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[Estimate]:
         source = experiment.rows_of(store, model, model.optim.batch_rows, shuffle=True)
         tokens = round(plan.total * source.tokens_per_epoch / source.steps_per_epoch)
         seeds = len(model.seed_list)
-        flops = cost.training_flops * tokens + experiment.teacher_flops(name)
+        flops = costs.flops(experiment, name)
         # Live teachers are probed, at the operations of live teaching.
-        probed = (cost.training_flops * tokens + experiment.teacher_flops(name, live=True)) / plan.total
+        probed = (cost.training_flops * tokens + costs.teacher_flops(experiment, name, live=True)) / plan.total
         rate = _probe(experiment, Piece(name, model.seed_list[0]), probed) if with_probe else None
         kept = list(caches.planned(experiment, Piece(name, model.seed_list[0])))
         teachers = [experiment.cost_of(t, model.reads).parameters for stage in model.stages for t in stage.teachers]
@@ -142,6 +142,10 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
               f"freed memory {'kept' if ready.pages_kept else 'returned'}, "
               f"`auto` precision {machine.precision('auto')}")  # fmt: skip
     out.print(_table(rows))
+    for name, model in what.models.items():
+        if model.flops_of is not None:
+            whole = ", the training of its teachers counted" if model.flops_of.teachers == "counted" else ""
+            out.print(f"{name}: as many steps as the FLOPs of {model.flops_of.model} pay for{whole}")
     for row in rows:
         for cache in row.caches:
             out.print(f"teacher cache of {row.name}: {cache}")

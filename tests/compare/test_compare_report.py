@@ -119,9 +119,29 @@ def test_the_same_summary_gives_the_same_page(compared: dict[str, Any], page: st
 def test_all_plots_of_a_full_run_are_there(compared: dict[str, Any]) -> None:
     names = [plot.name for plot in plots.draw(compared)]
     assert names == [
-        "teaching", "held-out", "validation-loss", "training-loss", "scores-blimp", "scores-blimp-supplement",
+        "teaching", "held-out", "validation-loss", "curve-differences", "training-loss", "scores-blimp",
+        "scores-blimp-supplement",
         "differences-blimp-student-control", "differences-blimp-supplement-student-control", "cost",
     ]  # fmt: skip
+
+
+def test_plots_of_loudness_need_a_schedule_or_a_gate(compared: dict[str, Any]) -> None:
+    value = copy.deepcopy(compared)
+    for number, run in enumerate(value["models"]["student"]["seeds"].values()):
+        run["curves"]["teacher_weight"] = [[i, 100 * i, max(0.0, 0.5 - 0.1 * i)] for i in range(1, 10)]
+        run["curves"]["teacher_heard"] = [[i, 100 * i, 0.85] for i in range(1, 5)]
+        bins = [
+            {"loss": 0.5 * i, "student": i, "entropy": i, "heard": (i + number) / 12, "tokens": 10} for i in range(9)
+        ]
+        run["heard"] = [{"stage": 0, "bins": bins}]
+    drawn = {plot.name: plot for plot in plots.draw(value)}
+    weight, heard = drawn["teacher-weight"].figure, drawn["heard-by-difficulty"].figure
+    assert [axes.get_ylabel() for axes in weight.axes] == ["teachers' weight", "share heard"]
+    assert weight.axes[0].lines[0].get_ydata().tolist()[-1] == 0
+    # Three seeds and their mean.
+    assert len(heard.axes[0].lines) == 4
+    assert heard.axes[0].lines[3].get_ydata().tolist()[0] == pytest.approx(1 / 12)
+    assert "Where the teachers were heard" in report.html_report(value)
 
 
 def test_hostile_names_stay_text(full: dict[str, Any]) -> None:
@@ -139,7 +159,7 @@ def test_hostile_names_stay_text(full: dict[str, Any]) -> None:
     assert not re.search(r"(?<!\\)\]\(http", markdown.partition("```")[0])
     for line in markdown.splitlines():
         if line.startswith("| "):
-            assert len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5, 7, 8, 9, 12)
+            assert len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5, 7, 8, 9, 11, 12)
     assert "[red]" in terminal(hostile)
 
 
@@ -246,6 +266,13 @@ def test_the_graph_puts_teachers_before_students_and_controls_beside(full: dict[
         "distill × 0.5",
         "T 2",
     ]
+    fading = {
+        "weight": 0.5,
+        "temperature": {"start": 4, "end": 1},
+        "schedule": "ratio_linear",
+        "gate": {"kind": "skip_certain"},
+    }
+    assert describe_objectives([{"distill": fading}]) == ["distill × 0.5", "T 4–1, ratio linear, skip certain"]
     plots.draw(full)
 
 
@@ -274,7 +301,7 @@ def test_publishing_writes_a_complete_folder(compared: dict[str, Any], tmp_path:
     text = (folder / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\((plots/[^)]+)\)", text)
     assert {f"plots/{file.name}" for file in (folder / "plots").iterdir()} == set(links)
-    assert len(links) == 9
+    assert len(links) == 10
     published = read_summary(folder / "summary.json")
     assert "someone" not in (folder / "summary.json").read_text(encoding="utf-8")
     assert [entry.mean for entry in published.comparisons] == [entry["mean"] for entry in compared["comparisons"]]

@@ -56,10 +56,13 @@ def test_a_teacher_reference_names_its_model(reference: str) -> None:
 
 
 def test_the_documented_keys_are_the_real_ones() -> None:
-    from tutelage.compare import summary
+    from tutelage.compare import summary, summary_pairs, summary_runs
 
     page = (Path(__file__).parents[2] / "docs" / "summary-schema.md").read_text(encoding="utf-8")
     kinds = "Summary Model SeedRun HeldOut Suite Paradigm Measured Value Comparison ParadigmRow"
+    kinds += " Reached ReachedSeed Spent Mean CurveDifference CurvePoint Along Heard HeardStage"
+    kinds += " Selection Example Difference"
     for kind in kinds.split():
-        for name, field in getattr(summary, kind).model_fields.items():
+        holder = next(part for part in (summary, summary_runs, summary_pairs) if hasattr(part, kind))
+        for name, field in getattr(holder, kind).model_fields.items():
             assert f"`{field.alias or name}`" in page, f"{kind}.{name} is not documented"

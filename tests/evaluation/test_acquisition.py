@@ -15,7 +15,9 @@ from tutelage.evaluation.acquisition import (
     RULES,
     Checkpoint,
     ages,
+    checkpoint_surprisals,
     child_age,
+    contexts_cut,
     evaluate_acquisition,
     learning_curves,
     model_age,
@@ -141,6 +143,12 @@ def test_no_age_lies_outside_the_checkpoints(year, surprisal):
     if np.ptp(surprisal) == 0 or surprisal[0] < surprisal[-1] - 1:
         assert age is None
     assert model_age(SEEN[:2], surprisal[:2], ceiling, RULES[year]) is None
+
+
+def test_an_age_beyond_all_numbers_is_none(monkeypatch):
+    """A nearly flat curve may cross its level where ten to that power is no float any more."""
+    monkeypatch.setattr("tutelage.evaluation.acquisition._crossing", lambda *_: 400.0)
+    assert model_age(SEEN, falling(7.0), 18.0, RULES["2025"]) is None
 
 
 def test_a_curve_that_never_reaches_the_level_has_no_age():
@@ -276,6 +284,14 @@ def test_a_training_is_scored_one_checkpoint_at_a_time(world, architecture, back
         else:
             expected = world.slow_causal([hf], ids, places)
         assert entry["surprisal"] == pytest.approx(-expected, abs=1e-4)
+
+
+def test_contexts_beyond_the_positions_are_counted(world):
+    contexts = {"cats": ("Who saw the", "The dog " * 40), "dog": ("x " * 100,)}
+    for architecture, count in (("gpt2", 2), ("llama", 0)):
+        ensemble = world.as_ensemble(world.hugging_face(architecture, len(world.PLAIN)), vocab_size=len(world.PLAIN))
+        assert contexts_cut(ensemble, world.PLAIN, contexts) == count
+        assert len(checkpoint_surprisals(ensemble, world.PLAIN, contexts, "chck_1M", 10**6)) == 3
 
 
 def test_a_backend_that_does_not_fit_is_told(world):

@@ -16,7 +16,7 @@ from tutelage.errors import UserError
 from tutelage.evaluation.finetune import loop
 from tutelage.evaluation.finetune.classifier import build
 from tutelage.evaluation.finetune.loop import Reading, fit, predict
-from tutelage.evaluation.finetune.rows import Rows, collate, encode
+from tutelage.evaluation.finetune.rows import Rows, encode, line_up
 from tutelage.evaluation.finetune.run import finetune, finetune_together
 from tutelage.evaluation.finetune.tasks import Example
 from tutelage.models.language_model import LanguageModel
@@ -129,7 +129,7 @@ def test_an_ensemble_is_one_classifier(world: Any, tokenizer: Any, tmp_path: Pat
         _without_dropout(model)
     settings = settings_of(dropout=0.0)
     classifier = build(models, 2, settings, tokenizer, seed=0).train()
-    part = collate(random_rows([5, 9, 3], len(tokenizer)), np.arange(3), 0, "right", 32, torch.device("cpu"))
+    part = line_up(random_rows([5, 9, 3], len(tokenizer)), np.arange(3))
     mean = sum(member(part) for member in classifier.members) / 2
     torch.testing.assert_close(classifier(part), mean)
     nn.functional.cross_entropy(classifier(part), part.labels_B).backward()

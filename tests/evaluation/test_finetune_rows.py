@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from tutelage.errors import UserError
+from tutelage.evaluation.finetune import classifier as classifier_module
 from tutelage.evaluation.finetune import loop
+from tutelage.evaluation.finetune.attention import groups_of
 from tutelage.evaluation.finetune.classifier import build, pool, pooling_of
 from tutelage.evaluation.finetune.loop import Reading, fit, predict
-from tutelage.evaluation.finetune.rows import Part, Rows, collate, encode, order, parts, split, subset
+from tutelage.evaluation.finetune.rows import Part, Rows, collate, encode, line_up, lines, order, parts, split, subset
 from tutelage.evaluation.finetune.tasks import Example
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe_finetune import TaskFinetuning
@@ -58,6 +60,17 @@ def test_parts_hold_every_row_once_and_save_padding() -> None:
         assert sum(len(part) * lengths[part].max() for part in found) <= count * lengths.max()
         assert all(len(part) == 1 or len(part) * lengths[part].max() <= 1024 for part in found)
     assert len(parts(draw.integers(1, 129, 64), "cuda")) == 1
+
+
+def test_lines_hold_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.evaluation.finetune.rows.LINE_TOKENS", 500)
+    draw = np.random.default_rng(0)
+    for count in (1, 2, 31, 64):
+        lengths = draw.integers(1, 129, count)
+        found = lines(lengths)
+        assert sorted(np.concatenate(found).tolist()) == list(range(count))
+        assert all(np.all(np.diff(lengths[part]) >= 0) for part in found)
+        assert all(lengths[part].sum() <= 500 + 128 for part in found)
 
 
 def test_a_gpus_parts_have_even_lengths_within_the_limit() -> None:
@@ -137,6 +150,11 @@ def test_pooling_by_hand() -> None:
     assert pool(hidden, right, "mean")[:, 0].tolist() == [1.5, 16.5]
     assert pool(hidden, left, "mean")[:, 0].tolist() == [7.5, 16.5]
     assert pool(hidden, full, "mean")[:, 0].tolist() == [4.5, 16.5]
+    lengths = np.array([3, 5])
+    line = Part(tokens.view(1, 8), torch.from_numpy(lengths), None, labels, groups=groups_of(lengths))
+    assert pool(hidden.view(1, 8, 3), line, "first")[:, 0].tolist() == [0, 9]
+    assert pool(hidden.view(1, 8, 3), line, "last_token")[:, 0].tolist() == [6, 21]
+    assert pool(hidden.view(1, 8, 3), line, "mean")[:, 0].tolist() == [3, 15]
 
 
 def test_pooling_that_goes_without_saying(world: Any) -> None:
@@ -147,10 +165,15 @@ def test_pooling_that_goes_without_saying(world: Any) -> None:
     assert pooling_of("masked", settings_of(padding="left"), True) == "mean"
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("pooling", ["last_token", "mean"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_padding_side_and_batches_change_nothing(world: Any, tokenizer: Any, architecture: str, pooling: str) -> None:
-    """Logits of padded rows, on either side, are those of each row by itself."""
+def test_padding_side_and_batches_change_nothing(
+    world: Any, tokenizer: Any, architecture: str, pooling: str, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits of rows in a line, or padded on either side, are those of each row by itself."""
+    if padded:
+        monkeypatch.setattr(classifier_module, "reads_lines", lambda *_: False)
     model = model_of(world, architecture, tokenizer)
     rows = random_rows([3, 11, 7, 16, 1], len(tokenizer))
     found = {}
@@ -173,7 +196,7 @@ def test_first_and_last_are_the_texts_ends(world: Any, tokenizer: Any) -> None:
 
 
 def test_a_model_that_cannot_be_padded_on_the_left(world: Any, tokenizer: Any) -> None:
-    model = model_of(world, "gpt2", tokenizer)
+    model = model_of(world, "gpt2", tokenizer)  # without positions, it reads no lines either
     forward = model.hf.transformer.forward
     model.hf.transformer.forward = lambda input_ids, attention_mask=None, position_ids=None, **more: forward(
         input_ids=input_ids, **more
@@ -188,6 +211,8 @@ def test_a_model_that_cannot_be_padded_on_the_left(world: Any, tokenizer: Any) -
 def plainly(classifier: nn.Module, rows: Rows, index: np.ndarray) -> torch.Tensor:
     """The whole batch in one padded block, masked everywhere, fp32."""
     member = classifier.members[0]
+    before = member.trunk.config._attn_implementation
+    member.trunk.set_attn_implementation("eager")
     longest = max(len(rows.tokens[i]) for i in index)
     tokens = torch.zeros(len(index), longest, dtype=torch.long)
     mask = torch.zeros_like(tokens)
@@ -195,13 +220,15 @@ def plainly(classifier: nn.Module, rows: Rows, index: np.ndarray) -> torch.Tenso
         tokens[place, : len(rows.tokens[i])] = torch.from_numpy(rows.tokens[i])
         mask[place, : len(rows.tokens[i])] = 1
     hidden = member.trunk(input_ids=tokens, attention_mask=mask).last_hidden_state
+    member.trunk.set_attn_implementation(before)
     pooled = torch.stack([row[: int(m.sum())][-1] for row, m in zip(hidden, mask, strict=True)])
     return member.head(pooled)
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_loss_gradient_and_weights_are_those_of_a_plain_loop(
-    world: Any, tokenizer: Any, architecture: str, monkeypatch: pytest.MonkeyPatch
+    world: Any, tokenizer: Any, architecture: str, padded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six steps: parts, schedules and clipping against padded batches and Hugging Face's scheduler."""
     from transformers import get_linear_schedule_with_warmup
@@ -210,9 +237,10 @@ def test_loss_gradient_and_weights_are_those_of_a_plain_loop(
 
     # So that batches are cut into several parts.
     monkeypatch.setitem(rows_module.PART_COST, "cpu", 1)
+    monkeypatch.setattr(rows_module, "LINE_TOKENS", 60)
     draw = np.random.default_rng(0)
     train = random_rows(draw.integers(1, 33, 24).tolist(), len(tokenizer))
-    assert len(parts(train.lengths_N[:8], "cpu")) > 2
+    assert min(len(parts(train.lengths_N[:8], "cpu")), len(lines(train.lengths_N[:8]))) > 1
     model = model_of(world, architecture, tokenizer)
     # AdamW divides by the gradient's size and would blow rounding up; its groups have tests of their own.
     monkeypatch.setattr(loop, "adamw", lambda model, optim, **_: torch.optim.SGD(model.parameters(), lr=optim.lr))
@@ -220,7 +248,10 @@ def test_loss_gradient_and_weights_are_those_of_a_plain_loop(
         pooling="last_token", batch_rows=8, epochs=2, dropout=0.0, warmup_share=0.0, lr=0.3, clip=0.5
     )
     _without_dropout(model)
+    if padded:
+        monkeypatch.setattr(classifier_module, "reads_lines", lambda *_: False)
     classifier = build([model], 2, settings, tokenizer, seed=5)
+    assert classifier.reads_lines != padded
     before = {name: parameter.detach().clone() for name, parameter in classifier.named_parameters()}
     twin = copy.deepcopy(classifier).train()
     monkeypatch.setattr(loop._Keeper, "restore", lambda self: None)
@@ -243,8 +274,13 @@ def test_loss_gradient_and_weights_are_those_of_a_plain_loop(
     assert moved > 1
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_gradient_of_parts_is_that_of_the_batch(world: Any, tokenizer: Any, architecture: str) -> None:
+def test_gradient_of_parts_is_that_of_the_batch(
+    world: Any, tokenizer: Any, architecture: str, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if padded:
+        monkeypatch.setattr(classifier_module, "reads_lines", lambda *_: False)
     rows = random_rows([2, 30, 5, 17, 9, 32, 1, 24], len(tokenizer))
     model = model_of(world, architecture, tokenizer)
     _without_dropout(model)
@@ -252,7 +288,7 @@ def test_gradient_of_parts_is_that_of_the_batch(world: Any, tokenizer: Any, arch
     classifier = build([model], 2, settings, tokenizer, seed=0).train()
     total = 0.0
     for index in (np.array([6, 0, 2]), np.array([4, 3]), np.array([7, 1, 5])):
-        part = collate(rows, index, 0, "right", 32, CPU)
+        part = collate(rows, index, 0, "right", 32, CPU) if padded else line_up(rows, index)
         loss = nn.functional.cross_entropy(classifier(part), part.labels_B, reduction="sum") / 8
         loss.backward()
         total += float(loss.detach())

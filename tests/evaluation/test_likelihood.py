@@ -186,6 +186,23 @@ def test_a_text_longer_than_learned_positions_is_named_and_rotations_have_no_end
     assert np.isfinite(world.score(rotary, world.PLAIN, items, "2025").sum_N).all()
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "bert"])
+def test_what_is_cut_is_read_as_its_end_alone(world, architecture):
+    tokenizer, hf = world.PLAIN, world.hugging_face(architecture, len(world.PLAIN))
+    items = [Item("cats", " ".join(["The dog saw"] * 30) + " the "), Item("cats", "The two "), Item("dog", "x " * 200)]
+    found = world.score(hf, tokenizer, items, "2025", cut=True)
+    for item, total in zip(items, found.sum_N, strict=True):
+        ids = world.plain_ids(item.prefix + item.completion)
+        places = range(len(world.plain_ids(item.prefix.strip())), len(ids))
+        gone = max(0, len(ids) - 64)
+        ids, places = ids[gone:], [place - gone for place in places]
+        slow = (world.slow_causal([hf], ids, places) if architecture == "gpt2"
+                else world.slow_masked([hf], ids, places, tokenizer.mask_token_id))  # fmt: skip
+        assert total == pytest.approx(slow, abs=1e-4)
+    with pytest.raises(UserError, match="a word has 64 tokens or more"):
+        world.score(hf, tokenizer, [Item("long" * 40, "The ")], "2025", cut=True)
+
+
 def test_a_masked_model_needs_a_mask_token(world):
     tokenizer = world.byte_tokenizer(without(world, "mask_token"), template=True)
     with pytest.raises(UserError, match="no mask token"):

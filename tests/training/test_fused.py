@@ -2,6 +2,7 @@
 cross-entropy, 1e-5 of the gradients' norm)."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.corpus.batches import IGNORE
-from tutelage.teaching.signal import DenseSignal, SparseSignal
+from tutelage.teaching.gates import Advantage, Confidence, Gate, SkipCertain
+from tutelage.teaching.signal import DenseSignal, Signal, SparseSignal
 from tutelage.training import fused
 from tutelage.training.fused import Scales, fused_loss
 
@@ -178,3 +180,96 @@ def test_gradient_is_taken_once() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once"):
         loss.backward()
+
+
+def gate_weights(
+    gate: Gate, logits: Tensor, q: Tensor, entropy: Tensor, gold: Tensor, targets: Tensor, heard: Tensor, T: float
+) -> Tensor:
+    """The definition, one position after another."""
+    found = []
+    for n in range(len(targets)):
+        if isinstance(gate, SkipCertain):
+            found.append(float(heard[n]))
+        elif isinstance(gate, Confidence):
+            found.append(1 - float(entropy[n]) / math.log(V))
+        elif targets[n] == IGNORE:
+            found.append(1.0)
+        else:
+            student = -float(F.log_softmax(logits[n] / T, -1)[targets[n]])
+            found.append(1 / (1 + math.exp(-(student + float(gold[n])) / gate.scale)))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def sparse_signal(T: float) -> tuple[SparseSignal, Tensor]:
+    """Return a signal of a few tokens, and the distribution that its shares are."""
+    make = torch.Generator().manual_seed(9)
+    ids = torch.randint(0, 12, (N, 6), generator=make)
+    shares = torch.rand(N, 6, generator=make)
+    shares /= shares.sum(1, keepdim=True)
+    q = torch.zeros(N, V, dtype=torch.float64).scatter_add_(1, ids, shares.double())
+    entropy = torch.rand(N, generator=make) * math.log(V)
+    return SparseSignal(ids, shares, entropy, -4 * torch.rand(N, generator=make), T), q
+
+
+@pytest.mark.parametrize("gate", [SkipCertain(0.3), Advantage(0.7), Confidence()], ids=["skip", "advantage", "sure"])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("kind", ["mean_logits", "mean_probabilities", "sparse"])
+@pytest.mark.parametrize("text", [0.0, 0.4 / 30])
+@pytest.mark.parametrize("tile_rows", [16, 1000])
+def test_gates_equal_plain_form(
+    monkeypatch: pytest.MonkeyPatch, gate: Gate, temperature: float, kind: str, text: float, tile_rows: int
+) -> None:
+    monkeypatch.setattr(fused, "BLOCK_BYTES", {"cpu": 64 * 4 * V})
+    monkeypatch.setattr(fused, "TILE_BYTES", {"cpu": tile_rows * 4 * V})
+    T = temperature
+    student, targets, dense = case(3, 2, True, "mean_logits" if kind == "sparse" else kind)
+    signal: Signal | None = dense
+    if kind == "sparse":
+        signal, q = sparse_signal(T)
+        entropy, gold = signal.entropy_N.double(), signal.gold_N.double()
+    else:
+        exact = DenseSignal(dense.hidden, dense.heads, dense.weights, dense.combine)
+        log_q = exact.log_probs(T).double()
+        q, entropy = log_q.exp(), -(log_q.exp() * log_q).sum(-1)
+        gold = log_q.gather(1, targets.clamp_min(0)[:, None]).squeeze(1)
+    taught = torch.arange(N) % 7 != 3
+    heard = (torch.arange(N) % 4 != 1).float()
+    scales = Scales(text, 0.5 * T**2 / 32, T, gate, 0.5 / 30)
+
+    ours = [x.clone().requires_grad_() for x in student]
+    known = heard if isinstance(gate, SkipCertain) else None
+    loss, sums = fused_loss(*ours, targets, scales, signal, taught, known)
+    loss.backward()
+
+    leaves = [x.double().requires_grad_() for x in student]
+    logits = F.linear(*leaves)
+    g = gate_weights(gate, logits.detach(), q, entropy, gold, targets, heard, T)
+    cross_entropy = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
+    log_p = F.log_softmax(logits / T, -1)
+    own = -(q * q.clamp_min(1e-300).log()).sum(1) if kind != "sparse" else entropy
+    divergence = (-(q * log_p).sum(1) - own) * taught
+    expected = ((scales.target + (1 - g) * scales.yielded) * cross_entropy + g * scales.teacher * divergence).sum()
+    expected.backward()
+
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=2e-6)
+    assert float(sums[0]) == pytest.approx(float(cross_entropy.detach().sum()), rel=1e-6)
+    assert float(sums[1]) == pytest.approx(float(divergence.detach().sum()), rel=1e-6)
+    assert float(sums[2]) == pytest.approx(float((g * taught).sum()), rel=1e-5)
+    error = torch.stack([(a.grad - b.grad).norm() for a, b in zip(ours, leaves, strict=True)]).norm()
+    assert error < 1e-5 * torch.stack([b.grad.norm() for b in leaves]).norm()
+    assert ours[0].grad.shape == (N, D)
+
+
+def test_a_gate_over_rows_without_its_weights_is_refused() -> None:
+    student, targets, signal = case(3, 2, False, "mean_logits")
+    with pytest.raises(ValueError, match="heard_N"):
+        fused_loss(*student, None, targets, Scales(1.0, 1.0, gate=SkipCertain(0.5)), signal)
+
+
+def test_a_gate_that_is_open_everywhere_changes_nothing() -> None:
+    student, targets, signal = case(3, 2, False, "mean_logits")
+    plain = fused_loss(*student, None, targets, Scales(0.1, 0.2, 2.0), signal)
+    gated = fused_loss(*student, None, targets, Scales(0.1, 0.2, 2.0, SkipCertain(0.1), 0.3), signal, None,
+                       torch.ones(N))  # fmt: skip
+    assert float(gated[0]) == pytest.approx(float(plain[0]), rel=1e-7)
+    assert gated[1][2] == N

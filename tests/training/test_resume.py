@@ -167,6 +167,41 @@ def test_killed_ten_times_equals_undisturbed(prepared: Path, tmp_path: Path, siz
     assert steps[-1] == 30
 
 
+COURSES = {
+    "cosine": "{weight: 0.5, temperature: {start: 3, end: 1, over: 9}, schedule: {kind: cosine, over: 11}, "
+    "gate: {kind: skip_certain, share: 0.3}}",
+    "wsd": "{weight: 0.5, schedule: {kind: wsd, over: 11, warmup: 3, decay: 4}, gate: confidence}",
+    "to the stage's end": "{weight: 0.5, temperature: 2, schedule: ratio_linear, gate: {kind: advantage, scale: 0.5}}",
+    "cached": "{weight: 0.5, schedule: {kind: linear, over: 11}, gate: advantage}",
+}
+
+
+@pytest.mark.parametrize("course", COURSES)
+def test_killed_around_the_release_and_the_switch_equals_undisturbed(
+    prepared: Path, tmp_path: Path, course: str
+) -> None:
+    """Teachers go before step 11, the stage before step 15: killed inside either, at both ends, and after them."""
+    cache = ", cache: {kind: sparse, fill: first_epoch}" if course == "cached" else ""
+    text = RECIPE.replace("distill: 0.5}", f"distill: {COURSES[course]}}}{cache}")
+    # The teacher takes 12 steps. Killed in a step, a run goes on from the one before.
+    killed_in, faults, at = (4, 10, 11, 14, 15, 20), [], -12
+    for step in killed_in:
+        faults.append((0, "step", step - at + 1))
+        at = step
+    quiet, disturbed = fresh(prepared, tmp_path, "quiet"), fresh(prepared, tmp_path, "disturbed")
+    assert run_to_end(quiet, 1, [], text) == 0
+    assert run_to_end(disturbed, 1, faults, text) == len(killed_in)
+    expected, found = outcome(quiet), outcome(disturbed)
+    assert found == expected
+    lines = [json.loads(line) for line in found["resume/student/seed-0/metrics.jsonl"].splitlines()]
+    weights = {line["step"]: line["weight"] for line in lines if "weight" in line}
+    until = 15 if course == "to the stage's end" else 11
+    assert sorted(weights) == list(range(1, 31))
+    assert [step for step, weight in weights.items() if weight > 0] == list(range(1, until + 1))
+    assert [line["step"] for line in lines if "heard" in line] == list(range(1, until + 1))
+    assert [line["step"] for line in lines if "kl" in line] == list(range(1, until + 1))
+
+
 def test_ranks_agree_with_one_process(prepared: Path, tmp_path: Path) -> None:
     """The same batch over two processes gives the same losses (dropout apart, which this recipe's teachers have)."""
     text = RECIPE.replace("steps: 12", "precision: fp32\n    steps: 12")

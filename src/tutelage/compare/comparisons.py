@@ -13,19 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.compare.cost import sources_of
 from tutelage.compare.items import item_differences, macro_groups, read_margins, tie_credit
 from tutelage.compare.metrics import conventions, facts_of, metrics_of, suites_of, values_of
+from tutelage.compare.over_training import curve_difference, reached
 from tutelage.compare.statistics import Estimate, holm, paired_t, seeds_and_items, sign_flip_p
-from tutelage.compare.summary import (
-    Comparison,
-    Model,
-    ParadigmDifferences,
-    ParadigmRow,
-    Summary,
-    base_name,
-    read_models,
-    read_summary,
-)
+from tutelage.compare.summary import Model, Summary, base_name, read_models, read_summary
+from tutelage.compare.summary_pairs import Comparison, ParadigmDifferences, ParadigmRow
 from tutelage.errors import UserError, nearest
 
 LEVEL = 0.95
@@ -136,14 +130,39 @@ def pairs_to_compare(models: Summary | Mapping[str, Any]) -> list[tuple[str, str
 
 
 def student_and_control(models: Mapping[str, Model]) -> Iterator[tuple[str, str]]:
-    """Each student with each control that is like it."""
+    """Each student with each of its controls: the same model without teachers, trained as long or at as many FLOPs.
+
+    A control is like its student, or the student is like it: several students may start from one baseline. A student's
+    own teacher is none of its controls, even where it has the same shape.
+    """
     students = [name for name, model in models.items() if model.role == "student"]
-    for name, model in models.items():
-        if model.role == "control":
-            # A control that does not say whose it is belongs to the only student there is.
-            of = model.like or (students[0] if len(students) == 1 else None)
-            if of in models and of is not None:
-                yield of, name
+    for student in students:
+        baseline = _baseline(models, student)
+        for name, model in models.items():
+            if model.role == "control" and (model.like or model.flops_of) is None:
+                # A control that does not say whose it is belongs to the only student there is.
+                own = len(students) == 1
+            else:
+                own = model.role == "control" and model.like == student
+            if own or name == baseline or (model.flops_of == student and _alike(model, models[student])):
+                yield student, name
+
+
+def _baseline(models: Mapping[str, Model], student: str) -> str | None:
+    """Return the first model without teachers that a student is like, perhaps by way of other students."""
+    seen, name = {student}, models[student].like
+    while name is not None and name in models and name not in seen:
+        if not sources_of(models[name]):
+            taught_by = {base_name(teacher) for teacher in models[student].teachers}
+            return name if name not in taught_by and _alike(models[name], models[student]) else None
+        seen.add(name)
+        name = models[name].like
+    return None
+
+
+def _alike(one: Model, two: Model) -> bool:
+    """Tell whether two models have the same shape, as far as is known."""
+    return (one.architecture, one.parameters) == (two.architecture, two.parameters)
 
 
 def with_comparisons(
@@ -165,6 +184,11 @@ def with_comparisons(
             for suite in suites_of(checked.models[a])
             if (entry := compare_paradigms(checked, a, b, suite, level, items_folder)) is not None
         ]
+    pairs = list(student_and_control(checked.models))
+    for key, measure in (("reached", reached), ("curve_differences", curve_difference)):
+        if not getattr(checked, key):
+            found = [measure(checked.models, a, b, level) for a, b in pairs]
+            result[key] = [entry.model_dump(mode="json") for entry in found if entry is not None]
     return read_summary(result).as_json()
 
 

@@ -20,8 +20,10 @@ class Cost:
     """Its own training; None where it was not counted."""
     teacher_flops: float
     """The teachers' forward passes during it."""
+    scoring_flops: float
+    """The passes that scored rows for its selections."""
     teachers_training_flops: float
-    """Training of the teachers, their own teachers included, each once."""
+    """Training of teachers and scorers, their own teachers included, each once."""
     seconds: float | None
     """Wall time, teaching included."""
     seconds_teaching: float
@@ -32,8 +34,8 @@ class Cost:
     @property
     def total_flops(self) -> float | None:
         """Everything that had to be computed to get one such model; None where nothing was counted."""
-        parts = (self.flops or 0.0) + self.teacher_flops + self.teachers_training_flops
-        return parts or None
+        forward = self.teacher_flops + self.scoring_flops
+        return ((self.flops or 0.0) + forward + self.teachers_training_flops) or None
 
     @property
     def total_seconds(self) -> float | None:
@@ -49,8 +51,9 @@ def cost_of(models: Mapping[str, Model], name: str) -> Cost:
     return Cost(
         flops=_mean(model, "flops"),
         teacher_flops=_mean(model, "teacher_flops") or 0.0,
+        scoring_flops=_mean(model, "scoring_flops") or 0.0,
         teachers_training_flops=sum(
-            (_mean(teacher, "flops") or 0.0) + (_mean(teacher, "teacher_flops") or 0.0) for teacher in known
+            _mean(teacher, key) or 0.0 for teacher in known for key in ("flops", "teacher_flops", "scoring_flops")
         ),
         seconds=_mean(model, "seconds"),
         seconds_teaching=_mean(model, "seconds_teaching") or 0.0,
@@ -65,16 +68,20 @@ def sources_of(model: Model) -> list[str]:
 
 
 def _ancestors(models: Mapping[str, Model], name: str) -> list[str]:
-    """Teachers, their teachers, and so on; each once, `name` itself left out."""
+    """Teachers and scorers, their teachers, and so on; each once, `name` itself left out."""
     found: dict[str, None] = {}
-    waiting = sources_of(models[name])
+    waiting = _needs_of(models[name])
     while waiting:
         source = waiting.pop(0)
         if source in found or source == name:
             continue
         found[source] = None
-        waiting += sources_of(models[source]) if source in models else []
+        waiting += _needs_of(models[source]) if source in models else []
     return list(found)
+
+
+def _needs_of(model: Model) -> list[str]:
+    return list(dict.fromkeys([*sources_of(model), *map(base_name, model.scorers)]))
 
 
 def _mean(model: Model, key: str) -> float | None:

@@ -10,12 +10,18 @@ from dataclasses import dataclass
 
 from tutelage.compare.comparisons import student_and_control
 from tutelage.compare.cost import cost_of, mean_of
-from tutelage.compare.metrics import UNITS, measure_name, values_of
-from tutelage.compare.summary import Comparison, Summary
+from tutelage.compare.metrics import MISSING, UNITS, measure_name, values_of
+from tutelage.compare.summary import Summary
+from tutelage.compare.summary_pairs import Comparison
+from tutelage.compare.table_training import share
 from tutelage.compare.tables import flops_text, p_value, scale_of, signed
 
 ALSO = 4
 """Further measures told one by one; the rest is counted."""
+FULL = 3
+"""So many pairs are each answered in full, tested or not."""
+_NOT_TESTED = "Not tested"
+_NO_EQUAL = ", so a control given the same FLOPs is not part of this comparison."
 _ITS_CONTROL = "the same model without its teachers"
 
 
@@ -28,12 +34,45 @@ class Answer:
 
 
 def headline(summary: Summary) -> list[Answer]:
-    """Answer the question for every student and control of the run, or say why it cannot be answered."""
+    """Answer the question for every student and control of the run, or say why it cannot be answered.
+
+    Of many pairs, those that were not tested share one answer: what has one seed is a side issue beside what has three.
+    """
     pairs = list(student_and_control(summary.models))
-    return [_pair_answer(summary, *pair) for pair in pairs] or [_without_control(summary)]
+    if not pairs:
+        return [_without_control(summary)]
+    answers = [_pair_answer(summary, *pair) for pair in pairs]
+    told = [answer for answer in answers if not answer.sentence.startswith(_NOT_TESTED)]
+    if len(answers) <= FULL or not told:
+        return answers
+    untested = [pair for pair, answer in zip(pairs, answers, strict=True) if answer not in told]
+    return [*told, *([_untested(summary, untested)] if untested else [])]
 
 
-def _sentence(entry: Comparison, student: str, control: str) -> str:
+def _untested(summary: Summary, pairs: list[tuple[str, str]]) -> Answer:
+    """One answer for all pairs without a test: their differences, and that chance may be all of it."""
+    said = []
+    for student, control in pairs:
+        found = (entry for entry in summary.comparisons if {entry.a, entry.b} == {student, control})
+        entry = next((_oriented(entry, student) for entry in found), None)
+        shown = MISSING if entry is None else f"{_signed(entry)}{_size(entry)[1]} on {_measure_words(entry)}"
+        said.append(f"{student} against {control} {shown}")
+    count = f"{len(pairs)} more pair{'s' if len(pairs) > 1 else ''} of student and control"
+    return Answer(
+        f"{_NOT_TESTED}: {count}, for want of seeds.", f"Differences that chance may explain: {'; '.join(said)}."
+    )
+
+
+def _what(summary: Summary, control: str) -> str:
+    """Say what a control is."""
+    model = summary.models[control]
+    if model.flops_of is None:
+        return _ITS_CONTROL
+    whole = " and its teachers" if model.flops_counted == "counted" else ""
+    return f"{_ITS_CONTROL}, trained for as many FLOPs as {model.flops_of}{whole}"
+
+
+def _sentence(entry: Comparison, student: str, control: str, what: str) -> str:
     """The first sentence, from the comparison of a student with its control on the main measure."""
     measure = _measure_words(entry)
     size, unit = _size(entry)
@@ -41,17 +80,17 @@ def _sentence(entry: Comparison, student: str, control: str) -> str:
     if entry.interval is None:
         side = "level with" if entry.mean == 0 else f"{size}{unit} {_side(entry)}"
         return (
-            f"Not tested: on {measure} {student} came out {side} {control}, {_ITS_CONTROL}, but {_reason(entry)}, "
+            f"{_NOT_TESTED}: on {measure} {student} came out {side} {control}, {what}, but {_reason(entry)}, "
             "so chance cannot be told from effect."
         )
     p = f"p = {p_value(entry.p)}".replace("= <", "< ")
     evidence = f"{100 * entry.level:g} % interval {_interval(entry, unsigned=True)}, {seeds}, {p}"
     if entry.verdict == "not shown":
-        between = f"{student} and {control}, {_ITS_CONTROL}, differ by {_signed(entry)}{unit}"
+        between = f"{student} and {control}, {what}, differ by {_signed(entry)}{unit}"
         return f"Not shown: on {measure} {between} ({evidence})."
     word = "Yes" if _student_better(entry) else "No"
     verb = "beat" if word == "Yes" else "fell behind"
-    return f"{word}: on {measure} {student} {verb} {control}, {_ITS_CONTROL}, by {size}{unit} ({evidence})."
+    return f"{word}: on {measure} {student} {verb} {control}, {what}, by {size}{unit} ({evidence})."
 
 
 def _caveat(entry: Comparison) -> str:
@@ -68,15 +107,16 @@ def _pair_answer(summary: Summary, student: str, control: str) -> Answer:
     order = {"test.loss": 0, "test.bits_per_byte": 1}
     entries.sort(key=lambda entry: order.get(entry.metric, 2))
     if not entries:
-        missing = f"Not tested: no comparison of {student} with its control {control} was made."
+        missing = f"{_NOT_TESTED}: no comparison of {student} with its control {control} was made."
         return Answer(missing, _cost_sentence(summary, student, control))
     details = [_caveat(entries[0])]
     further = [entry for entry in entries[1:] if _says_more(entry)]
     details += [_also(entry) for entry in further[:ALSO]]
     if len(further) > ALSO:
         details.append(f"{_verdicts(further[ALSO:])} The comparisons below have them one by one.")
-    details.append(_cost_sentence(summary, student, control))
-    return Answer(_sentence(entries[0], student, control), " ".join(text for text in details if text))
+    details += [_reached_sentence(summary, student, control), _cost_sentence(summary, student, control)]
+    sentence = _sentence(entries[0], student, control, _what(summary, control))
+    return Answer(sentence, " ".join(text for text in details if text))
 
 
 def _says_more(entry: Comparison) -> bool:
@@ -100,13 +140,31 @@ def _also(entry: Comparison) -> str:
     return f"On {_measure_words(entry)} the difference is {_signed(entry)}{unit}{between}: {said}."
 
 
+def _reached_sentence(summary: Summary, student: str, control: str) -> str:
+    """When the student came to the control's loss, in steps and in operations."""
+    entry = next((entry for entry in summary.reached if (entry.a, entry.b) == (student, control)), None)
+    if entry is None:
+        return ""
+    arrived = sum(seed.student is not None for seed in entry.seeds)
+    if arrived < len(entry.seeds):
+        when = f"in {arrived} of {len(entry.seeds)} seeds only" if arrived else "in no seed"
+        return f"It reached the control's lowest validation loss {when}."
+    text = f"It reached the control's lowest validation loss after {share(entry, 'steps')} of the control's steps"
+    if "flops_with_teachers" in entry.shares:
+        text += (
+            f", with {share(entry, 'flops')} of its FLOPs, "
+            f"or {share(entry, 'flops_with_teachers')} with the training of the teachers"
+        )
+    return f"{text}."
+
+
 def _cost_sentence(summary: Summary, student: str, control: str) -> str:
     """What the teacher cost, and whether the control had as long."""
     taught, plain = cost_of(summary.models, student), cost_of(summary.models, control)
     if not taught.total_flops or not plain.total_flops:
         return ""
     ratio = taught.total_flops / plain.total_flops
-    alone = ((taught.flops or 0) + taught.teacher_flops) / plain.total_flops
+    alone = ((taught.flops or 0) + taught.teacher_flops + taught.scoring_flops) / plain.total_flops
     totals = f"{flops_text(taught.total_flops)} against {flops_text(plain.total_flops)}"
     text = (
         f"The student cost {_times(ratio)} the control's FLOPs, the training of its teachers included "
@@ -116,7 +174,9 @@ def _cost_sentence(summary: Summary, student: str, control: str) -> str:
         text += f" The training of {', '.join(taught.uncounted)} happened elsewhere and is not counted."
     steps = [mean_of(run.steps for run in summary.models[name].seeds.values()) for name in (student, control)]
     if ratio > 1.1 and steps[0] is not None and steps[0] == steps[1]:
-        text += " Both took the same number of steps, so a control given the same FLOPs is not part of this comparison."
+        equal = [name for name, model in summary.models.items() if model.flops_of == student]
+        text += " Both took the same number of steps"
+        text += f"; {', '.join(equal)} took as many FLOPs." if equal else _NO_EQUAL
     return text
 
 

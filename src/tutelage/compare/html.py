@@ -9,8 +9,10 @@ from typing import Any
 
 from tutelage.compare.headline import Answer, headline
 from tutelage.compare.plots import THEME, Plot, draw
+from tutelage.compare.selections import examples_table, selections_table
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.compare.table_scores import evaluations_table, published_table
+from tutelage.compare.table_training import curve_table, reached_table
 from tutelage.compare.tables import (
     Table,
     comparisons_table,
@@ -70,6 +72,10 @@ def html_report(summary: Summary | Mapping[str, Any], plots: Sequence[Plot] | No
         section(comparisons_table(checked)),
         section(described_table(checked)),
         section(published_table(checked)),
+        section(reached_table(checked)),
+        section(curve_table(checked)),
+        section(selections_table(checked)),
+        section(examples_table(checked)),
         *(figure(plot) for plot in drawings),
         section(cost_table(checked)),
         *(section(table) for table in settings_tables(checked)),

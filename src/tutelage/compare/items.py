@@ -14,7 +14,8 @@ import numpy as np
 
 from tutelage.compare.metrics import conventions
 from tutelage.compare.statistics import Array
-from tutelage.compare.summary import Model, SeedRun, Suite
+from tutelage.compare.summary import Model
+from tutelage.compare.summary_runs import SeedRun, Suite
 from tutelage.errors import UserError
 
 

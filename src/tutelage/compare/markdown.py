@@ -11,8 +11,10 @@ from urllib.parse import quote
 
 from tutelage.compare.headline import headline
 from tutelage.compare.plots import Plan, Plot, plans
+from tutelage.compare.selections import examples_table, selections_table
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.compare.table_scores import evaluations_table, published_table
+from tutelage.compare.table_training import curve_table, reached_table
 from tutelage.compare.tables import (
     Table,
     comparisons_table,
@@ -37,7 +39,8 @@ def markdown_report(
     parts = [f"# {escape(checked.recipe)}"]
     parts += [f"**{escape(a.sentence)}** {escape(a.details)}".strip() for a in headline(checked)]
     scores = (models_table, evaluations_table, comparisons_table, described_table, published_table)
-    parts += [_section(table(checked)) for table in scores]
+    more = (reached_table, curve_table, selections_table, examples_table)
+    parts += [_section(table(checked)) for table in (*scores, *more)]
     shown: Sequence[Plan | Plot] = list(plans(checked)) if plots is None else plots
     parts += [_image(plot, plots_folder) for plot in shown if plots_folder and _file(plot, plots_folder).is_file()]
     parts += [_section(table) for table in (cost_table(checked), *settings_tables(checked), data_table(checked))]

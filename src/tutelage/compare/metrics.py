@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from tutelage.compare.summary import Measured, Model, SeedRun, Summary, Value
+from tutelage.compare.summary import Model, Summary
+from tutelage.compare.summary_runs import Measured, SeedRun, Value
 from tutelage.evaluation.results import Unit
 
 MISSING = "–"
@@ -52,9 +53,9 @@ _BY_UNIT: dict[Unit, Shown] = {
     "correlation": _COEFFICIENT,
     "percent": Shown(1, 2, 2, "%", "points", "points"),
     "months": Shown(1, 2, 2, "months", "months", "months"),
+    "nats": Shown(1, 3, 4, "nats/token", "nats/token", "nats per token"),
 }
 UNITS: Mapping[str, Shown] = {
-    "nats": Shown(1, 3, 4, "nats/token", "nats/token", "nats per token"),
     "bits/byte": Shown(1, 3, 4, "bits/byte", "bits/byte", "bits per byte"),
     **{str(unit): shown for unit, shown in _BY_UNIT.items()},
 }

@@ -10,7 +10,8 @@ from typing import Any
 from tutelage.compare.metrics import UNITS
 from tutelage.compare.plot_scores import draw_chance
 from tutelage.compare.plot_style import GRID, INK, PAPER, human_axis, label, looks, new_figure
-from tutelage.compare.summary import Along, Model, Summary
+from tutelage.compare.summary import Model, Summary
+from tutelage.compare.summary_runs import Along
 
 UNEVEN = 2.0
 """With a longest gap between checkpoints of more than so many shortest ones, a schedule is drawn on a logarithmic axis:
@@ -47,13 +48,10 @@ def learning_curves(summary: Summary, name: str) -> Any | None:
             if at > words[-1]:
                 tail = [fmean(values[-1]), shown.scale * score]
                 axes.plot([words[-1], at], tail, color=look.colour, linestyle=look.dashes, linewidth=1.7)
-            axes.plot(at, shown.scale * score, markersize=9, markeredgewidth=0.9, zorder=3, **marks)
+            axes.plot(at, shown.scale * score, markersize=8, markeredgewidth=0.9, alpha=0.85, zorder=3, **marks)
     if first.chance is not None:
         draw_chance(axes, first.chance)
-    if _uneven(sorted({words for points in drawn.values() for words in points})):
-        axes.set_xscale("log")
-    human_axis(axes.xaxis)
-    axes.set_xlabel("words seen")
+    _finish_words(axes, sorted({words for points in drawn.values() for words in points}))
     unit = f" ({shown.sign})" if shown.sign else ""
     lower = ", lower is better" if first.better == "lower" else ""
     axes.set_ylabel(f"{first.measure.replace('_', ' ')} on {label(name, 30)}{unit}{lower}", color=INK)
@@ -73,6 +71,18 @@ def _by_words(curves: Sequence[Along]) -> dict[int, list[float]]:
             if value is not None:
                 found.setdefault(words, []).append(value)
     return {words: found[words] for words in sorted(found) if len(found[words]) == len(curves)}
+
+
+def _finish_words(axes: Any, words: Sequence[int]) -> None:
+    """Finish the axis of words: logarithmic, with ticks at 1, 2 and 5, where the checkpoints lie unevenly."""
+    if _uneven(words):
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    human_axis(axes.xaxis)
+    axes.set_xlabel("words seen")
 
 
 def _uneven(words: Sequence[int]) -> bool:

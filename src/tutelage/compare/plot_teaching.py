@@ -93,11 +93,20 @@ def _describe_objective(name: str, setting: Any) -> Iterable[str]:
     details = []
     if "temperature" in setting:
         squared = setting.get("temperature_squared")
-        details.append(f"T {_number(setting['temperature'])}" + (" (× T²)" if squared else ""))
+        details.append(f"T {_temperature(setting['temperature'])}" + (" (× T²)" if squared else ""))
     if "reduction" in setting:
         details.append(str(setting["reduction"]).replace("_", " "))
+    details += [_kind(setting[key]) for key in ("schedule", "gate") if setting.get(key)]
     first = f"{title} × {_number(setting['weight'])}" if "weight" in setting else title
     return [first, ", ".join(details)] if details else [first]
+
+
+def _kind(value: Any) -> str:
+    return str(value["kind"] if isinstance(value, Mapping) else value).replace("_", " ")
+
+
+def _temperature(value: Any) -> str:
+    return f"{_number(value['start'])}–{_number(value['end'])}" if isinstance(value, Mapping) else _number(value)
 
 
 def _number(value: Any) -> str:

@@ -11,7 +11,8 @@ from tutelage.compare.cost import Cost, cost_of
 from tutelage.compare.metrics import values_of
 from tutelage.compare.plot_style import FAINT, GRID, INK, PAPER, human_axis, label, looks, new_figure
 from tutelage.compare.statistics import Array
-from tutelage.compare.summary import Model, Point, Summary
+from tutelage.compare.summary import Model, Summary
+from tutelage.compare.summary_runs import Point
 
 MAX_POINTS = 150
 """Points of a drawn or published line; more cannot be seen and make the file heavy."""
@@ -38,6 +39,42 @@ def validation_curves(summary: Summary) -> Any | None:
     _frame_losses(axes, [curve for model in models.values() for curve in _curves(model, "val_loss")])
     axes.set_ylabel("validation loss (nats/token)")
     _finish_tokens(axes)
+    return figure
+
+
+def curve_differences(summary: Summary) -> Any | None:
+    """Student minus control on validation, step by step, with the band of the interval; steps on a log axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    entries = [entry for entry in summary.curve_differences if len(entry.points) > 1]
+    if not entries:
+        return None
+    figure, axes = new_figure(3.8)
+    axes.axhline(0, color=FAINT, linewidth=1)
+    for entry in entries:
+        look, steps = looks(summary)[entry.a], [point.step for point in entry.points]
+        ends = [point.interval or (point.mean, point.mean) for point in entry.points]
+        axes.fill_between(steps, *zip(*ends, strict=True), color=look.colour, alpha=0.15, linewidth=0)
+        name = label(f"{entry.a} − {entry.b}")
+        axes.plot(
+            steps,
+            [point.mean for point in entry.points],
+            look.dashes,
+            color=look.colour,
+            linewidth=1.7,
+            marker=look.marker,
+            markersize=3.2,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.4,
+            label=name,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    human_axis(axes.xaxis)
+    axes.set_xlabel("step")
+    axes.set_ylabel("difference of validation loss (nats/token)")
+    axes.legend(loc="best", fontsize=8, facecolor=PAPER, edgecolor=GRID)
     return figure
 
 
@@ -113,7 +150,7 @@ def cost_bars(summary: Summary) -> Any | None:
 
 
 def _flop_parts(cost: Cost) -> tuple[float, float, float]:
-    return cost.flops or 0.0, cost.teacher_flops, cost.teachers_training_flops
+    return cost.flops or 0.0, cost.teacher_flops + cost.scoring_flops, cost.teachers_training_flops
 
 
 def _time_parts(cost: Cost) -> tuple[float, float, float]:

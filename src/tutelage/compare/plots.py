@@ -12,7 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.compare import plot_learning, plot_measures, plot_scores, plot_teaching, plot_training
+from tutelage.compare import (
+    plot_heard,
+    plot_learning,
+    plot_measures,
+    plot_scores,
+    plot_teaching,
+    plot_training,
+    selections,
+)
 from tutelage.compare.plot_style import drawing, to_png, to_svg
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.files import write_bytes, write_text
@@ -64,6 +72,13 @@ def plans(summary: Summary) -> Iterator[Plan]:
         plot_training.validation_curves,
     )
     yield Plan(
+        "curve-differences",
+        "Student minus control at the same steps",
+        "Mean over pairs of seeds and its interval, each step alone; below zero the student is ahead. Steps on a log "
+        "axis, so that the early phase can be seen.",
+        plot_training.curve_differences,
+    )
+    yield Plan(
         "training-loss",
         "Training loss",
         "Averaged over neighbouring steps. KL is the divergence of teachers and student, as its reduction defines it.",
@@ -77,6 +92,26 @@ def plans(summary: Summary) -> Iterator[Plan]:
             "seed. Large: the finished model, the best checkpoint by validation loss.",
             partial(plot_learning.learning_curves, name=name),
         )
+    yield Plan(
+        "teacher-weight",
+        "How loud the teachers were",
+        "The teachers' weight in the loss, step by step; below it, where a gate chose among tokens, the share of that "
+        "weight that was heard.",
+        plot_heard.teacher_weight,
+    )
+    yield Plan(
+        "heard-by-difficulty",
+        "Where the teachers were heard",
+        "Held-out tokens in ten parts, from those that the teachers predict best to those that they predict worst; the "
+        "gate's mean weight in each, once training was over. Thin: one seed. Thick: mean over seeds.",
+        plot_heard.heard_by_difficulty,
+    )
+    yield Plan(
+        "selections",
+        "What was selected, by value",
+        "All rows (or tokens) in grey, those kept in colour. Values beyond the scale stand in the outer bins.",
+        selections.selection_histograms,
+    )
     yield Plan(
         "evaluations",
         "All evaluations, seed by seed",

@@ -12,158 +12,20 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from tutelage.compare.summary_pairs import Comparison, CurveDifference, Difference, ParadigmDifferences, Reached
+from tutelage.compare.summary_runs import Amount, Count, Role, SeedRun, Selection, Strict
 from tutelage.errors import UserError
-from tutelage.evaluation.results import Unit
 from tutelage.files import read_json
 
 SCHEMA = 1
 """Version of the shape; it rises when a reader of the old shape would misread the new one."""
 
-Role = Literal["teacher", "student", "control", "model", "ensemble"]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
-Point = tuple[int, int, float]
-"""A point of a curve: step, tokens seen, value."""
-WordPoint = tuple[Count, float | None]
-"""A point of a learning curve: words seen, repeats included, and the value; None where it cannot be told."""
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, populate_by_name=True)
-
-
-class HeldOut(_Strict):
-    """Loss on text that was not trained on."""
-
-    loss: float
-    """Cross-entropy in nats per token."""
-    perplexity: float | None = None
-    bits_per_byte: float | None = None
-
-
-class Paradigm(_Strict):
-    """Accuracy on one file of minimal pairs."""
-
-    accuracy: Share
-    strict: Share | None = None
-    """Accuracy when a tie counts as wrong."""
-    n: Count
-    field: str | None = None
-    phenomenon: str | None = None
-
-
-class Suite(_Strict):
-    """Scores on one benchmark of minimal pairs."""
-
-    convention: str
-    """The year whose scoring was followed: BOS, leading space, sum or mean, ties."""
-    accuracy: Share
-    """Macro accuracy as the convention defines it."""
-    strict: Share | None = None
-    """The same when a tie counts as wrong."""
-    items: Count
-    chance: Share | None = None
-    """What guessing scores: the mean of one over the number of options; a half where it is not said."""
-    fields: dict[str, Share] = {}
-    phenomena: dict[str, Share] = {}
-    paradigms: dict[str, Paradigm] = {}
-
-
-class Value(_Strict):
-    """One number that a benchmark without right and wrong options reports."""
-
-    value: float | None
-    """None where it cannot be told; `note` has the reason."""
-    unit: Unit
-    better: Literal["higher", "lower"] = "higher"
-    n: Count = 0
-    """Items behind it."""
-    note: str = ""
-
-
-class Measured(_Strict):
-    """Numbers on one such benchmark: correlations, explained variance, fine-tuned tasks."""
-
-    convention: str
-    """The year whose rules were followed."""
-    headline: str
-    """Key in `values` of the number that tables show and comparisons test."""
-    values: dict[str, Value]
-
-    @model_validator(mode="after")
-    def _headline_is_a_value(self) -> Measured:
-        if self.headline not in self.values:
-            raise ValueError(f"the headline {self.headline!r} is not among values: {', '.join(self.values) or 'none'}")
-        for name in self.values:
-            if "." in name:
-                raise ValueError(f"the value {name!r} has a dot, which separates evaluation and value in names")
-        return self
-
-
-class Along(_Strict):
-    """The headline of an evaluation at a model's checkpoints: a learning curve."""
-
-    convention: str
-    """The year whose rules were followed."""
-    measure: str
-    """`accuracy` of a suite, of other evaluations the headline."""
-    unit: Unit
-    better: Literal["higher", "lower"] = "higher"
-    chance: Share | None = None
-    """What guessing scores, where that can be said."""
-    points: list[WordPoint]
-    """In the order of words seen."""
-    finished: WordPoint
-    """The same of the finished model, which is the best checkpoint by `val`."""
-
-
-class SeedRun(_Strict):
-    """One training of one model."""
-
-    steps: Count | None = None
-    tokens: Count | None = None
-    words: Count | None = None
-    """Whitespace words seen, repeats included."""
-    epochs: Amount | None = None
-    seconds: Amount | None = None
-    """Wall time of training, teaching included."""
-    seconds_teaching: Amount | None = None
-    """The part of `seconds` in which teachers were asked."""
-    flops: Amount | None = None
-    """The model's own training FLOPs."""
-    teacher_flops: Amount | None = None
-    """FLOPs of the teachers' forward passes during this training."""
-    best_step: Count | None = None
-    """The step whose checkpoint was kept, chosen on the validation split."""
-    val: HeldOut | None = None
-    test: HeldOut | None = None
-    curves: dict[str, list[Point]] = {}
-    """`train_loss`, `train_kl`, `val_loss`, `lr`; others are kept and not drawn."""
-    machine: dict[str, str | int | float | None] = {}
-    """Where it was trained."""
-    clip_rate: Share | None = None
-    """Share of steps whose gradient was clipped."""
-    suites: dict[str, Suite] = {}
-    suite_items: str | None = None
-    """Path of an `.npz` with margins (log-probability, good minus bad) under the keys `<suite>/<paradigm>`."""
-    measures: dict[str, Measured] = {}
-    """By evaluation, as the recipe names it: everything that is no choice between options."""
-    along: dict[str, Along] = {}
-    """By evaluation: what was repeated at checkpoints of this training."""
-
-    @model_validator(mode="after")
-    def _a_name_means_one_thing(self) -> SeedRun:
-        if twice := sorted(self.suites.keys() & self.measures.keys()):
-            raise ValueError(f"{twice[0]!r} stands in suites and in measures; an evaluation is one of the two")
-        return self
-
-
-class Model(_Strict):
+class Model(Strict):
     """One entry of the recipe's `models`, over all its seeds."""
 
     role: Role
@@ -172,8 +34,15 @@ class Model(_Strict):
     parameters: Count | None = None
     non_embedding_parameters: Count | None = None
     like: str | None = None
-    """The model a control copies."""
+    """The model whose settings it took over: of a control without teachers its student, or the other way round."""
+    flops_of: str | None = None
+    """The model whose operations were its length."""
+    flops_counted: Literal["given", "counted"] | None = None
+    """Whether the training of that model's teachers was among them."""
     teachers: list[str] = []
+    scorers: list[str] = []
+    """The models whose scores select what it learns from."""
+    selections: list[Selection] = []
     objectives: list[dict[str, Any]] = []
     """One mapping a stage: the objective's name to its weight or its settings."""
     members: list[str] = []
@@ -189,66 +58,7 @@ class Model(_Strict):
         return dict(sorted(seeds.items(), key=lambda item: int(item[0])))
 
 
-class Comparison(_Strict):
-    """One measure of two models; differences are a minus b."""
-
-    a: str
-    b: str
-    metric: str
-    """`test.loss`, `test.bits_per_byte`, `<suite>.accuracy`, `<suite>.strict` or `<evaluation>.<value>`."""
-    unit: str
-    better: Literal["lower", "higher"]
-    pairs: list[tuple[int, float, float]]
-    """Seed, value of a, value of b; empty where the seeds do not pair."""
-    n: Count
-    mean: float
-    interval: tuple[float, float] | None
-    level: Share
-    p: Share | None
-    verdict: str
-    method: str
-    permutation_p: Share | None = None
-    """Exact sign-flip test; from six pairs on."""
-    detectable: Amount | None = None
-    """Half the interval's width: smaller effects would go unseen with so few seeds."""
-    note: str = ""
-
-
-class ParadigmRow(_Strict):
-    """Difference of accuracy (a minus b, as a share) on one paradigm."""
-
-    paradigm: str
-    field: str | None = None
-    phenomenon: str | None = None
-    mean: float
-    interval: tuple[float, float] | None
-    p: Share | None
-    p_holm: Share | None
-    """The p-value after Holm's correction for all paradigms of the suite."""
-
-
-class ParadigmDifferences(_Strict):
-    """All paradigms of one suite for one pair of models."""
-
-    a: str
-    b: str
-    suite: str
-    n: Count
-    """Seed pairs."""
-    level: Share
-    method: str
-    rows: list[ParadigmRow]
-
-
-class Difference(_Strict):
-    """Settings in which two models differ: key, value of a, value of b."""
-
-    a: str
-    b: str
-    keys: list[tuple[str, Any, Any]]
-
-
-class Data(_Strict):
+class Data(Strict):
     """The corpus, by split."""
 
     corpus: str | None = None
@@ -258,7 +68,7 @@ class Data(_Strict):
     bytes_per_token: dict[str, Amount] = {}
 
 
-class Summary(_Strict):
+class Summary(Strict):
     """One experiment: its models, their scores, how they compare and where they came from."""
 
     version: Literal[1] = Field(alias="schema")
@@ -272,11 +82,13 @@ class Summary(_Strict):
     models: dict[str, Model]
     comparisons: list[Comparison] = []
     paradigm_differences: list[ParadigmDifferences] = []
+    reached: list[Reached] = []
+    curve_differences: list[CurveDifference] = []
     differences: list[Difference] = []
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Summary:
-        for kind in ("comparisons", "paradigm_differences", "differences"):
+        for kind in ("comparisons", "paradigm_differences", "reached", "curve_differences", "differences"):
             for i, entry in enumerate(getattr(self, kind)):
                 for name in (entry.a, entry.b):
                     if name not in self.models:

@@ -17,7 +17,8 @@ from tutelage.compare.metrics import (
     spread,
     values_of,
 )
-from tutelage.compare.summary import Comparison, Summary
+from tutelage.compare.summary import Summary
+from tutelage.compare.summary_pairs import Comparison
 from tutelage.progress import duration, human
 
 WIDE = 3
@@ -164,16 +165,18 @@ def _briefly(summary: Summary, brief: bool) -> list[Comparison]:
 
 
 def cost_table(summary: Summary) -> Table:
-    """What each model cost: its own training, its teachers' forward passes, and its teachers' training."""
+    """What each model cost: its own training, teachers' forward passes and scoring, and its teachers' training."""
+    costs = {name: cost_of(summary.models, name) for name in summary.models}
+    scores = any(cost.scoring_flops for cost in costs.values())
     rows = []
-    for name in summary.models:
-        cost = cost_of(summary.models, name)
+    for name, cost in costs.items():
         outside = f" + {', '.join(cost.uncounted)} (trained elsewhere)" if cost.uncounted else ""
         rows.append(
             (
                 name,
                 _count(cost.flops),
                 _count(cost.teacher_flops or None),
+                *([_count(cost.scoring_flops or None)] if scores else []),
                 _count(cost.teachers_training_flops or None) + outside,
                 _count(cost.total_flops),
                 _time(cost.seconds),
@@ -187,6 +190,7 @@ def cost_table(summary: Summary) -> Table:
             "model",
             "own FLOPs",
             "teachers' forward",
+            *(["scoring rows"] if scores else []),
             "teachers' training",
             "total FLOPs",
             "time",
@@ -194,7 +198,8 @@ def cost_table(summary: Summary) -> Table:
             "time with teachers",
         ),
         rows=tuple(rows),
-        note="Of one seed; a teacher's training counts once and whole, though all students and seeds share it.",
+        note="Of one seed; a teacher's training counts once and whole, though all students and seeds share it."
+        + (" So does that of a scorer; the time has the scoring in it." if scores else ""),
     )
 
 

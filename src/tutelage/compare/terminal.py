@@ -14,6 +14,7 @@ from rich.text import Text
 from tutelage.compare.headline import headline
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.compare.table_scores import evaluations_table, published_table
+from tutelage.compare.table_training import reached_table
 from tutelage.compare.tables import Table, comparisons_table, described_table, models_table
 
 NAME_WIDTH = 26
@@ -26,7 +27,7 @@ def terminal_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
     """Return what `console.print` shows at the end of a run; model names are never read as markup."""
     checked = read_summary(summary)
     parts: list[RenderableType] = [_Fitted(models_table(checked))]
-    brief = (evaluations_table, comparisons_table, described_table)
+    brief = (evaluations_table, comparisons_table, described_table, reached_table)
     more = [table(checked, brief=True) for table in brief]
     parts += [Padding(_Fitted(table), (1, 0, 0, 0)) for table in more if table.rows]
     for answer in headline(checked):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from tutelage import recipe
 from tutelage.errors import UserError
+
+if TYPE_CHECKING:
+    from tutelage.corpus.ul2 import Mixture
 
 IGNORE = -100
 """Target of a position that has no loss."""
@@ -55,6 +58,7 @@ class Batch:
         lengths_B: tokens before the padding of each row; None where no row is padded.
         labels: further targets by task, each with B as its first dimension; `IGNORE` where a label is missing.
         masked: whether tokens were hidden from the model, which reads both ways; else it reads left to right.
+        rewritten: whether rows were rewritten by a mixture of denoisers, which asks at some positions only.
         silent: a stand-in without any loss, for a process that has no rows of a small batch.
     """
 
@@ -65,6 +69,7 @@ class Batch:
     lengths_B: Tensor | None
     labels: dict[str, Tensor]
     masked: bool = False
+    rewritten: bool = False
     silent: bool = False
 
     def part(self, rows: slice) -> Batch:
@@ -224,6 +229,7 @@ class BatchSource:
         pad_id: fills up rows of examples.
         masking: hides tokens for a masked model; without it, targets are the next tokens.
         shuffle: permute rows in each epoch; off for evaluation.
+        mixture: rewrites the rows of a model that reads left to right.
     """
 
     def __init__(
@@ -235,6 +241,7 @@ class BatchSource:
         pad_id: int = 0,
         masking: Masking | None = None,
         shuffle: bool = True,
+        mixture: Mixture | None = None,
     ) -> None:
         self.rows: Chunks | Examples = (
             Chunks(store, rows.length, rows.chunking if shuffle else "fixed", seed)
@@ -242,10 +249,11 @@ class BatchSource:
             else Examples(store, rows.length, rows.buckets)
         )
         self.row_length = rows.length
+        self.only: Ints | None = None
+        self.targets: npt.NDArray[np.bool_] | None = None
         self.batch_rows, self.seed, self.pad_id, self.masking, self.shuffle = batch_rows, seed, pad_id, masking, shuffle
-        self.tokens_per_epoch = (
-            self.rows.count * rows.length if isinstance(self.rows, Chunks) else int(self.rows.lengths.sum())
-        )
+        self.mixture = mixture
+        self.tokens_per_epoch = int(self.row_lengths.sum())
         self._epoch_batches = lru_cache(maxsize=2)(self._example_batches)
         self._permutation = lru_cache(maxsize=2)(self._permute)
 
@@ -253,14 +261,14 @@ class BatchSource:
     def steps_per_epoch(self) -> float:
         """Batches in a pass over the rows; a fraction for chunks, whose batches run on over the end of an epoch."""
         if isinstance(self.rows, Chunks):
-            return self.rows.count / self.batch_rows
+            return self.count / self.batch_rows
         return len(self._epoch_batches(0))
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, counted from 0 over the whole run."""
         if isinstance(self.rows, Chunks):
             index = np.arange(step * self.batch_rows, (step + 1) * self.batch_rows)
-            epochs, places = np.divmod(index, self.rows.count)
+            epochs, places = np.divmod(index, self.count)
             rows = [
                 (int(self._permutation(int(epoch))[place]), int(epoch))
                 for epoch, place in zip(epochs, places, strict=True)
@@ -287,29 +295,64 @@ class BatchSource:
         other._epoch_batches = lru_cache(maxsize=2)(other._example_batches)
         return other
 
+    def with_rows(self, only: Ints, targets: npt.NDArray[np.bool_] | None = None) -> BatchSource:
+        """Return a source of some of the rows, permuted anew in each epoch as all of them would be.
+
+        Args:
+            only: which, in rising order.
+            targets: which positions of all rows, one row after another, keep their target; all unless given.
+
+        Raises:
+            ValueError: no rows, repeated ones or unknown ones, or targets of other rows.
+        """
+        if not len(only) or only[0] < 0 or only[-1] >= self.rows.count or (np.diff(only) <= 0).any():
+            raise ValueError("a selection has rows of the source, at least one, in rising order, none twice")
+        if targets is not None and len(targets) != self.row_lengths.sum():
+            raise ValueError(f"{len(targets)} targets do not fit rows of {self.row_lengths.sum()} tokens")
+        other = self.with_batch_rows(self.batch_rows)
+        other.only, other.targets = only, targets
+        other.tokens_per_epoch = int(self.row_lengths[only].sum())
+        other._permutation = lru_cache(maxsize=2)(other._permute)
+        return other
+
+    @property
+    def count(self) -> int:
+        """Rows in an epoch."""
+        return self.rows.count if self.only is None else len(self.only)
+
+    @cached_property
+    def _row_starts(self) -> Ints:
+        """Where each row's first position is if all stand one after another."""
+        return np.cumsum(self.row_lengths) - self.row_lengths
+
     @cached_property
     def row_lengths(self) -> Ints:
         """Tokens of each row, padding left out."""
         return self.rows.lengths if isinstance(self.rows, Examples) else np.full(self.rows.count, self.rows.length)
 
     @property
+    def shifts(self) -> bool:
+        """Whether a row holds other text in every epoch."""
+        return isinstance(self.rows, Chunks) and self.rows.chunking != "fixed"
+
+    @property
     def varies(self) -> bool:
-        """Whether a row reads differently in every epoch: shifted, or with other tokens hidden."""
-        return self.masking is not None or (isinstance(self.rows, Chunks) and self.rows.chunking != "fixed")
+        """Whether a row reads differently in every epoch: shifted, rewritten, or with other tokens hidden."""
+        return self.shifts or self.masking is not None or self.mixture is not None
 
     def once(self, epoch: int = 0) -> Iterator[Batch]:
         """Go through every row of an epoch once, in order; the last batch may be smaller."""
         if isinstance(self.rows, Chunks):
-            for start in range(0, self.rows.count, self.batch_rows):
-                stop = min(start + self.batch_rows, self.rows.count)
-                yield self._collate([(row, epoch) for row in range(start, stop)])
+            rows = np.arange(self.rows.count) if self.only is None else self.only
+            for start in range(0, self.count, self.batch_rows):
+                yield self._collate([(int(row), epoch) for row in rows[start : start + self.batch_rows]])
         else:
             for rows in self._epoch_batches(epoch):
                 yield self._collate([(int(row), epoch) for row in rows])
 
     def _permute(self, epoch: int) -> Ints:
-        count = self.rows.count
-        return keyed_generator(self.seed, 0, epoch).permutation(count) if self.shuffle else np.arange(count)
+        order = keyed_generator(self.seed, 0, epoch).permutation(self.count) if self.shuffle else np.arange(self.count)
+        return order if self.only is None else self.only[order]
 
     def _example_batches(self, epoch: int) -> list[Ints]:
         """Cut an epoch's permutation into batches of one bucket each, and mix these."""
@@ -326,23 +369,37 @@ class BatchSource:
 
     def _collate(self, rows: list[tuple[int, int]]) -> Batch:
         texts = [self.rows.row(row, epoch) for row, epoch in rows]
-        lengths = None
+        asked_from, lengths = None, None
+        if self.mixture is not None:
+            pairs = [self.mixture.rewrite(text, epoch, row) for text, (row, epoch) in zip(texts, rows, strict=True)]
+            texts, asked_from = [text for text, _ in pairs], torch.tensor([place for _, place in pairs])
         if isinstance(self.rows, Examples):
             width = int(self.rows.sizes[self.rows.bucket[rows[0][0]]])
             lengths = torch.tensor([len(text) for text in texts])
             texts = [np.pad(text, (0, width - len(text)), constant_values=self.pad_id) for text in texts]
         if self.masking is not None:
-            pairs = [self.masking.hide(text, epoch, row) for text, (row, epoch) in zip(texts, rows, strict=True)]
-            tokens, targets = (torch.from_numpy(np.stack(side)) for side in zip(*pairs, strict=True))
+            sides = [self.masking.hide(text, epoch, row) for text, (row, epoch) in zip(texts, rows, strict=True)]
+            tokens, targets = (torch.from_numpy(np.stack(side)) for side in zip(*sides, strict=True))
         else:
             tokens = torch.from_numpy(np.stack(texts))
             targets = torch.full_like(tokens, IGNORE)
             targets[:, :-1] = tokens[:, 1:]
+        if asked_from is not None:
+            targets[torch.arange(targets.shape[1]) < asked_from[:, None] - 1] = IGNORE
         rows_B, epochs_B = torch.tensor(rows).T
-        batch = Batch(rows_B, epochs_B, tokens, targets, lengths, {}, masked=self.masking is not None)
+        masked, rewritten = self.masking is not None, self.mixture is not None
+        batch = Batch(rows_B, epochs_B, tokens, targets, lengths, {}, masked, rewritten)
         if lengths is not None:
             # Padding is never a target: the last real token of a causal row has no next one.
             last = lengths - 1 if self.masking is None else lengths
             beyond = torch.arange(tokens.shape[1]) >= last[:, None]
             batch = replace(batch, targets_BT=targets.masked_fill(beyond, IGNORE))
-        return batch
+        return batch if self.targets is None else self._with_targets_kept(batch, self.targets)
+
+    def _with_targets_kept(self, batch: Batch, kept: npt.NDArray[np.bool_]) -> Batch:
+        """Leave a batch only those targets that were selected."""
+        dropped = torch.zeros_like(batch.targets_BT, dtype=torch.bool)
+        for place, row in enumerate(batch.rows_B.tolist()):
+            start, length = int(self._row_starts[row]), int(self.row_lengths[row])
+            dropped[place, :length] = torch.from_numpy(~kept[start : start + length])
+        return replace(batch, targets_BT=batch.targets_BT.masked_fill(dropped, IGNORE))

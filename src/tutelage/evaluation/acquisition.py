@@ -27,9 +27,9 @@ from scipy.stats import pearsonr
 
 from tutelage.errors import UserError
 from tutelage.evaluation.acquisition_data import AcquisitionData, Contexts
-from tutelage.evaluation.conventions import Convention
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.likelihood import Precision
+from tutelage.evaluation.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.items import Item, encode
+from tutelage.evaluation.likelihood import Precision, position_limit
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.surprisal import Backend, item_surprisals
 from tutelage.teaching.teachers import Ensemble
@@ -99,7 +99,8 @@ def checkpoint_surprisals(
     """Return the surprisal of every word in every context, in nats, as entries of a submission.
 
     The sum over the word's tokens behind context and space; of a masked model the pseudo-log-likelihood, one mask at a
-    time, with nothing behind the word.
+    time, with nothing behind the word. Of a context longer than the model's learned positions the end is read; see
+    `contexts_cut`.
 
     Args:
         ensemble: the model, or several as one.
@@ -112,13 +113,13 @@ def checkpoint_surprisals(
         precision: `bf16` runs the model under autocast.
 
     Raises:
-        UserError: a word that the tokenizer cannot write, or a context that does not fit the model.
+        UserError: a word that the tokenizer cannot write.
     """
     if backend is not None and (ensemble.kind == "causal") != (backend == "causal"):
         raise UserError(f"backend '{backend}' does not fit a {ensemble.kind} model")
     asked = [(word, number, text) for word, texts in contexts.items() for number, text in enumerate(texts)]
-    items = [Item(word.strip(), f"{text.strip()} ") for word, _, text in asked]
-    found = item_surprisals(ensemble, tokenizer, items, batch_tokens, precision, backend)
+    items = _items(contexts)
+    found = item_surprisals(ensemble, tokenizer, items, batch_tokens, precision, backend, cut=True)
     return [
         {
             "step": name,
@@ -130,6 +131,19 @@ def checkpoint_surprisals(
         }
         for (word, number, text), surprisal in zip(asked, found, strict=True)
     ]
+
+
+def contexts_cut(ensemble: Ensemble, tokenizer: Any, contexts: Contexts) -> int:
+    """Count the contexts of which `checkpoint_surprisals` reads the end only, for want of positions."""
+    limit = position_limit(ensemble)
+    if limit is None:
+        return 0
+    rows = encode(tokenizer, _items(contexts), ensemble.kind, CONVENTIONS["2025"])
+    return int((rows.lengths_R[rows.row_N] > limit).sum())
+
+
+def _items(contexts: Contexts) -> list[Item]:
+    return [Item(word.strip(), f"{text.strip()} ") for word, texts in contexts.items() for text in texts]
 
 
 def trajectory(
@@ -308,7 +322,7 @@ def model_age(seen_N: Numbers, surprisal_N: Numbers, ceiling: float, rules: Acqu
         )
     half = -(ceiling + float(surprisal_N.min())) / 2
     age = _crossing(x, y, half, start, bounds, rules.evaluations, rules.least)
-    return age if age is not None and seen_N[0] <= 10**age - 1 <= seen_N[-1] else None
+    return age if age is not None and x[0] <= age <= x[-1] else None
 
 
 def _sigmoid(x: Numbers, height: float, slope: float, middle: float, floor: float) -> Numbers:

@@ -109,6 +109,28 @@ def encode(tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "maske
     return packed
 
 
+def keep_ends(rows: Rows, limit: int) -> Rows:
+    """Leave rows of more than `limit` tokens their last ones, as a model without further positions needs it.
+
+    For rows whose scored tokens stand at the end, such as words behind a long context.
+
+    Raises:
+        UserError: what is scored has so many tokens that none is left before it.
+    """
+    kept_S = np.arange(len(rows.tokens_S)) >= np.repeat(rows.starts_R[1:] - limit, rows.lengths_R)
+    starts_R = np.cumsum([0, *np.minimum(rows.lengths_R, limit)], dtype=np.int64)
+    scored_S = rows.scored_S[kept_S]
+    if (scored_S[starts_R[:-1]] & (rows.lengths_R > limit)).any():
+        raise UserError(f"a word has {limit} tokens or more, and the model has positions for {limit} in all")
+    return Rows(
+        tokens_S=rows.tokens_S[kept_S],
+        scored_S=scored_S,
+        starts_R=starts_R,
+        row_N=rows.row_N,
+        word_S=None if rows.word_S is None else rows.word_S[kept_S],
+    )
+
+
 def _defines_start(tokenizer: Any) -> bool:
     """Whether the tokenizer has a token for beginnings; whether it puts one there is another matter."""
     return tokenizer.cls_token_id is not None or tokenizer.bos_token_id is not None

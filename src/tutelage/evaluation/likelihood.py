@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tutelage.errors import UserError
 from tutelage.evaluation.batching import batch_size, batches, places, target_log_probs, whole_float32
 from tutelage.evaluation.conventions import Convention, MaskedRules, Reduction
-from tutelage.evaluation.items import Item, Rows, encode
+from tutelage.evaluation.items import Item, Rows, encode, keep_ends
 from tutelage.evaluation.masked import masked_log_probs
 from tutelage.evaluation.products import FrozenProducts
 from tutelage.evaluation.trees import BUNDLE, Bundles, branches, bundle, nodes, read
@@ -65,6 +65,7 @@ def log_probs(
     batch_tokens: int | None = None,
     precision: Precision = "fp32",
     label: str = "scoring",
+    cut: bool = False,
 ) -> Likelihood:
     """Score items by a year's rules.
 
@@ -77,11 +78,13 @@ def log_probs(
             the device.
         precision: `bf16` runs the models under autocast.
         label: what the progress bar says.
+        cut: leave the beginning of a text out where the models have no positions for all of it.
 
     Raises:
         UserError: a text longer than the models' learned positions, or one that the tokenizer cannot write.
     """
-    rows = encode(tokenizer, items, ensemble.kind, convention)
+    rows, limit = encode(tokenizer, items, ensemble.kind, convention), position_limit(ensemble)
+    rows = keep_ends(rows, limit) if cut and limit is not None else rows
     texts = [item.prefix + item.completion for item in items]
     return score_rows(ensemble, tokenizer, rows, texts, convention.masked, batch_tokens, precision, label)
 

@@ -112,9 +112,9 @@ class SuiteResult:
         return {name: float(np.mean(members[name])) for name in sorted(members)}
 
 
-Unit = Literal["accuracy", "f1", "mcc", "correlation", "percent", "months", "share"]
+Unit = Literal["accuracy", "f1", "mcc", "correlation", "percent", "months", "share", "nats"]
 """What a value is: shares from 0 to 1 (`accuracy`, `f1`, `share`), coefficients from -1 to 1 (`mcc`, `correlation`),
-points of a hundred (`percent`), months."""
+points of a hundred (`percent`), months, nats per token (`nats`)."""
 
 
 @dataclass(frozen=True, slots=True)

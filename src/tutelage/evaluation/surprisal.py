@@ -103,13 +103,16 @@ def item_surprisals(
     batch_tokens: int | None = None,
     precision: Precision = "fp32",
     backend: Backend | None = None,
+    cut: bool = False,
 ) -> NDArray[np.float64]:
     """Return the surprisal of completions by the rules of 2025, `(N,)` nats; see `surprisals` for the settings.
+
+    `cut` leaves the beginning of a prefix out where the models have no positions for all of it.
 
     Raises:
         UserError: a completion that the tokenizer writes with no token.
     """
-    scored = log_probs(ensemble, tokenizer, items, rules_of(backend), batch_tokens, precision, LABEL)
+    scored = log_probs(ensemble, tokenizer, items, rules_of(backend), batch_tokens, precision, LABEL, cut)
     if not scored.tokens_N.all():
         item = items[int(np.argmin(scored.tokens_N))]
         raise _unwritable(item.completion.strip(), tokenizer)

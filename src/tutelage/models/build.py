@@ -85,6 +85,21 @@ def shape(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
     return hf
 
 
+def shape_of(source: str, kind: Kind) -> Any:
+    """Return the Hugging Face model of a folder or hub id without its weights, as `shape` does."""
+    from transformers import AutoConfig
+
+    path = Path(source).expanduser()
+    try:
+        config = AutoConfig.from_pretrained(str(path) if path.exists() else source, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
+        raise UserError(f"cannot load the configuration of '{source}': {error}") from error
+    with torch.device("meta"):
+        hf = _from_config(config, kind)
+    hf.tie_weights()
+    return hf
+
+
 def _from_config(config: Any, reads: Kind) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 

@@ -45,10 +45,17 @@ class SlotStore:
         folder: of the cache.
         lengths_R: tokens of each row.
         fields: what is kept for each token.
+        what: what messages call it.
     """
 
-    def __init__(self, folder: Path, lengths_R: npt.NDArray[np.int64], fields: Sequence[Field]) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        lengths_R: npt.NDArray[np.int64],
+        fields: Sequence[Field],
+        what: str = "teacher cache",
+    ) -> None:
+        self.folder, self.what = folder, what
         self.rows = len(lengths_R)
         self.bytes_per_token = sum(field.bytes for field in fields)
         self._lengths, self._fields = lengths_R, tuple(fields)
@@ -95,7 +102,7 @@ class SlotStore:
             missing = size * (1 - np.count_nonzero(np.fromfile(self._sums, "<u4")) / (epochs * self.rows))
             if missing > free:
                 raise UserError(
-                    f"the teacher cache in {self.folder} needs {human(missing)}B more, the disk has {human(free)}B: "
+                    f"the {self.what} in {self.folder} needs {human(missing)}B more, the disk has {human(free)}B: "
                     f"free some space, or {remedy}"
                 )
             if epochs > present:
@@ -116,7 +123,7 @@ class SlotStore:
         changes = differences(manifest["key"], dict(key))
         if changes:
             shown = "\n".join(f"  {place}: {old!r} there, {new!r} now" for place, old, new in changes[:12])
-            raise UserError(f"{self.folder} holds a teacher cache of another content:\n{shown}\nDelete that folder")
+            raise UserError(f"{self.folder} holds a {self.what} of another content:\n{shown}\nDelete that folder")
         for name, digest in manifest["sha256"].items():
             path = self.folder / name
             if not path.is_file() or sha256(path) != digest:
@@ -237,7 +244,7 @@ class SlotStore:
         return epochs
 
     def _broken(self, what: str) -> UserError:
-        return UserError(f"the teacher cache in {self.folder} is broken: {what}; delete that folder to build it anew")
+        return UserError(f"the {self.what} in {self.folder} is broken: {what}; delete that folder to build it anew")
 
 
 def check_size(size: float, limit: float, remedy: str) -> None:

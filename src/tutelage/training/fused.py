@@ -7,8 +7,9 @@ for the backward pass:
     cross-entropy           d/dz = p - onehot(target)
     KL(teacher || student)  d/dz = (p_T - q_T) / T
 
-with p the student's and q the teachers' distribution, both at temperature T where marked. The backward pass only
-scales what was found. `tests/training/test_fused.py` holds the plain form and compares values and gradients.
+with p the student's and q the teachers' distribution, both at temperature T where marked. A gate's weights follow from
+the same numbers on the way; no gradient goes through them. The backward pass only scales what was found.
+`tests/training/test_fused.py` holds the plain form and compares values and gradients.
 
 Two sizes of a block: matrix products are fast on many rows, the softmax on few that stay in the processor's cache.
 
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 
 from tutelage.corpus.batches import IGNORE
 from tutelage.models.products import product, weight_gradient
+from tutelage.teaching.gates import Advantage, Confidence, Gate, SkipCertain
 from tutelage.teaching.signal import DenseSignal, Signal, SparseSignal
 
 BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
@@ -45,11 +47,15 @@ class Scales:
         target: before the sum of cross-entropies.
         teacher: before the sum of divergences, the squared temperature included where it is wanted.
         temperature: of the divergence.
+        gate: where teachers are heard, and how much; everywhere unless given.
+        yielded: what comes to the factor of a cross-entropy where a gate silences the teachers.
     """
 
     target: float
     teacher: float = 0.0
     temperature: float = 1.0
+    gate: Gate | None = None
+    yielded: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,17 @@ class Shares:
     rate_N: Tensor
     common: float
 
+    def at(self, part: slice) -> Shares:
+        """Return the shares at some positions, in the same memory."""
+        return Shares(self.alpha_N[part], self.beta_N[part], self.rate_N[part], self.common)
+
+    def take(self, other: Shares) -> None:
+        """Become what others are."""
+        for mine, theirs in zip(
+            (self.alpha_N, self.beta_N, self.rate_N), (other.alpha_N, other.beta_N, other.rate_N), strict=True
+        ):
+            mine.copy_(theirs)
+
 
 def fused_loss(
     hidden_ND: Tensor,
@@ -79,8 +96,9 @@ def fused_loss(
     scales: Scales,
     signal: Signal | None = None,
     taught_N: Tensor | None = None,
+    heard_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the scaled loss (differentiable once) and the two plain sums (float64, detached).
+    """Return the scaled loss (differentiable once) and three plain sums (float64, detached).
 
     Args:
         hidden_ND: student's hidden states, in any float type.
@@ -90,18 +108,25 @@ def fused_loss(
         scales: factors of the sums.
         signal: what teachers say about the same N positions; None where nobody teaches.
         taught_N: weight of the divergence at each position, or which positions it covers; all unless given.
+        heard_N: the gate's weights, float32, for a gate that looks at whole rows; others are computed here.
 
     Returns:
-        `scales.target * sum(cross-entropy) + scales.teacher * sum(KL)`, and `(2,)`: both sums in nats.
+        `scales.target * sum(cross-entropy) + scales.teacher * sum(KL)`, and `(3,)`: both sums in nats, and the sum of
+        the gate's weights where there is a gate. With weights g of a gate the loss is the sum of
+        `(scales.target + (1 - g) * scales.yielded) * cross-entropy + g * scales.teacher * KL`; the plain sums are not
+        weighted by it.
 
     Raises:
-        ValueError: a sparse signal that was drawn at another temperature.
+        ValueError: a sparse signal that was drawn at another temperature, or a gate over rows without its weights.
     """
+    if isinstance(scales.gate, SkipCertain) and signal is not None and heard_N is None:
+        raise ValueError("which tokens of a row are skipped is found outside: give `heard_N`")
     if isinstance(signal, SparseSignal) and signal.temperature != scales.temperature:
         raise ValueError(
             f"the teachers were asked at temperature {signal.temperature}, the loss has {scales.temperature}"
         )
-    loss, sums = _Fused.apply(hidden_ND, weight_VD, bias_V, targets_N, scales, signal, taught_N)  # type: ignore[no-untyped-call]
+    arguments = hidden_ND, weight_VD, bias_V, targets_N, scales, signal, taught_N, heard_N
+    loss, sums = _Fused.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss, sums
 
 
@@ -116,6 +141,7 @@ class _Fused(torch.autograd.Function):
         scales: Scales,
         signal: Signal | None,
         taught_N: Tensor | None,
+        heard_N: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         wants = any(ctx.needs_input_grad[:3])
         device = hidden_ND.device.type
@@ -126,11 +152,12 @@ class _Fused(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants else None
         grad_weight = torch.zeros_like(weight_VD) if wants else None
         grad_bias = torch.zeros_like(bias_V) if wants and bias_V is not None else None
-        sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
+        # The last one is what a gate moves from the teachers to the text.
+        sums = torch.zeros(4, dtype=torch.float64, device=hidden.device)
         if not scales.teacher:
             signal = None
         said = signal.to(type_) if isinstance(signal, DenseSignal) else signal
-        shares = _shares(scales, targets_N, taught_N, said is not None)
+        shares = _shares(scales, targets_N, taught_N, said is not None, heard_N)
         tile = max(16, TILE_BYTES[device] // (4 * weight.shape[0]))
         with torch.autocast(device, enabled=False):
             for block in _parts(hidden.shape[0], max(tile, BLOCK_BYTES[device] // (type_.itemsize * weight.shape[0]))):
@@ -147,10 +174,10 @@ class _Fused(torch.autograd.Function):
                         logits[inner].float(),
                         targets_N[part],
                         scales,
-                        shares.alpha_N[part, None],
-                        shares.beta_N[part, None],
+                        shares.at(part),
                         spoken,
                         None if taught_N is None else taught_N[part],
+                        None if heard_N is None else heard_N[part],
                         sums,
                         wants,
                     )
@@ -169,9 +196,10 @@ class _Fused(torch.autograd.Function):
             # Not `save_for_backward`: a saved tensor would be copied once more when it becomes the weight's gradient.
             ctx.found = grad_hidden, grad_weight, grad_bias
             ctx.common, ctx.hidden_type = shares.common, hidden_ND.dtype
-        loss = scales.target * sums[0] + scales.teacher * sums[1]
-        ctx.mark_non_differentiable(sums)
-        return loss.float(), sums
+        loss = scales.target * sums[0] + scales.teacher * sums[1] + sums[3]
+        found = sums[:3].clone()
+        ctx.mark_non_differentiable(found)
+        return loss.float(), found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -181,7 +209,7 @@ class _Fused(torch.autograd.Function):
         scale = grads[0]
         # In the wider type, in which the factor is not rounded.
         hidden = hidden.to(ctx.hidden_type).mul_((ctx.common * scale).to(ctx.hidden_type))
-        return hidden, weight.mul_(scale), None if bias is None else bias.mul_(scale), None, None, None, None
+        return hidden, weight.mul_(scale), None if bias is None else bias.mul_(scale), None, None, None, None, None
 
 
 def _parts(size: int, most: int) -> Iterator[slice]:
@@ -191,12 +219,15 @@ def _parts(size: int, most: int) -> Iterator[slice]:
         yield slice(size * index // count, size * (index + 1) // count)
 
 
-def _shares(scales: Scales, targets: Tensor, taught: Tensor | None, heard: bool) -> Shares:
+def _shares(scales: Scales, targets: Tensor, taught: Tensor | None, said: bool, heard: Tensor | None = None) -> Shares:
+    """Weigh the terms at each position; `said`: whether teachers speak, `heard`: the gate's weights."""
     alpha = (targets != IGNORE) * scales.target
     beta = torch.zeros_like(alpha)
-    if heard:
+    if said:
         beta = beta + scales.teacher / scales.temperature * (1.0 if taught is None else taught.to(alpha.dtype))
-    common = scales.target + (scales.teacher / scales.temperature if heard else 0.0) or 1.0
+    if heard is not None:
+        alpha, beta = alpha + (targets != IGNORE) * (1 - heard) * scales.yielded, beta * heard
+    common = scales.target + (max(scales.yielded, scales.teacher / scales.temperature) if said else 0.0) or 1.0
     whole = alpha + beta
     divisor = torch.where(whole > 0, whole, 1.0)
     return Shares(alpha / divisor, beta / divisor, whole / common, common)
@@ -206,16 +237,17 @@ def _tile(
     logits: Tensor,
     targets: Tensor,
     scales: Scales,
-    alpha: Tensor,
-    beta: Tensor,
+    shares: Shares,
     said: Tensor | SparseSignal | None,
     taught: Tensor | None,
+    heard: Tensor | None,
     sums: Tensor,
     wants: bool,
 ) -> Tensor | None:
-    """Add a tile's two sums to `sums`; return its gradient before the rates.
+    """Add a tile's sums to `sums`; return its gradient before the rates.
 
-    `logits` and a dense `said` (the teachers' logits at the temperature), both `(n, V)`, are overwritten.
+    `logits` and a dense `said` (the teachers' logits at the temperature), both `(n, V)`, are overwritten; so are the
+    `shares` of a gate whose weights are found here.
     """
     T = 1.0 if said is None else scales.temperature
     highest = logits.amax(-1)
@@ -224,32 +256,52 @@ def _tile(
     if T == 2:
         # exp(z) is the square of exp(z/2): the temperature of the papers takes one pass of exponentials for both.
         squares = p_T.square().sum(-1)
-        total = 2 * total_T + squares.log()
+        total = 2 * total_T + _log(squares)
     elif T != 1:
         p, total = _softmax(logits * T, highest)
     gold = targets.clamp_min(0)[:, None]
+    right = logits.gather(1, gold).squeeze(1)
     # Measured even where it has no weight: a student of teachers alone is judged by the text too.
-    surprise = total - T * logits.gather(1, gold).squeeze(1)
-    sums[0] += (surprise * (targets != IGNORE)).sum(dtype=torch.float64)
-    if wants and T == 2:
-        p = p_T.mul(alpha / squares[:, None]).add_(beta).mul_(p_T)
-    elif wants and T != 1:
-        p = p.lerp_(p_T, beta)
-    if said is None:
-        return p.scatter_add_(1, gold, -alpha) if wants else None
+    surprise = (total - T * right) * (targets != IGNORE)
+    sums[0] += surprise.sum(dtype=torch.float64)
 
     if isinstance(said, SparseSignal):
-        spoken = said.shares_NK * (total_T[:, None] - logits.gather(1, said.ids_NK))
-        divergence = spoken.sum(-1) - said.entropy_N
-        if wants:
-            p.scatter_add_(1, said.ids_NK, -beta * said.shares_NK)
-    else:
+        divergence = (said.shares_NK * (total_T[:, None] - logits.gather(1, said.ids_NK))).sum(-1) - said.entropy_N
+        entropy, expected = said.entropy_N, -said.gold_N
+    elif said is not None:
         q, total_q = _softmax(said, said.amax(-1))
+        if isinstance(scales.gate, Confidence):
+            entropy = total_q - torch.linalg.vecdot(q, said)
+        elif isinstance(scales.gate, Advantage):
+            expected = total_q - said.gather(1, gold).squeeze(1)
         divergence = said.sub_(logits).mul_(q).sum(-1) - total_q + total_T
-        if wants:
-            p.addcmul_(q, beta, value=-1)
-    sums[1] += (divergence if taught is None else divergence * taught).sum(dtype=torch.float64)
-    return p.scatter_add_(1, gold, -alpha) if wants else None
+    if said is not None:
+        if isinstance(scales.gate, Confidence):
+            heard = scales.gate.weights(entropy, logits.shape[1])
+        elif isinstance(scales.gate, Advantage):
+            # Where the text gives no answer, only the teachers can be heard.
+            heard = scales.gate.weights(total_T - right, expected).where(targets != IGNORE, 1.0)
+        divergence = divergence if taught is None else divergence * taught
+        sums[1] += divergence.sum(dtype=torch.float64)
+        if heard is not None:
+            if isinstance(scales.gate, Advantage | Confidence):
+                shares.take(_shares(scales, targets, taught, True, heard))
+            sums[2] += (heard if taught is None else heard * taught).sum(dtype=torch.float64)
+            moved = (1 - heard) * (scales.yielded * surprise - scales.teacher * divergence)
+            sums[3] += moved.sum(dtype=torch.float64)
+
+    if not wants:
+        return None
+    alpha, beta = shares.alpha_N[:, None], shares.beta_N[:, None]
+    if T == 2:
+        p = p_T.mul(alpha / squares[:, None]).add_(beta).mul_(p_T)
+    elif T != 1:
+        p = p.lerp_(p_T, beta)
+    if isinstance(said, SparseSignal):
+        p.scatter_add_(1, said.ids_NK, -beta * said.shares_NK)
+    elif said is not None:
+        p.addcmul_(q, beta, value=-1)
+    return p.scatter_add_(1, gold, -alpha)
 
 
 def _softmax(logits: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,4 +311,9 @@ def _softmax(logits: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
     (1/V at least) that its logarithm is exact.
     """
     p = F.softmax(logits, -1)
-    return p, highest - p.amax(-1).log()
+    return p, highest - _log(p.amax(-1))
+
+
+def _log(x: Tensor) -> Tensor:
+    """Return the logarithm of a few numbers; torch's own calls MKL for it, which takes 60 µs to begin, once a tile."""
+    return torch.xlogy(1.0, x)

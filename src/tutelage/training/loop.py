@@ -9,31 +9,25 @@ from __future__ import annotations
 import contextlib
 import math
 import signal as signals
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage import recipe
-from tutelage.corpus.batches import Batch, BatchSource, to_device
+from tutelage.corpus.batches import Batch, to_device
 from tutelage.errors import Interrupted, UserError
-from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console, progress
 from tutelage.run_folder import RunFolder
-from tutelage.teaching.ahead import reading_ahead
 from tutelage.teaching.signal import DenseSignal, Voice
-from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint
 from tutelage.training.checkpoint import State
 from tutelage.training.fused import Scales
 from tutelage.training.heldout import HeldOut, held_out
-from tutelage.training.objectives import TERMS, Learner, count, effective_weights, scales_for, used_positions
+from tutelage.training.job import Job as Job
+from tutelage.training.lessons import Lessons, micro_batches
+from tutelage.training.objectives import SUMS, Learner, used_positions
 from tutelage.training.optim import adamw, lr_at
 from tutelage.training.parallel import Group, clip_gradient
-from tutelage.training.plan import Plan
 from tutelage.training.record import Record, Stopwatch
 from tutelage.training.stopping import Stop, stop_flag
 
@@ -41,37 +35,6 @@ LOG_LINES = 400
 """Lines of training loss in the metrics of a run, about."""
 LOOK_EVERY = {"cpu": 1, "cuda": 16}
 """Steps between two looks at what was measured; each look waits until a GPU has done all that it was given."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that training one model with one seed needs.
-
-    Attributes:
-        name: of the model, for display.
-        model: the recipe's model.
-        seed: of weights and dropout.
-        source: training batches, `batch_rows` each.
-        val: held-out rows, in order.
-        val_bytes_per_token: of the held-out text.
-        plan: steps, stages, evaluations.
-        milestones: steps whose checkpoints are kept.
-        build: makes the model with its initial weights.
-        teachers: makes the teachers of a stage by its index; None where nobody teaches.
-        precision: `bf16` or `fp32`.
-    """
-
-    name: str
-    model: recipe.Model
-    seed: int
-    source: BatchSource
-    val: BatchSource
-    val_bytes_per_token: float
-    plan: Plan
-    milestones: frozenset[int]
-    build: Callable[[], LanguageModel]
-    teachers: Callable[[int], Voice | None]
-    precision: str
 
 
 def train(job: Job, run: RunFolder, group: Group) -> State:
@@ -107,10 +70,10 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
         record.saved()
 
     tokens_left = (plan.total - state.step) * job.source.tokens_per_epoch / job.source.steps_per_epoch
-    stage_index, teachers, shown = -1, None, state.tokens
+    lessons, shown = Lessons(job, group), state.tokens
     look_every = LOOK_EVERY[group.device.type]
     broken = torch.zeros((), device=group.device)
-    with record, stop_flag() as stop, progress(f"train {job.name}[{job.seed}]", tokens_left, "tok") as bar:
+    with record, stop_flag() as stop, progress(f"train {job}", tokens_left, "tok") as bar:
         while True:
             # --- evaluate, keep the best
             if state.step in plan.evaluations and state.evaluated < state.step:
@@ -126,40 +89,32 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
                     state.best = {"step": state.step, "loss": result.loss}
                 record.evaluation(state, result)
                 save()
+                lessons.pace.start()
             if state.step >= plan.total:
+                lessons.end()
                 return state
 
-            # --- the stage's teachers; those of the stage before are released first
-            if plan.stage_at(state.step) != stage_index:
-                stage_index, teachers = plan.stage_at(state.step), None
-                teachers = job.teachers(stage_index)
-                if isinstance(teachers, Ensemble):
-                    group.place(teachers, job.model.sharding, job.precision)
-                    teachers = reading_ahead(teachers, job.source, state.step, partial(_micros, job, group))
-                elif teachers is not None:
-                    teachers.to(group.device)
-                _announce(job, stage_index, group)
-
             # --- one step
-            batch = job.source.batch(state.step)
-            counts = count(batch)
-            scales = scales_for(job.model.stages[stage_index].objectives, counts)
+            lessons.go_to(state.step)
+            batch = lessons.batch(state.step)
+            counts = lessons.count(batch)
+            scales = lessons.scales(state.step, counts)
             due = record.minutes_since_save() > job.model.save_minutes or state.step + 1 in job.milestones
             wishes = (float(stop.number), float(due))
-            sums = _gradients(job, wrapped, teachers, batch, scales, state.step, group, wishes, record.teaching)
+            sums = _gradients(job, wrapped, lessons.teachers, batch, scales, state.step, group, wishes, record.teaching)
             norm = clip_gradient(learner, optim.clip or math.inf)
             measured = torch.cat([sums, norm[None]])
             # Once a number is not finite, no update follows; the next look tells.
             broken = torch.maximum(broken, 1 - measured.isfinite().all().float())
             optimizer.found_inf = broken  # type: ignore[attr-defined]
-            rate = lr_at(optim, state.step, plan.total)
+            settings = lessons.settings(state.step, lr_at(optim, state.step, plan.total))
             for parameters in optimizer.param_groups:
-                parameters["lr"] = rate
+                parameters["lr"] = settings.rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             state.step += 1
             state.tokens += counts.tokens
-            record.step(state, measured, counts, rate)
+            record.step(state, measured, counts, settings)
 
             # --- look at what was measured; stop or save when a process asked for it
             if state.step % look_every and state.step not in plan.evaluations and state.step not in job.milestones:
@@ -168,12 +123,14 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             if look.broken is not None:
                 raise _not_finite(job, *look.broken)
             bar.advance(state.tokens - shown, f"loss {record.loss:.3f}")
+            lessons.pace.add(state.tokens - shown)
             shown = state.tokens
             if look.stop:
                 save()
                 raise Interrupted(stop.number or signals.SIGTERM)
             if look.save and state.step not in plan.evaluations:
                 save()
+                lessons.pace.start()
 
 
 def _resume(
@@ -184,23 +141,8 @@ def _resume(
     if found is None:
         return State(), {}
     if group.is_main:
-        console.print(f"{job.name}[{job.seed}]: going on from step {found} of {job.plan.total}")
+        console.print(f"{job}: going on from step {found} of {job.plan.total}")
     return checkpoint.load(run.checkpoints, found, learner, optimizer)
-
-
-def _announce(job: Job, stage_index: int, group: Group) -> None:
-    if group.is_main:
-        stage = job.model.stages[stage_index]
-        taught = f", taught by {', '.join(map(str, stage.teachers))}" if stage.teachers else ""
-        which = f" stage {stage_index + 1} of {len(job.plan.ends)}" if len(job.plan.ends) > 1 else ""
-        console.print(
-            f"{job.name}[{job.seed}]{which}: {effective_weights(stage.objectives, job.source.row_length)}" + taught
-        )
-
-
-def _micros(job: Job, group: Group, batch: Batch) -> list[Batch]:
-    """Cut this process's rows of a step into micro-batches."""
-    return group.micro_batches(batch, job.model.optim.micro_batch_rows or job.model.optim.batch_rows)
 
 
 def _gradients(
@@ -219,8 +161,8 @@ def _gradients(
     Returns:
         The plain sums of the terms over the whole batch, then how strongly the processes wish to stop and to save.
     """
-    micros = _micros(job, group, batch)
-    sums = to_device(torch.tensor((*(0.0 for _ in TERMS), *wishes), dtype=torch.float64), group.device)
+    micros = micro_batches(job, group, batch)
+    sums = to_device(torch.tensor((*(0.0 for _ in SUMS), *wishes), dtype=torch.float64), group.device)
     for index, micro in enumerate(micros):
         used = used_positions(micro, taught=teachers is not None)
         micro, used = micro.to(group.device), to_device(used, group.device)
@@ -232,7 +174,7 @@ def _gradients(
                 loss, parts = wrapped(micro, scales, said, used)
             # Data-parallel wrappers average over processes, but the counts are already those of all of them.
             (loss * group.size).backward()
-        sums[: len(TERMS)] += parts
+        sums[: len(SUMS)] += parts
     return group.sum(sums)
 
 
@@ -251,9 +193,7 @@ def _evaluate(job: Job, learner: Learner, group: Group, stop: Stop) -> HeldOut |
 
     # Rows of other shapes would be compiled anew.
     with torch.compiler.set_stance("force_eager"):
-        result = held_out(
-            speak, job.val, job.val_bytes_per_token, group.device, should_stop, f"val {job.name}[{job.seed}]"
-        )
+        result = held_out(speak, job.val, job.val_bytes_per_token, group.device, should_stop, f"val {job}")
     learner.train()
     return result
 
@@ -276,7 +216,8 @@ def _derive(*keys: int) -> int:
 
 def _not_finite(job: Job, step: int, said: str) -> UserError:
     """Tell which batch could not be learned from."""
-    all_rows = job.source.batch(step).rows_B.tolist()
+    source, first = job.reading(step)
+    all_rows = source.batch(step - first).rows_B.tolist()
     rows = ", ".join(map(str, all_rows[:64])) + (", ..." if len(all_rows) > 64 else "")
     return UserError(
         f"models.{job.name}: step {step + 1}: the loss or its gradient is not finite ({said}); the weights were not "

@@ -16,18 +16,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from tutelage import recipe
 from tutelage.corpus.batches import IGNORE, Batch
 from tutelage.models.language_model import LanguageModel
+from tutelage.teaching.gates import SkipCertain, entropies, gate_of
 from tutelage.teaching.signal import Signal
 from tutelage.training.fused import Scales, fused_loss
 
 NEARLY_ALL = 0.95
 """Above this share of used positions, copying them costs more than the output layer on the unused ones."""
-TERMS = ("target", "teacher")
-"""The two sums of a step: cross-entropy with the text, divergence from the teachers."""
+SUMS = ("target", "teacher", "heard")
+"""The sums of a step: cross-entropy with the text, divergence from the teachers, weights of a gate."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,11 @@ def count(batch: Batch) -> Counts:
 
 
 def taught_positions(batch: Batch) -> Tensor:
-    """Return where the teachers are heard, `(B, T)`: at hidden tokens of a masked row, else at every real token.
+    """Return where the teachers are heard, `(B, T)`: where a rewritten or masked row asks, else at all real tokens.
 
     A causal row's last token counts too, though its target lies outside the row (as in BabyLlama's code).
     """
-    return batch.targets_BT != IGNORE if batch.masked or batch.silent else batch.real_BT
+    return batch.targets_BT != IGNORE if batch.masked or batch.rewritten or batch.silent else batch.real_BT
 
 
 def used_positions(batch: Batch, taught: bool) -> Tensor | None:
@@ -75,16 +77,37 @@ def used_positions(batch: Batch, taught: bool) -> Tensor | None:
     return found if len(found) < NEARLY_ALL * used_BT.numel() else None
 
 
-def scales_for(objectives: recipe.Objectives, counts: Counts) -> Scales:
-    """Multiply a stage's weights, reductions and the batch's counts out to the factor of each sum."""
-    text = objectives.masked or objectives.next_token
-    target = text.weight / max(counts.target, 1) if text else 0.0
-    distill = objectives.distill
+def scales_for(
+    objectives: recipe.Objectives, counts: Counts, share: float = 1.0, temperature: float | None = None
+) -> Scales:
+    """Multiply a stage's weights, reductions and the batch's counts out to the factor of each sum.
+
+    Args:
+        objectives: the stage's.
+        counts: of the whole batch.
+        share: of the teachers' weight that is left; what is gone is the text's.
+        temperature: where it changes over the stage; the recipe's number unless given.
+    """
+    text, distill = objectives.text, objectives.distill
+    targets = max(counts.target, 1)
+    target = text.weight / targets if text else 0.0
     if distill is None:
         return Scales(target)
+    if text:
+        target += distill.weight * (1 - share) / targets
+    if not share:
+        return Scales(target)
+    temperature = first_temperature(distill) if temperature is None else temperature
     over = counts.rows if distill.reduction == "per_row" else counts.taught
-    square = distill.temperature**2 if distill.temperature_squared else 1.0
-    return Scales(target, distill.weight * square / max(over, 1), distill.temperature)
+    weight, square = distill.weight * share, temperature**2 if distill.temperature_squared else 1.0
+    gate = gate_of(distill.gate)
+    return Scales(target, weight * square / max(over, 1), temperature, gate, weight / targets if gate else 0.0)
+
+
+def first_temperature(distill: recipe.Distill) -> float:
+    """Return the temperature, at the stage's start if it changes."""
+    wished = distill.temperature
+    return wished.start if isinstance(wished, recipe.TemperatureSchedule) else wished
 
 
 class Learner(nn.Module):
@@ -97,7 +120,7 @@ class Learner(nn.Module):
     def forward(
         self, batch: Batch, scales: Scales, signal: Signal | None = None, used_N: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the batch's share of the loss and its plain sums, `(2,)` in the order of `TERMS`.
+        """Return the batch's share of the loss and its plain sums, `(3,)` in the order of `SUMS`.
 
         Args:
             batch: rows on the model's device.
@@ -108,13 +131,25 @@ class Learner(nn.Module):
         hidden_ND = self.model.hidden(batch.tokens_BT, batch.lengths_B).flatten(0, 1)
         targets_N = batch.targets_BT.flatten()
         taught_N = taught_positions(batch).flatten() if signal is not None else None
+        heard_N = None
         if used_N is not None:
             hidden_ND, targets_N = hidden_ND[used_N], targets_N[used_N]
             signal = None if signal is None else signal.at(used_N)
             taught_N = None if taught_N is None else taught_N[used_N]
         elif signal is not None:
             signal = signal.at(slice(None))
-        return fused_loss(hidden_ND, self.model.weight_VD, self.model.bias_V, targets_N, scales, signal, taught_N)
+        if signal is not None and isinstance(scales.gate, SkipCertain):
+            heard_N = _heard(scales.gate, entropies(signal, scales.temperature), taught_positions(batch), used_N)
+        output = self.model.weight_VD, self.model.bias_V
+        return fused_loss(hidden_ND, *output, targets_N, scales, signal, taught_N, heard_N)
+
+
+def _heard(gate: SkipCertain, entropy_N: Tensor, taught_BT: Tensor, used_N: Tensor | None) -> Tensor:
+    """Apply a gate over rows to the used positions, among which are all that are taught."""
+    if used_N is None:
+        return gate.weights(entropy_N.view_as(taught_BT), taught_BT).flatten()
+    whole = torch.zeros(taught_BT.numel(), device=entropy_N.device).index_copy_(0, used_N, entropy_N)
+    return gate.weights(whole.view_as(taught_BT), taught_BT).flatten()[used_N]
 
 
 def effective_weights(objectives: recipe.Objectives, row_length: int) -> str:
@@ -122,10 +157,12 @@ def effective_weights(objectives: recipe.Objectives, row_length: int) -> str:
     parts = [f"{name} {term.weight:g}" for name, term in objectives.named().items() if name != "distill"]
     distill = objectives.distill
     if distill is not None:
+        square = first_temperature(distill) ** 2 if distill.temperature_squared else 1.0
         factors = [f"{distill.weight:g}"]
-        factors += [f"T² {distill.temperature**2:g}"] if distill.temperature_squared else []
+        factors += [f"T² {square:g}"] if distill.temperature_squared else []
         factors += [f"{row_length} tokens a row"] if distill.reduction == "per_row" else []
-        total = distill.weight * (distill.temperature**2 if distill.temperature_squared else 1.0)
-        total *= row_length if distill.reduction == "per_row" else 1
+        total = distill.weight * square * (row_length if distill.reduction == "per_row" else 1)
         parts.append(f"distill {' x '.join(factors)}" + (f" = {total:g}" if len(factors) > 1 else ""))
-    return ", ".join(parts) + " per token"
+    changes = distill is not None and (distill.schedule is not None or not isinstance(distill.temperature, float))
+    gated = f", teachers heard by {distill.gate.kind}" if distill and distill.gate else ""
+    return ", ".join(parts) + " per token" + (" at first" if changes else "") + gated

@@ -1,4 +1,4 @@
-"""How long a model trains, and which stage each step belongs to."""
+"""How long a model trains, which stage each step belongs to, and how loud the teachers are in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.errors import UserError
+from tutelage.teaching.schedule import Fade, Glide
 from tutelage.word_counts import ALMOST, write_words
 
 
@@ -20,16 +21,71 @@ class Plan:
         ends: the step at which each stage is over.
         evaluations: steps after which `val` is measured, the last one included.
         words: numbers of words at which a checkpoint is kept, in rising order, with the step that reaches them.
+        fades: the course of the teachers' weight, for stages where it changes.
+        glides: the course of the temperature, for stages where it changes.
     """
 
     total: int
     ends: tuple[int, ...]
     evaluations: frozenset[int]
     words: Mapping[int, int] = field(default_factory=dict)
+    fades: Mapping[int, Fade] = field(default_factory=dict)
+    glides: Mapping[int, Glide] = field(default_factory=dict)
 
     def stage_at(self, step: int) -> int:
         """Return the index of the stage that a step (counted from 0) belongs to."""
         return next(index for index, end in enumerate(self.ends) if step < end)
+
+    def start_of(self, stage: int) -> int:
+        """Return the first step of a stage."""
+        return self.ends[stage - 1] if stage else 0
+
+    def heard_until(self, stage: int) -> int:
+        """Return the first step at which a stage's teachers are no longer heard: where it ends, if not before."""
+        return self.fades[stage].end if stage in self.fades else self.ends[stage]
+
+    def phase_at(self, step: int) -> tuple[int, bool]:
+        """Return the stage of a step, and whether its teachers, if it has any, are heard."""
+        stage = self.stage_at(step)
+        return stage, step < self.heard_until(stage)
+
+    def share_at(self, step: int) -> float:
+        """Return the teachers' weight at a step as a share of the whole."""
+        fade = self.fades.get(self.stage_at(step))
+        return fade.share(step) if fade else 1.0
+
+    def temperature_at(self, step: int) -> float | None:
+        """Return the temperature at a step where it changes; None where the recipe's number stands."""
+        glide = self.glides.get(self.stage_at(step))
+        return glide.at(step) if glide else None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Turns written lengths into steps.
+
+    Attributes:
+        total: steps of the run.
+        tokens: read in a step.
+        words_per_token: of the training split.
+    """
+
+    total: int
+    tokens: float
+    words_per_token: float
+
+    def steps(self, written: str | int) -> int:
+        """Return the steps of a length, see `recipe.read_length`, rounded."""
+        length = recipe.read_length(written)
+        match length.unit:
+            case "steps":
+                return int(length.amount)
+            case "share":
+                return round(length.amount * self.total)
+            case "tokens":
+                return round(length.amount / self.tokens)
+            case "words":
+                return round(length.amount / self.words_per_token / self.tokens)
 
 
 def plan(
@@ -67,15 +123,11 @@ def plan(
             f"models.{name}: its length is less than one step of {model.optim.batch_rows} rows (an epoch "
             f"has {source.steps_per_epoch:.2f} steps); train longer or lower optim.batch_rows"
         )
+    scale = Scale(total, per_step, words_per_token)
     ends: list[int] = []
     for stage in model.stages:
         start = ends[-1] if ends else 0
-        if stage.span is None:
-            end = total
-        elif isinstance(stage.span, int):
-            end = start + stage.span
-        else:
-            end = start + round(float(stage.span.rstrip("%")) / 100 * total)
+        end = total if stage.span is None else start + scale.steps(stage.span)
         if end <= start or end > total:
             raise UserError(
                 f"models.{name}.stages: a span of {stage.span or 'the rest'} after step {start} does not fit "
@@ -96,4 +148,57 @@ def plan(
             seen = round(tokens * words_per_token)
             raise UserError(f"'{name}@words-{write_words(count)}' is asked for, but {name} sees only {seen:,} words")
     spaced = {round(total * (i + 1) / model.evaluations) for i in range(model.evaluations)} - {0}
-    return Plan(total, tuple(ends), frozenset(spaced | {total}), reached)
+    fades, glides = {}, {}
+    for index, (stage, start, end) in enumerate(zip(model.stages, (0, *ends), ends, strict=False)):
+        place, distill = f"models.{name}.stages.{index}.objectives.distill", stage.objectives.distill
+        if distill is None:
+            continue
+        if distill.schedule is not None:
+            fades[index] = _fade(f"{place}.schedule", distill, stage.objectives, scale, start, end, total)
+            end = fades[index].end
+        if isinstance(distill.temperature, recipe.TemperatureSchedule):
+            glides[index] = _glide(f"{place}.temperature", distill.temperature, scale, start, end)
+    return Plan(total, tuple(ends), frozenset(spaced | {total}), reached, fades, glides)
+
+
+def _fade(
+    place: str, distill: recipe.Distill, terms: recipe.Objectives, scale: Scale, start: int, end: int, total: int
+) -> Fade:
+    wished, text = distill.schedule, terms.next_token or terms.masked
+    assert wished is not None
+    assert text is not None
+    over = _steps(f"{place}.over", wished.over, scale, end - start, "the stage")
+    if wished.kind == "step" and start + over == total:
+        raise UserError(
+            f"{place}: kind=step over={wished.over} never ends: the teacher would be heard to the last of {total} "
+            "steps; shorten `over`, or leave `schedule` out if that is meant"
+        )
+    warmup = 0 if wished.warmup is None else _steps(f"{place}.warmup", wished.warmup, scale, over, "`over`")
+    decay = max(1, round(over / 5))
+    if wished.decay is not None:
+        decay = _steps(f"{place}.decay", wished.decay, scale, over, "`over`")
+    if wished.kind == "wsd" and warmup + decay > over:
+        raise UserError(
+            f"{place}: a warmup of {warmup} steps and a decay of {decay} overlap, since `over` has {over} steps; "
+            "shorten one of the two, or lengthen `over`"
+        )
+    return Fade(wished.kind, start, over, warmup, decay, distill.weight / text.weight)
+
+
+def _glide(place: str, wished: recipe.TemperatureSchedule, scale: Scale, start: int, end: int) -> Glide:
+    over = _steps(f"{place}.over", wished.over, scale, end - start, "the time in which the teachers are heard")
+    return Glide(wished.kind, start, over, wished.start, wished.end)
+
+
+def _steps(place: str, written: str | int | None, scale: Scale, most: int, what: str) -> int:
+    """Return the steps of a length within another one, all of that unless given."""
+    if written is None:
+        return most
+    steps = scale.steps(written)
+    if steps < 1:
+        raise UserError(f"{place}={written} is less than one of {scale.total} steps; lengthen it")
+    if steps > most:
+        raise UserError(
+            f"{place}={written} is {steps} steps, but {what} has only {most}, so that it would never end; shorten it"
+        )
+    return steps

@@ -32,14 +32,31 @@ class Stopwatch:
 
 
 class Measured(NamedTuple):
-    """What a step measures, over all processes: the two sums of the loss, wishes to stop and to save, the gradient's
-    norm."""
+    """What a step measures, over all processes: the plain sums, wishes to stop and to save, the gradient's norm."""
 
     target: float
     teacher: float
+    heard: float
     stop: float
     save: float
     norm: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What changes from step to step by plan.
+
+    Attributes:
+        rate: the learning rate.
+        weight: the teachers', where it changes over the stage.
+        temperature: likewise.
+        gated: whether a gate says where teachers are heard.
+    """
+
+    rate: float
+    weight: float | None = None
+    temperature: float | None = None
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,31 +84,31 @@ class Record:
     def __init__(self, run: RunFolder, state: State, timing: dict[str, float], log_every: int, active: bool) -> None:
         self._files = (Lines(run.metrics, state.metrics_bytes), Lines(run.timing)) if active else None
         self._log_every, self._before = log_every, timing.get("seconds", 0.0)
-        self._unread: list[tuple[int, int, Counts, float, Tensor]] = []
+        self._unread: list[tuple[int, int, Counts, Settings, Tensor]] = []
         self.teaching = Stopwatch(timing.get("teaching", 0.0))
         self._start = self._saved = time.monotonic()
         self.loss = math.nan
 
-    def step(self, state: State, measured: Tensor, counts: Counts, rate: float) -> None:
+    def step(self, state: State, measured: Tensor, counts: Counts, settings: Settings) -> None:
         """Take note of the step that `state` now counts; `measured` is as `Measured` says."""
-        self._unread.append((state.step, state.tokens, counts, rate, measured))
+        self._unread.append((state.step, state.tokens, counts, settings, measured))
 
     def look(self, state: State, clip: float) -> Look:
         """Read what was noted, add it to the current means, write lines that are due."""
         stop = save = False
         numbers = torch.stack([measured for *_, measured in self._unread]).tolist() if self._unread else []
-        for (step, tokens, counts, rate, _), row in zip(self._unread, numbers, strict=True):
+        for (step, tokens, counts, settings, _), row in zip(self._unread, numbers, strict=True):
             found = Measured(*row)
-            if not all(map(math.isfinite, (found.target, found.teacher, found.norm))):
+            if not all(map(math.isfinite, (found.target, found.teacher, found.heard, found.norm))):
                 said = f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
                 return Look(stop, save, (step - 1, said))
-            self._add(state, step, tokens, counts, found, clip, rate)
+            self._add(state, step, tokens, counts, found, clip, settings)
             stop, save = stop or found.stop > 0, save or found.save > 0
         self._unread.clear()
         return Look(stop, save, None)
 
     def _add(
-        self, state: State, step: int, tokens: int, counts: Counts, found: Measured, clip: float, rate: float
+        self, state: State, step: int, tokens: int, counts: Counts, found: Measured, clip: float, settings: Settings
     ) -> None:
         clipped = found.norm > clip
         state.clipped += clipped
@@ -100,6 +117,8 @@ class Record:
             "targets": counts.target,
             "teacher": found.teacher,
             "taught": counts.taught,
+            "heard": found.heard,
+            "gated": counts.taught * settings.gated,
             "norm": found.norm,
             "clipped": clipped,
             "steps": 1,
@@ -116,12 +135,18 @@ class Record:
             "step": step,
             "tokens": tokens,
             "loss": self.loss,
-            "lr": rate,
+            "lr": settings.rate,
             "grad_norm": window["norm"] / window["steps"],
             "clip_rate": window["clipped"] / window["steps"],
         }
         if window["teacher"]:
             line["kl"] = window["teacher"] / max(window["taught"], 1)
+        if settings.weight is not None:
+            line["weight"] = settings.weight
+        if settings.temperature is not None:
+            line["temperature"] = settings.temperature
+        if window["gated"]:
+            line["heard"] = window["heard"] / window["gated"]
         self._files[0].write(line)
         self._files[1].write({"step": step, "tokens": tokens, "seconds": round(self.seconds(), 3)})
 

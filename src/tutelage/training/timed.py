@@ -25,6 +25,7 @@ from tutelage.corpus.batches import Batch, BatchSource, Tokens
 from tutelage.models.build import build, config_for
 from tutelage.models.products import product
 from tutelage.run_folder import Json, RunFolder
+from tutelage.teaching.schedule import Fade
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.form import Form, choose
 from tutelage.training.loop import Job, train
@@ -118,6 +119,7 @@ def time_training(
     row_length: int,
     clock: Clock,
     teachers: Callable[[Form], Ensemble] | None = None,
+    heard: int | None = None,
 ) -> tuple[list[Json], Form]:
     """Train by the real loop until the clock says enough.
 
@@ -129,6 +131,7 @@ def time_training(
         row_length: tokens in a row.
         clock: ticks at every step.
         teachers: makes them in a form, for a model that is taught.
+        heard: steps after which they are let go; never unless given.
 
     Returns:
         The lines of metrics, and the form.
@@ -146,10 +149,10 @@ def time_training(
             source=source,
             val=source,
             val_bytes_per_token=1.0,
-            plan=Plan(total, (total,), frozenset()),
+            plan=Plan(total, (total,), frozenset(), fades={0: Fade("step", 0, heard)} if heard else {}),
             milestones=frozenset(),
             build=lambda: taken.give(build(model, Vocabulary(vocabulary), row_length, seed=0)),
-            teachers=lambda _stage: teachers(taken) if teachers else None,
+            teachers=lambda stage: teachers(taken) if teachers and stage is not None else None,
             precision=machine.precision(model.precision),
         )
         run = RunFolder(Path(folder))

@@ -1,44 +1,201 @@
-"""Attention for training on a CPU; the numbers are those of the plain form, but for rounding.
+"""Attention within rows that stand one after the other in a line, without padding.
 
-Attention written out (`eager`) keeps its softmax in float32 beside copies in bf16, and its backward pass makes as many
-again. Here scores stay in the precision of the products, the mask is added in place, and the softmax, which computes in
-float32 inside, is the only block kept for the backward pass. (`scaled_dot_product_attention` makes a step half as long
-again: see docs/decisions.md.)
+All of a model but its attention treats tokens one by one, so rows of any lengths may go through it as one line of
+tokens. Attention takes the line apart: neighbouring rows of about the same length form a `Group`, filled up to one
+width. Scores stay in the precision of the products, and the softmax, which computes in float32 inside, is the only
+block kept for the backward pass. (`scaled_dot_product_attention` takes several times as long in bf16 on a CPU: see
+docs/decisions.md.)
 
-Shapes: B rows, H heads, T tokens, D width of a head.
+Shapes: N tokens of the line, R its rows, G rows of a group, W their width, B = H * G, H heads, D width of a head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LEAN = "tutelage_lean"
+LINE = "tutelage_line"
 """Name of the attention among transformers' implementations."""
+WIDTH = 32
+"""Groups are as wide as a multiple of this: at other widths torch's softmax takes up to eight times as long in bf16."""
+LOOKED_AT = 512
+"""Attention windows beyond it are not tried out."""
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring rows of about the same length.
+
+    Attributes:
+        lengths_G: tokens of each row.
+        width: what the rows are filled up to.
+        tokens: where in the line the token of each of the G * W places stands; N for a filler.
+        places: which of the G * W places have a token.
+        masks: those made so far.
+    """
+
+    lengths_G: Tensor
+    width: int
+    tokens: Tensor
+    places: Tensor
+    masks: dict[Any, Tensor] = field(default_factory=dict)
+
+    def mask(self, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return what is added to scores, `(1 or G, 1 or W, W)`: the least number where a query must not look."""
+        key = causal, window, dtype
+        if key not in self.masks:
+            self.masks[key] = self.mask_at(torch.arange(self.width)[None], causal, window, dtype)
+        return self.masks[key]
+
+    def mask_at(self, place_GQ: Tensor, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor:
+        """The same for queries that stand at some places of their rows."""
+        place_W = torch.arange(self.width)
+        distance_GQW = place_GQ[..., None] - place_W
+        # Fillers come last: where no token sees what follows it, none sees them.
+        seen = distance_GQW >= 0 if causal else (place_W < self.lengths_G[:, None])[:, None]
+        if window is not None and window < self.width:
+            seen = seen & (distance_GQW.abs() < window)
+        return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
+def groups_of(lengths_R: Ints) -> tuple[Group, ...]:
+    """Group the rows of a line; rows sorted by length make the fewest groups."""
+    starts_R, total = np.cumsum(lengths_R) - lengths_R, int(lengths_R.sum())
+    found = []
+    for width, run in groupby(range(len(lengths_R)), key=lambda row: -(-int(lengths_R[row]) // WIDTH) * WIDTH):
+        rows_G = list(run)
+        lengths_G1, place_W = lengths_R[rows_G, None], np.arange(width)
+        inside_GW = place_W < lengths_G1
+        tokens_GW = np.where(inside_GW, starts_R[rows_G, None] + place_W, total)
+        found.append(
+            Group(
+                torch.from_numpy(lengths_G1[:, 0]),
+                width,
+                torch.from_numpy(tokens_GW.reshape(-1)),
+                torch.from_numpy(np.flatnonzero(inside_GW)),
+            )
+        )
+    return tuple(found)
+
+
+def one_of_each(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Return the groups of a line that holds one token of each row."""
+    found, start = [], 0
+    for group in groups:
+        tokens_G = torch.arange(start, start + len(group.lengths_G))
+        found.append(Group(torch.ones_like(group.lengths_G), 1, tokens_G, tokens_G - start))
+        start += len(group.lengths_G)
+    return tuple(found)
+
+
+def product_type(heads: Tensor) -> torch.dtype:
+    """The type in which products with a tensor are computed."""
+    device = heads.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else heads.dtype
+
+
+def spread(heads_HND: Tensor, groups: Sequence[Group], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Set heads apart by groups, `(B, W, D)` each, without a gradient; fillers are zero."""
+    H, N, D = heads_HND.shape
+    filled_HND = heads_HND.new_zeros(H, N + 1, D, dtype=dtype)
+    filled_HND[:, :N] = heads_HND
+    return tuple(filled_HND.index_select(1, group.tokens).view(-1, group.width, D) for group in groups)
+
+
+def gather(heads_BWD: Sequence[Tensor], groups: Sequence[Group], H: int) -> Tensor:
+    """Put heads together again, `(H, N, D)`, without a gradient; the adjoint of `spread`."""
+    parts_HND = (
+        x.reshape(H, -1, x.shape[-1]).index_select(1, group.places) for x, group in zip(heads_BWD, groups, strict=True)
+    )
+    return torch.cat(list(parts_HND), 1)
+
+
+class Spread(torch.autograd.Function):
+    """`spread` with a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, heads_HND: Tensor, groups: Sequence[Group], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """See `spread`."""
+        ctx.groups, ctx.heads, ctx.dtype = groups, len(heads_HND), heads_HND.dtype
+        return spread(heads_HND, groups, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Gather."""
+        return gather(gradients, ctx.groups, ctx.heads).to(ctx.dtype), None, None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, H: int, groups: Sequence[Group], *heads_BWD: Tensor) -> Tensor:
+        ctx.groups, ctx.dtype = groups, heads_BWD[0].dtype
+        return gather(heads_BWD, groups, H)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *spread(gradients[0], ctx.groups, ctx.dtype)
 
 
 class _Attention(torch.autograd.Function):
-    """`softmax(q k^T + mask) v` with one kept block."""
+    """`softmax(scale q k^T + mask) v` with one kept block."""
 
     @staticmethod
-    def forward(ctx: Any, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_BHTT: Tensor | None) -> Tensor:
-        scores_BHTT = q_BHTD @ k_BHTD.mT
-        if mask_BHTT is not None:
-            scores_BHTT += mask_BHTT
-        weights_BHTT = torch.softmax(scores_BHTT, -1)
-        ctx.save_for_backward(q_BHTD, k_BHTD, v_BHTD, weights_BHTT)
-        return weights_BHTT @ v_BHTD
+    def forward(ctx: Any, q_BQD: Tensor, k_BWD: Tensor, v_BWD: Tensor, mask: Tensor, scale: float) -> Tensor:
+        weights_BQW = torch.softmax(torch.baddbmm(mask, q_BQD, k_BWD.mT, alpha=scale), -1)
+        ctx.save_for_backward(q_BQD, k_BWD, v_BWD, weights_BQW)
+        ctx.scale = scale
+        return weights_BQW @ v_BWD
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_BHTD, k_BHTD, v_BHTD, weights_BHTT = ctx.saved_tensors
-        (out_BHTD,) = gradients
-        v_gradient = weights_BHTT.mT @ out_BHTD
-        scores_BHTT = torch._softmax_backward_data(out_BHTD @ v_BHTD.mT, weights_BHTT, -1, weights_BHTT.dtype)
-        return scores_BHTT @ k_BHTD, scores_BHTT.mT @ q_BHTD, v_gradient, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        q_BQD, k_BWD, v_BWD, weights_BQW = ctx.saved_tensors
+        (out_BQD,) = gradients
+        v_gradient = weights_BQW.mT @ out_BQD
+        scores_BQW = torch._softmax_backward_data(out_BQD @ v_BWD.mT, weights_BQW, -1, weights_BQW.dtype)
+        return (scores_BQW @ k_BWD).mul_(ctx.scale), (scores_BQW.mT @ q_BQD).mul_(ctx.scale), v_gradient, None, None
+
+
+Apart = Sequence[Tensor]
+"""Heads set apart, one block for each group."""
+
+
+def attend_apart(
+    apart: tuple[Apart, Apart, Apart], masks: Sequence[Tensor], groups: Sequence[Group], H: int, scale: float,
+    dropout: float,
+) -> Tensor:  # fmt: skip
+    """Attend group by group.
+
+    Args:
+        apart: queries, keys and values.
+        masks: of the groups.
+        groups: of the queries.
+        H: heads.
+        scale: of the scores.
+        dropout: share of the weights to drop.
+
+    Returns:
+        What was attended to, `(H, N, D)`, N the number of queries.
+    """
+    attended = []
+    for mask, q_BQD, k_BWD, v_BWD in zip(masks, *apart, strict=True):
+        mask_BQW = mask if len(mask) == 1 else mask.repeat(H, 1, 1)
+        if dropout:
+            weights_BQW = torch.softmax(torch.baddbmm(mask_BQW, q_BQD, k_BWD.mT, alpha=scale), -1)
+            attended.append(F.dropout(weights_BQW, dropout) @ v_BWD)
+        else:
+            attended.append(_Attention.apply(q_BQD, k_BWD, v_BWD, mask_BQW, scale))  # type: ignore[no-untyped-call]
+    out_HND: Tensor = _Gather.apply(H, groups, *attended)  # type: ignore[no-untyped-call]
+    return out_HND
 
 
 def attend(
@@ -49,54 +206,56 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    groups: Sequence[Group] = (),
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as transformers' interface wants it: heads `(B, H, T, D)` in, `(B, T, H, D)` out."""
-    device = query.device.type
-    if torch.is_autocast_enabled(device):
-        query, key, value = (heads.to(torch.get_autocast_dtype(device)) for heads in (query, key, value))
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = (heads.repeat_interleave(groups, 1) for heads in (key, value))
-    query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if attention_mask is not None:
-        # The least float32 would become -inf in bf16, and a row of padding NaN.
-        attention_mask = attention_mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
-    if dropout and module.training:
-        scores = query @ key.mT
-        weights = torch.softmax(scores if attention_mask is None else scores + attention_mask, -1)
-        attended = F.dropout(weights, dropout) @ value
-    else:
-        attended = _Attention.apply(query, key, value, attention_mask)  # type: ignore[no-untyped-call]
-    return attended.transpose(1, 2).contiguous(), None
+    """Attend as transformers' interface wants it: heads of one line, `(1, H, N, D)`, in, `(1, N, H, D)` out."""
+    H, dtype = query.shape[1], product_type(query)
+    if key.shape[1] < H:
+        key, value = (heads.repeat_interleave(H // key.shape[1], 1) for heads in (key, value))
+    q, k, v = (Spread.apply(heads[0], groups, dtype) for heads in (query, key, value))  # type: ignore[no-untyped-call]
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    masks = [group.mask(causal, sliding_window, dtype) for group in groups]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out_HND = attend_apart((q, k, v), masks, groups, H, scale, dropout if module.training else 0.0)
+    return out_HND.transpose(0, 1)[None].contiguous(), None
 
 
 @torch.no_grad()
-def lean(trunk: Any) -> bool:
-    """Let a model attend in the lean form, if that gives what its own form gives; tell whether it does.
+def reads_lines(trunk: Any, first: int, limit: int | None) -> bool:
+    """Tell whether a model, given `LINE`, reads rows in a line as it reads each by itself; its attention stays.
 
-    The check is by numbers, on two random rows: some architectures add terms to their scores, or keep attention to
-    themselves.
+    By numbers: some architectures add terms to their scores, keep attention to themselves or take no positions.
+
+    Args:
+        trunk: a Hugging Face model without its output layer.
+        first: position of a row's first token.
+        limit: longest row.
     """
     from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-    AttentionInterface.register(LEAN, attend)
-    AttentionMaskInterface.register(LEAN, eager_mask)
+    # Without a function for masks, so that none are made for the line.
+    AttentionInterface.register(LINE, attend)
     before, was_training = trunk.config._attn_implementation, trunk.training
-    device = next(trunk.parameters()).device
-    tokens_BT = torch.arange(16, device=device).view(2, 8) % trunk.config.vocab_size
-    mask_BT = torch.ones_like(tokens_BT)
-    mask_BT[1, 5:] = 0
+    # Rows of two groups, one of them longer than a window that sees no further.
+    longest = max(WIDTH + 1, min(getattr(trunk.config, "sliding_window", None) or 0, LOOKED_AT) + 8)
+    lengths_R = np.minimum([3, 6, longest], longest if limit is None else limit)
+    ids_N = torch.arange(int(lengths_R.sum()), device=next(trunk.parameters()).device) % trunk.config.vocab_size
+    if trunk.config.pad_token_id is not None:
+        # Texts have none, and where RoBERTa's kind counts by itself, it leaves it out.
+        ids_N[ids_N == trunk.config.pad_token_id] = trunk.config.vocab_size - 1
+    place_N = torch.cat([torch.arange(first, first + length) for length in lengths_R.tolist()]).to(ids_N.device)
     trunk.eval()
     try:
-        wanted = trunk(input_ids=tokens_BT, attention_mask=mask_BT).last_hidden_state
-        trunk.set_attn_implementation(LEAN)
-        found = trunk(input_ids=tokens_BT, attention_mask=mask_BT).last_hidden_state
-        same = torch.allclose(found[mask_BT > 0], wanted[mask_BT > 0], atol=1e-4 * float(wanted.abs().max()))
-    except (ValueError, TypeError, RuntimeError):
-        same = False
-    if not same:
+        wanted_ND = torch.cat([trunk(input_ids=row[None]).last_hidden_state[0] for row in ids_N.split([*lengths_R])])
+        trunk.set_attn_implementation(LINE)
+        line = {"input_ids": ids_N[None], "position_ids": place_N[None], "groups": groups_of(lengths_R)}
+        found_ND = trunk(**line).last_hidden_state[0]
+        return torch.allclose(found_ND, wanted_ND, atol=1e-4 * float(wanted_ND.abs().max()))
+    except (ValueError, TypeError, AttributeError, RuntimeError):
+        return False
+    finally:
         trunk.set_attn_implementation(before)
-    trunk.train(was_training)
-    return same
+        trunk.train(was_training)

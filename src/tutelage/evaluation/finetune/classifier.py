@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
-from tutelage.evaluation.finetune.attention import lean
-from tutelage.evaluation.finetune.pooled import shorten
+from tutelage.evaluation.finetune.attention import LINE, reads_lines
+from tutelage.evaluation.finetune.layers import lean
 from tutelage.evaluation.finetune.rows import Part
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe_finetune import Adapters, TaskFinetuning
@@ -42,10 +42,17 @@ class Member(nn.Module):
         # The model's output layer, and what a masked model computes just for it, stay behind.
         self.trunk = copy.deepcopy(model.hf.base_model)
         self.trunk.requires_grad_(True)
+        layers = lean(self.trunk) if self.kind == "causal" else []
+        self.last = layers[-1] if layers and self.pooling != "mean" else None
+        self.first, self.positions_told = first_position(model), True
+        self.reads_lines = False
         if next(self.trunk.parameters()).device.type == "cpu":
-            lean(self.trunk)
-        self.short = shorten(self.trunk) if self.kind == "causal" and self.pooling != "mean" else None
-        self.positions_told = True
+            for leads in (True, False):
+                for layer in layers:
+                    layer.leads = leads
+                self.reads_lines = reads_lines(self.trunk, self.first, positions(model))
+                if self.reads_lines:
+                    break
         config = model.hf.config
         self.head = _head(config, labels, settings).to(next(self.trunk.parameters()).device)
         self.types = getattr(config, "type_vocab_size", 0) > 1
@@ -55,12 +62,12 @@ class Member(nn.Module):
     def forward(self, part: Part) -> Tensor:
         """Return logits, `(B, L)`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            if self.short is None:
+            if self.last is None:
                 pooled_BD = pool(self.hidden(part), part, self.pooling)
             else:
-                self.short.places_B = place(part, self.pooling)
-                pooled_BD = self.hidden(part)[:, 0]
-                self.short.places_B = None
+                self.last.places_R = place(part, self.pooling)
+                pooled_BD = self.hidden(part)[0]
+                self.last.places_R = None
         logits: Tensor = self.head(pooled_BD)
         return logits
 
@@ -69,9 +76,13 @@ class Member(nn.Module):
         extra: dict[str, Any] = {"use_cache": False} if self.kind == "causal" else {}
         if part.types_BT is not None and self.types:
             extra["token_type_ids"] = part.types_BT
+        if part.groups and part.lengths_B is not None:
+            starts_B, _ = part.starts_and_ends()
+            place_T = torch.arange(part.tokens_BT.shape[1]) - starts_B.repeat_interleave(part.lengths_B)
+            extra |= {"position_ids": place_T[None] + self.first, "groups": part.groups}
         # Padding on the right needs no mask where no token sees what follows it.
-        if part.lengths_B is not None and (part.left or self.kind == "masked"):
-            place_BT = torch.arange(part.tokens_BT.shape[1], device=part.tokens_BT.device) - starts(part)[:, None]
+        elif part.lengths_B is not None and (part.left or self.kind == "masked"):
+            place_BT = places_in_rows(part)
             extra["attention_mask"] = ((place_BT >= 0) & (place_BT < part.lengths_B[:, None])).long()
             if part.left and self.positions_told:
                 extra["position_ids"] = place_BT.clamp(min=0)
@@ -92,6 +103,10 @@ class Classifier(nn.Module):
     def __init__(self, members: Sequence[Member]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.reads_lines = all(member.reads_lines for member in members)
+        if self.reads_lines:
+            for member in members:
+                member.trunk.set_attn_implementation(LINE)
 
     def forward(self, part: Part) -> Tensor:
         """Return logits, `(B, L)`."""
@@ -112,10 +127,11 @@ def build(models: Sequence[LanguageModel], labels: int, settings: TaskFinetuning
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         members = [Member(model, labels, settings, frames) for model in models]
-    if settings.padding == "left":
+    classifier = Classifier(members)
+    if settings.padding == "left" and not classifier.reads_lines:
         for member in members:
             _check_left(member)
-    return Classifier(members)
+    return classifier
 
 
 def pooling_of(kind: str, settings: TaskFinetuning, frames: bool) -> Pooling:
@@ -128,31 +144,43 @@ def pooling_of(kind: str, settings: TaskFinetuning, frames: bool) -> Pooling:
     return "first" if frames and settings.padding == "right" else "mean"
 
 
-def starts(part: Part) -> Tensor:
-    """Return where each row's text begins, `(B,)`."""
-    B, T = part.tokens_BT.shape
-    if part.lengths_B is None or not part.left:
-        return torch.zeros(B, dtype=torch.long, device=part.tokens_BT.device)
-    return T - part.lengths_B
-
-
 def place(part: Part, pooling: Pooling) -> Tensor:
-    """Return which position of each row a pooling reads, `(B,)`; not for `mean`."""
-    B, T = part.tokens_BT.shape
-    if pooling == "last_token" and part.lengths_B is not None:
-        return starts(part) + part.lengths_B - 1
-    return torch.full((B,), 0 if pooling == "first" else T - 1, device=part.tokens_BT.device)
+    """Return which position of each row a pooling reads, `(B,)`, counted through the part; not for `mean`."""
+    starts_B, ends_B = part.starts_and_ends()
+    return starts_B if pooling == "first" else ends_B
+
+
+def places_in_rows(part: Part) -> Tensor:
+    """Return each token's place in its text, `(B, T)`, where rows are padded; padding has places outside of it."""
+    T, device = part.tokens_BT.shape[1], part.tokens_BT.device
+    starts_B, _ = part.starts_and_ends()
+    return torch.arange(T, device=device) - (starts_B % T)[:, None]
 
 
 def pool(hidden_BTD: Tensor, part: Part, pooling: Pooling) -> Tensor:
     """Take one vector of each row, `(B, D)`."""
     if pooling != "mean":
-        return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), place(part, pooling)]
+        return hidden_BTD.flatten(0, 1)[place(part, pooling)]
     if part.lengths_B is None:
         return hidden_BTD.mean(1)
-    place_BT = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device) - starts(part)[:, None]
+    if part.groups:
+        rows = hidden_BTD[0].split(part.lengths_B.tolist())  # type: ignore[no-untyped-call]
+        return torch.stack([row_TD.mean(0) for row_TD in rows])
+    place_BT = places_in_rows(part)
     inside_BT = (place_BT >= 0) & (place_BT < part.lengths_B[:, None])
     return (hidden_BTD * inside_BT[..., None]).sum(1) / part.lengths_B[:, None]
+
+
+def positions(model: LanguageModel) -> int | None:
+    """How many tokens a model can place."""
+    return None if model.positions is None else model.positions - first_position(model)
+
+
+def first_position(model: LanguageModel) -> int:
+    """The position of a text's first token: RoBERTa's kind counts from behind the padding's id."""
+    table = getattr(getattr(model.hf.base_model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
 
 
 def _head(config: Any, labels: int, settings: TaskFinetuning) -> nn.Module:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from tutelage import recipe
 from tutelage.corpus.batches import keyed_generator
 from tutelage.errors import UserError
+from tutelage.evaluation.finetune.attention import Ints
 from tutelage.evaluation.finetune.classifier import Classifier
 from tutelage.evaluation.finetune.metrics import METRICS, Metric
-from tutelage.evaluation.finetune.rows import Ints, Rows, collate, order, parts, scored_batches
-from tutelage.evaluation.products import FrozenProducts
+from tutelage.evaluation.finetune.rows import Part, Rows, collate, line_up, lines, order, parts, scored_batches
 from tutelage.progress import progress
 from tutelage.recipe_finetune import TaskFinetuning
 from tutelage.training.optim import adamw, lr_at
@@ -75,7 +75,7 @@ def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, sett
     Raises:
         UserError: fewer rows than a batch with `drop_last`, or a loss that is not finite.
     """
-    device = next(classifier.parameters()).device
+    device = _device(classifier)
     a_batch = settings.batch_rows
     steps = len(train) // a_batch if settings.drop_last else -(-len(train) // a_batch)
     if steps < 1:
@@ -99,8 +99,8 @@ def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, sett
             classifier.train()
             # One autocast for all parts: weights are cast once.
             with _autocast(device, reading.precision):
-                for part_N in parts(lengths_N[batch_N], device.type):
-                    part = collate(train, batch_N[part_N], reading.pad_id, settings.padding, reading.limit, device)
+                for part_N in _cut(classifier, lengths_N[batch_N]):
+                    part = _part(classifier, train, batch_N[part_N], settings, reading)
                     loss = nn.functional.cross_entropy(classifier(part), part.labels_B, reduction="sum") / len(batch_N)
                     loss.backward()  # type: ignore[no-untyped-call]
                     seen += loss.detach()
@@ -124,18 +124,31 @@ def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, sett
 
 def predict(classifier: Classifier, rows: Rows, settings: TaskFinetuning, reading: Reading) -> NDArray[np.float32]:
     """Return the logits of all rows in their order, `(N, L)`."""
-    device = next(classifier.parameters()).device
+    device = _device(classifier)
     classifier.eval()
     found: list[tuple[Ints, Tensor]] = []
-    products = FrozenProducts(classifier.parameters())
-    with torch.no_grad(), products, _autocast(device, reading.precision):
+    with torch.no_grad(), _autocast(device, reading.precision):
         for index_B in scored_batches(rows.lengths_N, device.type):
-            part = collate(rows, index_B, reading.pad_id, settings.padding, reading.limit, device)
+            part = _part(classifier, rows, index_B, settings, reading)
             found.append((index_B, classifier(part).float()))
     logits_NL = np.empty((len(rows), found[0][1].shape[1]), dtype=np.float32)
     for index_B, logits_BL in found:
         logits_NL[index_B] = logits_BL.cpu().numpy()
     return logits_NL
+
+
+def _cut(classifier: Classifier, lengths_N: Ints) -> list[Ints]:
+    return lines(lengths_N) if classifier.reads_lines else parts(lengths_N, _device(classifier).type)
+
+
+def _part(classifier: Classifier, rows: Rows, index_B: Ints, settings: TaskFinetuning, reading: Reading) -> Part:
+    if classifier.reads_lines:
+        return line_up(rows, index_B)
+    return collate(rows, index_B, reading.pad_id, settings.padding, reading.limit, _device(classifier))
+
+
+def _device(classifier: Classifier) -> torch.device:
+    return next(classifier.parameters()).device
 
 
 class _Keeper:

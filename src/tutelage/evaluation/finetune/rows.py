@@ -1,10 +1,11 @@
-"""Texts as token rows, and batches of them with little padding.
+"""Texts as token rows, and batches of them with little padding or none.
 
-A batch holds the rows that a shuffled order gives it, whatever their lengths. It is computed in *parts* of rows of
-similar length, each padded to its own longest row; since losses are sums, the gradient is that of the whole batch. On a
-CPU that saves as much padding as batches of similar rows would, and leaves the order random.
+A batch holds the rows that a shuffled order gives it, whatever their lengths. It is computed in *parts*; since losses
+are sums, the gradient is that of the whole batch. A model that can (see `attention`) reads the rows of a part in a
+line, one after the other. Others get rows of similar length, padded to the longest of the part: that saves as much
+padding as batches of similar rows would, and leaves the order random.
 
-Shapes: N rows of a file, B rows of a part, T tokens.
+Shapes: N rows of a file, B rows of a part, T tokens. A line is a part with one row of tokens.
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.corpus.batches import keyed_generator, to_device
 from tutelage.errors import UserError
+from tutelage.evaluation.finetune.attention import Group, Ints, groups_of
 from tutelage.evaluation.finetune.tasks import Example
-
-Ints = NDArray[np.int64]
 
 PART_COST = {"cpu": 128, "cuda": 16384}
 """What another part of a batch costs, in tokens: on a CPU adding up its gradients, on a GPU also launching kernels."""
@@ -30,7 +29,9 @@ PART_TOKENS = {"cpu": 1024, "cuda": 65536}
 """Most tokens in a part, padding included; on a CPU, what stays in its caches."""
 MULTIPLE = {"cpu": 1, "cuda": 8}
 """Parts are padded to multiples of this: a GPU's products like even shapes, a CPU only pays for them."""
-SCORED_TOKENS = {"cpu": 2048, "cuda": 65536}
+LINE_TOKENS = 4096
+"""Most tokens in a line."""
+SCORED_TOKENS = {"cpu": 4096, "cuda": 65536}
 """Tokens scored at once; smaller batches stay in a CPU's caches."""
 SPLIT, SUBSET, ORDER = 10, 11, 12
 """Apart from the keys of `corpus.batches`."""
@@ -68,7 +69,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of similar length, padded to one.
+    """Rows of similar length, padded to one; or any rows in a line, `(1, T)`.
 
     Attributes:
         tokens_BT: ids.
@@ -76,6 +77,7 @@ class Part:
         types_BT: whether a token belongs to the second text, where that is told.
         labels_B: gold labels.
         left: whether padding stands before the text.
+        groups: of a line, which rows are attended together.
     """
 
     tokens_BT: Tensor
@@ -83,6 +85,21 @@ class Part:
     types_BT: Tensor | None
     labels_B: Tensor
     left: bool = False
+    groups: tuple[Group, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return len(self.labels_B)
+
+    def starts_and_ends(self) -> tuple[Tensor, Tensor]:
+        """Return where each row's first and last token stand, `(B,)`, counted through all of `tokens_BT`."""
+        T, device = self.tokens_BT.shape[1], self.tokens_BT.device
+        lengths_B = torch.full((self.rows,), T, device=device) if self.lengths_B is None else self.lengths_B
+        if self.groups:
+            return lengths_B.cumsum(0) - lengths_B, lengths_B.cumsum(0) - 1
+        starts_B = torch.arange(self.rows, device=device) * T + (T - lengths_B if self.left else 0)
+        return starts_B, starts_B + lengths_B - 1
 
     def to(self, device: torch.device) -> Part:
         """Copy to a device."""
@@ -92,6 +109,7 @@ class Part:
             to_device(self.types_BT, device),
             to_device(self.labels_B, device),
             self.left,
+            self.groups,
         )
 
 
@@ -204,6 +222,28 @@ def collate(
         side == "left",
     )
     return part.to(device)
+
+
+def lines(lengths_N: Ints) -> list[Ints]:
+    """Cut a batch into parts to be read in a line, about as many tokens in each; a part's rows are sorted by length."""
+    order_N = np.argsort(lengths_N, kind="stable")
+    total_N = lengths_N[order_N].cumsum()
+    count = -(-int(total_N[-1]) // LINE_TOKENS)
+    cuts = np.searchsorted(total_N, [total_N[-1] * cut / count for cut in range(1, count)])
+    return [rows_B for rows_B in np.split(order_N, cuts) if len(rows_B)]
+
+
+def line_up(rows: Rows, index_B: Ints) -> Part:
+    """Set rows one after the other."""
+    lengths_B = np.array([len(rows.tokens[i]) for i in index_B])
+    types = None if rows.types is None else torch.from_numpy(np.concatenate([rows.types[i] for i in index_B]))
+    return Part(
+        torch.from_numpy(np.concatenate([rows.tokens[i] for i in index_B]))[None],
+        torch.from_numpy(lengths_B),
+        None if types is None else types[None],
+        torch.from_numpy(rows.labels_N[index_B]),
+        groups=groups_of(lengths_B),
+    )
 
 
 def scored_batches(lengths_N: Ints, device: str) -> Iterator[Ints]:

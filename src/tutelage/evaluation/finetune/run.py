@@ -12,7 +12,7 @@ import numpy as np
 
 from tutelage import machine
 from tutelage.errors import UserError
-from tutelage.evaluation.finetune.classifier import build
+from tutelage.evaluation.finetune.classifier import build, positions
 from tutelage.evaluation.finetune.loop import Fitted, Reading, fit, predict
 from tutelage.evaluation.finetune.metrics import METRICS, Metric, accuracy
 from tutelage.evaluation.finetune.rows import Rows, encode, split, subset
@@ -184,20 +184,11 @@ def _result(task: Task, rows: Rows, fitted: Fitted, settings: TaskFinetuning, re
 
 def _limit(models: Sequence[LanguageModel], max_length: int, task: str) -> int:
     """Return the longest row: `max_length`, or what the models have positions for."""
-    limit = min([max_length, *(places for model in models if (places := _positions(model)) is not None)])
+    limit = min([max_length, *(places for model in models if (places := positions(model)) is not None)])
     if limit < max_length:
         console.print(f"{task}: texts are cut at {limit} tokens, not at max_length={max_length}: the model has no more "
                       "positions")  # fmt: skip
     return limit
-
-
-def _positions(model: LanguageModel) -> int | None:
-    """How many tokens a model can place; RoBERTa's kind counts from behind the padding id."""
-    if model.positions is None:
-        return None
-    table = getattr(getattr(model.hf.base_model, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return model.positions if padding is None else model.positions - padding - 1
 
 
 def _check_ids(rows: Rows, models: Sequence[LanguageModel], name: str) -> None:

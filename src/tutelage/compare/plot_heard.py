@@ -1,0 +1,79 @@
+"""Plots of how loud teachers were: over training, and by the difficulty of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tutelage.compare.plot_style import GRID, PAPER, human_axis, label, looks, new_figure
+from tutelage.compare.summary import Model, Summary
+
+_PANELS = {"teacher_weight": "teachers' weight", "teacher_heard": "share heard"}
+
+
+def teacher_weight(summary: Summary) -> Any | None:
+    """The teachers' weight against tokens, and under it the share of it that gates let through.
+
+    The weight follows from the recipe and is the same for every seed; the first one's is drawn.
+    """
+    panels = {
+        term: {name: run.curves[term] for name, run in _first_runs(summary).items() if run.curves.get(term)}
+        for term in _PANELS
+    }
+    panels = {term: curves for term, curves in panels.items() if curves}
+    if not panels:
+        return None
+    figure, grid = new_figure(2.4 * len(panels), len(panels), squeeze=False, sharex=True)
+    for axes, (term, curves) in zip(grid[:, 0], panels.items(), strict=True):
+        for name, curve in curves.items():
+            _, tokens, values = np.asarray(curve, dtype=np.float64).T
+            look = looks(summary)[name]
+            axes.plot(tokens, values, color=look.colour, linewidth=1.9, linestyle=look.dashes, label=label(name))
+        axes.set_ylabel(_PANELS[term])
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper right", fontsize=8, facecolor=PAPER, edgecolor=GRID)
+    grid[-1, 0].set_xlabel("training tokens")
+    grid[-1, 0].set_xlim(left=0)
+    human_axis(grid[-1, 0].xaxis)
+    return figure
+
+
+def heard_by_difficulty(summary: Summary) -> Any | None:
+    """The mean weight of gates against the teachers' loss, one line for each stage that has a gate."""
+    drawn = {
+        (name, stage): np.asarray(lines, dtype=np.float64)
+        for name, model in summary.models.items()
+        for stage, lines in _by_stage(model).items()
+    }
+    if not drawn:
+        return None
+    figure, axes = new_figure(3.2)
+    for (name, stage), lines in drawn.items():
+        look, several = looks(summary)[name], sum(other == name for other, _ in drawn) > 1
+        for loss, heard in lines if len(lines) > 1 else ():
+            axes.plot(loss, heard, color=look.colour, linewidth=0.7, alpha=0.45)
+        loss, heard = lines.mean(0)
+        said = label(name) + (f", stage {stage + 1}" if several else "")
+        axes.plot(
+            loss, heard, look.marker, linestyle=look.dashes, color=look.colour, linewidth=1.9, markersize=4, label=said
+        )
+    axes.set_xlabel("teachers' loss (nats/token)")
+    axes.set_ylabel("mean weight")
+    axes.set_ylim(0, 1.02)
+    axes.legend(loc="best", fontsize=8, facecolor=PAPER, edgecolor=GRID)
+    return figure
+
+
+def _first_runs(summary: Summary) -> dict[str, Any]:
+    return {name: next(iter(model.seeds.values())) for name, model in summary.models.items() if model.seeds}
+
+
+def _by_stage(model: Model) -> dict[int, list[tuple[list[float], list[float]]]]:
+    """Losses and weights of each seed, by stage."""
+    found: dict[int, list[tuple[list[float], list[float]]]] = {}
+    for run in model.seeds.values():
+        for heard in run.heard:
+            line = [part.loss for part in heard.bins], [part.heard for part in heard.bins]
+            found.setdefault(heard.stage, []).append(line)
+    return found

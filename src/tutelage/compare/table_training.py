@@ -1,0 +1,111 @@
+"""Tables of students and controls while they train; see `over_training`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from tutelage.compare.metrics import MISSING
+from tutelage.compare.over_training import AMOUNTS
+from tutelage.compare.summary import Summary
+from tutelage.compare.summary_pairs import CurveDifference, CurvePoint, Reached
+from tutelage.compare.tables import Table, signed
+
+ROWS = 20
+"""Steps that a table of differences shows, evenly chosen where there are more."""
+_AMOUNTS_SHOWN = ("% steps", "% FLOPs", "+ teachers", "% time", "+ teachers")
+
+
+def reached_table(summary: Summary, brief: bool = False) -> Table:
+    """One row a student and control: when the control's loss was reached, as shares of what the control took.
+
+    `brief` leaves the intervals out.
+    """
+    rows = []
+    for entry in summary.reached:
+        arrived = [seed for seed in entry.seeds if seed.student is not None]
+        rows.append(
+            (
+                entry.a,
+                entry.b,
+                f"{fmean(seed.loss for seed in entry.seeds):.3f}",
+                f"{len(arrived)} of {len(entry.seeds)}",
+                _steps(entry),
+                *(share(entry, amount, brief) for amount in AMOUNTS),
+            )
+        )
+    levels = {f"{100 * entry.level:g} %" for entry in summary.reached} or {"95 %"}
+    means = "means over seeds" if brief else f"means over seeds with their {'/'.join(sorted(levels))} intervals"
+    return Table(
+        title="Until the control's loss is reached",
+        header=(
+            "student",
+            "control",
+            "loss",
+            "seeds",
+            "steps",
+            "% steps",
+            "% FLOPs",
+            "+ teachers",
+            "% time",
+            "+ teachers",
+        ),
+        rows=tuple(rows),
+        left=2,
+        note="The control's lowest validation loss, the seeds whose student reaches it, and what the student took "
+        f"until then as a share of what the control took: {means}. FLOPs and time hold the teachers' forward passes; "
+        "“+ teachers” adds all of the teachers' training. A student that never gets there has no share.",
+    )
+
+
+def curve_table(summary: Summary) -> Table:
+    """One row a step at which validation was measured, one column a student and control."""
+    entries = summary.curve_differences
+    cells = {(i, point.step): point_text(point) for i, entry in enumerate(entries) for point in entry.points}
+    steps = _spaced(sorted({step for _, step in cells}))
+    rows = tuple((f"{step:,}", *(cells.get((i, step), MISSING) for i in range(len(entries)))) for step in steps)
+    levels = {f"{100 * entry.level:g} %" for entry in entries} or {"95 %"}
+    return Table(
+        title="Validation loss at the same steps",
+        header=("step", *(f"{entry.a} − {entry.b}" for entry in entries)),
+        rows=rows,
+        note=f"Differences in nats per token with {'/'.join(sorted(levels))} intervals over seeds, each alone; below "
+        f"zero the student is ahead.{_few(entries)}",
+        parts=True,
+    )
+
+
+def point_text(point: CurvePoint) -> str:
+    """A difference with its interval, where there is one."""
+    if point.interval is None:
+        return signed(point.mean, 3)
+    low, high = (signed(end, 3) for end in point.interval)
+    return f"{signed(point.mean, 3)} ({low} to {high})"
+
+
+def share(entry: Reached, amount: str, brief: bool = False) -> str:
+    """A share of the control's amount in percent, with its interval unless `brief`."""
+    found = entry.shares.get(amount)
+    if found is None:
+        return MISSING
+    if found.interval is None or brief:
+        return f"{100 * found.mean:.0f} %"
+    low, high = (signed(100 * end, 0).removeprefix("+") for end in found.interval)
+    return f"{100 * found.mean:.0f} % ({low} to {high})"
+
+
+def _steps(entry: Reached) -> str:
+    taken = [seed.student.steps for seed in entry.seeds if seed.student is not None]
+    if len(taken) < len(entry.seeds):
+        return "never" if not taken else MISSING
+    return f"{fmean(taken):,.0f} of {fmean(seed.control.steps for seed in entry.seeds):,.0f}"
+
+
+def _spaced(steps: Sequence[int]) -> list[int]:
+    if len(steps) <= ROWS:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (ROWS - 1))] for i in range(ROWS)]
+
+
+def _few(entries: Sequence[CurveDifference]) -> str:
+    return " Without an interval: one pair of seeds." if any(entry.n < 2 for entry in entries) else ""

@@ -1,0 +1,87 @@
+"""Held-out loss on easy and on hard text: rows sorted by the loss of a reference model, in parts of equal size.
+
+SALT (Rawat et al. 2024) asks of easy and hard parts of a task what a weak teacher does for each. The parts are the same
+for every model, because one reference decides them; a reference that is also measured looks better on what it calls
+easy than it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tutelage.corpus.batches import IGNORE, BatchSource
+from tutelage.errors import UserError
+from tutelage.evaluation.likelihood import Precision
+from tutelage.evaluation.results import MeasuredResult, MeasuredValue
+from tutelage.progress import progress
+from tutelage.teaching.teachers import Ensemble
+
+NAMES = {2: ("easy", "hard"), 3: ("easy", "medium", "hard")}
+"""Names of the parts; of more they are `part_1` (the easiest), `part_2` and so on."""
+
+
+def row_losses(
+    ensemble: Ensemble, source: BatchSource, device: torch.device, precision: Precision = "fp32", label: str = "buckets"
+) -> NDArray[np.float64]:
+    """Sum a model's cross-entropy over each row of held-out text.
+
+    Args:
+        ensemble: the model, or several as one.
+        source: rows in order, unshuffled.
+        device: where to compute.
+        precision: `bf16` runs the models under autocast.
+        label: for the progress bar.
+
+    Returns:
+        `(R, 2)`: for every row its sum in nats and how many tokens were predicted.
+    """
+    found = []
+    with torch.inference_mode(), progress(label, source.tokens_per_epoch, "tok") as bar:
+        for batch in source.once():
+            batch = batch.to(device)
+            known_BT = batch.targets_BT != IGNORE
+            index_M = known_BT.flatten().nonzero().squeeze(1)
+            signal = ensemble.signal(batch.tokens_BT, batch.lengths_B, precision).at(index_M)
+            loss_BT = torch.zeros(known_BT.shape, dtype=torch.float64, device=device)
+            loss_BT[known_BT] = -signal.target_log_probs(batch.targets_BT.flatten()[index_M]).double()
+            found.append(torch.stack([loss_BT.sum(1), known_BT.sum(1).double()], 1).cpu().numpy())
+            bar.advance(batch.token_count)
+    return np.concatenate(found) if found else np.zeros((0, 2))
+
+
+def buckets(
+    losses_R2: NDArray[np.float64], reference_R2: NDArray[np.float64], parts: int, by: str, name: str = "buckets"
+) -> MeasuredResult:
+    """Measure a model's loss in parts of held-out text, from what the reference finds easy to what it finds hard.
+
+    Args:
+        losses_R2: the model's, by row, as `row_losses` gives them.
+        reference_R2: those of the reference, of the same rows; its mean decides a row's part, ties by the row's place.
+        parts: how many, with as equal numbers of rows as can be.
+        by: the reference's name, for the note.
+        name: of the result.
+
+    Returns:
+        Mean cross-entropy of each part in nats per token; the hardest is the headline.
+
+    Raises:
+        UserError: fewer rows than parts.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_R = reference_R2[:, 0] / reference_R2[:, 1]
+    order = np.argsort(mean_R[reference_R2[:, 1] > 0], kind="stable")
+    rows = np.flatnonzero(reference_R2[:, 1] > 0)[order]
+    if len(rows) < parts:
+        raise UserError(f"evaluation.buckets.parts: {parts} parts of {len(rows)} rows of held-out text; name fewer")
+    values = {}
+    for key, part in zip(NAMES.get(parts) or _numbered(parts), np.array_split(rows, parts), strict=True):
+        loss, count = losses_R2[part].sum(0)
+        note = f"rows on which {by} loses {mean_R[part[0]]:.2f} to {mean_R[part[-1]]:.2f} nats per token"
+        values[key] = MeasuredValue(float(loss / count), "nats", better="lower", n=int(count), note=note)
+    return MeasuredResult(name, "held-out", list(values)[-1], values)
+
+
+def _numbered(parts: int) -> tuple[str, ...]:
+    return tuple(f"part_{i + 1}" for i in range(parts))

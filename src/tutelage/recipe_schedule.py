@@ -1,0 +1,123 @@
+"""The part of a recipe that says how loud a teacher is: schedules of weight and temperature, gates; see `recipe`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tutelage.recipe_data import Section, Share
+from tutelage.word_counts import read_words
+
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
+_COUNT = re.compile(r"([1-9]\d*[KMB]?) (tokens|words)")
+
+
+class Length(NamedTuple):
+    """A length of training as it is written.
+
+    Attributes:
+        amount: how much; a share is between 0 and 1.
+        unit: of what.
+    """
+
+    amount: float
+    unit: Literal["share", "steps", "tokens", "words"]
+
+
+def read_length(written: str | int) -> Length:
+    """Read `17%` (of the run), `2000` (steps), `5M tokens` or `1M words`.
+
+    Raises:
+        ValueError: it is nothing like that, or nothing at all.
+    """
+    if isinstance(written, int):
+        found = Length(written, "steps")
+    elif match := _SHARE.fullmatch(written):
+        found = Length(float(match[1]) / 100, "share")
+    elif match := _COUNT.fullmatch(written):
+        found = Length(read_words(match[1]), "tokens" if match[2] == "tokens" else "words")
+    else:
+        raise ValueError(
+            f"'{written}' is neither a share like 17% nor a number of steps, nor a count like 5M tokens or 1M words"
+        )
+    if found.amount <= 0:
+        raise ValueError(f"a length of {written} is none; give more, or leave it out")
+    return found
+
+
+def _is_length(written: str | int) -> str | int:
+    read_length(written)
+    return written
+
+
+Span = Annotated[str | int, AfterValidator(_is_length)]
+"""A length of training: `17%` of the run, `2000` steps, `5M tokens`, `1M words`."""
+
+
+class WeightSchedule(Section):
+    """How a teacher's weight falls to nothing over a stage; a word stands for `{kind: word}`. See docs/methods.md."""
+
+    kind: Literal["step", "linear", "cosine", "wsd", "ratio_linear"]
+    """`step`: whole, then nothing (SALT). `linear`, `cosine`: falls from the start. `wsd`: warm-up, stable, decay.
+    `ratio_linear`: what falls in a straight line is its ratio to the text's weight."""
+    over: Span | None = None
+    """Length from the stage's start to where the teacher is no longer heard, and released: `30%` of the run, a number
+    of steps, `5M tokens`, `1M words`. To the stage's end unless given; `step` needs it."""
+    warmup: Span | None = None
+    """`wsd`: length of the rise from nothing to the whole weight; none unless given."""
+    decay: Span | None = None
+    """`wsd`: length of the fall at the end of `over`, in a straight line; a fifth of it unless given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word_is_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _lengths_fit_the_kind(self) -> WeightSchedule:
+        if self.kind == "step" and self.over is None:
+            raise ValueError("`kind: step` needs `over`: until when the teacher is heard")
+        for key in ("warmup", "decay"):
+            if getattr(self, key) is not None and self.kind != "wsd":
+                raise ValueError(f"`{key}` goes with `kind: wsd`; leave it out")
+        return self
+
+
+class TemperatureSchedule(Section):
+    """A temperature that changes over a stage."""
+
+    start: Annotated[float, Field(gt=0)]
+    """At the stage's start."""
+    end: Annotated[float, Field(gt=0)]
+    """At the end of `over`, and from there on."""
+    kind: Literal["linear", "cosine"] = "linear"
+    """The way from one to the other."""
+    over: Span | None = None
+    """Length from the stage's start; as long as the teachers are heard unless given."""
+
+
+class Gate(Section):
+    """At which tokens the teachers are heard, and how much; the text takes up what they give up. A word stands for
+    `{kind: word}`. See docs/methods.md."""
+
+    kind: Literal["skip_certain", "advantage", "confidence"]
+    """`skip_certain`: not where they are surest, which is where the text says as much. `advantage`: more where they
+    predict the next token better than the student does. `confidence`: more where they are surer."""
+    share: Share = 0.15
+    """`skip_certain`: the share of each row's tokens, those of lowest entropy, at which they are not heard."""
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """`advantage`: the weight is the logistic function of the student's loss less the teachers', in nats, over this."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word_is_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _numbers_fit_the_kind(self) -> Gate:
+        for key, kind in (("share", "skip_certain"), ("scale", "advantage")):
+            if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"`{key}` goes with `kind: {kind}`; leave it out")
+        return self

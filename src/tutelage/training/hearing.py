@@ -1,0 +1,83 @@
+"""Where a gate let the teachers be heard: measured once, when training is over, on rows that were held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tutelage.corpus.batches import IGNORE, Batch, BatchSource
+from tutelage.models.language_model import LanguageModel
+from tutelage.progress import progress
+from tutelage.run_folder import Json
+from tutelage.teaching.gates import Advantage, Gate, SkipCertain
+from tutelage.teaching.teachers import Ensemble
+from tutelage.training.objectives import taught_positions
+
+TOKENS = 1 << 14
+"""Held-out tokens that are looked at, about."""
+VALUES = 1 << 24
+"""Logits held at once."""
+BINS = 10
+"""Parts of the same number of tokens, from those that are easiest for the teachers to the hardest."""
+
+
+@torch.no_grad()
+def heard_by_difficulty(
+    student: LanguageModel, teachers: Ensemble, gate: Gate, temperature: float, source: BatchSource
+) -> list[Json]:
+    """Return what the gate of a trained student comes to, by how hard tokens are for the teachers, in fp32.
+
+    Args:
+        student: on the teachers' device.
+        teachers: who was heard.
+        gate: where.
+        temperature: of the divergence.
+        source: held-out rows.
+
+    Returns:
+        For each part of the tokens, from the easiest to the hardest: `loss`, the teachers' in nats per token at the
+        temperature, `student`, the student's, `entropy`, the teachers', `heard`, the mean weight, and `tokens`.
+    """
+    rows = max(1, VALUES // (source.row_length * student.vocab_size))
+    parts, seen, device = [], 0, student.weight_VD.device
+    with progress("where teachers were heard", TOKENS, "tok") as bar:
+        for batch in _spread(source.with_batch_rows(rows)):
+            parts.append(_measures(student, teachers, gate, temperature, batch.to(device)).cpu())
+            seen += batch.token_count
+            bar.advance(batch.token_count)
+            if seen >= TOKENS:
+                break
+    measures_4N = torch.cat(parts, 1)
+    order = measures_4N[0].argsort(stable=True)
+    return [
+        dict(zip(("loss", "student", "entropy", "heard"), measures_4N[:, part].mean(1).tolist(), strict=True))
+        | {"tokens": len(part)}
+        for part in order.chunk(BINS)
+    ]
+
+
+def _spread(source: BatchSource) -> Iterator[Batch]:
+    """Yield batches from all over a split, about as many as are looked at."""
+    every = max(1, source.tokens_per_epoch // TOKENS)
+    for number, batch in enumerate(source.once()):
+        if number % every == 0:
+            yield batch
+
+
+def _measures(student: LanguageModel, teachers: Ensemble, gate: Gate, temperature: float, batch: Batch) -> Tensor:
+    """Return teachers' loss, student's loss, teachers' entropy and weight at every target, `(4, n)`; plain formulas."""
+    taught_BT, known_N = taught_positions(batch), (batch.targets_BT != IGNORE).flatten()
+    gold_N1 = batch.targets_BT.flatten().clamp_min(0)[:, None]
+    said = teachers.signal(batch.tokens_BT, batch.lengths_B).at(slice(None)).log_probs(temperature)
+    own = torch.log_softmax(student.logits(batch.tokens_BT, batch.lengths_B).flatten(0, 1) / temperature, -1)
+    entropy_N = -(said.exp() * said).sum(-1)
+    teacher_N, student_N = (-log_probs.gather(1, gold_N1).squeeze(1) for log_probs in (said, own))
+    if isinstance(gate, SkipCertain):
+        weight_N = gate.weights(entropy_N.view_as(taught_BT), taught_BT).flatten()
+    elif isinstance(gate, Advantage):
+        weight_N = gate.weights(student_N, teacher_N)
+    else:
+        weight_N = gate.weights(entropy_N, said.shape[1])
+    return torch.stack([teacher_N, student_N, entropy_N, weight_N])[:, known_N]

@@ -1,0 +1,122 @@
+"""What is taught at a step: the stage's objectives, the rows it reads, and its teachers as long as they are heard.
+
+A stage whose teachers fall silent before its end has two phases, with and without them. Between phases teachers change:
+those no longer heard are released before others are loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from tutelage import recipe
+from tutelage.corpus.batches import Batch
+from tutelage.progress import console
+from tutelage.teaching.ahead import reading_ahead
+from tutelage.teaching.signal import Voice
+from tutelage.teaching.teachers import Ensemble
+from tutelage.training.fused import Scales
+from tutelage.training.job import Job
+from tutelage.training.objectives import Counts, count, effective_weights, scales_for
+from tutelage.training.parallel import Group
+from tutelage.training.record import Settings
+from tutelage.training.release import Pace, Release
+
+
+class Lessons:
+    """The lessons of a run; go to a step before asking about it.
+
+    Args:
+        job: what is trained.
+        group: the processes that work together.
+
+    Attributes:
+        teachers: who is heard at the step; None where nobody is.
+        pace: the run's speed, which the log sets beside that after a release.
+    """
+
+    def __init__(self, job: Job, group: Group) -> None:
+        self.teachers: Voice | None = None
+        self.pace = Pace()
+        self._job, self._group = job, group
+        self._stage, self._heard = -1, False
+        self._source, self._first = job.source, 0
+        self._release: Release | None = None
+        # The teachers' weight is written down where it changes.
+        self._weight_changes = bool(job.plan.fades) or len({bool(stage.teachers) for stage in job.model.stages}) > 1
+
+    @property
+    def objectives(self) -> recipe.Objectives:
+        """The stage's."""
+        return self._job.model.stages[self._stage].objectives
+
+    def go_to(self, step: int) -> None:
+        """Change to the stage and the teachers of a step, if they are others than those of the step before."""
+        phase, before = self._job.plan.phase_at(step), (self._stage, self._heard)
+        if self._release is not None and (self._release.known or phase != before):
+            self.end()
+        if phase == before:
+            return
+        self._stage, self._heard = phase
+        self._source, self._first = self._job.reading(step)
+        self._change_teachers(step)
+        if self._stage != before[0] and self._group.is_main:
+            self._announce()
+
+    def batch(self, step: int) -> Batch:
+        """Return the rows of a step."""
+        return self._source.batch(step - self._first)
+
+    def count(self, batch: Batch) -> Counts:
+        """Count a batch's targets; where nobody teaches, none are taught."""
+        found = count(batch)
+        return found if self.teachers is not None else replace(found, taught=0, rows=0)
+
+    def scales(self, step: int, counts: Counts) -> Scales:
+        """Return the factors of a step's sums."""
+        plan = self._job.plan
+        return scales_for(self.objectives, counts, plan.share_at(step), plan.temperature_at(step))
+
+    def settings(self, step: int, rate: float) -> Settings:
+        """Return what the log says of a step beside what was measured; `rate` is the learning rate."""
+        share, temperature = self._job.plan.share_at(step), self._job.plan.temperature_at(step)
+        distill = self.objectives.distill
+        weight = (distill.weight * share if distill else 0.0) if self._weight_changes else None
+        gated = self.teachers is not None and distill is not None and distill.gate is not None
+        return Settings(rate, weight, temperature if share else None, gated)
+
+    def end(self) -> None:
+        """Say what the last release brought, if that was not said yet."""
+        if self._release is not None:
+            self._release.tell(str(self._job), self._group.is_main)
+            self._release = None
+
+    def _change_teachers(self, step: int) -> None:
+        heard = self._heard and bool(self._job.model.stages[self._stage].teachers)
+        if self.teachers is not None and not heard:
+            self._release = Release(self.pace, step)
+        self.teachers = None  # before others take their place in memory
+        teachers = self._job.teachers(self._stage if heard else None)
+        if self._release is not None:
+            self._release.done()
+        if isinstance(teachers, Ensemble):
+            self._group.place(teachers, self._job.model.sharding, self._job.precision)
+            cut = partial(micro_batches, self._job, self._group)
+            teachers = reading_ahead(teachers, self._source, step - self._first, cut)
+        elif teachers is not None:
+            teachers.to(self._group.device)
+        self.teachers = teachers
+
+    def _announce(self) -> None:
+        job, stage = self._job, self._job.model.stages[self._stage]
+        taught = f", taught by {', '.join(map(str, stage.teachers))}" if stage.teachers else ""
+        which = f" stage {self._stage + 1} of {len(job.plan.ends)}" if len(job.plan.ends) > 1 else ""
+        console.print(f"{job}{which}: {effective_weights(stage.objectives, job.source.row_length)}{taught}")
+        for what, course in (("weight", job.plan.fades), ("temperature", job.plan.glides)):
+            if self._stage in course:
+                console.print(f"{job}{which}: the teachers' {what}: {course[self._stage]}")
+
+
+def micro_batches(job: Job, group: Group, batch: Batch) -> list[Batch]:
+    """Cut this process's rows of a step into micro-batches."""
+    return group.micro_batches(batch, job.model.optim.micro_batch_rows or job.model.optim.batch_rows)
