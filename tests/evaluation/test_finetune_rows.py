@@ -13,6 +13,7 @@ from torch import nn
 from tutelage.errors import UserError
 from tutelage.evaluation.finetune import classifier as classifier_module
 from tutelage.evaluation.finetune import loop
+from tutelage.evaluation.finetune import rows as rows_module
 from tutelage.evaluation.finetune.attention import groups_of
 from tutelage.evaluation.finetune.classifier import build, pool, pooling_of
 from tutelage.evaluation.finetune.loop import Reading, fit, predict
@@ -106,6 +107,22 @@ def test_long_texts_are_cut_as_told(tokenizer: Any) -> None:
     pair = encode(tokenizer, [Example("red blue", "one " * 20, 0)], 8, "x")
     ids = tokenizer.convert_ids_to_tokens(pair.tokens[0].tolist())
     assert ids == ["red", "blue", *["one"] * 6]
+
+
+def test_texts_are_read_in_pieces_as_they_are_whole(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = copy.deepcopy(tokenizer)
+    typed.model_input_names = ["input_ids", "token_type_ids"]
+    examples = [Example(f"red {word}", "one " * (2 * n), n % 2) for n, word in enumerate(WORDS[:7])]
+    for reader in (tokenizer, typed):
+        whole = encode(reader, examples, 8, "x")
+        assert whole.cut == 3
+        monkeypatch.setattr(rows_module, "ENCODED", 2)
+        pieces = encode(reader, examples, 8, "x")
+        monkeypatch.undo()
+        assert (pieces.cut, pieces.types is None) == (whole.cut, reader is tokenizer)
+        for one, other in ((whole.tokens, pieces.tokens), (whole.types or [], pieces.types or [])):
+            for row, same in zip(one, other, strict=True):
+                np.testing.assert_array_equal(row, same)
 
 
 def test_pairs_follow_the_tokenizers_template(world: Any) -> None:

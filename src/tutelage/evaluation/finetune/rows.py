@@ -33,6 +33,9 @@ LINE_TOKENS = 4096
 """Most tokens in a line."""
 SCORED_TOKENS = {"cpu": 4096, "cuda": 65536}
 """Tokens scored at once; smaller batches stay in a CPU's caches."""
+ENCODED = 1000
+"""Texts tokenized at once: what a tokenizer keeps of a text, pieces that were cut off included, takes far more memory
+than its ids (10 GiB for all of MultiRC)."""
 SPLIT, SUBSET, ORDER = 10, 11, 12
 """Apart from the keys of `corpus.batches`."""
 
@@ -134,24 +137,24 @@ def encode(tokenizer: Any, examples: Sequence[Example], max_length: int, name: s
     if room < len(texts):
         raise UserError(f"max_length={max_length} leaves no room for text beside the special tokens; raise it")
     types = "token_type_ids" in tokenizer.model_input_names
-    whole = tokenizer(*texts, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
-    cut = sum(len(row) > max_length for row in whole)
-    found = {"input_ids": whole}
-    if cut or types:
-        found = tokenizer(
-            *texts,
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=types,
-        )
-    tokens = [np.asarray(row, dtype=np.int64) for row in found["input_ids"]]
+    tokens: list[Ints] = []
+    kinds: list[Ints] = []
+    cut = 0
+    for begin in range(0, len(examples), ENCODED):
+        some = [texts_N[begin : begin + ENCODED] for texts_N in texts]
+        found = tokenizer(*some, return_attention_mask=False, return_token_type_ids=False)
+        too_long = sum(len(row) > max_length for row in found["input_ids"])
+        if too_long or types:
+            found = tokenizer(*some, truncation=True, max_length=max_length, return_attention_mask=False,
+                              return_token_type_ids=types)  # fmt: skip
+        cut += too_long
+        tokens += [np.asarray(row, dtype=np.int64) for row in found["input_ids"]]
+        kinds += [np.asarray(row, dtype=np.int64) for row in found["token_type_ids"]] if types else []
     for number, row in enumerate(tokens):
         if not len(row):
             raise UserError(f"{name}: row {number} ({examples[number].first[:60]!r}) has no token; the tokenizer knows "
                             "none of its characters")  # fmt: skip
-    kinds = [np.asarray(row, dtype=np.int64) for row in found["token_type_ids"]] if types else None
-    return Rows(tokens, kinds, np.array([example.label for example in examples]), cut)
+    return Rows(tokens, kinds if types else None, np.array([example.label for example in examples]), cut)
 
 
 def subset(rows: Rows, count: int | None) -> Rows:
