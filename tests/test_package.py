@@ -30,6 +30,7 @@ LAYERS = [
         "yaml_file",
     },
     {"corpus"},
+    {"study"},
     {"models"},
     {"teaching"},
     {"training"},

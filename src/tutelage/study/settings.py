@@ -1,0 +1,204 @@
+"""What a study is: the one YAML file from which an LLM plans, writes and labels a corpus (`tutelage study run`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tutelage.recipe_data import Count, Fraction, Section, Words
+from tutelage.study.plan import Kind
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Sampling(Section):
+    """How the teacher draws tokens; the paper's numbers (section 3.1)."""
+
+    temperature: Annotated[float, Field(ge=0, le=5)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    top_k: Count | None = 40
+    """Not every endpoint knows it; None sends nothing."""
+    repetition_penalty: Positive | None = 1.1
+    """Likewise."""
+
+
+class Prices(Section):
+    """Money for a million tokens, in any currency; no price list is shipped, since prices change."""
+
+    read: Annotated[float, Field(ge=0)]
+    """Of prompts."""
+    written: Annotated[float, Field(ge=0)]
+    """Of answers."""
+
+
+class Teacher(Section):
+    """Who plans, writes and labels: an OpenAI-compatible endpoint, or a local model."""
+
+    endpoint: str | None = None
+    """Base address, such as `http://localhost:8000/v1` (vLLM, llama.cpp, Ollama, or hosted)."""
+    model: str | None = None
+    """Name that the endpoint knows the model by; the only one it lists unless given."""
+    key_variable: str = "TUTELAGE_TEACHER_KEY"
+    """Name of the environment variable that holds the endpoint's key, if it needs one; the key is never written."""
+    weights: str | None = None
+    """Instead of an endpoint: folder or hub id of a causal model that runs here, decoding within a grammar (extra
+    `local-teacher`)."""
+    two_steps: bool = True
+    """Answer freely first, then put the answer into JSON, as the paper does, which found it more diverse; else JSON at
+    once."""
+    sampling: Sampling = Sampling()
+    max_tokens: Count = 4096
+    """Longest answer, in tokens."""
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Requests in flight at once."""
+    timeout: Positive = 300.0
+    """Seconds for a whole answer, however slowly it drips."""
+    max_megabytes: Positive = 8.0
+    """Largest answer; more is not read."""
+    tries: Annotated[int, Field(ge=1, le=100)] = 6
+    """How often a request is sent while the endpoint fails or is busy, with pauses that grow or that it asks for."""
+    repairs: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often an answer of the wrong form is asked for again."""
+    prices: Prices | None = None
+    """To count money."""
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> Teacher:
+        if (self.endpoint is None) == (self.weights is None):
+            raise ValueError("name an `endpoint`, or the `weights` of a model that runs here; one of the two")
+        return self
+
+
+class Budget(Section):
+    """Where to stop, over the whole life of a study, restarts included; what is in flight is counted in advance."""
+
+    requests: Count | None = None
+    """Requests sent, repeats included."""
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens read and written by the teacher."""
+    money: Positive | None = None
+    """In the currency of `teacher.prices`."""
+
+
+class Planning(Section):
+    """What the teacher is asked to plan."""
+
+    title: str = "A study plan"
+    language: str = "English"
+    audience: str = "a small language model that will read nothing else"
+    kinds: tuple[Kind, ...] = ("classification", "pair_classification", "tagging", "generation")
+    """Lessons, in this order."""
+    tasks: Annotated[int, Field(ge=1, le=200)] = 16
+    """About how many tasks a lesson is asked for."""
+    prompts: Annotated[int, Field(ge=1, le=500)] = 20
+    """About how many prompts a task is asked for."""
+
+
+class Vocabulary(Section):
+    """The limited vocabulary of a `vocabulary` corpus."""
+
+    words: Path | None = None
+    """File with a word a line; the most frequent of what was written so far unless given."""
+    size: Count = 5000
+    """Words (or tokens) of the vocabulary, from the top of the file; 5,000 in the paper."""
+    mode: Literal["words", "tokens"] = "words"
+    """`words`: only words of the list, by a grammar with a local teacher, by prompt, check and rewriting with a remote
+    one. `tokens`: all but so many tokens masked at the teacher's output, as in the paper; local teachers only."""
+    share: Fraction = 0.5
+    """Of the corpus that is written within it; a half in the paper."""
+
+
+class Writing(Section):
+    """How texts are written."""
+
+    corpus: Literal["multi_task", "text_generation", "vocabulary"] = "multi_task"
+    """The paper's three: texts of all tasks; of the writing tasks alone; the latter with half in a small vocabulary."""
+    words: Words = 1_000_000
+    """Words to be written in all, after filtering what is malformed."""
+    examples_per_task: Count | None = 1000
+    """Texts for each task with labels, or fewer if the words do not suffice; the rest of the words is writing."""
+    examples_per_request: Annotated[int, Field(ge=1, le=200)] = 50
+    """Texts asked for at once."""
+    difficulty: bool = True
+    """Ask in turn for texts that are easy, medium and hard."""
+    one_label: bool = True
+    """Ask in turn for texts of each label."""
+    rare_words: bool = True
+    """Ask for texts with some of the rarest words so far (seen at least three times)."""
+    wave: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Requests between two counts of words: within a wave, all see the counts of its beginning, so that the corpus
+    does not depend on which answer comes first."""
+    vocabulary: Vocabulary | None = None
+    """For `corpus: vocabulary`."""
+
+    @model_validator(mode="after")
+    def _vocabulary_goes_with_its_corpus(self) -> Writing:
+        if (self.corpus == "vocabulary") != (self.vocabulary is not None):
+            raise ValueError("`vocabulary` goes with `corpus: vocabulary`: give both, or neither")
+        return self
+
+
+class Labelling(Section):
+    """How texts are labelled."""
+
+    tasks: tuple[str, ...] | None = None
+    """Names of tasks; all with labels unless given."""
+    ask: Literal["task", "family"] = "family"
+    """`task`: a request for each text and task, as in the paper. `family`: one for all tasks of a kind."""
+    tags: Literal["pairs", "list"] = "pairs"
+    """`pairs`: each word is repeated beside its tag, so that lengths cannot drift. `list`: tags alone, as in the paper,
+    which lost 95 % of them to wrong lengths."""
+    votes: Annotated[int, Field(ge=1, le=25)] = 1
+    """How often each label is asked for; the majority wins, and its share is the label's confidence."""
+
+
+class Overlap(Section):
+    """Text that also stands in an evaluation set."""
+
+    suites: tuple[str, ...] = ()
+    """Suites or files to compare with, such as `blimp` or a folder."""
+    ngram: Annotated[int, Field(ge=3, le=50)] = 8
+    """Words in a row that count as overlap."""
+    drop: bool = True
+    """Put such texts into quarantine; else only count them."""
+
+
+class Filters(Section):
+    """What is kept of the texts and labels."""
+
+    min_words: Annotated[int, Field(ge=0)] = 3
+    """Of a text; fewer goes into quarantine (three in the paper)."""
+    max_words: Count = 5000
+    letters: Literal["ascii", "latin", "any"] = "latin"
+    """Which letters a text may have: `ascii` is nearest to the paper's rule for English; `any` for other scripts."""
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    """Similarity (Jaccard, of word triples) from which two texts count as one; None looks for equal texts alone."""
+    overlap: Overlap = Overlap()
+
+
+class Study(Section):
+    """A whole study."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
+    """Of the folder of its results."""
+    seed: int = 0
+    teacher: Teacher
+    budget: Budget = Budget()
+    plan: Planning | Path = Planning()
+    """What to ask for; or the file of a plan that exists already."""
+    writing: Writing = Writing()
+    labelling: Labelling = Labelling()
+    filters: Filters = Filters()
+    prompts: Path | None = None
+    """Folder with files that replace the shipped prompts of the same names."""
+
+    @model_validator(mode="after")
+    def _money_needs_prices(self) -> Study:
+        if self.budget.money is not None and self.teacher.prices is None:
+            raise ValueError("`budget.money` needs `teacher.prices`")
+        vocabulary = self.writing.vocabulary
+        if vocabulary and vocabulary.mode == "tokens" and self.teacher.weights is None:
+            raise ValueError("`writing.vocabulary.mode: tokens` needs a teacher that runs here (`teacher.weights`)")
+        return self
