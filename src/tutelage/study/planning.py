@@ -132,7 +132,7 @@ class Planner:
 
     def _question(self, prompt: str, purpose: str, schema: dict[str, Any], **values: object) -> Request:
         if self._attempt:
-            purpose = f"again-{self._attempt}/{purpose}"
+            purpose = purpose.replace("plan/", f"plan/again-{self._attempt}/", 1)
         return question(self._study, purpose, self._prompts.messages(prompt, **values), schema)
 
     def _ask(self, requests: Sequence[Request], check: Check, label: str) -> list[Outcome]:
