@@ -26,6 +26,7 @@ LAYERS = [
         "recipe_file",
         "run_folder",
         "starter",
+        "stopping",
         "word_counts",
         "yaml_file",
     },
