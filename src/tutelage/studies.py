@@ -15,7 +15,8 @@ from pathlib import Path
 from tutelage.errors import UserError
 from tutelage.files import write_json, write_text
 from tutelage.progress import console
-from tutelage.study.endpoint import open_teacher
+from tutelage.study.teachers import open_teacher
+from tutelage.study.budget import Cost
 from tutelage.study.examples import read_examples, write_examples
 from tutelage.study.folder import StudyFolder
 from tutelage.study.labelling import Labeller
@@ -23,8 +24,8 @@ from tutelage.study.plan import Plan, read_plan, starter_plan, write_plan
 from tutelage.study.planning import Planner
 from tutelage.study.prompting import copy_prompts
 from tutelage.study.quarantine import write_refused
-from tutelage.study.settings import Planning, Study
-from tutelage.study.store import open_store
+from tutelage.study.settings import Planning, Prices, Study
+from tutelage.study.store import costs, open_store
 from tutelage.study.study_file import load_study, study_text
 from tutelage.study.teacher_llm import TeacherLLM
 from tutelage.study.word_ledger import WHY, WordLedger
@@ -117,6 +118,14 @@ def study_label(source: Source, overrides: Sequence[str] = (), studies: str | Pa
     if labeller.budget_ended:
         console.print("the budget ended before all texts were labelled; raise `budget` and give the same command again")
     return Labelled(total, dict(labeller.labels), len(labeller.refused), labeller.budget_ended)
+
+
+def study_costs(
+    source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES
+) -> tuple[dict[str, Cost], Prices | None]:
+    """Return what each stage of a study cost so far (`plan`, `write`, `label`), and the prices to count money by."""
+    study, folder = _open(source, overrides, studies)
+    return (costs(folder.requests) if folder.requests.is_file() else {}), study.teacher.prices
 
 
 def study_prompts(folder: str | Path) -> list[Path]:

@@ -11,8 +11,9 @@ import pytest
 
 from tutelage.errors import UserError
 from tutelage.study.extenders import DIFFICULTIES, in_turn, rare_words, word_forms
+from tutelage.study.pieces import Piece
 from tutelage.study.prompting import Prompts, fenced
-from tutelage.study.quarantine import write_refused
+from tutelage.study.quarantine import Refused, write_refused
 from tutelage.study.writing import Writer
 
 
@@ -49,22 +50,37 @@ def test_every_text_is_taken_or_refused_once(brain: Any, study: Any, plan: Any, 
 
     def hook(kind: str, value: Any, seed: int) -> Any:
         if "texts" in value:
-            value["texts"] += ["", " \n", value["texts"][0].upper(), "bad \x07 bell", "half \ud800 sign"]
+            value["texts"] += ["", " \n", value["texts"][0].upper(), f"  {value['texts'][1]}"]
             given.extend(value["texts"])
         else:
             value["pairs"] += [{"text": "One side.", "text_pair": " "}, value["pairs"][0]]
             given.extend(f"{pair['text']}\0{pair['text_pair']}" for pair in value["pairs"])
-        return json.loads(json.dumps(value))
+        return value
 
     brain.hook = hook
-    # Surrogates cannot be in an answer that came as UTF-8; the escape of JSON brings them in all the same.
     examples, writer = written(helpers.Scripted(brain), study(), plan)
     taken = [example.text + ("" if example.text_pair is None else f"\0{example.text_pair}") for example in examples]
     assert sorted([*taken, *map(content, writer.refused)]) == sorted(given)
     assert len({text.casefold() for text in taken}) == len(taken)
     reasons = Counter(item.reason.partition(":")[0] for item in writer.refused)
-    assert reasons.keys() == {"no text", "duplicate", "control character", "beyond the words asked for"}
+    assert reasons.keys() == {"no text", "duplicate", "beyond the words asked for"}
     assert sum(task.written_texts for task in writer.ledger.tasks.values()) == len(given)
+
+
+def test_answers_that_stay_malformed_are_refused_whole(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
+    def hook(kind: str, value: Any, seed: int) -> Any:
+        bad = [json.dumps({key: ["bad \x07 bell"] for key in value}), json.dumps({key: [] for key in value}), "[" * 10**5, "{}"]
+        return value if seed % 3 else bad[seed % 4]
+
+    brain.hook = hook
+    teacher = helpers.Scripted(brain)
+    examples, writer = written(teacher, study(teacher={"repairs": 0}), plan)
+    assert writer.ledger.ended == "words"
+    answered = {example.origin for example in examples}
+    refused = {item.origin: item for item in writer.refused if item.reason != "beyond the words asked for"}
+    assert not answered & refused.keys()
+    assert answered | refused.keys() == set(teacher.asked)
+    assert all(item.content == teacher.asked[key].purpose for key, item in refused.items())
 
 
 def test_a_teacher_that_repeats_itself_ends_the_writing(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
@@ -202,13 +218,27 @@ def test_a_fence_cannot_be_closed_from_inside(helpers: Any) -> None:
     assert "a $tasks b" in whole
 
 
-def test_quarantine_files_hold_what_json_can_hold(tmp_path: Any, helpers: Any, brain: Any, study: Any, plan: Any) -> None:
-    brain.hook = lambda kind, value, seed: {key: ["half \ud800 sign"] if key == "texts" else rest for key, rest in value.items()}
-    _, writer = written(helpers.Scripted(brain), study(), plan)
-    write_refused(tmp_path / "write.jsonl", writer.refused)
-    lines = [json.loads(line) for line in (tmp_path / "write.jsonl").read_text().splitlines()]
-    assert {line["content"] for line in lines if isinstance(line["content"], str)} == {"half \ud800 sign"}
-    assert all(line.keys() == {"reason", "origin", "content"} for line in lines)
+def test_quarantine_files_hold_what_json_can_hold(tmp_path: Any) -> None:
+    write_refused(tmp_path / "write.jsonl", [Refused("why", "key", ["half \ud800 sign", "bell \x07"])])
+    line = json.loads((tmp_path / "write.jsonl").read_text(encoding="ascii"))
+    assert line == {"reason": "why", "origin": "key", "content": ["half \ud800 sign", "bell \x07"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [("bell \x07", "control character: U+0007"), ("half \ud800", "control character: U+D800"), (" \n ", "no text"),
+     ("tab\tand\r\nline", None), ("\u200b joined \u202e", None)],
+)  # fmt: skip
+def test_faults_of_single_texts(text: str, fault: str | None) -> None:
+    assert Piece(text, None, "").fault() == fault
+    assert Piece("fine", text, "").fault() == fault
+
+
+def test_texts_are_laid_out_by_kind() -> None:
+    piece = Piece(" A  b,\n\n\n\n c\td. ", None, "key")
+    assert piece.example("generation", "t").text == "A b,\n\nc d."
+    assert piece.example("classification", "t").text == "A b, c d."
+    assert piece.example("tagging", "t").words == ("A", "b,", "c", "d.")
 
 
 def test_own_prompts_replace_the_shipped_ones(tmp_path: Any, study: Any, plan: Any) -> None:
