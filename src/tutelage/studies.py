@@ -15,7 +15,6 @@ from pathlib import Path
 from tutelage.errors import UserError
 from tutelage.files import write_json, write_text
 from tutelage.progress import console
-from tutelage.study.teachers import open_teacher
 from tutelage.study.budget import Cost
 from tutelage.study.examples import read_examples, write_examples
 from tutelage.study.folder import StudyFolder
@@ -28,6 +27,7 @@ from tutelage.study.settings import Planning, Prices, Study
 from tutelage.study.store import costs, open_store
 from tutelage.study.study_file import load_study, study_text
 from tutelage.study.teacher_llm import TeacherLLM
+from tutelage.study.teachers import open_teacher
 from tutelage.study.word_ledger import WHY, WordLedger
 from tutelage.study.writing import Writer
 

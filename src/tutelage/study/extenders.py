@@ -48,7 +48,7 @@ def in_turn(items: Sequence[T], number: int, *seed: object) -> T:
 
 
 def rare_words(counts: Counter[str], how_many: int, *seed: object) -> list[str]:
-    """Return the rarest words that were seen three times or more, rarest first, equals in an order drawn by the seed."""
+    """Return the rarest words seen three times or more, rarest first, equals in an order drawn by the seed."""
     known = (word for word, count in counts.items() if count >= SEEN and len(word) <= 30)
     return heapq.nsmallest(how_many, known, key=lambda word: (counts[word], seed_of(*seed, word), word))
 

@@ -13,7 +13,7 @@ missing, the text is kept, and the pair of both goes into quarantine.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -106,7 +106,7 @@ class Labeller:
         return [self._labelled(example, found) for example, found in zip(part, votes, strict=True)]
 
     def _questions(self, part: Sequence[Example]) -> list[Question]:
-        """List what is asked about each text: all tasks of a kind at once, or each by itself; each as often as votes."""
+        """List what is asked about each text: all tasks of a kind at once, or each by itself; once for each vote."""
         found = []
         for number, example in enumerate(part):
             for kind in self._kinds(example):
@@ -159,8 +159,7 @@ class Labeller:
         return failed
 
     def _vote(self, votes: _Votes, one: Question, outcome: Outcome, words: tuple[str, ...] | None) -> None:
-        found: Mapping[str, Label] | str = outcome.value if words is None else self._tags(outcome.value, words)
-        assert not isinstance(found, str)
+        found: Any = outcome.value if words is None else self._tags(outcome.value, words)
         for task in one.tasks:
             votes.labels.setdefault(task.name, []).append(found[task.name])
             votes.origins.setdefault(task.name, []).append(origin_of(outcome))

@@ -84,7 +84,9 @@ class Planner:
                 self._refuse(outcome, request.purpose)
                 continue
             found[kind] = []
-            of_kind = {_task_name(record["name"]): _one_line(record["description"]) for record in outcome.value["tasks"]}
+            of_kind = {
+                _task_name(record["name"]): _one_line(record["description"]) for record in outcome.value["tasks"]
+            }
             for name, description in of_kind.items():
                 unique = name if name not in names else f"{name[:40]}_{kind}"
                 if unique in names:

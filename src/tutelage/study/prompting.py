@@ -76,7 +76,9 @@ class Prompts:
         self._values = {"language": language, "audience": audience or "a small language model"}
         for path in _files(folder):
             if path.name not in shipped:
-                raise UserError(f"{path} replaces no prompt{nearest(path.name, shipped)} ({', '.join(sorted(shipped))})")
+                raise UserError(
+                    f"{path} replaces no prompt{nearest(path.name, shipped)} ({', '.join(sorted(shipped))})"
+                )
             self._templates[path.name] = _checked(path, self._templates[path.name])
 
     @classmethod
@@ -117,7 +119,9 @@ def _checked(path: Path, shipped: Template) -> Template:
         raise UserError(f"{path}: a `$` that begins no name; write `$$` for a dollar sign")
     known = {*shipped.get_identifiers(), "language", "audience"}
     if unknown := sorted(set(own.get_identifiers()) - known):
-        raise UserError(f"{path}: there is no ${unknown[0]} here{nearest(unknown[0], known)} ({', '.join(sorted(known))})")
+        raise UserError(
+            f"{path}: there is no ${unknown[0]} here{nearest(unknown[0], known)} ({', '.join(sorted(known))})"
+        )
     if missing := sorted((set(shipped.get_identifiers()) & NEEDED) - set(own.get_identifiers())):
         raise UserError(f"{path}: ${missing[0]} is missing, so the teacher would be asked about nothing")
     return own

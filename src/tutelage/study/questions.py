@@ -32,7 +32,7 @@ def record(properties: dict[str, Any]) -> dict[str, Any]:
 
 def list_of(name: str, fields: Sequence[str] = ()) -> dict[str, Any]:
     """Return the schema of an object with one list: of texts, or of objects with these text fields."""
-    item = record({field: TEXT for field in fields}) if fields else TEXT
+    item = record(dict.fromkeys(fields, TEXT)) if fields else TEXT
     return record({name: {"type": "array", "items": item}})
 
 

@@ -28,7 +28,9 @@ def tags_of_pairs(value: Any, words: Sequence[str]) -> dict[str, Label] | str:
         if len(rows) < len(words) and _same(word, words[len(rows)]):
             rows.append(row)
         elif _bare(word):
-            return f"word {len(rows) + 1} of the text does not stand at its place; repeat all {len(words)} words in order"
+            return (
+                f"word {len(rows) + 1} of the text does not stand at its place; repeat all {len(words)} words in order"
+            )
     if len(rows) < len(words):
         return f"only the first {len(rows)} of the {len(words)} words are there"
     return {task: tuple(row[task] for row in rows) for task in rows[0] if task != WORD}

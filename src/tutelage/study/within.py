@@ -84,7 +84,10 @@ class Within:
         """Ask for the texts of some requests; None from where the budget ended, and what strays goes to `refused`."""
         if self._constraint is not None:
             answers = self._teacher.ask(requests, label)
-            return [answer and self._held(answer, request, refused) for request, answer in zip(requests, answers, strict=True)]
+            return [
+                None if answer is None else self._held(answer, request, refused)
+                for request, answer in zip(requests, answers, strict=True)
+            ]
         outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
         batches: list[list[Piece] | None] = []
         for request, outcome in zip(requests, outcomes, strict=True):
@@ -142,7 +145,9 @@ class Within:
 
     def _check(self, value: Any, request: Request) -> str | None:
         outside = self._list.outside(value["text"])
-        return f"it still has words that the learner does not know: {', '.join(outside[:MAX_NAMED])}" if outside else None
+        return (
+            f"it still has words that the learner does not know: {', '.join(outside[:MAX_NAMED])}" if outside else None
+        )
 
 
 def _whole(batch: Sequence[Piece | None] | None) -> list[Piece] | None:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tutelage.errors import UserError
 from tutelage.study.asking import ask_json
 from tutelage.study.examples import Example
 from tutelage.study.extenders import TARGETS, extensions, in_turn, rare_words, word_forms
-from tutelage.study.word_ledger import WordLedger
 from tutelage.study.pieces import Piece, check_any, origin_of
 from tutelage.study.plan import Kind, Plan, Task
 from tutelage.study.prompting import Prompts, labels_text
@@ -29,6 +28,7 @@ from tutelage.study.questions import list_of, question
 from tutelage.study.settings import Study
 from tutelage.study.teacher_llm import Request, TeacherLLM
 from tutelage.study.within import Within
+from tutelage.study.word_ledger import WordLedger
 
 PATIENCE = 5
 """Requests in a row that may bring (nearly) nothing new before a task counts as exhausted."""
@@ -67,7 +67,7 @@ class Writer:
         self._tasks = {task.name: task for task in plan.tasks(*kinds)}
         if not self._tasks:
             raise UserError(
-                f"writing.corpus: '{study.writing.corpus}' is written from the plan's generation tasks, and it has none; "
+                f"writing.corpus: '{study.writing.corpus}' is written from generation tasks, and the plan has none; "
                 "plan some (`plan.kinds`), or write `corpus: multi_task`"
             )
         self.ledger = WordLedger({name: plan.kind_of(name) for name in self._tasks})
@@ -98,10 +98,11 @@ class Writer:
                 self.ledger.ended = "exhausted" if self.ledger.exhausted(PATIENCE) else "texts"
                 return
             label = f"writing, {self.ledger.words:,} of {self._study.writing.words:,} words"
-            if within is None:
-                batches = self._ask(wave, label)
-            else:
-                batches = within.ask([slot.request for slot in wave], label, self.refused)
+            batches: Iterable[list[Piece] | None] = (
+                self._ask(wave, label)
+                if within is None
+                else within.ask([slot.request for slot in wave], label, self.refused)
+            )
             for slot, batch in zip(wave, batches, strict=True):
                 if batch is None:
                     self.ledger.ended = "budget"
@@ -142,7 +143,9 @@ class Writer:
             return writing.generation_per_request
         if writing.examples_per_task is None:
             return writing.examples_per_request
-        return min(writing.examples_per_request, writing.examples_per_task - self.ledger.tasks[name].texts - pending[name])
+        return min(
+            writing.examples_per_request, writing.examples_per_task - self.ledger.tasks[name].texts - pending[name]
+        )
 
     def _rare(self) -> list[str]:
         if not self._study.writing.rare_words:
@@ -163,7 +166,7 @@ class Writer:
         schema = PAIRS if kind == "pair_classification" else TEXTS
         return question(self._study, f"write/{task.name}/{number}", messages, schema)
 
-    def _ask(self, wave: Sequence[Slot], label: str) -> Iterator[list[Piece] | None]:
+    def _ask(self, wave: Sequence[Slot], label: str) -> Iterable[list[Piece] | None]:
         requests = [slot.request for slot in wave]
         outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
         for slot, outcome in zip(wave, outcomes, strict=True):

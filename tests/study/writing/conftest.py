@@ -20,9 +20,26 @@ from tutelage.study.plan import Lesson, Plan, Task
 from tutelage.study.settings import Study
 from tutelage.study.teacher_llm import Answer, Request
 
-NOUNS = "fox river teacher garden letter baker storm bicycle window sister engine market island lamp story horse".split()
-VERBS = "finds paints carries forgets repairs follows watches sells hides remembers".split()
-PLACES = "home school town night last breakfast sea work".split()
+NOUNS = (
+    "fox",
+    "river",
+    "teacher",
+    "garden",
+    "letter",
+    "baker",
+    "storm",
+    "bicycle",
+    "window",
+    "sister",
+    "engine",
+    "market",
+    "island",
+    "lamp",
+    "story",
+    "horse",
+)
+VERBS = ("finds", "paints", "carries", "forgets", "repairs", "follows", "watches", "sells", "hides", "remembers")
+PLACES = ("home", "school", "town", "night", "last", "breakfast", "sea", "work")
 FENCE = re.compile(r"<(\w+)-([0-9a-f]{10})>\n(.*?)\n</\1-\2>", re.DOTALL)
 
 
@@ -37,7 +54,8 @@ def label_of(text: str, task: str, labels: Sequence[str]) -> str:
 
 
 def sentence(draw: random.Random) -> str:
-    return f"The {draw.choice(NOUNS)} {draw.choice(VERBS)} a {draw.choice(NOUNS)} number {draw.randrange(9999)} at {draw.choice(PLACES)}."
+    who, does, what, where = (draw.choice(words) for words in (NOUNS, VERBS, NOUNS, PLACES))
+    return f"The {who} {does} a {what} number {draw.randrange(9999)} at {where}."
 
 
 def fences(text: str) -> dict[str, str]:
@@ -79,10 +97,20 @@ class Brain:
     def value(self, asked: str, seed: int) -> Any:
         draw, kind = random.Random(number(asked, seed)), self.kind(asked)
         if kind in ("tasks", "topics"):
-            word = "topic" if kind == "topics" else "pair" if "two texts" in asked else "tag" if "words" in asked.split("The learner")[0] else "skill"
+            word = (
+                "topic"
+                if kind == "topics"
+                else "pair"
+                if "two texts" in asked
+                else "tag"
+                if "words" in asked.split("The learner")[0]
+                else "skill"
+            )
             if "a text of its own" in asked:
                 word = "story"
-            return {"tasks": [{"name": f"{word} {letter}", "description": f"About {word} {letter}."} for letter in "ab"]}
+            return {
+                "tasks": [{"name": f"{word} {letter}", "description": f"About {word} {letter}."} for letter in "ab"]
+            }
         if kind == "labels":
             return {"labels": [{"label": name, "definition": f"It is {name}."} for name in ("yes", "no", "maybe")]}
         if kind == "prompts":
@@ -105,7 +133,9 @@ class Brain:
         if kind == "tag_list":
             return {name: [label_of(word, name, labels) for word in words] for name, labels in tasks.items()}
         assert kind == "rewrite"
-        known = [word for word in material["text"].split() if word.strip(".").lower() not in material["words"].split(", ")]
+        known = [
+            word for word in material["text"].split() if word.strip(".").lower() not in material["words"].split(", ")
+        ]
         return {"text": " ".join(known)}
 
 
@@ -229,7 +259,13 @@ def small_study(**changes: Any) -> Study:
         "seed": 3,
         "teacher": {"endpoint": "http://127.0.0.1:9/v1", "two_steps": False, "concurrency": 4},
         "plan": {"tasks": 2, "prompts": 4},
-        "writing": {"words": 600, "examples_per_task": 6, "examples_per_request": 3, "generation_per_request": 2, "wave": 4},
+        "writing": {
+            "words": 600,
+            "examples_per_task": 6,
+            "examples_per_request": 3,
+            "generation_per_request": 2,
+            "wave": 4,
+        },
     }
     for key, value in changes.items():
         tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
@@ -245,16 +281,21 @@ def study() -> Callable[..., Study]:
 def plan() -> Plan:
     """A plan of four lessons, with two tagging tasks."""
     labels = {"yes": "It is.", "no": "It is not.", "maybe": "Nobody knows."}
+
+    def task(name: str, **more: Any) -> Task:
+        return Task(name=name, description=f"About {name}.", **more)
+
+    def annotated(name: str, **more: Any) -> Task:
+        return task(name, labels=labels, **more)
+
     return Plan(
         lessons=(
-            Lesson(kind="classification", tasks=(Task(name="mood", description="Mood.", labels=labels),
-                                                 Task(name="topic", description="Topic.", labels=labels, prompts=("Go.", "Run.")))),
-            Lesson(kind="pair_classification", tasks=(Task(name="follows", description="Follows.", labels=labels),)),
-            Lesson(kind="tagging", tasks=(Task(name="pos", description="Part of speech.", labels=labels),
-                                          Task(name="ner", description="Names.", labels=labels))),
-            Lesson(kind="generation", tasks=(Task(name="tale", description="A tale."), Task(name="talk", description="A talk."))),
+            Lesson(kind="classification", tasks=(annotated("mood"), annotated("topic", prompts=("Go.", "Run.")))),
+            Lesson(kind="pair_classification", tasks=(annotated("follows"),)),
+            Lesson(kind="tagging", tasks=(annotated("pos"), annotated("ner"))),
+            Lesson(kind="generation", tasks=(task("tale"), task("talk"))),
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

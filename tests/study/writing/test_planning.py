@@ -11,11 +11,18 @@ from tutelage.study.plan import read_plan, write_plan
 from tutelage.study.planning import Planner
 
 
-def test_a_whole_plan_comes_out_and_can_be_written_and_read(brain: Any, study: Any, helpers: Any, tmp_path: Any) -> None:
+def test_a_whole_plan_comes_out_and_can_be_written_and_read(
+    brain: Any, study: Any, helpers: Any, tmp_path: Any
+) -> None:
     teacher = helpers.Scripted(brain)
     planner = Planner(teacher, study())
     plan = planner.plan()
-    assert [lesson.kind for lesson in plan.lessons] == ["classification", "pair_classification", "tagging", "generation"]
+    assert [lesson.kind for lesson in plan.lessons] == [
+        "classification",
+        "pair_classification",
+        "tagging",
+        "generation",
+    ]
     assert len(plan.tasks()) == 8
     assert all(list(task.labels) == ["yes", "no", "maybe"] for task in plan.tasks("classification", "tagging"))
     assert all(len(task.prompts) == 4 for task in plan.tasks())
@@ -36,7 +43,9 @@ def test_the_same_study_asks_the_same_and_another_attempt_asks_anew(brain: Any, 
 
 
 def test_names_of_two_lessons_are_told_apart(brain: Any, study: Any, helpers: Any) -> None:
-    tasks = {"tasks": [{"name": "Mood, of text!", "description": "It\nis."}, {"name": "mood of text", "description": "It."}]}
+    tasks = {
+        "tasks": [{"name": "Mood, of text!", "description": "It\nis."}, {"name": "mood of text", "description": "It."}]
+    }
     brain.hook = lambda kind, value, seed: tasks if kind == "tasks" else value
     plan = Planner(helpers.Scripted(brain), study()).plan()
     names = ["mood_of_text", *(f"mood_of_text_{kind}" for kind in ("pair_classification", "tagging", "generation"))]
@@ -49,7 +58,9 @@ def test_malformed_answers_are_asked_for_again(brain: Any, study: Any, helpers: 
     def hook(kind: str, value: Any, seed: int) -> Any:
         if kind not in first:
             first.add(kind)
-            return {"tasks": {"tasks": []}, "labels": {"labels": [{"label": "a", "definition": "b"}]}}.get(kind, "no JSON")
+            return {"tasks": {"tasks": []}, "labels": {"labels": [{"label": "a", "definition": "b"}]}}.get(
+                kind, "no JSON"
+            )
         return value
 
     brain.hook = hook
@@ -58,7 +69,9 @@ def test_malformed_answers_are_asked_for_again(brain: Any, study: Any, helpers: 
     assert not planner.refused
 
 
-def test_a_task_without_usable_labels_is_left_out_and_one_without_prompts_stays(brain: Any, study: Any, helpers: Any) -> None:
+def test_a_task_without_usable_labels_is_left_out_and_one_without_prompts_stays(
+    brain: Any, study: Any, helpers: Any
+) -> None:
     same = {"labels": [{"label": "Yes", "definition": "a"}, {"label": "yes ", "definition": "b"}]}
     brain.hook = lambda kind, value, seed: same if kind == "labels" else {"prompts": []} if kind == "prompts" else value
     planner = Planner(helpers.Scripted(brain), study())

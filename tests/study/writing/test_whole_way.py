@@ -72,8 +72,8 @@ def test_known_labels_arrive_and_everything_can_be_traced(
                 assert said in answers[key]["text"]
     found, prices = studies.study_costs(settings, (), tmp_path)
     assert found.keys() >= set(STAGES)
-    assert sum(found[stage].requests for stage in STAGES) == sum(key in answers for key in requests
-                                                                 if requests[key]["purpose"].split("/")[0] in STAGES)  # fmt: skip
+    stages = Counter(requests[key]["purpose"].split("/")[0] for key in answers)
+    assert all(found[stage].requests == stages[stage] for stage in STAGES)
     assert prices is None
 
 
@@ -210,7 +210,7 @@ def test_ctrl_c_keeps_what_was_answered(server: Any, study: Any, tmp_path: Path)
     assert server.sent.total() == needed
 
 
-@pytest.mark.parametrize("limit", [1, 30, 60, 100])
+@pytest.mark.parametrize("limit", [1, 30, 100])
 def test_the_budget_is_never_exceeded_and_more_of_it_goes_on(
     server: Any, study: Any, tmp_path: Path, limit: int
 ) -> None:
@@ -219,11 +219,12 @@ def test_the_budget_is_never_exceeded_and_more_of_it_goes_on(
 
     whole = everything(settings(None), tmp_path / "whole")
     server.sent.clear()
-    try:
+    if limit == 1:
+        with pytest.raises(UserError, match="budget ended before the plan"):
+            everything(settings(limit), tmp_path / "small")
+    else:
         folder = everything(settings(limit), tmp_path / "small")
         assert len(list(read_examples(folder.labelled))) <= len(list(read_examples(whole.labelled)))
-    except UserError as error:
-        assert "budget" in str(error)
     assert server.sent.total() <= limit
     folder = everything(settings(None), tmp_path / "small")
     assert content(folder.path) == content(whole.path)

@@ -26,7 +26,9 @@ def content(item: Any) -> str:
     return "\0".join(item.content) if isinstance(item.content, list) else item.content
 
 
-def test_every_task_gets_its_texts_then_writing_fills_the_words(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
+def test_every_task_gets_its_texts_then_writing_fills_the_words(
+    brain: Any, study: Any, plan: Any, helpers: Any
+) -> None:
     teacher = helpers.Scripted(brain)
     examples, writer = written(teacher, study(), plan)
     counts = Counter(example.task for example in examples)
@@ -69,7 +71,12 @@ def test_every_text_is_taken_or_refused_once(brain: Any, study: Any, plan: Any, 
 
 def test_answers_that_stay_malformed_are_refused_whole(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
     def hook(kind: str, value: Any, seed: int) -> Any:
-        bad = [json.dumps({key: ["bad \x07 bell"] for key in value}), json.dumps({key: [] for key in value}), "[" * 10**5, "{}"]
+        bad = [
+            json.dumps({key: ["bad \x07 bell"] for key in value}),
+            json.dumps({key: [] for key in value}),
+            "[" * 10**5,
+            "{}",
+        ]
         return value if seed % 3 else bad[seed % 4]
 
     brain.hook = hook
@@ -85,7 +92,9 @@ def test_answers_that_stay_malformed_are_refused_whole(brain: Any, study: Any, p
 
 def test_a_teacher_that_repeats_itself_ends_the_writing(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
     brain.hook = lambda kind, value, seed: (
-        {"texts": ["The same words again."] * 2000} if "texts" in value else {"pairs": [{"text": "a", "text_pair": "b"}] * 9}
+        {"texts": ["The same words again."] * 2000}
+        if "texts" in value
+        else {"pairs": [{"text": "a", "text_pair": "b"}] * 9}
     )
     teacher = helpers.Scripted(brain)
     examples, writer = written(teacher, study(writing={"words": 1_000_000}), plan)
@@ -141,14 +150,19 @@ def test_prompts_carry_the_extenders_in_turn(brain: Any, study: Any, plan: Any, 
     asked = [request for request in teacher.asked.values() if request.purpose.startswith("write/mood/")]
     assert len(asked) == 9
     texts = [request.messages[1].content for request in asked]
-    for words in (*(f"the task is {difficulty}" for difficulty in DIFFICULTIES), "label is right: maybe (Nobody knows)"):
+    for words in (
+        *(f"the task is {difficulty}" for difficulty in DIFFICULTIES),
+        "label is right: maybe (Nobody knows)",
+    ):
         assert sum(words in text for text in texts) == 3
     stories = [request.messages[1].content for request in teacher.asked.values() if "write/tale/" in request.purpose]
     assert not any("label" in text or "the task is" in text for text in stories)
     assert any("Each text contains" in text for text in stories)
 
 
-def test_rare_words_are_those_seen_thrice_at_the_beginning_of_the_wave(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
+def test_rare_words_are_those_seen_thrice_at_the_beginning_of_the_wave(
+    brain: Any, study: Any, plan: Any, helpers: Any
+) -> None:
     settings = study(writing={"words": 2500})
     teacher = helpers.Scripted(brain)
     examples, _ = written(teacher, settings, plan)
@@ -161,7 +175,9 @@ def test_rare_words_are_those_seen_thrice_at_the_beginning_of_the_wave(brain: An
         if place % settings.writing.wave == 0:
             frozen = counts.copy()
             asked_for: list[str] = []
-        if found := re.search(r"Each text contains one or more of these words, used naturally: (.*)\.", request.messages[1].content):
+        if found := re.search(
+            r"Each text contains one or more of these words, used naturally: (.*)\.", request.messages[1].content
+        ):
             words = found[1].split(", ")
             assert len(words) == 5
             assert all(frozen[word] >= 3 for word in words)
@@ -244,7 +260,10 @@ def test_texts_are_laid_out_by_kind() -> None:
 def test_own_prompts_replace_the_shipped_ones(tmp_path: Any, study: Any, plan: Any) -> None:
     (tmp_path / "write_long.txt").write_text("# remark $no\nSchreibe $count Texte auf $language: $prompt $$5\n")
     prompts = Prompts.of(plan, tmp_path)
-    assert prompts.fill("write_long", count=3, prompt="los", description="", extensions="") == "Schreibe 3 Texte auf en: los $5"
+    assert (
+        prompts.fill("write_long", count=3, prompt="los", description="", extensions="")
+        == "Schreibe 3 Texte auf en: los $5"
+    )
     for name, text, fault in (
         ("write_long.txt", "$coutn", "no \\$coutn here; did you mean 'count'"),
         ("rewrite.txt", "Write again: $words", "\\$text is missing"),
