@@ -84,6 +84,21 @@ def study_label(file: StudyArgument, changes: Changes = None, studies: Studies =
     _show_cost(file, changes, studies)
 
 
+@study.command("show")
+def study_show(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
+    """Print what was spent so far and how many requests the whole study will take; asks nothing.
+
+    A forecast: repeats are left out, and texts may be longer or shorter than expected. `teacher.two_steps` doubles it,
+    `labelling.ask=task` multiplies it; try `tutelage study show study.yaml labelling.votes=5`.
+    """
+    from tutelage import studies as work
+    from tutelage.progress import output
+    from tutelage.study.tables import forecast_table
+
+    output().print(forecast_table(work.study_show(file, changes or (), studies)))
+    _show_cost(file, changes, studies)
+
+
 @study.command("prompts")
 def study_prompts(folder: Annotated[Path, typer.Argument(help="A folder, made if it is missing.")]) -> None:
     """Copy the prompts to a folder, to be edited; name it in the study: `prompts: FOLDER`.

@@ -18,6 +18,7 @@ from tutelage.progress import console
 from tutelage.study.budget import Cost
 from tutelage.study.examples import read_examples, write_examples
 from tutelage.study.folder import StudyFolder
+from tutelage.study.forecast import forecast
 from tutelage.study.labelling import Labeller
 from tutelage.study.plan import Plan, read_plan, starter_plan, write_plan
 from tutelage.study.planning import Planner
@@ -124,8 +125,15 @@ def study_costs(
     source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES
 ) -> tuple[dict[str, Cost], Prices | None]:
     """Return what each stage of a study cost so far (`plan`, `write`, `label`), and the prices to count money by."""
-    study, folder = _open(source, overrides, studies)
+    study, folder = _read(source, overrides, studies)
     return (costs(folder.requests) if folder.requests.is_file() else {}), study.teacher.prices
+
+
+def study_show(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> dict[str, int]:
+    """Forecast the requests of each stage, repeats left out; asks nothing and writes nothing."""
+    study, folder = _read(source, overrides, studies)
+    plan = None if isinstance(study.plan, Planning) else _named_plan(study.plan)
+    return forecast(study, read_plan(folder.plan) if folder.plan.is_file() else plan)
 
 
 def study_prompts(folder: str | Path) -> list[Path]:
@@ -134,12 +142,16 @@ def study_prompts(folder: str | Path) -> list[Path]:
 
 
 def _open(source: Source, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:
+    study, folder = _read(source, overrides, studies)
+    write_text(folder.settings, study_text(study))
+    return study, folder
+
+
+def _read(source: Source, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:
     if isinstance(source, Study) and overrides:
         raise UserError("overrides go with a study's file; change a Study with `model_copy(update=...)`")
     study = source if isinstance(source, Study) else load_study(source, overrides)
-    folder = StudyFolder(Path(studies) / study.name)
-    write_text(folder.settings, study_text(study))
-    return study, folder
+    return study, StudyFolder(Path(studies) / study.name)
 
 
 @contextmanager

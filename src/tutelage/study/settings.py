@@ -121,7 +121,7 @@ class Writing(Section):
     """Texts for each task with labels, or fewer if the words do not suffice; the rest of the words is writing."""
     examples_per_request: Annotated[int, Field(ge=1, le=200)] = 50
     """Texts asked for at once."""
-    generation_per_request: Annotated[int, Field(ge=1, le=200)] = 5
+    generation_per_request: Annotated[int, Field(ge=1, le=200)] = 4
     """Likewise for writing tasks, whose texts are long: together they must fit into `teacher.max_tokens`."""
     difficulty: bool = True
     """Ask in turn for texts that are easy, medium and hard."""
@@ -152,7 +152,7 @@ class Labelling(Section):
     tags: Literal["pairs", "list"] = "pairs"
     """`pairs`: each word is repeated beside its tag, so that lengths cannot drift. `list`: tags alone, as in the paper,
     which lost 95 % of them to wrong lengths."""
-    tagged_words: Count = 80
+    tagged_words: Count = 60
     """Longest text whose words are labelled; texts of several lines never are."""
     votes: Annotated[int, Field(ge=1, le=25)] = 1
     """How often each label is asked for; the majority wins, and its share is the label's confidence."""

@@ -66,3 +66,15 @@ def cost_table(costs: Mapping[str, Cost], prices: Prices | None) -> Table:
         money = [f"{cost.money(prices):.2f}"] if prices else []
         table.add_row(name, f"{cost.requests:,}", human(cost.read), human(cost.written), *money)
     return table
+
+
+def forecast_table(requests: Mapping[str, int]) -> Table:
+    """Show how many requests the stages will take."""
+    table = Table(title="Forecast", caption="repeats left out")
+    table.add_column("for")
+    table.add_column("requests", justify="right")
+    for name, count in requests.items():
+        table.add_row(name, f"{count:,}")
+    table.add_section()
+    table.add_row("all", f"{sum(requests.values()):,}")
+    return table
