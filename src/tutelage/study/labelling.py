@@ -66,7 +66,7 @@ class Labeller:
         budget_ended: whether some texts have no labels because the budget ended.
 
     Raises:
-        UserError: `labelling.tasks` names none of the plan's tasks with labels.
+        UserError: `labelling.tasks` names what is no task with labels, or a label of words has a space.
     """
 
     def __init__(self, teacher: TeacherLLM, study: Study, plan: Plan) -> None:
@@ -80,6 +80,9 @@ class Labeller:
             kind: tuple(task for task in plan.tasks(kind) if wanted is None or task.name in wanted)
             for kind in ANNOTATED
         }
+        for task in self._tasks["tagging"]:
+            if spaced := next((label for label in task.labels if len(label.split()) > 1), None):
+                raise UserError(f"the label '{spaced}' of the tagging task '{task.name}' has a space; write it with _")
         self.refused: list[Refused] = []
         self.labels: Counter[str] = Counter({task.name: 0 for tasks in self._tasks.values() for task in tasks})
         self.budget_ended = False

@@ -110,7 +110,7 @@ class Planner:
             if outcome.value is None:
                 self._refuse(outcome, f"{task.name}: its labels")
             else:
-                labels = {_one_line(item["label"]): _one_line(item["definition"]) for item in outcome.value["labels"]}
+                labels = {_label(item["label"]): _one_line(item["definition"]) for item in outcome.value["labels"]}
                 done[task.name] = Task(name=task.name, description=task.description, labels=labels)
         return done
 
@@ -160,7 +160,7 @@ def _check_tasks(value: Any, request: Request) -> str | None:
 
 
 def _check_labels(value: Any, request: Request) -> str | None:
-    labels = [_one_line(item["label"]) for item in value["labels"]]
+    labels = [_label(item["label"]) for item in value["labels"]]
     if not 2 <= len(labels) <= MAX_LABELS:
         return f"{len(labels)} labels; a task has at least 2, and {MAX_LABELS} at most"
     if len({label.casefold() for label in labels}) < len(labels):
@@ -185,6 +185,11 @@ def _check_lines(lines: Sequence[str], what: str, longest: int = MAX_LINE) -> st
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _label(text: str) -> str:
+    """Make a label one word: those of words stand in rows, parted by spaces."""
+    return "_".join(text.split())
 
 
 def _task_name(name: str) -> str:

@@ -62,7 +62,9 @@ class Within:
             )
             _refuse_nothing(self._list.words)
             if study.teacher.weights is not None:
-                self._constraint = Constraint(words=self._list.words)
+                # A sentence may begin with any of them.
+                capitals = (word[:1].upper() + word[1:] for word in self._list.words)
+                self._constraint = Constraint(words=tuple(dict.fromkeys([*self._list.words, *capitals])))
         self.one_by_one = self._constraint is not None
 
     def request(self, task: Task, number: int, count: int) -> Request:

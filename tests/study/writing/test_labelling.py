@@ -162,6 +162,14 @@ def test_only_some_tasks(brain: Any, study: Any, plan: Any, helpers: Any) -> Non
         Labeller(helpers.Scripted(brain), study(labelling={"tasks": ["tale"]}), plan)
 
 
+def test_labels_of_words_are_words(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
+    tags = plan.lessons[2].tasks[0]
+    spaced = tags.model_copy(update={"labels": {"proper noun": "a", "other": "b"}})
+    lesson = plan.lessons[2].model_copy(update={"tasks": (spaced,)})
+    with pytest.raises(UserError, match="'proper noun' of the tagging task 'pos'"):
+        Labeller(helpers.Scripted(brain), study(), plan.model_copy(update={"lessons": (lesson,)}))
+
+
 WORDS = ("The", "owl", "-", "well,", "slept.")
 
 

@@ -72,7 +72,7 @@ def test_malformed_answers_are_asked_for_again(brain: Any, study: Any, helpers: 
 def test_a_task_without_usable_labels_is_left_out_and_one_without_prompts_stays(
     brain: Any, study: Any, helpers: Any
 ) -> None:
-    same = {"labels": [{"label": "Yes", "definition": "a"}, {"label": "yes ", "definition": "b"}]}
+    same = {"labels": [{"label": "Ja wohl", "definition": "a"}, {"label": "ja  wohl ", "definition": "b"}]}
     brain.hook = lambda kind, value, seed: same if kind == "labels" else {"prompts": []} if kind == "prompts" else value
     planner = Planner(helpers.Scripted(brain), study())
     plan = planner.plan()
