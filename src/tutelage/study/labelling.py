@@ -30,7 +30,7 @@ from tutelage.study.settings import Study
 from tutelage.study.tags import WORD, tags_of_list, tags_of_pairs
 from tutelage.study.teacher_llm import Request, TeacherLLM
 
-PART = 256
+PART = 2048
 """Texts whose questions are under way together."""
 
 

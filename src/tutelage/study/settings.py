@@ -76,8 +76,8 @@ class Budget(Section):
 
     requests: Count | None = None
     """Requests sent, repeats included."""
-    tokens: Annotated[int, Field(ge=1)] | None = None
-    """Tokens read and written by the teacher."""
+    tokens: Words | None = None
+    """Tokens read and written by the teacher; `50M` is 50,000,000."""
     money: Positive | None = None
     """In the currency of `teacher.prices`."""
 

@@ -207,12 +207,13 @@ class Handler(BaseHTTPRequestHandler):
             self.server.sent[json.dumps(body, sort_keys=True)] += 1
         time.sleep(self.server.delay)
         schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
+        schema = schema if self.server.enforces else None
         messages = [(message["role"], message["content"]) for message in body["messages"]]
         try:
             text = self.server.brain.text(messages, schema, body.get("seed", 0))
         except StopIteration:
             # A question of the client's own, such as whether schemas are enforced.
-            text = example_of(schema) if self.server.enforces and schema is not None else "I would rather not say."
+            text = "I would rather not say." if schema is None else example_of(schema)
         self.reply({
             "model": "scripted",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],

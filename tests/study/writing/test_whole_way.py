@@ -278,3 +278,14 @@ def test_studies_are_checked_with_line_and_nearest_key(tmp_path: Path) -> None:
         studies.study_plan(file, ("teacher.endpoint=http://x", "writing.words=many"), tmp_path)
     with pytest.raises(UserError, match="no study"):
         studies.study_plan(tmp_path / "none.yaml", (), tmp_path)
+
+
+def test_the_example_of_the_documentation_loads() -> None:
+    from tutelage.study.study_file import load_study
+
+    found = load_study(Path(__file__).parents[3] / "examples" / "study.yaml")
+    assert found.budget.tokens == 50_000_000
+    assert (
+        load_study(Path(__file__).parents[3] / "examples" / "study.yaml", ("writing.words=2M",)).writing.words
+        == 2_000_000
+    )
