@@ -32,7 +32,7 @@ from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan
 from tutelage.errors import UserError
 
 IGNORE = -100
-"""A label that is missing."""
+"""A label that is missing, and the target of a position that has no loss."""
 FILES = ("classes", "words", "tags", "sure")
 _TYPES = {"classes": np.int16, "words": np.int64, "tags": np.int16, "sure": np.float32}
 
