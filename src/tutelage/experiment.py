@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from tutelage import caching, costs, machine, recipe, selecting
 from tutelage.corpus.batches import BatchSource, Masking
+from tutelage.corpus.labels import LabelReader, LabelTask
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
 from tutelage.corpus.ul2 import mixture_of
@@ -21,6 +22,7 @@ from tutelage.errors import UserError, nearest
 from tutelage.files import fingerprint, read_json
 from tutelage.models.build import Kind, build, load, shape, shape_of
 from tutelage.models.cost import Cost, cost_of
+from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
 from tutelage.progress import console
 from tutelage.recipe import Recipe
@@ -32,6 +34,7 @@ from tutelage.training.form import Form
 from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
+from tutelage.training.tasks import learned, task_weights
 from tutelage.word_counts import write_words
 
 UNCHANGING: dict[str, Any] = {
@@ -160,10 +163,43 @@ class Experiment:
             special = tuple(sorted(tokenizer.all_special_ids))
             masking = Masking(rate, tokenizer.mask_token_id, len(tokenizer), special, data.seed)
         pad_id = tokenizer.pad_token_id or 0
+        labels, tasks = None, self.tasks_of(model) if shuffle else ()
+        if tasks and split.labels is not None:
+            labels = LabelReader(split.labels, tasks, model.reads == "causal", model.tasks[0].confidence)
         # Held-out rows stay as they are, so that losses on them compare with any causal model's.
         ul2 = model.ul2 if shuffle else None
         mixture = mixture_of(ul2, tokenizer, data.rows.length, data.seed) if ul2 is not None else None
-        return BatchSource(split, data.rows, batch_rows, data.seed, pad_id, masking, shuffle, mixture)
+        return BatchSource(split, data.rows, batch_rows, data.seed, pad_id, masking, shuffle, mixture, labels)
+
+    def labelled_rows(self, split: TokenStore, model: recipe.Model) -> BatchSource | None:
+        """Return the rows of a split as they are, no token hidden, with all their labels; None if there are none."""
+        if split.labels is None or self.recipe.data.rows.kind != "examples":
+            return None
+        labels = LabelReader(split.labels, split.labels.tasks, model.reads == "causal")
+        pad_id = self.data.tokenizer.pad_token_id or 0
+        return BatchSource(split, self.recipe.data.rows, 64, self.recipe.data.seed, pad_id, shuffle=False, labels=labels)
+
+    def tasks_of(self, model: recipe.Model) -> tuple[LabelTask, ...]:
+        """Return the tasks of the corpus that a model learns, in any of its stages.
+
+        Raises:
+            UserError: the corpus has no labels, or not those of a task that is named.
+        """
+        labels = self.data.train.labels
+        found = {task.name for what in model.tasks for task in learned(what, labels.tasks if labels else ())}
+        return tuple(task for task in labels.tasks if task.name in found) if labels else ()
+
+    def task_weights(self, model: recipe.Model) -> tuple[tuple[float, ...], ...]:
+        """Return of each stage what the tasks of a model weigh; nothing where it learns none."""
+        tasks, labels = self.tasks_of(model), self.data.train.labels
+        if not tasks or labels is None:
+            return ()
+        stages = []
+        for stage in model.stages:
+            what = stage.objectives.tasks
+            weights = task_weights(what, learned(what, labels.tasks), labels.counts) if what else {}
+            stages.append(tuple(weights.get(task.name, 0.0) for task in tasks))
+        return tuple(stages)
 
     def plan_of(self, name: str) -> Plan:
         """Return a model's steps, stages and evaluations."""
@@ -180,6 +216,18 @@ class Experiment:
         model = self.recipe.models[piece.name]
         return build(model, self.data.tokenizer, self.recipe.data.rows.length, self.recipe.seed + piece.seed)
 
+    def new_heads(self, piece: Piece, width: int) -> TaskHeads | None:
+        """Make a piece's heads with their initial weights, which leave the model's as they are; None without tasks."""
+        model = self.recipe.models[piece.name]
+        tasks = self.tasks_of(model)
+        uncertain = any(what.weighting == "uncertainty" for what in model.tasks)
+        return TaskHeads(tasks, width, self.recipe.seed + piece.seed, uncertain) if tasks else None
+
+    def new_learner(self, piece: Piece) -> Learner:
+        """Make a piece's model and heads, for weights to be loaded into."""
+        model = self.new_model(piece)
+        return Learner(model, self.new_heads(piece, model.weight_VD.shape[1]))
+
     def trained(self, teacher: recipe.Teacher, reads: Kind) -> LanguageModel:
         """Load a trained model of this recipe, or one from a folder or the hub, after checking its vocabulary."""
         if teacher.model not in self.recipe.models:
@@ -190,7 +238,7 @@ class Experiment:
         if teacher.checkpoint == "best":
             return load(str(run.hf.absolute()), self.data.tokenizer, reads)
         folder = self._kept(teacher)
-        learner = Learner(self.new_model(piece))
+        learner = self.new_learner(piece)
         fault = checkpoint.verify(folder)
         if fault is not None:
             raise UserError(f"'{teacher}': {folder}: {fault}; delete {run.path} and run again")
@@ -268,6 +316,7 @@ class Experiment:
         """
         for name in dict.fromkeys(piece.name for piece in pieces):
             model = self.recipe.models[name]
+            self.tasks_of(model)
             self.plan_of(name)
             if model.weights is not None:
                 outside.check_vocabulary(model.weights, self.data.tokenizer)
@@ -344,7 +393,16 @@ class Experiment:
             | {"precision": self.precision_of(piece)},
             "seed": self.recipe.seed + piece.seed,
             "teachers": teachers,
-        } | ({"weights": outside.identity(model.weights)} if model.weights is not None else {})
+        } | self._beside(model)
+
+    def _beside(self, model: recipe.Model) -> Json:
+        """Say what decides a model's result beside its settings and teachers, where it has that: weights, labels."""
+        found: Json = {}
+        if model.weights is not None:
+            found["weights"] = outside.identity(model.weights)
+        if model.tasks and self.data.train.labels is not None:
+            found["labels"] = self.data.train.labels.digest
+        return found
 
     def cost_of(self, teacher: recipe.Teacher, reads: Kind) -> Cost:
         """Return the cost of a model of this recipe, or of a teacher from outside."""

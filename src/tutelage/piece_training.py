@@ -57,6 +57,8 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
             build=lambda: taken.give(experiment.new_model(piece)),
             teachers=lambda index: caching.voice(experiment, piece, index, taken, opened),
             precision=experiment.precision_of(piece),
+            heads=lambda width: experiment.new_heads(piece, width),
+            task_weights=experiment.task_weights(model),
             selected=chosen.get,
         )
         with opened, machine.deterministic(model.deterministic):
@@ -108,7 +110,7 @@ def _finish(
     `building` caches and `scoring` for selections took that many seconds.
     """
     best = int(state.best["step"])
-    learner = Learner(experiment.new_model(piece))
+    learner = experiment.new_learner(piece)
     folder = checkpoint.folder_of(run.checkpoints, best)
     fault = checkpoint.verify(folder)
     if fault is not None:
@@ -142,7 +144,14 @@ def _finish(
     heard = _heard(experiment, piece, job, learner)
     if heard:
         done["heard"] = heard
-    save(learner.model, experiment.data.tokenizer, run.hf, model_card(experiment.recipe, piece.name, piece.seed, done))
+    if learner.heads is not None:
+        done["heads"] = {
+            "parameters": sum(parameter.numel() for parameter in learner.heads.parameters()),
+            "tasks": [task.name for task in learner.heads.tasks],
+        }
+    kept = learner.heads if job.model.heads == "kept" else None
+    card = model_card(experiment.recipe, piece.name, piece.seed, done)
+    save(learner.model, experiment.data.tokenizer, run.hf, card, kept)
     write_json(run.path / "finished.json", done)
     took = duration(timing["seconds"])
     console.print(f"{piece}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")

@@ -38,6 +38,7 @@ from tutelage.recipe_stage import Objective as Objective
 from tutelage.recipe_stage import Objectives as Objectives
 from tutelage.recipe_stage import Select as Select
 from tutelage.recipe_stage import Stage as Stage
+from tutelage.recipe_stage import Tasks as Tasks
 from tutelage.recipe_stage import Teacher as Teacher
 from tutelage.recipe_stage import Ul2 as Ul2
 from tutelage.word_counts import SCHEDULES
@@ -150,11 +151,14 @@ class Model(Section):
     """Also keep the weights where so many words were seen, repeats included: a list (`[100K, 1M]`), or what BabyLM asks
     for, 1M to 9M and 10M to 100M (`babylm-strict-small`), on to 1000M (`babylm-strict`). Those beyond the run's length
     are left out; the end stands for the next one of BabyLM's that is less than 1 % away. `name@words-1M` names one."""
+    heads: Literal["kept", "dropped"] = "kept"
+    """Heads of `objectives.tasks` once the model is trained: written beside its weights, for `evaluate: [tasks]`, or
+    not."""
     like: str | None = None
     """Take every setting not given here from that model (resolved before anything else)."""
     without: str | tuple[str, ...] = ()
-    """With `like`: leave out `teachers` (or `distill`, the same), `select`, or an objective; where an objective goes,
-    the other weights are scaled to sum to 1."""
+    """With `like`: leave out `teachers` (or `distill`, the same), `select`, or an objective; where an objective
+    goes, the other weights are scaled to sum to 1; without `tasks`, they stay as they are."""
 
     @model_validator(mode="after")
     def _complete(self) -> Model:
@@ -170,6 +174,8 @@ class Model(Section):
             raise ValueError("every stage but the last has a `span`; the last takes the rest")
         if self.compile == "on" and self.sharding != "none":
             raise ValueError("`compile: on` and `sharding` exclude each other; leave one of them out")
+        if self.tasks and self.sharding != "none":
+            raise ValueError("heads are not shared out: `tasks` and `sharding` exclude each other")
         if self.cuda_graphs == "on" and self.sharding != "none":
             raise ValueError("`cuda_graphs: on` and `sharding` exclude each other; leave one of them out")
         if self.without and self.like is None:
@@ -184,6 +190,8 @@ class Model(Section):
         if len(rates) > 1:
             raise ValueError(f"stages differ in `masked.rate` ({', '.join(map(str, rates))}); give all the same rate")
         texts = [stage.objectives.text for stage in self.stages if stage.objectives.text is not None]
+        if len({(one.weighting, one.confidence) for one in self.tasks}) > 1:
+            raise ValueError("stages differ in `tasks.weighting` or `tasks.confidence`; give all the same")
         if self.ul2 is not None and any(text.model_copy(update={"weight": 1.0}) != self.ul2 for text in texts):
             raise ValueError("stages differ in `ul2`; give all the same shares and denoisers (weights may differ)")
         return self
@@ -193,6 +201,11 @@ class Model(Section):
         """The mixture of denoisers that rewrites this model's rows, with weight 1."""
         found = next((stage.objectives.ul2 for stage in self.stages if stage.objectives.ul2), None)
         return None if found is None else found.model_copy(update={"weight": 1.0})
+
+    @property
+    def tasks(self) -> tuple[Tasks, ...]:
+        """What its stages learn from labels."""
+        return tuple(stage.objectives.tasks for stage in self.stages if stage.objectives.tasks)
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -309,6 +322,18 @@ class Recipe(Section):
                             f"the teacher '{teacher}' is {reads}, its student {model.reads}; choose a teacher that "
                             "reads alike, or another objective (or `kind`) for one of the two",
                         )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_have_their_places(self) -> Recipe:
+        for name, model in self.models.items():
+            number = next((n for n, stage in enumerate(model.stages) if stage.objectives.tasks), None)
+            if number is not None and (self.data.separator != "brackets" or self.data.rows.kind != "examples"):
+                raise wrong(
+                    ("models", name, "stages", number, "objectives", "tasks"),
+                    "labels belong to whole texts between brackets: set data.separator=brackets and "
+                    "data.rows.kind=examples",
+                )
         return self
 
     @model_validator(mode="after")

@@ -100,8 +100,11 @@ class Data(Section):
     cleaning: Literal["none", "mended", "published"] = "mended"
     """Cleaning of known corpora. `published`: as BabyLlama's code does, paragraphs glued together. `mended`: the same
     rules, with paragraphs and documents kept apart."""
-    separator: Literal["none", "end"] = "end"
-    """`end`: the token `</s>` closes every document. `none`: documents follow one another, as BabyLlama's did."""
+    test_share: Share = 0.05
+    """Share held out as test where the corpus brings no test files."""
+    separator: Literal["none", "end", "brackets"] = "end"
+    """`end`: the token `</s>` closes every document. `none`: documents follow one another, as BabyLlama's did.
+    `brackets`: `<cls> text <sep>`, pairs `<cls> text <sep> text <sep>`; labels need it (`objectives.tasks`)."""
     encoding: str = "utf-8"
     """Text encoding of the files; a file that does not decode is refused by name and position."""
     text_field: str = "text"

@@ -79,7 +79,8 @@ def resolve_likes(tree: Tree, lines: Lines, name: str) -> None:
 
     `without: teachers` takes the teachers, their cache and the `distill` objective away, and so does
     `without: distill`; `select` is the selection of rows; any other name is an objective. Where an objective goes, the
-    remaining weights of each stage are scaled to sum to 1.
+    remaining weights of each stage are scaled to sum to 1; without `tasks` alone, they stay as they are, since those come
+    on top of them.
     What has not the shape of a recipe stays as it is, for the schema to refuse.
 
     Raises:
@@ -167,7 +168,8 @@ def _without(stage: Tree, gone: set[str], where: str) -> Tree:
     left = {term: value for term, value in _objectives(stage).items() if term not in terms}
     if not left:
         raise UserError(f"{where}: without {', '.join(sorted(gone))} a stage has nothing left to learn")
-    total = sum(_weight(value, f"{where}: the objective `{term}`") for term, value in left.items())
+    weights = {term: _weight(value, f"{where}: the objective `{term}`") for term, value in left.items()}
+    total = 1.0 if terms == {"tasks"} else sum(weights.values())
     kept = {key: copy.deepcopy(value) for key, value in stage.items() if key not in gone}
     return {**kept, "objectives": {term: _scaled(value, total) for term, value in left.items()}}
 

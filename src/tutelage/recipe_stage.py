@@ -7,20 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tutelage.recipe_data import Count, Fraction, Section, Share
+from tutelage.recipe_objective import Objective as Objective
 from tutelage.recipe_schedule import Gate, Span, TemperatureSchedule, WeightSchedule
 from tutelage.recipe_select import Select as Select
+from tutelage.recipe_tasks import Tasks as Tasks
 from tutelage.recipe_teacher import TEACHER as TEACHER
 from tutelage.recipe_teacher import Teacher as Teacher
 
 Kind = Literal["causal", "masked"]
 """How a model reads: left to right, or both ways."""
-
-
-class Objective(Section):
-    """One term of the loss and its weight."""
-
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """Factor before the term; terms are means over their own targets."""
 
 
 class Distill(Objective):
@@ -94,6 +89,9 @@ class Objectives(Section):
     """Cross-entropy of what a mixture of denoisers asks for: `ul2: 1` is 60 % causal, 20 % prefix, 20 % span rows."""
     distill: Distill | None = None
     """What the teachers say; needs `teachers`."""
+    tasks: Tasks | None = None
+    """Labels of texts and words; `masked: 1, tasks: 0.5` is the study plans' loss. Needs `data.separator: brackets` and
+    `data.rows.kind: examples`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -106,11 +104,13 @@ class Objectives(Section):
 
     @model_validator(mode="after")
     def _one_way_of_reading(self) -> Objectives:
-        texts = [name for name in self.named() if name != "distill"]
+        texts = [name for name in self.named() if name not in ("distill", "tasks")]
         if len(texts) > 1:
             raise ValueError(f"{' and '.join(f'`{name}`' for name in texts)} exclude each other within a stage")
         if not self.named():
-            raise ValueError("name at least one objective: `next_token`, `masked`, `ul2` or `distill`")
+            raise ValueError("name at least one objective: `next_token`, `masked`, `ul2`, `distill` or `tasks`")
+        if self.ul2 is not None and self.tasks is not None:
+            raise ValueError("`ul2` rewrites rows, where labels no longer stand in their places: leave `tasks` out")
         text, distill = self.text, self.distill
         if distill is not None and text is None and (distill.schedule or distill.gate):
             key = "schedule" if distill.schedule else "gate"
@@ -127,7 +127,7 @@ class Objectives(Section):
 
     def named(self) -> dict[str, Objective]:
         """Return the terms that are there, by name."""
-        terms = {"next_token": self.next_token, "masked": self.masked, "ul2": self.ul2, "distill": self.distill}
+        terms = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: term for name, term in terms.items() if term is not None}
 
 

@@ -22,15 +22,16 @@ import torch
 from torch import Tensor
 
 from tutelage import recipe
+from tutelage.corpus.labels import IGNORE as IGNORE
+from tutelage.corpus.labels import LabelReader, Place
+from tutelage.corpus.masking import Ints as Ints
+from tutelage.corpus.masking import Masking as Masking
+from tutelage.corpus.masking import keyed_generator as keyed_generator
 from tutelage.errors import UserError
 
 if TYPE_CHECKING:
     from tutelage.corpus.ul2 import Mixture
 
-IGNORE = -100
-"""Target of a position that has no loss."""
-
-Ints = npt.NDArray[np.int64]
 Optional_ = TypeVar("Optional_", Tensor, Tensor | None)
 
 
@@ -56,7 +57,7 @@ class Batch:
         tokens_BT: what the model reads.
         targets_BT: what it should say at each position; `IGNORE` where there is no loss.
         lengths_B: tokens before the padding of each row; None where no row is padded.
-        labels: further targets by task, each with B as its first dimension; `IGNORE` where a label is missing.
+        labels: what `LabelReader.read` returns, each with B as its first dimension; empty where no labels are learned.
         masked: whether tokens were hidden from the model, which reads both ways; else it reads left to right.
         rewritten: whether rows were rewritten by a mixture of denoisers, which asks at some positions only.
         silent: a stand-in without any loss, for a process that has no rows of a small batch.
@@ -90,6 +91,12 @@ class Batch:
         for start in range(0, len(self.rows_B), rows):
             yield self.part(slice(start, start + rows))
 
+    def silenced(self) -> Batch:
+        """Return the same rows without any loss."""
+        labels = {name: torch.full_like(one, IGNORE) for name, one in self.labels.items() if name in ("classes", "tags")}
+        targets = torch.full_like(self.targets_BT, IGNORE)
+        return replace(self, targets_BT=targets, labels=self.labels | labels, silent=True)
+
     def to(self, device: torch.device) -> Batch:
         """Copy to a device; row and epoch numbers stay."""
         return replace(
@@ -122,45 +129,6 @@ def to_device(tensor: Optional_, device: torch.device) -> Optional_:
         return tensor.to(device)
     # Every n-th row of a batch, as several processes take them, would go through a copy that is not pinned.
     return tensor.contiguous().pin_memory().to(device, non_blocking=True)
-
-
-def keyed_generator(*keys: int) -> np.random.Generator:
-    """Return random numbers that follow from integers and from nothing before them."""
-    # Philox is counter-based: nearby keys give unrelated streams.
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([key % 2**64 for key in keys])))
-
-
-@dataclass(frozen=True)
-class Masking:
-    """How a masked model's inputs are hidden (BERT: 80 % masked, 10 % random, 10 % kept).
-
-    Attributes:
-        rate: share of tokens to predict.
-        mask_id: the mask token.
-        vocab_size: random replacements come from all ids below it that are not special.
-        special_ids: never hidden.
-        seed: of the draws.
-    """
-
-    rate: float
-    mask_id: int
-    vocab_size: int
-    special_ids: tuple[int, ...]
-    seed: int
-
-    @cached_property
-    def _plain_ids(self) -> Ints:
-        return np.setdiff1d(np.arange(self.vocab_size), self.special_ids)
-
-    def hide(self, tokens_T: Ints, epoch: int, row: int) -> tuple[Ints, Ints]:
-        """Return the row to read and its targets; the draws depend on (seed, epoch, row) alone."""
-        draw = keyed_generator(self.seed, 3, epoch, row)
-        chosen = (draw.random(tokens_T.shape) < self.rate) & ~np.isin(tokens_T, self.special_ids)
-        how = draw.random(tokens_T.shape)
-        random = draw.choice(self._plain_ids, size=tokens_T.shape)
-        hidden = np.where(chosen & (how < 0.8), self.mask_id, tokens_T)
-        hidden = np.where(chosen & (how >= 0.8) & (how < 0.9), random, hidden)
-        return hidden, np.where(chosen, tokens_T, IGNORE)
 
 
 class Chunks:
@@ -199,6 +167,7 @@ class Examples:
     def __init__(self, store: Tokens, length: int, buckets: tuple[int, ...]) -> None:
         self.tokens = store.tokens
         starts = np.asarray(store.document_starts, dtype=np.int64)
+        documents = np.arange(len(starts))
         lengths = np.diff(np.append(starts, len(store.tokens)))
         pieces = np.maximum(1, -(-lengths // length))
         offset = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -207,11 +176,18 @@ class Examples:
         # A row of one token has nothing to predict.
         kept = self.lengths > 1
         self.starts, self.lengths = self.starts[kept], self.lengths[kept]
+        self.documents: Ints = np.repeat(documents, pieces)[kept]
+        self.opens: npt.NDArray[np.bool_] = (offset == 0)[kept]
         self.count = len(self.starts)
         if self.count < 1:
             raise UserError("the corpus holds no text of two tokens or more")
         self.sizes: Ints = np.array(sorted({b for b in buckets if b < length} | {length}), dtype=np.int64)
         self.bucket: Ints = np.searchsorted(self.sizes, self.lengths)
+
+    def place(self, row: int) -> Place:
+        """Return where one row lies."""
+        numbers = (int(column[row]) for column in (self.documents, self.starts, self.lengths))
+        return Place(*numbers, opens=bool(self.opens[row]))
 
     def row(self, row: int, epoch: int) -> Ints:
         """Return the tokens of one row, without padding."""
@@ -230,6 +206,7 @@ class BatchSource:
         masking: hides tokens for a masked model; without it, targets are the next tokens.
         shuffle: permute rows in each epoch; off for evaluation.
         mixture: rewrites the rows of a model that reads left to right.
+        labels: reads the labels of rows of examples, where they are learned.
     """
 
     def __init__(
@@ -242,6 +219,7 @@ class BatchSource:
         masking: Masking | None = None,
         shuffle: bool = True,
         mixture: Mixture | None = None,
+        labels: LabelReader | None = None,
     ) -> None:
         self.rows: Chunks | Examples = (
             Chunks(store, rows.length, rows.chunking if shuffle else "fixed", seed)
@@ -253,6 +231,7 @@ class BatchSource:
         self.targets: npt.NDArray[np.bool_] | None = None
         self.batch_rows, self.seed, self.pad_id, self.masking, self.shuffle = batch_rows, seed, pad_id, masking, shuffle
         self.mixture = mixture
+        self.labels = labels
         self.tokens_per_epoch = int(self.row_lengths.sum())
         self._epoch_batches = lru_cache(maxsize=2)(self._example_batches)
         self._permutation = lru_cache(maxsize=2)(self._permute)
@@ -388,13 +367,19 @@ class BatchSource:
             targets[torch.arange(targets.shape[1]) < asked_from[:, None] - 1] = IGNORE
         rows_B, epochs_B = torch.tensor(rows).T
         masked, rewritten = self.masking is not None, self.mixture is not None
-        batch = Batch(rows_B, epochs_B, tokens, targets, lengths, {}, masked, rewritten)
+        labels = self._labels_of(rows)
+        batch = Batch(rows_B, epochs_B, tokens, targets, lengths, labels, masked, rewritten)
         if lengths is not None:
             # Padding is never a target: the last real token of a causal row has no next one.
             last = lengths - 1 if self.masking is None else lengths
             beyond = torch.arange(tokens.shape[1]) >= last[:, None]
             batch = replace(batch, targets_BT=targets.masked_fill(beyond, IGNORE))
         return batch if self.targets is None else self._with_targets_kept(batch, self.targets)
+
+    def _labels_of(self, rows: list[tuple[int, int]]) -> dict[str, Tensor]:
+        if self.labels is None or not isinstance(self.rows, Examples):
+            return {}
+        return self.labels.read([self.rows.place(row) for row, _ in rows])
 
     def _with_targets_kept(self, batch: Batch, kept: npt.NDArray[np.bool_]) -> Batch:
         """Leave a batch only those targets that were selected."""

@@ -10,16 +10,18 @@ from typing import BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tutelage import files, starter
+from tutelage import files
 from tutelage.corpus import reading, splits
 from tutelage.corpus.cleaning import Behaviour, clean_blocks
 from tutelage.corpus.encoding import Text
+from tutelage.corpus.examples import Example, read_examples
 from tutelage.corpus.sources import SourceFile
 from tutelage.corpus.splits import Ints, Passages
-from tutelage.errors import UserError
 from tutelage.progress import Tracker
 
 Chosen = npt.NDArray[np.bool_]
+STUDIED = ("starter", "study")
+"""Formats whose records are examples of a study."""
 
 
 @dataclass
@@ -44,14 +46,31 @@ class CleanedFile:
         with self.path.open("rb") as file:
             self.passages = splits.cut_at_lines(self.passages, file, lines)
 
-    def texts(self, chosen: Chosen, separator: Literal["none", "end"]) -> Iterator[Text]:
+    @property
+    def labelled(self) -> bool:
+        """Whether it holds examples of a study, one a document."""
+        return self.source.format in STUDIED
+
+    def examples(self, chosen: Chosen) -> Iterator[Example]:
+        """Yield the examples of chosen passages, each of which is a whole one."""
+        wanted = set(self.passages.documents[chosen].tolist())
+        for number, example in enumerate(read_examples(self.source.path)):
+            if number in wanted:
+                yield example
+
+    def texts(self, chosen: Chosen, separator: Literal["none", "end", "brackets"]) -> Iterator[Text]:
         """Yield the texts to encode, from chosen passages in their order.
 
         With `end`, a text is a document without the blanks around it; where passages were left out, the parts on both
-        sides are documents of their own, so that nothing is joined that did not stand together. With `none`, the file
-        is one text.
+        sides are documents of their own, so that nothing is joined that did not stand together. `brackets` does the
+        same, and takes the two texts of a pair apart. With `none`, the file is one text.
         """
         if not chosen.any():
+            return
+        if separator == "brackets" and self.labelled:
+            for example in self.examples(chosen):
+                for index, text in enumerate(filter(None, (example.text, example.text_pair))):
+                    yield Text(len(text.split()), [text.strip()], joins=index > 0)
             return
         words, starts = self.passages.words, self.passages.starts
         with self.path.open("rb") as file:
@@ -70,8 +89,8 @@ class CleanedFile:
 
 
 def clean_file(source: SourceFile, folder: Path, behaviour: Behaviour, encoding: str, text_field: str,
-               bar: Tracker) -> CleanedFile:  # fmt: skip
-    """Clean one file into `folder`.
+               bar: Tracker, whole: bool = False) -> CleanedFile:  # fmt: skip
+    """Clean one file into `folder`; `whole` keeps each example of a study in one passage.
 
     Raises:
         UserError: bytes, lines or records that are no text (see `reading`).
@@ -80,7 +99,7 @@ def clean_file(source: SourceFile, folder: Path, behaviour: Behaviour, encoding:
     size, done = source.path.stat().st_size, 0
     indexer = splits.Indexer()
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        for text in _cleaned(source, behaviour, encoding, text_field, indexer):
+        for text in _cleaned(source, behaviour, encoding, text_field, indexer, whole):
             file.write(text)
             done += (step := min(len(text), size - done))
             bar.advance(step, source.name)
@@ -89,7 +108,12 @@ def clean_file(source: SourceFile, folder: Path, behaviour: Behaviour, encoding:
 
 
 def _cleaned(
-    source: SourceFile, behaviour: Behaviour, encoding: str, text_field: str, indexer: splits.Indexer
+    source: SourceFile,
+    behaviour: Behaviour,
+    encoding: str,
+    text_field: str,
+    indexer: splits.Indexer,
+    whole: bool,
 ) -> Iterator[str]:
     """Yield cleaned text and tell the indexer its lines or records."""
     if source.format == "text":
@@ -106,7 +130,7 @@ def _cleaned(
         return
     for record in _records(source, encoding, text_field):
         text = record.strip("\n") + "\n\n"
-        indexer.record(text)
+        indexer.record(text, whole and source.format in STUDIED)
         yield text
 
 
@@ -114,11 +138,9 @@ def _records(source: SourceFile, encoding: str, text_field: str) -> Iterator[str
     if source.format == "jsonl":
         yield from reading.json_texts(source.path, text_field, encoding)
         return
-    for number, record in reading.json_records(source.path):
-        try:
-            yield starter.example_text(record)
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{source.path}, line {number}: not an example of the starter ({error})") from error
+    for example in read_examples(source.path):
+        # Pairs become two lines; words are joined by single spaces, so that tags stay aligned with them.
+        yield "\n".join(filter(None, (example.text, example.text_pair)))
 
 
 def _stripped(chunks: Iterable[str]) -> Iterator[str]:

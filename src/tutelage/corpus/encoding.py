@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ class Text:
 
     words: int
     chunks: Iterable[str]
+    joins: bool = False
+    """Whether it goes on in the document of the text before it: the second text of a pair."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Piece:
     """Whether it is the last."""
     words: int
     """Of the whole text, told with its first piece; else 0."""
+    joins: bool = False
+    """As its text does."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,11 @@ def pieces(text: Text, size: int = PIECE) -> Iterator[Piece]:
     opens = True
     for part in _parts(text.chunks, size):
         if held is not None:
-            yield Piece(held, opens, False, text.words if opens else 0)
+            yield Piece(held, opens, False, text.words if opens else 0, text.joins)
             opens = False
         held = part
     if held is not None:
-        yield Piece(held, opens, True, text.words if opens else 0)
+        yield Piece(held, opens, True, text.words if opens else 0, text.joins)
 
 
 def _parts(chunks: Iterable[str], size: int) -> Iterator[str]:
@@ -130,6 +134,28 @@ class Encoder:
                     yield from self._flush(batch)
                     batch, size = [], 0
         yield from self._flush(batch)
+
+    def word_places(self, text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Return the first and last token of each word of a text; None of a word that has no token of its own.
+
+        Args:
+            text: the words, single spaces between them.
+            words: without white space.
+        """
+        offsets = self._first.encode(text, add_special_tokens=False).offsets
+        found: list[tuple[int, int] | None] = []
+        begin, token = 0, 0
+        for word in words:
+            end = begin + len(word)
+            # A token may bring the space before its word along.
+            while token < len(offsets) and offsets[token][1] <= begin:
+                token += 1
+            first = token
+            while token < len(offsets) and offsets[token][0] < end and offsets[token][1] > begin:
+                token += 1
+            found.append((first, token - 1) if token > first else None)
+            begin = end + 1
+        return found
 
     def _flush(self, batch: list[Piece]) -> Iterator[Encoded]:
         found: list[Any] = [None] * len(batch)

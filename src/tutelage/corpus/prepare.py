@@ -23,9 +23,11 @@ from tutelage import __version__, files, recipe
 from tutelage.corpus import splits, tokenizer, tokens
 from tutelage.corpus.cleaned import Chosen, CleanedFile, clean_file
 from tutelage.corpus.encoding import Encoder
+from tutelage.corpus.labels import FILES, LabelTask, LabelWriter, tasks_of
 from tutelage.corpus.reading import split_lines
 from tutelage.corpus.sources import Corpus, is_local, resolve
 from tutelage.corpus.splits import SPLITS, Split
+from tutelage.corpus.study_plan import read_plan
 from tutelage.corpus.tokens import Counts, StoreWriter, TokenStore
 from tutelage.errors import UserError
 from tutelage.progress import console, progress
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _BUILDING = ".building"
-_PARTS = ("tokenizer", *(f"{split}{end}" for split in SPLITS for end in (".bin", ".documents.npy")))
+_ENDS = (".bin", ".documents.npy", *(f".{name}.npy" for name in FILES))
+_PARTS = ("tokenizer", *(f"{split}{end}" for split in SPLITS for end in _ENDS))
+_LATER = ("test_share",)
+"""Settings that earlier versions did not know: they count once they are not at their default."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,9 @@ def _build_alone(data: recipe.Data, settings: dict[str, Any], folder: Path) -> b
 
 def _settings(data: recipe.Data) -> dict[str, Any]:
     """Return the settings that decide what is on disk: not the rows, not their order."""
-    return data.model_dump(mode="json", exclude={"rows", "seed"})
+    settings = data.model_dump(mode="json", exclude={"rows", "seed"})
+    unsaid = {key for key in _LATER if getattr(data, key) == type(data).model_fields[key].default}
+    return {key: value for key, value in settings.items() if key not in unsaid}
 
 
 def _refuse_differences(folder: Path, settings: dict[str, Any], data: recipe.Data) -> None:
@@ -131,8 +138,11 @@ def _refuse_differences(folder: Path, settings: dict[str, Any], data: recipe.Dat
         if before.get(key) != now.get(key)
     ]
     if local and (moved or Path(data.corpus).expanduser().exists()):
+        corpus = resolve(data.corpus)
         known = {(file["split"], file["name"]): file for file in manifest["sources"]}
-        found = {(file.split, file.name): file.path for file in resolve(data.corpus).files}
+        found = {(file.split, file.name): file.path for file in corpus.files}
+        if manifest.get("tasks", []) != _described(_tasks(corpus, data)):
+            differences.append("the tasks or labels of the plan have changed")
         differences += [f"file {name} ({split}) is gone" for split, name in sorted(known.keys() - found.keys())]
         differences += [f"file {name} ({split}) is new" for split, name in sorted(found.keys() - known.keys())]
         differences += [
@@ -188,14 +198,17 @@ def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:
     (building / "clean").mkdir(parents=True)
     cleaned, notes = _clean(corpus, data, building / "clean")
     chosen = _choose(corpus, cleaned, data, notes)
+    tasks = _tasks(corpus, data)
     made = _make_tokenizer(cleaned, chosen["train"], data)
     if data.tokenizer.kind == "bpe" and len(made) < data.tokenizer.vocab_size:
         notes.append(f"the vocabulary is full at {len(made)} tokens: no more pairs occur often enough")
-    end_id = _end_id(made, data)
+    frame = _frame(made, data)
     encoder = Encoder(made)
     if not encoder.exact:
         notes.append("this tokenizer may split the places where long texts are cut in another way than the whole text")
-    entries = _encode(cleaned, chosen, data, encoder, building, len(made), end_id)
+    entries, outside = _encode(cleaned, chosen, data, encoder, building, len(made), frame, tasks)
+    if outside:
+        notes.append(f"{outside} labels are not in the plan and were left out")
     lost = {key: sum(entry[key] for entry in entries.values()) for key in ("lost_bytes", "unknown_tokens")}
     if lost["lost_bytes"]:
         notes.append(f"{lost['lost_bytes']} bytes of text are not in the tokenizer's alphabet and were dropped")
@@ -211,7 +224,7 @@ def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:
         "sources": [_describe(file) for file in cleaned],
         "notes": notes,
         "versions": _versions(),
-    }
+    } | ({"tasks": _described(tasks)} if tasks else {})
     _move_into_place(building, folder)
     files.write_json(folder / "manifest.json", manifest)
     for note in notes:
@@ -224,7 +237,8 @@ def _clean(corpus: Corpus, data: recipe.Data, folder: Path) -> tuple[list[Cleane
     total = sum(file.path.stat().st_size for file in corpus.files)
     with progress("clean", total, "B") as bar:
         for source in corpus.files:
-            file = clean_file(source, folder, data.cleaning, data.encoding, data.text_field, bar)
+            whole = data.separator == "brackets"
+            file = clean_file(source, folder, data.cleaning, data.encoding, data.text_field, bar, whole)
             if file.words:
                 cleaned.append(file)
             else:
@@ -264,7 +278,7 @@ def _splits_of(corpus: Corpus, file: CleanedFile, data: recipe.Data) -> splits.I
     """Return for each passage of a file the index of its split."""
     if file.source.split == "test":
         return np.full(len(file.passages), SPLITS.index("test"), dtype=np.int64)
-    test_share = 0.0 if corpus.brings_test else splits.TEST_SHARE
+    test_share = 0.0 if corpus.brings_test else data.test_share
     if corpus.carve == "hash":
         member = splits.split_by_hash(file.source.name, file.passages, data.val_share, test_share)
     else:
@@ -287,35 +301,61 @@ def _make_tokenizer(cleaned: list[CleanedFile], chosen: list[Chosen], data: reci
                         yield from split_lines(chunk)
                     bar.advance(text.words)
 
-    return tokenizer.train(lines(), data.tokenizer)
+    return tokenizer.train(lines(), data.tokenizer, framed=data.separator == "brackets")
 
 
-def _end_id(made: PreTrainedTokenizerFast, data: recipe.Data) -> int | None:
+def _frame(made: PreTrainedTokenizerFast, data: recipe.Data) -> tuple[int | None, int | None]:
+    """Return the tokens that open a document and close a text."""
     if data.separator == "none":
-        return None
+        return None, None
+    if data.separator == "brackets":
+        if made.cls_token_id is None or made.sep_token_id is None:
+            raise UserError(f"data.separator: the tokenizer '{data.tokenizer.path}' has no cls and sep token to put "
+                            "around texts; set data.separator=end")  # fmt: skip
+        return int(made.cls_token_id), int(made.sep_token_id)
     if made.eos_token_id is None:
         raise UserError(f"data.separator: the tokenizer '{data.tokenizer.path}' has no end token to close documents "
                         "with; set data.separator=none")  # fmt: skip
-    return int(made.eos_token_id)
+    return None, int(made.eos_token_id)
+
+
+def _tasks(corpus: Corpus, data: recipe.Data) -> tuple[LabelTask, ...]:
+    """Return the tasks whose labels are kept: those of the corpus's plan, where texts have a first token to judge."""
+    return () if corpus.plan is None or data.separator != "brackets" else tasks_of(read_plan(corpus.plan))
+
+
+def _described(tasks: tuple[LabelTask, ...]) -> list[dict[str, Any]]:
+    return [{"name": task.name, "kind": task.kind, "labels": list(task.labels)} for task in tasks]
 
 
 def _encode(cleaned: list[CleanedFile], chosen: dict[Split, list[Chosen]], data: recipe.Data, encoder: Encoder,
-            folder: Path, vocab_size: int, end_id: int | None) -> dict[str, dict[str, Any]]:  # fmt: skip
+            folder: Path, vocab_size: int, frame: tuple[int | None, int | None],
+            tasks: tuple[LabelTask, ...]) -> tuple[dict[str, dict[str, Any]], int]:  # fmt: skip
+    """Write the tokens of each split, and its labels; return the manifest's entries, and how many labels are unknown."""
     total = sum(
         int(file.passages.words[mask].sum())
         for masks in chosen.values()
         for file, mask in zip(cleaned, masks, strict=True)
     )
     entries: dict[str, dict[str, Any]] = {}
+    outside = 0
     with progress("encode", total, "words") as bar:
         for split in SPLITS:
-            writer = StoreWriter(folder, split, encoder, vocab_size, end_id)
+            writer = StoreWriter(folder, split, encoder, vocab_size, frame[1], frame[0])
+            labels = LabelWriter(folder, split, tasks) if tasks else None
             for file, mask in zip(cleaned, chosen[split], strict=True):
                 if mask.any():
                     counts: Counts = writer.add(file.source.name, file.texts(mask, data.separator))
                     bar.advance(counts.words, f"{split} {file.source.name}")
+                    if labels is not None and file.labelled:
+                        labels.add(file.examples(mask), writer.starts[-1].tolist(), encoder)
+                    elif labels is not None:
+                        labels.skip(counts.documents)
             entries[split] = writer.finish()
-    return entries
+            if labels is not None:
+                entries[split]["labels"] = labels.finish()
+                outside += labels.outside
+    return entries, outside
 
 
 def _move_into_place(building: Path, folder: Path) -> None:
@@ -328,7 +368,8 @@ def _move_into_place(building: Path, folder: Path) -> None:
         target = folder / name
         if target.is_dir():
             shutil.rmtree(target)
-        (building / name).replace(target)
+        if (building / name).exists():
+            (building / name).replace(target)
     files.sync_folder(folder)
 
 

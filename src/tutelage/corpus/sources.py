@@ -19,10 +19,12 @@ from tutelage.corpus.catalogue import CORPORA, RELEASES, Part
 from tutelage.corpus.download import download
 from tutelage.errors import UserError, nearest
 
-Format = Literal["text", "jsonl", "starter"]
+Format = Literal["text", "jsonl", "starter", "study"]
 
 _HELD_OUT = ("dev", "val", "valid", "validation", "test")
 """Names of held-out files and folders; the first kind that is there becomes the test split."""
+PLANS = ("plan.yaml", "plan.json")
+"""A folder with such a file is a study corpus."""
 _FORMATS: dict[str, Format] = {".txt": "text", ".jsonl": "jsonl"}
 
 
@@ -39,7 +41,7 @@ class SourceFile:
     cleaner: str
     """Source whose cleaning rules apply (`cleaning.cleaner`); others are left alone."""
     format: Format = "text"
-    """Plain text, JSON lines, or the starter's own JSON lines."""
+    """Plain text, JSON lines, or examples of a study (`examples`): those of the starter, or of a folder with a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class Corpus:
     """Whether held-out text is the end of each file, or documents drawn by hash."""
     notes: tuple[str, ...] = ()
     """What the manifest and the user should hear."""
+    plan: Path | None = None
+    """The study plan that its examples are labelled after."""
 
     @property
     def brings_test(self) -> bool:
@@ -98,7 +102,7 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
     )
 
 
-_CARVED = "no dev or test files: the test split is another 5 % of each file, after the part held out as val"
+_CARVED = "no dev or test files: the test split is another 5 % (data.test_share) of each file, after the part held out as val"
 
 
 def _starter() -> Corpus:
@@ -106,8 +110,8 @@ def _starter() -> Corpus:
         SourceFile(name=path.stem, split="train", path=path, cleaner="", format="starter")
         for path in starter.example_files()
     )
-    note = "test (5 %) and val are whole examples drawn by hash, since the files go from theme to theme"
-    return Corpus(name="starter", files=files, carve="hash", notes=(note,))
+    note = "test (5 %, data.test_share) and val are whole examples drawn by hash, since the files go from theme to theme"
+    return Corpus(name="starter", files=files, carve="hash", notes=(note,), plan=starter.plan_file())
 
 
 def _babylm(corpus: str) -> Corpus:
@@ -145,7 +149,18 @@ def _hugging_face(corpus: str, text_field: str) -> Corpus:
     return Corpus(name=corpus, files=tuple(files), notes=() if "test" in splits else (_CARVED,))
 
 
+def _study(corpus: str, folder: Path, plan: Path) -> Corpus:
+    paths = sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith("."))
+    if not paths:
+        raise UserError(f"data.corpus: {folder} has a plan and no examples (*.jsonl); `tutelage study write` writes some")
+    files = tuple(SourceFile(name=path.stem, split="train", path=path, cleaner="", format="study") for path in paths)
+    note = "test and val are whole examples drawn by hash"
+    return Corpus(name=corpus, files=files, carve="hash", notes=(note,), plan=plan)
+
+
 def _folder(corpus: str, folder: Path) -> Corpus:
+    if plan := next((folder / name for name in PLANS if (folder / name).is_file()), None):
+        return _study(corpus, folder, plan)
     subfolders = {path.name: path for path in folder.iterdir() if path.is_dir()}
     if "train" in subfolders:
         train = _readable(subfolders["train"], ("train", ""))

@@ -23,8 +23,6 @@ from tutelage.corpus.reading import split_lines
 
 PASSAGE_WORDS = 500
 """Words after which a passage is closed at the next line's end."""
-TEST_SHARE = 0.05
-"""Share held out as test where a corpus brings no test files."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -75,11 +73,11 @@ class Indexer:
         # Blank lines before a file's first words belong to its first document.
         self._blank = self._blank or (not words and self._open[2] > 0)
 
-    def record(self, text: str) -> None:
-        """Take a whole document, blank lines and all."""
+    def record(self, text: str, whole: bool = False) -> None:
+        """Take a whole document, blank lines and all; `whole` makes it one passage, however long."""
         for line in split_lines(text):
             words = len(line.split())
-            if words and self._open[2] >= PASSAGE_WORDS:
+            if words and self._open[2] >= PASSAGE_WORDS and not whole:
                 self._close()
             self._add(len(line.encode()), words)
         self._close()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BASE_TOKENS = ("<pad>", "<s>", "</s>")
 """Ids 0, 1, 2, as in the papers."""
+FRAME = ("<cls>", "<sep>")
+"""What `separator: brackets` puts before and behind a text."""
 _ROLES = {
     "pad_token": ("<pad>", "[PAD]", "<|padding|>"),
     "bos_token": ("<s>", "[BOS]", "<|begin_of_text|>", "<|endoftext|>"),
@@ -34,7 +36,7 @@ _GENERIC_CLASS = "PreTrainedTokenizerFast"
 _LINES_AT_ONCE = 1000
 
 
-def train(lines: Iterable[str], options: recipe.Tokenizer) -> PreTrainedTokenizerFast:
+def train(lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (NFKC, GPT-2's splitting) on lines of text, their newlines included.
 
     Lines rather than texts are the unit because that is how a file is read in the reference: with `prefix_space`
@@ -43,10 +45,13 @@ def train(lines: Iterable[str], options: recipe.Tokenizer) -> PreTrainedTokenize
     Args:
         lines: the training text.
         options: size, alphabet, prefix space and reserved tokens.
+        framed: let it put `<cls>` and `<sep>` around texts and between two, as the corpus has them.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     reserved = [*BASE_TOKENS, *options.extra_tokens]
+    if framed and not set(FRAME) <= set(reserved):
+        raise UserError(f"data.separator: brackets needs the tokens {' and '.join(FRAME)} in data.tokenizer.extra_tokens")
     if len(set(reserved)) < len(reserved):
         raise UserError(f"data.tokenizer.extra_tokens: {list(options.extra_tokens)} repeat a reserved token {reserved}")
     backend = Tokenizer(models.BPE())
@@ -63,6 +68,14 @@ def train(lines: Iterable[str], options: recipe.Tokenizer) -> PreTrainedTokenize
     )
     backend.train_from_iterator(_batched(lines), trainer)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options.prefix_space == "always")
+    if framed:
+        cls, sep = FRAME
+        frame = processors.TemplateProcessing(
+            single=f"{cls} $A {sep}",
+            pair=f"{cls} $A {sep} $B {sep}",
+            special_tokens=[(token, backend.token_to_id(token)) for token in FRAME],
+        )
+        backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), frame])
     return _wrapped(backend)
 
 

@@ -1,7 +1,8 @@
 """The token store: a split's tokens on disk, read through the page cache, and a manifest that vouches for them.
 
 `<split>.bin` holds raw little-endian uint16 (uint32 from 65,536 tokens of vocabulary on), `<split>.documents.npy` the
-offset at which each document begins; `manifest.json` beside them counts and hashes everything. No pickle anywhere.
+offset at which each document begins, and beside them what is known of the documents (`labels`); `manifest.json` counts
+and hashes everything. No pickle anywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from tutelage import files
 from tutelage.corpus.encoding import Encoder, Text
+from tutelage.corpus.labels import Labels
 from tutelage.errors import UserError
 
 FORMAT = 1
@@ -57,15 +59,21 @@ class StoreWriter:
         split: name of the split.
         encoder: turns texts into ids.
         vocab_size: decides the width of a token on disk.
-        end_id: token that closes every document, or None to let them follow one another.
+        end_id: token that closes every text, or None to let documents follow one another.
+        begin_id: token that opens every document, if there is one.
+
+    Attributes:
+        starts: offset of each document so far, an array for each call of `add`.
     """
 
-    def __init__(self, folder: Path, split: str, encoder: Encoder, vocab_size: int, end_id: int | None) -> None:
-        self._folder, self._split, self._encoder, self._end_id = folder, split, encoder, end_id
+    def __init__(self, folder: Path, split: str, encoder: Encoder, vocab_size: int, end_id: int | None,
+                 begin_id: int | None = None) -> None:  # fmt: skip
+        self._folder, self._split, self._encoder = folder, split, encoder
+        self._end_id, self._begin_id = end_id, begin_id
         self._dtype = token_dtype(vocab_size)
         self._file = (folder / f"{split}.bin").open("wb")
         self._digest = hashlib.sha256()
-        self._starts: list[npt.NDArray[np.int64]] = []
+        self.starts: list[npt.NDArray[np.int64]] = []
         self._total, self._sources = Counts(), dict[str, Counts]()
 
     def add(self, source: str, texts: Iterable[Text]) -> Counts:
@@ -73,12 +81,14 @@ class StoreWriter:
         counts, starts = Counts(), list[int]()
         for encoded in self._encoder.encode(texts):
             piece, ids = encoded.piece, encoded.ids
-            if piece.opens:
+            if piece.opens and not piece.joins:
                 starts.append(self._total.tokens + counts.tokens)
                 counts.documents += 1
-                counts.words += piece.words
+            counts.words += piece.words
             if self._encoder.unknown_id is not None:
                 counts.unknown_tokens += int((ids == self._encoder.unknown_id).sum())
+            if piece.opens and not piece.joins and self._begin_id is not None:
+                ids = np.append(np.uint32(self._begin_id), ids)
             if piece.closes and self._end_id is not None:
                 ids = np.append(ids, np.uint32(self._end_id))
             data = ids.astype(self._dtype).tobytes()
@@ -87,7 +97,7 @@ class StoreWriter:
             counts.tokens += len(ids)
             counts.bytes += len(piece.text.encode())
             counts.lost_bytes += encoded.lost
-        self._starts.append(np.asarray(starts, dtype=np.int64))
+        self.starts.append(np.asarray(starts, dtype=np.int64))
         self._sources.setdefault(source, Counts()).add(counts)
         self._total.add(counts)
         return counts
@@ -96,7 +106,7 @@ class StoreWriter:
         """Close the files and return the split's entry of the manifest."""
         self._file.close()
         documents = self._folder / f"{self._split}.documents.npy"
-        starts = np.concatenate(self._starts) if self._starts else np.zeros(0, dtype=np.int64)
+        starts = np.concatenate(self.starts) if self.starts else np.zeros(0, dtype=np.int64)
         np.save(documents, starts, allow_pickle=False)
         return asdict(self._total) | {
             "dtype": self._dtype.name,
@@ -117,6 +127,7 @@ class TokenStore:
         vocab_size: of the tokenizer; every id is below it.
         tokenizer_id: digest of the tokenizer's behaviour (`tokenizer.tokenizer_id`).
         digest: sha256 of the token file.
+        labels: of its documents, if they have any.
     """
 
     tokens: npt.NDArray[np.unsignedinteger[Any]] = field(repr=False)
@@ -126,6 +137,7 @@ class TokenStore:
     vocab_size: int
     tokenizer_id: str
     digest: str
+    labels: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -161,6 +173,7 @@ class TokenStore:
             vocab_size=manifest["vocab_size"],
             tokenizer_id=manifest["tokenizer_id"],
             digest=entry["sha256"]["tokens"],
+            labels=Labels.open(folder, split, manifest, verify=verify),
         )
 
 

@@ -14,6 +14,7 @@ from tutelage import recipe
 from tutelage.corpus.tokenizer import save as save_tokenizer
 from tutelage.errors import UserError, nearest
 from tutelage.files import new_folder
+from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.presets import PRESETS
 
@@ -169,9 +170,11 @@ def attention() -> str:
     return "sdpa" if torch.cuda.is_available() else "eager"
 
 
-def save(model: LanguageModel, tokenizer: Any, folder: Path, card: str) -> None:
-    """Write weights, configuration, tokenizer and model card as a folder that `transformers` loads."""
+def save(model: LanguageModel, tokenizer: Any, folder: Path, card: str, heads: TaskHeads | None = None) -> None:
+    """Write weights, configuration, tokenizer and model card as a folder that `transformers` loads; heads beside it."""
     with new_folder(folder) as temporary:
         model.hf.save_pretrained(temporary)
         save_tokenizer(tokenizer, temporary)
+        if heads is not None:
+            save_heads(heads, temporary, model.kind)
         (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tutelage.recipe_data import Count, Fraction, Section, Words
-from tutelage.study.plan import Kind
+from tutelage.corpus.study_plan import Kind
 
 Positive = Annotated[float, Field(gt=0)]
 

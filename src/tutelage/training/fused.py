@@ -49,6 +49,7 @@ class Scales:
         temperature: of the divergence.
         gate: where teachers are heard, and how much; everywhere unless given.
         yielded: what comes to the factor of a cross-entropy where a gate silences the teachers.
+        tasks: before each task's sum of cross-entropies, where labels are learned; not used here, see `objectives`.
     """
 
     target: float
@@ -56,6 +57,7 @@ class Scales:
     temperature: float = 1.0
     gate: Gate | None = None
     yielded: float = 0.0
+    tasks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

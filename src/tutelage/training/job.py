@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
+from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.signal import Voice
+from tutelage.training.objectives import Learner
 from tutelage.training.plan import Plan
 
 
@@ -31,6 +33,8 @@ class Job:
         precision: `bf16` or `fp32`.
         selected: the batches of a stage by its index, where it learns from a selection of the rows; None where it
             reads on in `source`.
+        heads: makes the heads that learn labels, for hidden states of a width; None where no labels are learned.
+        task_weights: of each stage, what each head's mean loss weighs; empty where no labels are learned.
     """
 
     name: str
@@ -45,6 +49,13 @@ class Job:
     teachers: Callable[[int | None], Voice | None]
     precision: str
     selected: Callable[[int], BatchSource | None] = lambda index: None
+    heads: Callable[[int], TaskHeads | None] = lambda width: None
+    task_weights: tuple[tuple[float, ...], ...] = ()
+
+    def learner(self) -> Learner:
+        """Make the model and its heads with their initial weights."""
+        model = self.build()
+        return Learner(model, self.heads(model.weight_VD.shape[1]))
 
     def reading(self, step: int) -> tuple[BatchSource, int]:
         """Return the batches that a step belongs to, and the step at which they began: a selection begins anew."""

@@ -21,6 +21,7 @@ from tutelage.training.objectives import Counts, count, effective_weights, scale
 from tutelage.training.parallel import Group
 from tutelage.training.record import Settings
 from tutelage.training.release import Pace, Release
+from tutelage.training.tasks import in_words
 
 
 class Lessons:
@@ -75,7 +76,8 @@ class Lessons:
     def scales(self, step: int, counts: Counts) -> Scales:
         """Return the factors of a step's sums."""
         plan = self._job.plan
-        return scales_for(self.objectives, counts, plan.share_at(step), plan.temperature_at(step))
+        tasks = self._job.task_weights[self._stage] if self._job.task_weights else ()
+        return scales_for(self.objectives, counts, plan.share_at(step), plan.temperature_at(step), tasks)
 
     def settings(self, step: int, rate: float) -> Settings:
         """Return what the log says of a step beside what was measured; `rate` is the learning rate."""
@@ -112,6 +114,10 @@ class Lessons:
         taught = f", taught by {', '.join(map(str, stage.teachers))}" if stage.teachers else ""
         which = f" stage {self._stage + 1} of {len(job.plan.ends)}" if len(job.plan.ends) > 1 else ""
         console.print(f"{job}{which}: {effective_weights(stage.objectives, job.source.row_length)}{taught}")
+        if job.source.labels is not None and job.task_weights:
+            weights = job.task_weights[self._stage]
+            named = {task.name: weight for task, weight in zip(job.source.labels.tasks, weights, strict=True)}
+            console.print(f"{job}{which}: labels: {in_words(named, job.source.labels.tasks)}")
         for what, course in (("weight", job.plan.fades), ("temperature", job.plan.glides)):
             if self._stage in course:
                 console.print(f"{job}{which}: the teachers' {what}: {course[self._stage]}")

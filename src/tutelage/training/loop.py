@@ -53,12 +53,13 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
     # --- build, resume
     # What is compiled is counted for the whole process; beyond a limit, layers would silently run uncompiled.
     torch.compiler.reset()
-    learner = Learner(job.build()).train()
+    learner = job.learner().train()
     group.place(learner, job.model.sharding, job.precision)
     optimizer = adamw(learner, optim)
     state, timing = _resume(job, run, group, learner, optimizer)
     wrapped = group.wrap(learner)
-    record = Record(run, state, timing, log_every=max(1, plan.total // LOG_LINES), active=group.is_main)
+    tasks = tuple(task.name for task in learner.heads.tasks) if learner.heads is not None else ()
+    record = Record(run, state, timing, max(1, plan.total // LOG_LINES), active=group.is_main, tasks=tasks)
 
     def save() -> None:
         state.metrics_bytes = record.sync()
@@ -103,7 +104,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             wishes = (float(stop.number), float(due))
             sums = _gradients(job, wrapped, lessons.teachers, batch, scales, state.step, group, wishes, record.teaching)
             norm = clip_gradient(learner, optim.clip or math.inf)
-            measured = torch.cat([sums, norm[None]])
+            measured = torch.cat([norm[None], sums])
             # Once a number is not finite, no update follows; the next look tells.
             broken = torch.maximum(broken, 1 - measured.isfinite().all().float())
             optimizer.found_inf = broken  # type: ignore[attr-defined]
@@ -159,10 +160,11 @@ def _gradients(
     """Accumulate a step's gradients over micro-batches and processes.
 
     Returns:
-        The plain sums of the terms over the whole batch, then how strongly the processes wish to stop and to save.
+        How strongly the processes wish to stop and to save, then the plain sums of the terms over the whole batch.
     """
     micros = micro_batches(job, group, batch)
-    sums = to_device(torch.tensor((*(0.0 for _ in SUMS), *wishes), dtype=torch.float64), group.device)
+    terms = len(SUMS) + len(scales.tasks)
+    sums = to_device(torch.tensor((*wishes, *(0.0 for _ in range(terms))), dtype=torch.float64), group.device)
     for index, micro in enumerate(micros):
         used = used_positions(micro, taught=teachers is not None)
         micro, used = micro.to(group.device), to_device(used, group.device)
@@ -174,7 +176,7 @@ def _gradients(
                 loss, parts = wrapped(micro, scales, said, used)
             # Data-parallel wrappers average over processes, but the counts are already those of all of them.
             (loss * group.size).backward()
-        sums[: len(SUMS)] += parts
+        sums[len(wishes) :] += parts
     return group.sum(sums)
 
 

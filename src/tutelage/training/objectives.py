@@ -8,19 +8,21 @@ count over the whole batch (all micro-batches, all processes) before the first f
 does not depend on how the batch was cut. Counts differ: in rows of T tokens, the next token has T - 1 targets, a
 divergence T, a masked model as many as were hidden.
 
-Everything happens inside `Learner.forward`, so that data-parallel wrappers see all weights used, the output layer's
+Labels add a term for each task, over its own count (see `tasks`). Everything happens inside `Learner.forward`, so that data-parallel wrappers see all weights used, the output layer's
 too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from tutelage import recipe
-from tutelage.corpus.batches import IGNORE, Batch
+from tutelage.corpus.batches import IGNORE, Batch, to_device
+from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.gates import SkipCertain, entropies, gate_of
 from tutelage.teaching.signal import Signal
@@ -41,20 +43,29 @@ class Counts:
         taught: positions where the teachers are heard.
         rows: rows with at least one such position.
         tokens: tokens read, padding left out.
+        tasks: labels of each task that is learned, each as much as it is sure.
     """
 
     target: int
     taught: int
     rows: int
     tokens: int
+    tasks: tuple[float, ...] = ()
 
 
 def count(batch: Batch) -> Counts:
     """Count a batch's targets."""
     taught = taught_positions(batch)
-    return Counts(
-        int((batch.targets_BT != IGNORE).sum()), int(taught.sum()), int(taught.any(1).sum()), batch.token_count
-    )
+    targets, taught_rows = int((batch.targets_BT != IGNORE).sum()), int(taught.any(1).sum())
+    return Counts(targets, int(taught.sum()), taught_rows, batch.token_count, _count_labels(batch))
+
+
+def _count_labels(batch: Batch) -> tuple[float, ...]:
+    if not batch.labels:
+        return ()
+    classes_BJ, tags_BSK = (batch.labels[name] != IGNORE for name in ("classes", "tags"))
+    labels_BL = torch.cat([classes_BJ, tags_BSK.sum(1)], 1)
+    return tuple((batch.labels["sure"].double() * labels_BL).sum(0).tolist())
 
 
 def taught_positions(batch: Batch) -> Tensor:
@@ -78,7 +89,11 @@ def used_positions(batch: Batch, taught: bool) -> Tensor | None:
 
 
 def scales_for(
-    objectives: recipe.Objectives, counts: Counts, share: float = 1.0, temperature: float | None = None
+    objectives: recipe.Objectives,
+    counts: Counts,
+    share: float = 1.0,
+    temperature: float | None = None,
+    tasks: Sequence[float] = (),
 ) -> Scales:
     """Multiply a stage's weights, reductions and the batch's counts out to the factor of each sum.
 
@@ -87,7 +102,16 @@ def scales_for(
         counts: of the whole batch.
         share: of the teachers' weight that is left; what is gone is the text's.
         temperature: where it changes over the stage; the recipe's number unless given.
+        tasks: weight of each task's mean, see `task_weights`.
     """
+    found = _scales_for(objectives, counts, share, temperature)
+    if not tasks:
+        return found
+    factors = (weight / total if total else 0.0 for weight, total in zip(tasks, counts.tasks, strict=True))
+    return replace(found, tasks=tuple(factors))
+
+
+def _scales_for(objectives: recipe.Objectives, counts: Counts, share: float, temperature: float | None) -> Scales:
     text, distill = objectives.text, objectives.distill
     targets = max(counts.target, 1)
     target = text.weight / targets if text else 0.0
@@ -111,16 +135,17 @@ def first_temperature(distill: recipe.Distill) -> float:
 
 
 class Learner(nn.Module):
-    """A model and its losses under one `forward`."""
+    """A model, the heads that learn labels beside it, if any, and its losses under one `forward`."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, heads: TaskHeads | None = None) -> None:
         super().__init__()
         self.model = model
+        self.heads = heads
 
     def forward(
         self, batch: Batch, scales: Scales, signal: Signal | None = None, used_N: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the batch's share of the loss and its plain sums, `(3,)` in the order of `SUMS`.
+        """Return the batch's share of the loss and its plain sums: `(3,)` in the order of `SUMS`, then a task each.
 
         Args:
             batch: rows on the model's device.
@@ -128,7 +153,8 @@ class Learner(nn.Module):
             signal: what teachers say about the batch.
             used_N: what `used_positions` found; all positions unless given.
         """
-        hidden_ND = self.model.hidden(batch.tokens_BT, batch.lengths_B).flatten(0, 1)
+        hidden_BTD = self.model.hidden(batch.tokens_BT, batch.lengths_B)
+        hidden_ND = hidden_BTD.flatten(0, 1)
         targets_N = batch.targets_BT.flatten()
         taught_N = taught_positions(batch).flatten() if signal is not None else None
         heard_N = None
@@ -141,7 +167,16 @@ class Learner(nn.Module):
         if signal is not None and isinstance(scales.gate, SkipCertain):
             heard_N = _heard(scales.gate, entropies(signal, scales.temperature), taught_positions(batch), used_N)
         output = self.model.weight_VD, self.model.bias_V
-        return fused_loss(hidden_ND, *output, targets_N, scales, signal, taught_N, heard_N)
+        loss, sums = fused_loss(hidden_ND, *output, targets_N, scales, signal, taught_N, heard_N)
+        if self.heads is None:
+            return loss, sums
+        lost_L, sure_L = self.heads(hidden_BTD, batch.labels)
+        weighed, log_variance = lost_L, self.heads.log_variance_L
+        if log_variance is not None:
+            # Summed over a step, the last term is half the log-variance, once for each task that has labels in it.
+            weighed = lost_L * torch.exp(-log_variance) + sure_L * log_variance / 2
+        factors_L = to_device(torch.tensor(scales.tasks), lost_L.device)
+        return loss + (factors_L * weighed).sum(), torch.cat([sums, lost_L.detach().double()])
 
 
 def _heard(gate: SkipCertain, entropy_N: Tensor, taught_BT: Tensor, used_N: Tensor | None) -> Tensor:
@@ -154,7 +189,7 @@ def _heard(gate: SkipCertain, entropy_N: Tensor, taught_BT: Tensor, used_N: Tens
 
 def effective_weights(objectives: recipe.Objectives, row_length: int) -> str:
     """Say what the terms weigh per token, reductions and temperature included, for the log."""
-    parts = [f"{name} {term.weight:g}" for name, term in objectives.named().items() if name != "distill"]
+    parts = [f"{name} {term.weight:g}" for name, term in objectives.named().items() if name not in ("distill", "tasks")]
     distill = objectives.distill
     if distill is not None:
         square = first_temperature(distill) ** 2 if distill.temperature_squared else 1.0

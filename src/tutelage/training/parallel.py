@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from tutelage.corpus.batches import IGNORE, Batch
+from tutelage.corpus.batches import Batch
 from tutelage.models.language_model import LanguageModel
 from tutelage.training.sharding import is_sharded, shard, whole
 
@@ -101,8 +101,7 @@ class Group:
             rows: in a micro-batch, at most.
         """
         mine = list(batch.part(slice(self.rank, None, self.size)).split(rows))
-        spare = batch.part(slice(0, 1))
-        spare = replace(spare, targets_BT=torch.full_like(spare.targets_BT, IGNORE), silent=True)
+        spare = batch.part(slice(0, 1)).silenced()
         most = -(-len(batch.rows_B) // self.size)
         return mine + [spare] * (-(-most // rows) - len(mine))
 

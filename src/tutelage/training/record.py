@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tutelage.run_folder import Lines, RunFolder
+from tutelage.run_folder import Json, Lines, RunFolder
 from tutelage.training.checkpoint import State
 from tutelage.training.heldout import HeldOut
 from tutelage.training.objectives import Counts
@@ -32,14 +32,15 @@ class Stopwatch:
 
 
 class Measured(NamedTuple):
-    """What a step measures, over all processes: the plain sums, wishes to stop and to save, the gradient's norm."""
+    """What a step measures, over all processes: the gradient's norm, wishes to stop and to save, the plain sums."""
 
+    norm: float
+    stop: float
+    save: float
     target: float
     teacher: float
     heard: float
-    stop: float
-    save: float
-    norm: float
+    tasks: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,21 @@ class Look:
 
 
 class Record:
-    """The run's metrics and clock: means since the last line, in nats per token.
+    """The run's metrics and clock: means since the last line, in nats per token, and of `tasks` per label.
 
     Steps hand in tensors, which are read at the next `look`: on a GPU, reading a number waits for all work before it.
     """
 
-    def __init__(self, run: RunFolder, state: State, timing: dict[str, float], log_every: int, active: bool) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        state: State,
+        timing: dict[str, float],
+        log_every: int,
+        active: bool,
+        tasks: tuple[str, ...] = (),
+    ) -> None:
+        self._tasks = tasks
         self._files = (Lines(run.metrics, state.metrics_bytes), Lines(run.timing)) if active else None
         self._log_every, self._before = log_every, timing.get("seconds", 0.0)
         self._unread: list[tuple[int, int, Counts, Settings, Tensor]] = []
@@ -98,8 +108,8 @@ class Record:
         stop = save = False
         numbers = torch.stack([measured for *_, measured in self._unread]).tolist() if self._unread else []
         for (step, tokens, counts, settings, _), row in zip(self._unread, numbers, strict=True):
-            found = Measured(*row)
-            if not all(map(math.isfinite, (found.target, found.teacher, found.heard, found.norm))):
+            found = Measured(*row[:6], tuple(row[6:]))
+            if not all(map(math.isfinite, row)):
                 said = f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
                 return Look(stop, save, (step - 1, said))
             self._add(state, step, tokens, counts, found, clip, settings)
@@ -123,6 +133,8 @@ class Record:
             "clipped": clipped,
             "steps": 1,
         }
+        for task, lost, labels in zip(self._tasks, found.tasks, counts.tasks, strict=True):
+            add |= {f"task {task}": lost, f"labels {task}": labels}
         window = {key: state.window.get(key, 0.0) + value for key, value in add.items()}
         self.loss = window["target"] / max(window["targets"], 1)
         state.window = window
@@ -131,7 +143,7 @@ class Record:
         state.window = {}
         if self._files is None:
             return
-        line = {
+        line: Json = {
             "step": step,
             "tokens": tokens,
             "loss": self.loss,
@@ -147,6 +159,9 @@ class Record:
             line["temperature"] = settings.temperature
         if window["gated"]:
             line["heard"] = window["heard"] / window["gated"]
+        if self._tasks:
+            labels = {task: window[f"labels {task}"] for task in self._tasks}
+            line["tasks"] = {task: window[f"task {task}"] / count for task, count in labels.items() if count}
         self._files[0].write(line)
         self._files[1].write({"step": step, "tokens": tokens, "seconds": round(self.seconds(), 3)})
 

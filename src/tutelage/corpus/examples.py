@@ -1,0 +1,165 @@
+"""One text of a study corpus, with its labels and where each came from; and files of them, a JSON object a line.
+
+The lines of the starter corpus are such lines. What a line may hold beside `kind` and its text (`text`, `text_pair` for
+a pair, or `words` for a text cut into words):
+
+    labels          by task: a label, or for tagging tasks a label for each of `words`; a missing task is not labelled
+    confidence      by task: how sure the label is, between 0 and 1, where the teacher was asked more than once
+    task            the task that the text was written for
+    origin          key of the stored request that wrote it
+    label_origins   by task: keys of the stored requests that labelled it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+from tutelage.corpus.reading import json_records
+from tutelage.errors import UserError
+from tutelage.files import write_text
+from tutelage.corpus.study_plan import Kind
+
+KINDS = get_args(Kind)
+FIELDS = {"kind", "text", "text_pair", "words", "labels", "confidence", "task", "origin", "label_origins", "id"}
+
+Label = str | tuple[str, ...]
+"""Of a text or a pair; or of each of its words."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text or a pair, and what is known about it.
+
+    Attributes:
+        kind: of the lesson it was written for.
+        text: the text; words joined by spaces where `words` are given.
+        text_pair: the second text of a pair.
+        words: the text cut into the words that tags belong to.
+        labels: by task.
+        confidence: by task, 0 to 1; whole where missing.
+        task: what it was written for.
+        origin: key of the request that wrote it; empty for texts from elsewhere.
+        label_origins: by task, keys of the requests that labelled it.
+    """
+
+    kind: Kind
+    text: str
+    text_pair: str | None = None
+    words: tuple[str, ...] | None = None
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    confidence: Mapping[str, float] = field(default_factory=dict)
+    task: str | None = None
+    origin: str = ""
+    label_origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str:
+        """Digest of the text alone: equal texts are one example, whatever is known about them."""
+        whole = json.dumps([self.text, self.text_pair], ensure_ascii=False)
+        return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def word_count(self) -> int:
+        """Whitespace words of all its text."""
+        return len(self.text.split()) + len((self.text_pair or "").split())
+
+    def record(self) -> dict[str, Any]:
+        """Return it as a line's object, defaults left out."""
+        found: dict[str, Any] = {"id": self.id, "kind": self.kind}
+        if self.task is not None:
+            found["task"] = self.task
+        if self.words is None:
+            found["text"] = self.text
+        else:
+            found["words"] = list(self.words)
+        if self.text_pair is not None:
+            found["text_pair"] = self.text_pair
+        for key in ("labels", "confidence", "origin", "label_origins"):
+            if value := getattr(self, key):
+                found[key] = dict(value) if isinstance(value, Mapping) else value
+        return found
+
+
+def example_of(record: Mapping[str, Any], where: str) -> Example:
+    """Make an example of a line's object.
+
+    Args:
+        record: the object.
+        where: file and line, for errors.
+
+    Raises:
+        UserError: unknown or missing fields, values of another type, tags that do not fit the words.
+    """
+
+    def refuse(problem: str) -> UserError:
+        return UserError(f"{where}: {problem}")
+
+    if unknown := sorted(record.keys() - FIELDS):
+        raise refuse(f"unknown field '{unknown[0]}' (an example has {', '.join(sorted(FIELDS))})")
+    if record.get("kind") not in KINDS:
+        raise refuse(f"'kind' is {record.get('kind')!r}, not one of {', '.join(KINDS)}")
+    words = record.get("words")
+    if words is not None and not _texts(words):
+        raise refuse("'words' is no list of words without spaces")
+    if ("text" in record) == (words is not None):
+        raise refuse("an example has either 'text' or 'words'")
+    text = " ".join(words) if words is not None else record["text"]
+    pair, task, origin = (record.get(key) for key in ("text_pair", "task", "origin"))
+    for key, value in (("text", text), ("text_pair", pair), ("task", task), ("origin", origin)):
+        if value is not None and not isinstance(value, str):
+            raise refuse(f"'{key}' is not text")
+    if not text.strip():
+        raise refuse("the text is empty")
+    if (record["kind"] == "pair_classification") != (pair is not None):
+        raise refuse("'text_pair' goes with the kind pair_classification, and only with it")
+    labels, confidence, origins = (record.get(key) or {} for key in ("labels", "confidence", "label_origins"))
+    if not all(isinstance(value, dict) for value in (labels, confidence, origins)):
+        raise refuse("'labels', 'confidence' and 'label_origins' are objects with a key for each task")
+    for name, label in labels.items():
+        if isinstance(label, list):
+            if words is None or not _texts(label) or len(label) != len(words):
+                raise refuse(f"'labels.{name}' is no list of a label for each of {len(words or ())} words")
+        elif not isinstance(label, str):
+            raise refuse(f"'labels.{name}' is neither a label nor a list of labels")
+    for name, sure in confidence.items():
+        if isinstance(sure, bool) or not isinstance(sure, int | float) or not 0 <= sure <= 1:
+            raise refuse(f"'confidence.{name}' is no number between 0 and 1")
+    if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in origins.values()):
+        raise refuse("'label_origins' holds lists of request keys")
+    return Example(
+        kind=record["kind"],
+        text=text,
+        text_pair=pair,
+        words=None if words is None else tuple(words),
+        labels={name: tuple(label) if isinstance(label, list) else label for name, label in labels.items()},
+        confidence={name: float(sure) for name, sure in confidence.items()},
+        task=task,
+        origin=origin or "",
+        label_origins={name: tuple(keys) for name, keys in origins.items()},
+    )
+
+
+def _texts(value: Any) -> bool:
+    """Tell whether a value is a list of words: texts without white space, none empty."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v.split() == [v] for v in value)
+
+
+def read_examples(path: Path) -> Iterator[Example]:
+    """Yield the examples of a file.
+
+    Raises:
+        UserError: a line that is no example, by its number.
+    """
+    for number, record in json_records(path):
+        yield example_of(record, f"{path}, line {number}")
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """Write a file of examples, whole or not at all."""
+    write_text(path, "".join(f"{json.dumps(example.record(), ensure_ascii=False)}\n" for example in examples))

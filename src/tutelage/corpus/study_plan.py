@@ -1,0 +1,171 @@
+"""The study plan: lessons, their tasks, the labels of each task and the prompts its texts are written from.
+
+One YAML (or JSON) file, made to be read and edited. The plan of the starter corpus is an example of it. Four kinds of
+lesson, as in the paper (section 3.1): one text with one label, two texts with one label, a label for every word, and
+plain writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from tutelage import starter
+from tutelage.errors import UserError, nearest
+from tutelage.files import write_text
+from tutelage.recipe_data import Section
+from tutelage.yaml_file import parse
+
+Kind = Literal["classification", "pair_classification", "tagging", "generation"]
+"""What a lesson's tasks take and give: a text, two texts or the words of a text, and labels; or writing alone."""
+ANNOTATED: tuple[Kind, ...] = ("classification", "pair_classification", "tagging")
+"""Kinds whose tasks have labels."""
+MAX_LABELS = 500
+"""A head with more labels than this is no classification that anybody planned."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+"""Of a task: it becomes a key of files and the name of a head."""
+Line = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class Task(Section):
+    """One task of a lesson."""
+
+    name: Name
+    """Unique in the plan."""
+    description: Line
+    """What is asked, in a sentence or two; the teacher reads it when it writes and labels."""
+    labels: dict[str, Line] = Field(default_factory=dict)
+    """Each label and its definition; none for writing."""
+    prompts: tuple[Line, ...] = ()
+    """Each would make a teacher write a batch of texts; the description serves where none is given."""
+
+    @field_validator("labels", mode="after")
+    @classmethod
+    def _labels_can_be_told_apart(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) > MAX_LABELS:
+            raise ValueError(f"{len(value)} labels; a task has {MAX_LABELS} at most")
+        seen: dict[str, str] = {}
+        for label in value:
+            if not label.strip() or label != label.strip():
+                raise ValueError(f"the label {label!r} is empty or has space around it")
+            other = seen.setdefault(label.casefold(), label)
+            if other != label:
+                raise ValueError(f"the labels '{other}' and '{label}' differ in case alone")
+        return value
+
+
+class Lesson(Section):
+    """Tasks of one kind."""
+
+    kind: Kind
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _labels_go_with_the_kind(self) -> Lesson:
+        for task in self.tasks:
+            if self.kind == "generation" and task.labels:
+                raise ValueError(f"task '{task.name}' is writing and has no labels; move it to another lesson")
+            if self.kind != "generation" and len(task.labels) < 2:
+                raise ValueError(f"task '{task.name}' needs two labels or more, each with its definition")
+        return self
+
+
+class Plan(Section):
+    """A whole study plan."""
+
+    title: str = "A study plan"
+    language: str = "en"
+    """Of the texts, as a two-letter code or in words."""
+    audience: str = ""
+    """Whom the teacher is told to write for."""
+    lessons: Annotated[tuple[Lesson, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _tasks_have_names_of_their_own(self) -> Plan:
+        seen = set[str]()
+        for task in self.tasks():
+            if task.name in seen:
+                raise ValueError(f"two tasks are called '{task.name}'; names are unique in a plan")
+            seen.add(task.name)
+        return self
+
+    def tasks(self, *kinds: Kind) -> list[Task]:
+        """Return the tasks in the plan's order: of some kinds, or all."""
+        return [task for lesson in self.lessons if not kinds or lesson.kind in kinds for task in lesson.tasks]
+
+    def kind_of(self, task: str) -> Kind:
+        """Return the kind of the lesson that a task belongs to.
+
+        Raises:
+            UserError: no such task.
+        """
+        for lesson in self.lessons:
+            if any(known.name == task for known in lesson.tasks):
+                return lesson.kind
+        raise UserError(f"the plan has no task '{task}'{nearest(task, [known.name for known in self.tasks()])}")
+
+    def task(self, name: str) -> Task:
+        """Return a task by its name.
+
+        Raises:
+            UserError: no such task.
+        """
+        kind = self.kind_of(name)
+        return next(task for task in self.tasks(kind) if task.name == name)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan from YAML or JSON.
+
+    Raises:
+        UserError: no such file, not YAML, unknown keys, or a plan that cannot be, with the line of the fault.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there; `tutelage study plan` writes one") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from error
+    tree, lines = parse(text, str(path))
+    return check_plan(tree, str(path), lines)
+
+
+def check_plan(tree: Any, name: str, lines: Mapping[tuple[str | int, ...], int] | None = None) -> Plan:
+    """Make a plan of a tree of mappings and lists.
+
+    Args:
+        tree: as YAML or JSON has it.
+        name: what errors call it.
+        lines: of the tree's places, where it comes from a file.
+
+    Raises:
+        UserError: unknown keys, or a plan that cannot be.
+    """
+    try:
+        return Plan.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(_faults(error.errors(), name, lines or {}))) from error
+
+
+def _faults(errors: Iterable[Any], name: str, lines: Mapping[tuple[str | int, ...], int]) -> Iterable[str]:
+    for fault in errors:
+        place = tuple(fault["loc"])
+        known = next((lines[place[:size]] for size in range(len(place), 0, -1) if place[:size] in lines), None)
+        where = f"{name}:{known}" if known else name
+        yield f"{where}: {'.'.join(map(str, place)) or 'the plan'}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write a plan as YAML, keys in the order in which one reads it."""
+    tree = plan.model_dump(mode="json", exclude_defaults=True)
+    write_text(path, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110))
+
+
+def starter_plan() -> Plan:
+    """Return the plan that the starter corpus was written from."""
+    return read_plan(starter.plan_file())
