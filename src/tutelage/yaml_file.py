@@ -58,6 +58,21 @@ _Loader.add_implicit_resolver(
 _Loader.add_constructor(f"{YAML}int", _Loader.plain_int)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever the loader would not read as text."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    letter: [*yaml.SafeDumper.yaml_implicit_resolvers.get(letter, []), *_Loader.yaml_implicit_resolvers.get(letter, [])]
+    for letter in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
+def dump(tree: Any) -> str:
+    """Write a plain tree as YAML that `parse` reads back as it was, keys in their order."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
 def parse(text: str, name: str) -> tuple[Any, Lines]:
     """Parse YAML text to plain mappings, lists and values, and the line of every key and list item.
 

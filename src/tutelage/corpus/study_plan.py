@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tutelage import starter
 from tutelage.errors import UserError, nearest
 from tutelage.files import write_text
 from tutelage.recipe_data import Section
-from tutelage.yaml_file import parse
+from tutelage.yaml_file import dump, parse
 
 Kind = Literal["classification", "pair_classification", "tagging", "generation"]
 """What a lesson's tasks take and give: a text, two texts or the words of a text, and labels; or writing alone."""
@@ -163,7 +162,7 @@ def _faults(errors: Iterable[Any], name: str, lines: Mapping[tuple[str | int, ..
 def write_plan(plan: Plan, path: Path) -> None:
     """Write a plan as YAML, keys in the order in which one reads it."""
     tree = plan.model_dump(mode="json", exclude_defaults=True)
-    write_text(path, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110))
+    write_text(path, dump(tree))
 
 
 def starter_plan() -> Plan:

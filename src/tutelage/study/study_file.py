@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from tutelage.errors import UserError
 from tutelage.recipe_file import explain, override
 from tutelage.study.settings import Study
-from tutelage.yaml_file import parse
+from tutelage.yaml_file import dump, parse
 
 
 def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -44,4 +43,4 @@ def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
 def study_text(study: Study) -> str:
     """Return a study as YAML, defaults left out."""
     tree = study.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+    return dump(tree)

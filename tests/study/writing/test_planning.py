@@ -32,6 +32,17 @@ def test_a_whole_plan_comes_out_and_can_be_written_and_read(
     assert read_plan(tmp_path / "plan.yaml") == plan
 
 
+def test_plans_that_look_like_numbers_are_read_back_as_text(plan: Any, tmp_path: Any) -> None:
+    odd = ["08", "1e5", "<<", "=", "~", "null", "yes", "1_0", "0x1F", "1:30", "-.5", ".inf", "a: b", "# x", "é\u2028b"]
+    task = (
+        plan.lessons[0].tasks[0].model_copy(update={"labels": dict(zip(odd, odd, strict=True)), "prompts": tuple(odd)})
+    )
+    lesson = plan.lessons[0].model_copy(update={"tasks": (task,)})
+    odd_plan = plan.model_copy(update={"lessons": (lesson,)})
+    write_plan(odd_plan, tmp_path / "plan.yaml")
+    assert read_plan(tmp_path / "plan.yaml") == odd_plan
+
+
 def test_the_same_study_asks_the_same_and_another_attempt_asks_anew(brain: Any, study: Any, helpers: Any) -> None:
     def asked(attempt: int) -> set[str]:
         teacher = helpers.Scripted(brain)
