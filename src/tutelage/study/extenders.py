@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from tutelage.study.plan import Task
+from tutelage.study.plan import Kind, Task
 from tutelage.study.prompting import Prompts
 from tutelage.study.questions import seed_of
 from tutelage.study.settings import Study
 
-DIFFICULTIES = ("easy", "medium", "hard")
+DIFFICULTIES = ("easy", "neither easy nor hard", "hard")
 TARGETS = 5
 """Rare words that a batch is asked for."""
 SEEN = 3
@@ -53,13 +53,14 @@ def rare_words(counts: Counter[str], how_many: int, *seed: object) -> list[str]:
     return heapq.nsmallest(how_many, known, key=lambda word: (counts[word], seed_of(*seed, word), word))
 
 
-def extensions(study: Study, prompts: Prompts, task: Task, number: int, rare: Sequence[str]) -> str:
+def extensions(study: Study, prompts: Prompts, task: Task, kind: Kind, number: int, rare: Sequence[str]) -> str:
     """Return the sentences that are added to a prompt.
 
     Args:
         study: says which extenders are in use.
         prompts: their texts.
         task: what is written for.
+        kind: of its lesson.
         number: of the request among the task's.
         rare: target words of this request; none, unless there are some.
     """
@@ -69,7 +70,8 @@ def extensions(study: Study, prompts: Prompts, task: Task, number: int, rare: Se
         added.append(prompts.fill("extend_difficulty", difficulty=difficulty))
     if writing.one_label and task.labels:
         label = in_turn(list(task.labels), number, study.seed, task.name, "label")
-        added.append(prompts.fill("extend_label", label=label, definition=task.labels[label].rstrip(".")))
+        name = "extend_tag" if kind == "tagging" else "extend_label"
+        added.append(prompts.fill(name, label=label, definition=task.labels[label].rstrip(".")))
     if writing.rare_words and rare:
         added.append(prompts.fill("extend_words", words=", ".join(rare)))
     return "\n".join(added)

@@ -36,6 +36,9 @@ GIVES: dict[Kind, str] = {
     "tagging": "a label for every single word, out of a fixed list",
     "generation": "a text of its own",
 }
+LANGUAGES = {"cs": "Czech", "de": "German", "en": "English", "es": "Spanish", "fr": "French", "it": "Italian",
+             "ja": "Japanese", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "zh": "Chinese"}  # fmt: skip
+"""Codes that plans use, as a prompt says them; others are said as they are written."""
 
 
 def fenced(text: str, what: str = "text") -> str:
@@ -73,7 +76,10 @@ class Prompts:
             if entry.name.endswith(SUFFIX)
         }
         self._templates = {name: _template(text) for name, text in shipped.items()}
-        self._values = {"language": language, "audience": audience or "a small language model"}
+        self._values = {
+            "language": LANGUAGES.get(language, language),
+            "audience": audience.rstrip(". ") or "a small language model",
+        }
         for path in _files(folder):
             if path.name not in shipped:
                 raise UserError(

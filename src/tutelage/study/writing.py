@@ -161,7 +161,7 @@ class Writer:
             prompt=in_turn(task.prompts, number, self._study.seed, task.name, "prompt") if task.prompts else "",
             description=task.description,
             labels=labels_text(task.labels),
-            extensions=extensions(self._study, self._prompts, task, number, rare),
+            extensions=extensions(self._study, self._prompts, task, kind, number, rare),
         )
         schema = PAIRS if kind == "pair_classification" else TEXTS
         return question(self._study, f"write/{task.name}/{number}", messages, schema)
