@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ import httpx2
 
 from tutelage import __version__
 from tutelage.errors import UserError
-from tutelage.study.answers import Unusable, check_text, read_json
+from tutelage.study.answers import Unusable, read_json
 from tutelage.study.settings import Teacher
 
 CONNECT_SECONDS = 30.0
@@ -36,6 +37,7 @@ STOPPING = {
     "often ending in /v1, and `teacher.model` a name that the endpoint knows",
     405: "takes no chat requests at this address; `teacher.endpoint` is the part before /chat/completions",
 }
+_HALF = re.compile("[\ud800-\udfff]")
 TOO_LONG = ("context", "too long", "maximum length", "max_model_len", "prompt is longer")
 
 
@@ -221,15 +223,16 @@ class Endpoint:
             told = tree.get("error") if isinstance(tree, dict) else None
             said = f": {self.hide(str(told))}" if told else ""
             raise Failed(f"its answer is no chat completion{said}", billed=True) from error
-        counts = {"read": _count(read), "written": _count(written)}
         if content is not None and not isinstance(content, str):
             raise Failed("its answer is no chat completion: `content` is no text", billed=True)
+        content, fault = content or "", ""
         if not content:
-            said = self.hide(str(message.get("refusal") or ""))
-            return Reply("", f"the answer is empty{f': {said}' if said else ''}", **counts)  # type: ignore[arg-type]
-        if fault := check_text(content):
-            return Reply("", fault, **counts)  # type: ignore[arg-type]
-        return Reply(content, finish="length" if choice.get("finish_reason") == "length" else "stop", **counts)  # type: ignore[arg-type]
+            refusal = self.hide(str(message.get("refusal") or ""))
+            fault = f"the answer is empty: {refusal}" if refusal else "the answer is empty"
+        elif _HALF.search(content):
+            fault = "the answer has half of a surrogate pair, which is no character"
+        finish = "length" if choice.get("finish_reason") == "length" else "stop"
+        return Reply("" if fault else content, fault, finish, _count(read), _count(written))
 
 
 def _count(value: Any) -> int | None:

@@ -25,7 +25,7 @@ from tutelage.study.budget import BYTES_A_TOKEN, Cost, Ledger, worst_case
 from tutelage.study.endpoint import Failed, Refused, Reply
 from tutelage.study.settings import Teacher
 from tutelage.study.store import Store
-from tutelage.study.teacher_llm import Json, Request
+from tutelage.study.teacher_llm import Json, Message, Request
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds, where an endpoint does not say how long to wait; doubled after each failure."""
@@ -62,6 +62,7 @@ class Wave:
         bar: Tracker,
     ) -> None:
         self._queue, self._send, self._store, self._ledger = deque(requests), send, store, ledger
+        self._asked = {request.key for request in self._queue}
         self._settings, self._stop, self._bar = settings, stop, bar
         self._journal = _Journal(store)
         self._order, self._settled = asyncio.Lock(), asyncio.Event()
@@ -136,13 +137,13 @@ class Wave:
             except Failed as error:
                 # Too much to do for all of us is no failure of this request while others get through.
                 failures += not (error.limited and self._answered > heard)
-                cost = worst if error.billed else Cost(1)
-                if failures >= self._settings.tries and self._answered > answered_before:
+                cost, over = worst if error.billed else Cost(1), failures >= self._settings.tries
+                if over and (self._answered > answered_before or await self._alive(request)):
                     fault = f"given up after {failures} failures, the last one: {error}"
                     await self._keep(request, worst, Reply("", fault, read=cost.read, written=cost.written))
                     return
                 await self._fail(request, worst, cost, str(error))
-                if failures >= self._settings.tries:
+                if over:
                     raise UserError(
                         f"the teacher does not answer: {failures} failures in a row, the last one: {error}; everything "
                         "answered is stored: run the same command again when it is well"
@@ -154,6 +155,23 @@ class Wave:
                 continue
             await self._keep(request, worst, reply)
             return
+
+    async def _alive(self, request: Request) -> bool:
+        """Tell whether the endpoint answers anything, by a question as short as can be."""
+        seed = int(request.key[:7], 16)
+        question = Request((Message("user", "Say yes."),), f"alive/{request.purpose}", seed=seed, max_tokens=8)
+        worst = worst_case(question)
+        if self._ledger.room(worst) != "yes":
+            return False
+        self._ledger.reserve(worst)
+        await self._journal.write(self._store.asking(question))
+        try:
+            reply = await self._send(question, seed)
+        except (Failed, Refused, UserError) as error:
+            await self._fail(question, worst, Cost(1), str(error))
+            return False
+        await self._keep(question, worst, reply)
+        return True
 
     async def _keep(self, request: Request, worst: Cost, reply: Reply) -> None:
         """Store a reply, count it and show it."""
@@ -171,7 +189,7 @@ class Wave:
         if not reply.fault:
             self._answered += 1
         self._words += len(reply.text.split())
-        self._bar.advance(1, self._note())
+        self._bar.advance(1 if request.key in self._asked else 0, self._note())
 
     async def _fail(self, request: Request, worst: Cost, cost: Cost, why: str) -> None:
         """Store that a sending came to nothing."""

@@ -1,0 +1,144 @@
+"""What a local teacher may write next: a JSON schema, a list of words or a set of tokens, as masks of its vocabulary.
+
+`llguidance` follows the grammar; it works on bytes, so words may be cut into tokens in any way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import llguidance
+import numpy as np
+import numpy.typing as npt
+import torch
+from llguidance.hf import from_tokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from torch import Tensor
+
+from tutelage.study.teacher_llm import Request
+
+Bools = npt.NDArray[np.bool_]
+
+WORDS = r"""
+start: WORD (BREAK WORD)* END?
+WORD: {words}
+BREAK: /[,;:.!?]? /
+END: /[.!?]/
+"""
+JSON_TEXT = {"whitespace_flexible": False, "json_allowed_escapes": 'nt"\\'}
+"""No space between the parts, of which a lost model could write any amount, and no control characters by escapes."""
+
+
+class Rule(Protocol):
+    """What one row may write."""
+
+    def allowed(self, last: int | None) -> Bools:
+        """Return which tokens may come next.
+
+        Args:
+            last: the token that came since the last call; None at the first.
+
+        Returns:
+            (V,), at least one of them True.
+        """
+
+
+class TokenRule:
+    """Nothing but a set of tokens, and the end."""
+
+    def __init__(self, tokens: Sequence[int], ends: Sequence[int], width: int) -> None:
+        if outside := [token for token in (*tokens, *ends) if not 0 <= token < width]:
+            raise ValueError(f"token {outside[0]} is not in the teacher's vocabulary of {width}")
+        self._allowed_V = np.zeros(width, dtype=np.bool_)
+        self._allowed_V[[*tokens, *ends]] = True
+
+    def allowed(self, last: int | None) -> Bools:
+        return self._allowed_V
+
+
+class GrammarRule:
+    """Nothing but what a grammar can still make whole."""
+
+    def __init__(self, grammar: str, tokenizer: llguidance.LLTokenizer, width: int) -> None:
+        self._matcher = llguidance.LLMatcher(tokenizer, grammar)
+        if self._matcher.is_error():
+            raise ValueError(f"no grammar: {self._matcher.get_error()}")
+        self._bits = allocate_token_bitmask(1, width)
+        self._ended_V = np.zeros(width, dtype=np.bool_)
+        self._ended_V[tokenizer.eos_tokens] = True
+
+    def allowed(self, last: int | None) -> Bools:
+        if last is not None and not self._matcher.is_stopped():
+            self._matcher.consume_token(last)
+        if self._matcher.is_stopped():
+            return self._ended_V
+        fill_next_token_bitmask(self._matcher, self._bits)
+        allowed_V = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: len(self._ended_V)].astype(
+            np.bool_
+        )
+        return allowed_V if allowed_V.any() else self._ended_V
+
+
+class Rules:
+    """The rules of a teacher's requests.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        ends: tokens that end an answer.
+        width: of the model's output, V.
+    """
+
+    def __init__(self, tokenizer: Any, ends: Sequence[int], width: int) -> None:
+        self._tokenizer = from_tokenizer(tokenizer, n_vocab=width, eos_token=list(ends))
+        self._ends, self._width = ends, width
+
+    def rule(self, request: Request) -> Rule | None:
+        """Return what binds the answer to a request; None if nothing does.
+
+        Raises:
+            ValueError: a schema, words or tokens that cannot be followed.
+        """
+        if request.schema is not None:
+            return self._grammar(json_grammar(request.schema))
+        constraint = request.constraint
+        if constraint is not None and constraint.words is not None:
+            return self._grammar(word_grammar(constraint.words))
+        if constraint is not None and constraint.tokens is not None:
+            return TokenRule(constraint.tokens, self._ends, self._width)
+        return None
+
+    def _grammar(self, grammar: str) -> GrammarRule:
+        return GrammarRule(grammar, self._tokenizer, self._width)
+
+
+def json_grammar(schema: Mapping[str, Any]) -> str:
+    """Return the grammar of a schema's JSON."""
+    return llguidance.LLMatcher.grammar_from_json_schema(dict(schema), overrides=JSON_TEXT)  # type: ignore[arg-type]
+
+
+def word_grammar(words: Sequence[str]) -> str:
+    """Return the grammar of texts of these words.
+
+    Each may also begin with a capital; between two stands one space, with a punctuation mark before it or not.
+
+    Raises:
+        ValueError: no words, or one with white space in it.
+    """
+    if not words or any(word.split() != [word] for word in words):
+        raise ValueError("a vocabulary is a list of words, each without white space")
+    forms = dict.fromkeys(form for word in words for form in (word, word[0].upper() + word[1:]))
+    choices = " | ".join(json.dumps(form, ensure_ascii=False) for form in forms)
+    return llguidance.LLMatcher.grammar_from_lark(WORDS.format(words=choices))
+
+
+def mask(scores_BV: Tensor, allowed: Sequence[Bools | None]) -> Tensor:
+    """Return scores with all that is not allowed at minus infinity; rows with None keep theirs."""
+    bound = [row for row, allowed_V in enumerate(allowed) if allowed_V is not None]
+    if not bound:
+        return scores_BV
+    keep_RV = torch.from_numpy(np.stack([allowed_V for allowed_V in allowed if allowed_V is not None]))
+    scores_BV = scores_BV.clone()
+    scores_BV[bound] = scores_BV[bound].masked_fill(~keep_RV.to(scores_BV.device), -torch.inf)
+    return scores_BV

@@ -1,0 +1,266 @@
+"""A teacher that runs here: a causal model of `transformers`, in batches, bound by grammars where a request has any.
+
+Batches are cut from the list of requests alone, and the draws of a batch follow from its requests. So a study that goes
+on after a kill gets the answers that it would have got.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from tutelage.errors import Interrupted, UserError
+from tutelage.files import fingerprint
+from tutelage.machine import set_up
+from tutelage.progress import Tracker, console, human, progress
+from tutelage.stopping import Stop, stop_flag
+from tutelage.study.budget import Cost, Ledger, worst_case
+from tutelage.study.grammar import Rule, Rules, mask
+from tutelage.study.settings import Study
+from tutelage.study.store import Store
+from tutelage.study.teacher_llm import Answer, Json, Request
+
+STOPPING = "stopping; the answers of this batch are dropped and will be written again"
+UNBOUND_CONTEXT = 1 << 20
+"""Tokens, of a model that does not say how many it reads."""
+
+
+class LocalTeacher:
+    """Asks a model in this process; see `teacher_llm.TeacherLLM`."""
+
+    enforces_schemas = True
+
+    def __init__(self, study: Study, store: Store) -> None:
+        if importlib.util.find_spec("llguidance") is None:
+            raise UserError("a teacher that runs here needs llguidance: pip install 'tutelage[local-teacher]'")
+        self._settings, self._budget, self._store = study.teacher, study.budget, store
+        self._identity: Json = {
+            "kind": "weights",
+            "model": self._settings.weights,
+            "sampling": self._settings.sampling.model_dump(mode="json"),
+        }
+        self._writer: _Writer | None = None
+        store.expect(self._identity)
+
+    def ask(self, requests: Sequence[Request], label: str) -> list[Answer | None]:
+        """Answer requests, in their order; see `teacher_llm.TeacherLLM`."""
+        unique = list({request.key: request for request in requests}.values())
+        missing = sum(request.key not in self._store for request in unique)
+        if missing:
+            with stop_flag(STOPPING) as stop, progress(label, missing, "requests") as bar:
+                self._answer_all(unique, stop, bar)
+        answers = [self._store.answer(request.key) for request in requests]
+        end = answers.index(None) if None in answers else len(answers)
+        return [*answers[:end], *([None] * (len(answers) - end))]
+
+    def _answer_all(self, requests: Sequence[Request], stop: Stop, bar: Tracker) -> None:
+        if self._writer is None:
+            self._writer = _Writer(self._settings.weights or "", self._settings.sampling.model_dump())
+        self._store.claim(self._identity)
+        ledger = Ledger(self._budget, self._settings.prices, self._store.spent)
+        size = self._settings.concurrency
+        for batch in (requests[start : start + size] for start in range(0, len(requests), size)):
+            while any(request.key not in self._store for request in batch):
+                admitted = self._admit(batch, ledger)
+                if not admitted:
+                    console.print("the budget is spent; raise `budget` in the study and run again to go on")
+                    return
+                self._answer(admitted, ledger, stop, bar)
+
+    def _admit(self, batch: Sequence[Request], ledger: Ledger) -> list[Request]:
+        """Return the first requests of a batch that the budget allows at once, those answered before included."""
+        admitted = []
+        for request in batch:
+            if request.key not in self._store:
+                if ledger.room(worst_case(request)) != "yes":
+                    break
+                ledger.reserve(worst_case(request))
+            admitted.append(request)
+        return admitted if any(request.key not in self._store for request in admitted) else []
+
+    def _answer(self, batch: Sequence[Request], ledger: Ledger, stop: Stop, bar: Tracker) -> None:
+        """Write the answers of a batch and store those that are missing."""
+        assert self._writer is not None
+        new = {request.key for request in batch if request.key not in self._store}
+        # Of a batch that is never finished, nothing was paid.
+        asking = (self._store.asking(request, worst=[0, 0]) for request in batch if request.key in new)
+        self._store.append([line for lines in asking for line in lines])
+        answers = self._writer.write(batch, stop)
+        if stop.number:
+            raise Interrupted(stop.number)
+        self._store.append([_line(answer) for answer in answers if answer.key in new])
+        for request, answer in zip(batch, answers, strict=True):
+            if answer.key in new:
+                ledger.settle(worst_case(request), Cost(1, answer.read, answer.written))
+                bar.advance(1, f"{human(ledger.spent.tokens)} tokens in all")
+
+
+def _line(answer: Answer) -> Json:
+    line: Json = {"answer": answer.key, "text": answer.text, "finish": answer.finish}
+    if answer.fault:
+        line["fault"] = answer.fault
+    return line | {"read": answer.read, "written": answer.written}
+
+
+class _Writer:
+    """A model with its tokenizer.
+
+    Args:
+        weights: folder or hub id.
+        sampling: as `settings.Sampling` has it.
+    """
+
+    def __init__(self, weights: str, sampling: Json) -> None:
+        set_up()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
+            self._model = AutoModelForCausalLM.from_pretrained(
+                weights, dtype="auto", use_safetensors=True, trust_remote_code=False
+            )
+        except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
+            raise UserError(f"teacher.weights: cannot load the model '{weights}': {error}") from error
+        self._model = self._model.to(device).eval()
+        config = self._model.config
+        self._ends = _ends(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
+        if not self._ends:
+            raise UserError(f"teacher.weights: '{weights}' has no token that ends an answer (eos_token_id)")
+        self._context = getattr(config, "max_position_embeddings", None) or UNBOUND_CONTEXT
+        self._sampling = sampling
+        added = self._tokenizer.added_tokens_decoder.values()
+        self._control = [str(token) for token in added if token.special]
+        self._rules = Rules(self._tokenizer, self._ends, self._model.get_output_embeddings().weight.shape[0])
+
+    def write(self, requests: Sequence[Request], stop: Stop) -> list[Answer]:
+        """Answer a batch of requests."""
+        prompts = [self._encode(request) for request in requests]
+        faults = [self._fault(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+        rows = [
+            _Row(request, prompt, self._rules.rule(request))
+            for request, prompt, fault in zip(requests, prompts, faults, strict=True)
+            if not fault
+        ]
+        written = iter(self._generate(rows, stop) if rows else ())
+        answers = []
+        for request, prompt, fault in zip(requests, prompts, faults, strict=True):
+            if fault:
+                answers.append(Answer(request.key, "", fault, read=len(prompt)))
+            else:
+                answers.append(self._decode(request, len(prompt), next(written)))
+        return answers
+
+    def _encode(self, request: Request) -> list[int]:
+        """Return a prompt's tokens. Texts cannot speak as somebody else: control tokens in them are taken apart."""
+        messages = [{"role": m.role, "content": self._harmless(m.content)} for m in request.messages]
+        if self._tokenizer.chat_template:
+            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        else:
+            text = "".join(f"{m['role']}: {m['content']}\n\n" for m in messages) + "assistant:"
+        return list(self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template)["input_ids"])
+
+    def _harmless(self, text: str) -> str:
+        for token in self._control:
+            text = text.replace(token, " ".join(token))
+        return text
+
+    def _fault(self, request: Request, prompt: Sequence[int]) -> str:
+        if len(prompt) >= self._context:
+            return f"the prompt has {len(prompt):,} tokens; the model reads {self._context:,}"
+        return ""
+
+    def _generate(self, rows: Sequence[_Row], stop: Stop) -> list[list[int]]:
+        """Return the tokens that the model writes for each row, the one that ends an answer included."""
+        longest = max(len(row.prompt) for row in rows)
+        length = min(max(row.request.max_tokens for row in rows), self._context - longest)
+        pad = self._ends[0]
+        tokens_BT = torch.tensor([[pad] * (longest - len(row.prompt)) + row.prompt for row in rows])
+        real_BT = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
+        s = self._sampling
+        config = GenerationConfig(
+            do_sample=s["temperature"] > 0,
+            temperature=s["temperature"] or None,
+            top_p=s["top_p"],
+            top_k=s["top_k"] or 0,
+            repetition_penalty=s["repetition_penalty"] or 1.0,
+            max_new_tokens=length,
+            eos_token_id=self._ends,
+            pad_token_id=pad,
+        )
+        device = self._model.device
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(int(fingerprint([row.request.key for row in rows])[:15], 16))
+            out_BT = self._model.generate(
+                input_ids=tokens_BT.to(device),
+                attention_mask=real_BT.to(device),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([_Bound([row.rule for row in rows], longest)]),
+                stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
+            )
+        return [self._cut(row, list(out)) for row, out in zip(rows, out_BT[:, longest:].tolist(), strict=True)]
+
+    def _cut(self, row: _Row, tokens: list[int]) -> list[int]:
+        """Cut a row after the token that ends it, or at its own limit."""
+        end = next((at + 1 for at, token in enumerate(tokens) if token in self._ends), len(tokens))
+        return tokens[: min(end, row.request.max_tokens)]
+
+    def _decode(self, request: Request, read: int, tokens: list[int]) -> Answer:
+        ended = bool(tokens) and tokens[-1] in self._ends
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        if not ended and request.constraint is not None and request.constraint.words is not None:
+            # The last word may be half a word.
+            text = text.rpartition(" ")[0]
+        finish = "stop" if ended else "length"
+        return Answer(request.key, text, "" if text else "the answer is empty", finish, read, len(tokens))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A request of a batch, its prompt's tokens and what binds its answer."""
+
+    request: Request
+    prompt: list[int]
+    rule: Rule | None
+
+
+class _Bound(LogitsProcessor):  # type: ignore[misc]
+    """Leaves each row what its rule allows; comes before top-k and top-p, which choose among that."""
+
+    def __init__(self, rules: Sequence[Rule | None], start: int) -> None:
+        self._rules, self._start = rules, start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        last = input_ids[:, -1].tolist() if input_ids.shape[1] > self._start else [None] * len(self._rules)
+        rows = zip(self._rules, last, strict=True)
+        return mask(scores, [None if rule is None else rule.allowed(token) for rule, token in rows])
+
+
+class _Stopped(StoppingCriteria):  # type: ignore[misc]
+    """Ends a batch when it was asked to stop."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), bool(self._stop.number), device=input_ids.device)
+
+
+def _ends(*values: int | Sequence[int] | None) -> list[int]:
+    """Return the tokens that end an answer, from what model and tokenizer say."""
+    found: list[int] = []
+    for value in values:
+        found += [value] if isinstance(value, int) else list(value or ())
+    return list(dict.fromkeys(found))

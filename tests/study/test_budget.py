@@ -1,0 +1,69 @@
+"""Who is let in does not depend on who is answered first."""
+
+import random
+
+import pytest
+
+from tutelage.study.budget import Cost, Ledger, worst_case
+from tutelage.study.settings import Budget, Prices
+from tutelage.study.teacher_llm import Message, Request
+
+PRICES = Prices(read=1.0, written=4.0)
+LIMITS = [Budget(requests=12), Budget(tokens=900), Budget(money=0.002), Budget(requests=9, tokens=700), Budget()]
+
+
+def one_by_one(limits, worst, cost):
+    """The rule, by itself: each is let in if what all before it cost and its own worst case fit."""
+    ledger, count = Ledger(limits, PRICES, Cost()), 0
+    for most, real in zip(worst, cost, strict=True):
+        if ledger.room(most) != "yes":
+            break
+        ledger.reserve(most)
+        ledger.settle(most, real)
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("seed", range(8))
+def test_any_order_of_answers_lets_the_same_in(limits, seed) -> None:
+    draw = random.Random(seed)
+    worst = [Cost(1, draw.randrange(1, 40), draw.randrange(1, 60)) for _ in range(60)]
+    cost = [Cost(1, draw.randrange(w.read + 1), draw.randrange(w.written + 1)) for w in worst]
+    ledger, under_way, count = Ledger(limits, PRICES, Cost()), [], 0
+    while count < 60:
+        room = ledger.room(worst[count]) if len(under_way) < 8 else "wait"
+        assert room != "wait" or under_way, "nobody waits for nobody"
+        if room == "no":
+            break
+        if room == "yes":
+            ledger.reserve(worst[count])
+            under_way.append(count)
+            count += 1
+        if under_way and (room == "wait" or draw.random() < 0.5):
+            ended = under_way.pop(draw.randrange(len(under_way)))
+            ledger.settle(worst[ended], cost[ended])
+    assert count == one_by_one(limits, worst, cost)
+    for ended in under_way:
+        ledger.settle(worst[ended], cost[ended])
+    assert ledger.reserved == Cost()
+    assert ledger.spent == sum(cost[:count], Cost())
+    assert limits.tokens is None or ledger.spent.tokens <= limits.tokens
+    assert limits.requests is None or ledger.spent.requests <= limits.requests
+    assert limits.money is None or ledger.money <= limits.money
+
+
+def test_worst_case_is_no_less_than_a_byte_level_count() -> None:
+    text = "The naïve cat — said: “日本語”. " * 20
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}}
+    free = Request((Message("system", text), Message("user", text)), "p", max_tokens=100)
+    bound = Request(free.messages, "p", schema, max_tokens=100)
+    assert worst_case(free).written == 100
+    assert worst_case(free).read > 2 * len(text.encode()) / 3
+    assert worst_case(bound).read > worst_case(free).read
+
+
+def test_what_is_left_is_told() -> None:
+    ledger = Ledger(Budget(requests=10, money=1.0), PRICES, Cost(4, 100_000, 100_000))
+    assert ledger.left() == "6 requests, 0.50 of money"
+    assert Ledger(Budget(), None, Cost(4)).left() == ""
