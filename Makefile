@@ -16,7 +16,7 @@ lint: $(VENV)/ready ## style and types
 	$(BIN)/ruff format --check src tests docs examples
 	$(BIN)/mypy
 
-docs: $(VENV)/ready ## regenerate docs/recipes.md from the schema
+docs: $(VENV)/ready ## regenerate docs/recipes.md and docs/study-keys.md from the schemas
 	$(BIN)/python docs/make_recipes.py
 
 # torch by itself first: resolving it together with the rest may pick another build.

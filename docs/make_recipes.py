@@ -1,7 +1,7 @@
-"""Write the lower part of `docs/recipes.md` from the recipe's schema: every section, key, type, bound and default.
+"""Write the lower parts of `docs/recipes.md` and `docs/study-keys.md` from the schemas: every section, key, default.
 
-The text above the marker is written by hand and kept. Run `python docs/make_recipes.py` after a change of
-`src/tutelage/recipe.py`; `--check` only tells, by exit code 1, whether the page is stale.
+The text above a page's marker is written by hand and kept. Run `python docs/make_recipes.py` after a change of
+`src/tutelage/recipe.py` or `study/settings.py`; `--check` only tells, by exit code 1, whether a page is stale.
 """
 
 from __future__ import annotations
@@ -18,31 +18,37 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tutelage.recipe import Recipe
+from tutelage.study.settings import Study
 
-PAGE = Path(__file__).with_name("recipes.md")
-MARKER = "<!-- Written by docs/make_recipes.py from src/tutelage/recipe.py: edit that file, then run the script. -->"
+PAGES: dict[Path, tuple[type[BaseModel], str]] = {
+    Path(__file__).with_name("recipes.md"): (Recipe, "src/tutelage/recipe.py"),
+    Path(__file__).with_name("study-keys.md"): (Study, "src/tutelage/study/settings.py"),
+}
+MARKER = "<!-- Written by docs/make_recipes.py from {source}: edit that file, then run the script. -->"
 PLURALS = {"text": "texts", "whole number": "whole numbers", "whole number (≥ 1)": "whole numbers (≥ 1)"}
-NAMES = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", Any: "anything"}
+NAMES = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", Path: "path", Any: "anything"}
 
 
 def main() -> int:
-    """Write the page, or with `--check` compare it."""
-    found = PAGE.read_text(encoding="utf-8")
-    wanted = page(found)
-    if sys.argv[1:] == ["--check"]:
-        if found != wanted:
-            print(f"{PAGE.name} is stale: run `python docs/make_recipes.py`", file=sys.stderr)
-        return int(found != wanted)
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
+    """Write the pages, or with `--check` compare them."""
+    stale = 0
+    for path, (schema, source) in PAGES.items():
+        found = path.read_text(encoding="utf-8")
+        wanted = page(path, found, schema, MARKER.format(source=source))
+        if sys.argv[1:] != ["--check"]:
+            path.write_text(wanted, encoding="utf-8")
+        elif found != wanted:
+            print(f"{path.name} is stale: run `python docs/make_recipes.py`", file=sys.stderr)
+            stale = 1
+    return stale
 
 
-def page(found: str) -> str:
-    """Return the page with its lower part written anew; everything above the marker stays."""
-    head, marker, _ = found.partition(MARKER)
-    if not marker:
-        raise SystemExit(f"{PAGE} has lost its marker line: {MARKER}")
-    return f"{head}{MARKER}\n\n" + "\n\n".join(section(name, place) for name, place in sections(Recipe, "")) + "\n"
+def page(path: Path, found: str, schema: type[BaseModel], marker: str) -> str:
+    """Return a page with its lower part written anew; everything above the marker stays."""
+    head, there, _ = found.partition(marker)
+    if not there:
+        raise SystemExit(f"{path} has lost its marker line: {marker}")
+    return f"{head}{marker}\n\n" + "\n\n".join(section(name, place) for name, place in sections(schema, "")) + "\n"
 
 
 def sections(

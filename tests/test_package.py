@@ -26,6 +26,7 @@ LAYERS = [
         "recipe_file",
         "run_folder",
         "starter",
+        "stopping",
         "word_counts",
         "yaml_file",
     },
@@ -41,10 +42,10 @@ LAYERS = [
     {"caches", "piece_training", "scoring", "token_scores", "track_rules", "tracks", "word_checkpoints"},
     {"babylm_export", "babylm_results", "babylm_scores"},
     {"guest_scores", "results"},
-    {"bench", "show"},
+    {"bench", "show", "studies"},
     {"api"},
     {"cli_arguments"},
-    {"cli_groups"},
+    {"cli_groups", "cli_study"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

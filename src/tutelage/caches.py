@@ -10,9 +10,9 @@ from tutelage.caching import cache_of, describe_error, encoding_at, epochs_of, o
 from tutelage.errors import Interrupted, UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.progress import duration, human
+from tutelage.stopping import stop_flag
 from tutelage.teaching.cache import TeacherCache
 from tutelage.teaching.cache_store import MANIFEST
-from tutelage.training.stopping import stop_flag
 
 
 @dataclass(frozen=True)

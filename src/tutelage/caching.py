@@ -20,6 +20,7 @@ from tutelage.errors import Interrupted
 from tutelage.files import locked
 from tutelage.models.cost import Cost
 from tutelage.progress import console, duration, human
+from tutelage.stopping import stop_flag
 from tutelage.teaching.cache import SMALLER, TeacherCache, epochs_read
 from tutelage.teaching.cache_error import error_of
 from tutelage.teaching.cache_store import check_size
@@ -27,7 +28,6 @@ from tutelage.teaching.encoding import Encoding, Hidden, Sparse, TopK
 from tutelage.teaching.signal import Voice
 from tutelage.training.form import Form
 from tutelage.training.parallel import Group
-from tutelage.training.stopping import stop_flag
 
 if TYPE_CHECKING:
     from tutelage.experiment import Experiment, Piece

@@ -16,6 +16,7 @@ import typer
 from tutelage import __version__
 from tutelage.cli_arguments import RUNS, OneModel, Overrides, Publish, RecipeArgument, Runs
 from tutelage.cli_groups import cache, data, submission
+from tutelage.cli_study import study
 
 app = typer.Typer(
     name="tutelage",
@@ -37,6 +38,7 @@ when the same command is given again.""",
 
 app.add_typer(cache, name="cache")
 app.add_typer(data, name="data")
+app.add_typer(study, name="study")
 app.add_typer(submission, name="submission")
 
 

@@ -184,17 +184,25 @@ def _scaled(value: Any, total: float) -> Any:
     return {**value, "weight": weight} if isinstance(value, dict) else weight
 
 
-def _explain(error: ValidationError, tree: Tree, lines: Lines, name: str) -> str:
-    """Write pydantic's findings as lines `file:line: key: what, did you mean`, one for each mistake."""
+def explain(error: ValidationError, tree: Tree, lines: Lines, name: str, schema: type[BaseModel] = Recipe) -> str:
+    """Write pydantic's findings as lines `file:line: key: what, did you mean`, one for each mistake.
+
+    Args:
+        error: the findings.
+        tree: what was checked.
+        lines: of its keys, by place.
+        name: of the file.
+        schema: what it was checked against.
+    """
     items: dict[Place, list[Any]] = {}
     for item in error.errors():
         items.setdefault(_place_of(item, tree), []).append(item)
     # What is wrong within a value is the mistake; that the whole is wrong then, in each of its forms, only follows.
     whole = {place[:depth] for place in items for depth in range(len(place))}
-    found = {place: _finding(place, said) for place, said in items.items() if place not in whole}
+    found = {place: _finding(place, said, schema) for place, said in items.items() if place not in whole}
     written = {(place[2:], finding) for place, finding in found.items() if place in lines}
     return "\n".join(
-        f"{_where(place, lines, name)}: {finding[0]}{'.'.join(map(str, place)) or 'recipe'}{finding[1]}"
+        f"{_where(place, lines, name)}: {finding[0]}{'.'.join(map(str, place)) or schema.__name__.lower()}{finding[1]}"
         for place, finding in found.items()
         # What `like` has copied is told where it stands in the file.
         if place in lines or (place[2:], finding) not in written
@@ -216,10 +224,10 @@ def _place_of(item: Any, tree: Any) -> Place:
     return place
 
 
-def _finding(place: Place, items: list[Any]) -> tuple[str, str]:
+def _finding(place: Place, items: list[Any], schema: type[BaseModel]) -> tuple[str, str]:
     """Say what is wrong: what to write before the key, and after it. Several items are a value's alternative forms."""
     if items[0]["type"] == "extra_forbidden":
-        section = _section_at(place[:-1])
+        section = _section_at(place[:-1], schema)
         choices = list(section.model_fields) if section else []
         hint = nearest(str(place[-1]), choices) or (f"; known keys: {', '.join(choices)}" if choices else "")
         return "unknown key '", f"'{hint}"
@@ -241,7 +249,7 @@ def _where(place: Place, lines: Lines, name: str) -> str:
     return f"{name}:{lines[place]}" if place else name
 
 
-def _section_at(place: Place) -> type[BaseModel] | None:
+def _section_at(place: Place, schema: type[BaseModel]) -> type[BaseModel] | None:
     """Find the schema class at a place, by walking the annotations."""
     import typing
 
@@ -250,7 +258,7 @@ def _section_at(place: Place) -> type[BaseModel] | None:
             return [annotation]
         return [found for part in typing.get_args(annotation) for found in models_in(part)]
 
-    current: type[BaseModel] = Recipe
+    current = schema
     for part in place:
         if isinstance(part, str) and part in current.model_fields:
             found = models_in(current.model_fields[part].annotation)
@@ -305,4 +313,4 @@ def recipe_from_text(text: str, name: str = "recipe", overrides: Sequence[str] =
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise UserError(_explain(error, tree, lines, name)) from error
+        raise UserError(explain(error, tree, lines, name)) from error

@@ -25,11 +25,11 @@ from tutelage.files import fingerprint, locked, read_json, sha256, write_bytes, 
 from tutelage.models.build import attention
 from tutelage.progress import console, duration
 from tutelage.run_folder import Json, RunFolder
+from tutelage.stopping import stop_flag
 from tutelage.teaching import selection
 from tutelage.teaching.scores import Scores, folder_of
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.form import Form
-from tutelage.training.stopping import stop_flag
 
 if TYPE_CHECKING:
     from tutelage.experiment import Experiment, Piece

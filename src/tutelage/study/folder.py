@@ -37,6 +37,11 @@ class StudyFolder:
         return self.path / "written.jsonl"
 
     @property
+    def ledger(self) -> Path:
+        """Words written and kept, by task (JSON)."""
+        return self.path / "ledger.json"
+
+    @property
     def labelled(self) -> Path:
         """The same texts with labels (examples)."""
         return self.path / "labelled.jsonl"

@@ -76,8 +76,8 @@ class Budget(Section):
 
     requests: Count | None = None
     """Requests sent, repeats included."""
-    tokens: Annotated[int, Field(ge=1)] | None = None
-    """Tokens read and written by the teacher."""
+    tokens: Words | None = None
+    """Tokens read and written by the teacher; `50M` is 50,000,000."""
     money: Positive | None = None
     """In the currency of `teacher.prices`."""
 
@@ -121,6 +121,8 @@ class Writing(Section):
     """Texts for each task with labels, or fewer if the words do not suffice; the rest of the words is writing."""
     examples_per_request: Annotated[int, Field(ge=1, le=200)] = 50
     """Texts asked for at once."""
+    generation_per_request: Annotated[int, Field(ge=1, le=200)] = 4
+    """Likewise for writing tasks, whose texts are long: together they must fit into `teacher.max_tokens`."""
     difficulty: bool = True
     """Ask in turn for texts that are easy, medium and hard."""
     one_label: bool = True
@@ -150,6 +152,8 @@ class Labelling(Section):
     tags: Literal["pairs", "list"] = "pairs"
     """`pairs`: each word is repeated beside its tag, so that lengths cannot drift. `list`: tags alone, as in the paper,
     which lost 95 % of them to wrong lengths."""
+    tagged_words: Count = 60
+    """Longest text whose words are labelled; texts of several lines never are."""
     votes: Annotated[int, Field(ge=1, le=25)] = 1
     """How often each label is asked for; the majority wins, and its share is the label's confidence."""
 

@@ -18,6 +18,7 @@ from tutelage.corpus.batches import Batch, to_device
 from tutelage.errors import Interrupted, UserError
 from tutelage.progress import console, progress
 from tutelage.run_folder import RunFolder
+from tutelage.stopping import Stop, stop_flag
 from tutelage.teaching.signal import DenseSignal, Voice
 from tutelage.training import checkpoint
 from tutelage.training.checkpoint import State
@@ -29,7 +30,6 @@ from tutelage.training.objectives import SUMS, Learner, used_positions
 from tutelage.training.optim import adamw, lr_at
 from tutelage.training.parallel import Group, clip_gradient
 from tutelage.training.record import Record, Stopwatch
-from tutelage.training.stopping import Stop, stop_flag
 
 LOG_LINES = 400
 """Lines of training loss in the metrics of a run, about."""

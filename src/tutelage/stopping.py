@@ -17,9 +17,15 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_flag() -> Iterator[Stop]:
+def stop_flag(
+    told: str = "stopping after this step; once more to stop at once (the last checkpoint stays)",
+) -> Iterator[Stop]:
     """Let SIGTERM and the first Ctrl-C end the current step and save; a second Ctrl-C ends at once, losing nothing
-    that was saved."""
+    that was saved.
+
+    Args:
+        told: what the first one is answered.
+    """
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -28,7 +34,7 @@ def stop_flag() -> Iterator[Stop]:
             signals.signal(signals.SIGINT, signals.SIG_IGN)
             raise KeyboardInterrupt
         stop.number = number
-        console.print("\nstopping after this step; once more to stop at once (the last checkpoint stays)")
+        console.print(f"\n{told}")
 
     before = {number: signals.signal(number, handle) for number in (signals.SIGTERM, signals.SIGINT)}
     try:

@@ -1,0 +1,121 @@
+"""Verbs of the command line for study plans: `tutelage study plan`, `write`, `label`, `filter`, `audit`, `run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+study = typer.Typer(
+    no_args_is_help=True,
+    help="""Let an LLM **plan, write and label a corpus** for a small model to learn from.
+
+A *study* is a YAML file: who the teacher is, what may be spent, how many words. With a server at hand, such as
+`vllm serve MODEL` or `llama-server -m MODEL.gguf`,
+
+`tutelage study run study.yaml`
+
+goes all the way: plan, write, label, filter, audit. Or step by step, to look at what came and to edit the plan before
+words are written: `tutelage study plan study.yaml`, then `write`, `label`, `filter`, `audit`. Everything is in
+`studies/NAME/`. Whatever the teacher answered is kept in `requests.jsonl` there, so a study that was stopped or killed
+goes on when the same command is given again, and nothing is asked, or paid, twice.
+
+Train on it with a recipe that says `data: {corpus: studies/NAME/corpus}`.""",
+)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file.")]
+Changes = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the study, as in `writing.words=10M`.")
+]
+Studies = Annotated[Path, typer.Option("--studies", help="Folder for studies.", envvar="TUTELAGE_STUDIES")]
+STUDIES = Path("studies")
+
+
+@study.command("plan")
+def study_plan(
+    file: StudyArgument,
+    changes: Changes = None,
+    studies: Studies = STUDIES,
+    again: Annotated[bool, typer.Option("--again", help="Make another plan; the old one is kept beside it.")] = False,
+) -> None:
+    """Let the teacher plan lessons, tasks, labels and prompts; writes `studies/NAME/plan.yaml`.
+
+    Read it and edit it before you go on: everything else is written and labelled after it. Tasks may be added and
+    removed, labels defined better, prompts replaced. A plan that is there is used as it is; `--again` asks for another.
+    `plan: mine.yaml` in the study takes a plan from a file, `plan: starter` that of the starter corpus.
+    """
+    from tutelage import studies as work
+    from tutelage.progress import output
+    from tutelage.study.tables import plan_table
+
+    output().print(plan_table(work.study_plan(file, changes or (), studies, again)))
+    _show_cost(file, changes, studies)
+
+
+@study.command("write")
+def study_write(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
+    """Let the teacher write texts after the plan, until the words are there; writes `studies/NAME/written.jsonl`.
+
+    What is not taken, such as repeated texts, is in `quarantine/write.jsonl` with the reason; words by task are in
+    `ledger.json`. More words later: `tutelage study write study.yaml writing.words=2M` asks for the difference.
+    """
+    from tutelage import studies as work
+    from tutelage.progress import output
+    from tutelage.study.tables import ledger_table
+
+    output().print(ledger_table(work.study_write(file, changes or (), studies)))
+    _show_cost(file, changes, studies)
+
+
+@study.command("label")
+def study_label(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
+    """Let the teacher label every text for every task; writes `studies/NAME/labelled.jsonl`.
+
+    This is where most requests go: by default one for each text and family of tasks, times `labelling.votes`.
+    Labels that stay malformed are missing, and stand in `quarantine/label.jsonl`.
+    """
+    from tutelage import studies as work
+    from tutelage.progress import output
+    from tutelage.study.tables import labels_table
+
+    found = work.study_label(file, changes or (), studies)
+    output().print(labels_table(found.labels, found.texts, found.refused))
+    _show_cost(file, changes, studies)
+
+
+@study.command("show")
+def study_show(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
+    """Print what was spent so far and how many requests the whole study will take; asks nothing.
+
+    A forecast: repeats are left out, and texts may be longer or shorter than expected. `teacher.two_steps` doubles it,
+    `labelling.ask=task` multiplies it; try `tutelage study show study.yaml labelling.votes=5`.
+    """
+    from tutelage import studies as work
+    from tutelage.progress import output
+    from tutelage.study.tables import forecast_table
+
+    output().print(forecast_table(work.study_show(file, changes or (), studies)))
+    _show_cost(file, changes, studies)
+
+
+@study.command("prompts")
+def study_prompts(folder: Annotated[Path, typer.Argument(help="A folder, made if it is missing.")]) -> None:
+    """Copy the prompts to a folder, to be edited; name it in the study: `prompts: FOLDER`.
+
+    Each file says at its head what it is for and which values (`$name`) it may hold. Files that you delete fall back
+    to the shipped ones; files that are there already stay as they are.
+    """
+    from tutelage import studies as work
+
+    written = work.study_prompts(folder)
+    print(f"{len(written)} files written to {folder}")
+
+
+def _show_cost(file: str, changes: list[str] | None, studies: Path) -> None:
+    from tutelage import studies as work
+    from tutelage.progress import output
+    from tutelage.study.tables import cost_table
+
+    costs, prices = work.study_costs(file, changes or (), studies)
+    output().print(cost_table(costs, prices))

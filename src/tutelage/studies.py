@@ -1,0 +1,171 @@
+"""The verbs of `tutelage study` as functions: an LLM plans, writes and labels a corpus.
+
+Each takes a study (a `Study` or a YAML file) and the folder of studies, and does what its name says from what the verb
+before it left. What the teacher answered is in the study's store, so a verb that is given again costs nothing but the
+questions that are new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tutelage.errors import UserError
+from tutelage.files import write_json, write_text
+from tutelage.progress import console
+from tutelage.study.budget import Cost
+from tutelage.study.examples import read_examples, write_examples
+from tutelage.study.folder import StudyFolder
+from tutelage.study.forecast import forecast
+from tutelage.study.labelling import Labeller
+from tutelage.study.plan import Plan, read_plan, starter_plan, write_plan
+from tutelage.study.planning import Planner
+from tutelage.study.prompting import copy_prompts
+from tutelage.study.quarantine import write_refused
+from tutelage.study.settings import Planning, Prices, Study
+from tutelage.study.store import costs, open_store
+from tutelage.study.study_file import load_study, study_text
+from tutelage.study.teacher_llm import TeacherLLM
+from tutelage.study.teachers import open_teacher
+from tutelage.study.word_ledger import WHY, WordLedger
+from tutelage.study.writing import Writer
+
+Source = Study | str | Path
+STUDIES = Path("studies")
+STARTER = Path("starter")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What labelling came to.
+
+    Attributes:
+        texts: labelled texts, those without any label included.
+        labels: by task, how many texts have a label.
+        refused: labels that did not come to anything.
+        budget_ended: whether texts were left without labels because the budget ended.
+    """
+
+    texts: int
+    labels: dict[str, int]
+    refused: int
+    budget_ended: bool
+
+
+def study_plan(
+    source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES, again: bool = False
+) -> Plan:
+    """Let the teacher plan, and write `plan.yaml`; a plan that is there, edited or not, is used as it is.
+
+    Args:
+        source: the study.
+        overrides: `a.b=c` changes to it.
+        studies: folder of studies.
+        again: make another plan; the old one is kept beside it (`plan-1.yaml`).
+    """
+    study, folder = _open(source, overrides, studies)
+    named = None if isinstance(study.plan, Planning) else _named_plan(study.plan)
+    if folder.plan.is_file() and not again:
+        plan = read_plan(folder.plan)
+        if named is not None and named != plan:
+            raise UserError(f"{folder.plan} is not the plan of {study.plan} (any more); to take the latter, give "
+                            "`tutelage study plan --again`")  # fmt: skip
+        console.print(f"{folder.plan} is there and used; `tutelage study plan --again` makes another")
+        return plan
+    kept = len(list(folder.path.glob("plan-*.yaml")))
+    attempt = kept + (1 if folder.plan.is_file() else 0)
+    if named is None:
+        with _teacher(study, folder) as teacher:
+            planner = Planner(teacher, study, attempt)
+            plan = planner.plan()
+            write_refused(folder.quarantine / "plan.jsonl", planner.refused)
+    else:
+        plan = named
+    if folder.plan.is_file():
+        # A kill between the two lines is harmless: the plan is made again from the store.
+        folder.plan.rename(folder.path / f"plan-{attempt}.yaml")
+    write_plan(plan, folder.plan)
+    return plan
+
+
+def study_write(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> WordLedger:
+    """Let the teacher write the texts of the plan, to `written.jsonl`; what was not taken is in `quarantine/`."""
+    study, folder = _open(source, overrides, studies)
+    plan = _plan(folder)
+    with _teacher(study, folder) as teacher:
+        writer = Writer(teacher, study, plan)
+        write_examples(folder.written, writer.examples())
+        write_refused(folder.quarantine / "write.jsonl", writer.refused)
+        write_json(folder.ledger, writer.ledger.to_json())
+    if writer.ledger.ended != "words":
+        console.print(f"writing ended with {writer.ledger.words:,} of {study.writing.words:,} words, since "
+                      f"{WHY[writer.ledger.ended]}")  # fmt: skip
+    return writer.ledger
+
+
+def study_label(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Labelled:
+    """Let the teacher label what was written, to `labelled.jsonl`; labels that came to nothing are in `quarantine/`."""
+    study, folder = _open(source, overrides, studies)
+    plan = _plan(folder)
+    if not folder.written.is_file():
+        raise UserError(f"{folder.written} is not there; `tutelage study write` comes first")
+    total = sum(1 for _ in read_examples(folder.written))
+    with _teacher(study, folder) as teacher:
+        labeller = Labeller(teacher, study, plan)
+        write_examples(folder.labelled, labeller.examples(read_examples(folder.written), total))
+        write_refused(folder.quarantine / "label.jsonl", labeller.refused)
+    if labeller.budget_ended:
+        console.print("the budget ended before all texts were labelled; raise `budget` and give the same command again")
+    return Labelled(total, dict(labeller.labels), len(labeller.refused), labeller.budget_ended)
+
+
+def study_costs(
+    source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES
+) -> tuple[dict[str, Cost], Prices | None]:
+    """Return what each stage of a study cost so far (`plan`, `write`, `label`), and the prices to count money by."""
+    study, folder = _read(source, overrides, studies)
+    return (costs(folder.requests) if folder.requests.is_file() else {}), study.teacher.prices
+
+
+def study_show(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> dict[str, int]:
+    """Forecast the requests of each stage, repeats left out; asks nothing and writes nothing."""
+    study, folder = _read(source, overrides, studies)
+    plan = None if isinstance(study.plan, Planning) else _named_plan(study.plan)
+    return forecast(study, read_plan(folder.plan) if folder.plan.is_file() else plan)
+
+
+def study_prompts(folder: str | Path) -> list[Path]:
+    """Copy the shipped prompts to a folder, to be edited and named in a study (`prompts`); what is there stays."""
+    return copy_prompts(Path(folder))
+
+
+def _open(source: Source, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:
+    study, folder = _read(source, overrides, studies)
+    write_text(folder.settings, study_text(study))
+    return study, folder
+
+
+def _read(source: Source, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:
+    if isinstance(source, Study) and overrides:
+        raise UserError("overrides go with a study's file; change a Study with `model_copy(update=...)`")
+    study = source if isinstance(source, Study) else load_study(source, overrides)
+    return study, StudyFolder(Path(studies) / study.name)
+
+
+@contextmanager
+def _teacher(study: Study, folder: StudyFolder) -> Iterator[TeacherLLM]:
+    with open_store(folder.requests) as store, open_teacher(study, store) as teacher:
+        yield teacher
+
+
+def _plan(folder: StudyFolder) -> Plan:
+    if not folder.plan.is_file():
+        raise UserError(f"{folder.plan} is not there; `tutelage study plan` comes first")
+    return read_plan(folder.plan)
+
+
+def _named_plan(path: Path) -> Plan:
+    """Read the plan that a study names: a file, or `starter`, the plan of the starter corpus."""
+    return starter_plan() if path == STARTER and not path.exists() else read_plan(path)

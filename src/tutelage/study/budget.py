@@ -1,0 +1,113 @@
+"""What a teacher LLM has cost, what it may cost, and whether one more request fits.
+
+Requests are let in in their order. One is let in if what all before it really cost, and the most that it may cost
+itself, fit the limits. While some before it are still under way their cost is not known; then it goes if it fits
+whatever they cost, is refused if it does not fit even if they cost nothing more, and waits otherwise. So the budget
+ends at the same request however fast the answers come, and is not exceeded, unless an endpoint writes more than it was
+asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tutelage.study.settings import Budget, Prices
+from tutelage.study.teacher_llm import Request
+
+BYTES_A_TOKEN = 2
+"""Of a prompt, to guess its tokens before the teacher counts them; more is usual in every language."""
+TOKENS_A_MESSAGE = 16
+"""For what a chat template puts around each message."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What requests cost.
+
+    Attributes:
+        requests: sendings, repeats included.
+        read: tokens of prompts.
+        written: tokens of answers.
+    """
+
+    requests: int = 0
+    read: int = 0
+    written: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.requests + other.requests, self.read + other.read, self.written + other.written)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.requests - other.requests, self.read - other.read, self.written - other.written)
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return self.read + self.written
+
+    def money(self, prices: Prices | None) -> float:
+        """Return what the tokens cost; 0 without prices."""
+        return 0.0 if prices is None else (self.read * prices.read + self.written * prices.written) / 1e6
+
+
+def worst_case(request: Request) -> Cost:
+    """Return the most that one sending of a request may cost, the schema told in the prompt included."""
+    texts = [message.content for message in request.messages]
+    if request.schema is not None:
+        texts.append(str(request.schema))
+    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return Cost(1, size // BYTES_A_TOKEN + TOKENS_A_MESSAGE * (1 + len(texts)), request.max_tokens)
+
+
+class Ledger:
+    """What was spent and what is set aside for requests under way.
+
+    Attributes:
+        spent: known costs, over the whole life of a study.
+        reserved: worst cases of what is under way.
+    """
+
+    def __init__(self, limits: Budget, prices: Prices | None, spent: Cost) -> None:
+        self._limits, self._prices = limits, prices
+        self.spent, self.reserved = spent, Cost()
+
+    def room(self, worst: Cost) -> Literal["yes", "no", "wait"]:
+        """Tell whether a sending may go: now, never, or once others have ended."""
+        if self._fits(self.spent + self.reserved + worst):
+            return "yes"
+        return "wait" if self._fits(self.spent + worst) else "no"
+
+    def reserve(self, worst: Cost) -> None:
+        """Set a sending's worst case aside."""
+        self.reserved += worst
+
+    def settle(self, worst: Cost, cost: Cost) -> None:
+        """Replace a sending's worst case by what it cost."""
+        self.reserved -= worst
+        self.spent += cost
+
+    @property
+    def money(self) -> float:
+        """What was spent, in money; 0 without prices."""
+        return self.spent.money(self._prices)
+
+    def left(self) -> str:
+        """Say what is left, in words; empty without limits."""
+        limits, spent = self._limits, self.spent
+        parts = []
+        if limits.requests is not None:
+            parts.append(f"{max(0, limits.requests - spent.requests):,} requests")
+        if limits.tokens is not None:
+            parts.append(f"{max(0, limits.tokens - spent.tokens):,} tokens")
+        if limits.money is not None:
+            parts.append(f"{max(0.0, limits.money - self.money):.2f} of money")
+        return ", ".join(parts)
+
+    def _fits(self, cost: Cost) -> bool:
+        limits = self._limits
+        return not (
+            (limits.requests is not None and cost.requests > limits.requests)
+            or (limits.tokens is not None and cost.tokens > limits.tokens)
+            or (limits.money is not None and cost.money(self._prices) > limits.money)
+        )

@@ -1,0 +1,264 @@
+"""One sending to an OpenAI-compatible endpoint: out goes a chat request, back comes a reply or the reason why none did.
+
+Nothing that an endpoint does takes more time or memory than was allowed, and nothing it says is trusted: replies are
+read up to a size, decoded strictly, parsed within bounds. The key goes into one header, to one host: redirects are not
+followed, and whatever is told about a failure has the key taken out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from tutelage import __version__
+from tutelage.errors import UserError
+from tutelage.study.answers import Unusable, check_text, read_json
+from tutelage.study.settings import Teacher
+
+CONNECT_SECONDS = 30.0
+LARGEST_COUNT = 10**9
+"""Tokens of one answer; an endpoint that tells more is not believed."""
+LIMITED = (429, 503, 529)
+"""Too much was asked; the endpoint itself may be well."""
+STOPPING = {
+    401: "does not accept the key; set the environment variable {variable} to one that it accepts",
+    402: "wants to be paid first",
+    403: "forbids this; see whether the key in {variable} may use the model",
+    404: "does not know this address or model; `teacher.endpoint` should be the part before /chat/completions, "
+    "often ending in /v1, and `teacher.model` a name that the endpoint knows",
+    405: "takes no chat requests at this address; `teacher.endpoint` is the part before /chat/completions",
+}
+TOO_LONG = ("context", "too long", "maximum length", "max_model_len", "prompt is longer")
+
+
+class Failed(Exception):
+    """A sending came to nothing, and may go better another time.
+
+    Attributes:
+        pause: seconds that the endpoint asks to wait; None if it does not say.
+        limited: the endpoint only had too much to do.
+        billed: the answer may have been written, and counted, all the same.
+    """
+
+    def __init__(self, why: str, pause: float | None = None, limited: bool = False, billed: bool = False) -> None:
+        super().__init__(why)
+        self.pause, self.limited, self.billed = pause, limited, billed
+
+
+class Refused(Exception):
+    """The endpoint will never answer this request, such as a prompt longer than the model's context."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A chat completion.
+
+    Attributes:
+        text: the answer; empty where `fault` says why it cannot be used.
+        finish: `stop` or `length`.
+        read: tokens of the prompt; None where the endpoint did not tell.
+        written: tokens of the answer; None likewise.
+    """
+
+    text: str
+    fault: str = ""
+    finish: str = "stop"
+    read: int | None = None
+    written: int | None = None
+
+
+class Endpoint:
+    """The address of a teacher, its key and the limits of what is taken from it.
+
+    Attributes:
+        shown: the address as it may be told: without what could be secret.
+    """
+
+    def __init__(self, settings: Teacher) -> None:
+        assert settings.endpoint is not None
+        try:
+            self._url = httpx2.URL(settings.endpoint)
+        except httpx2.InvalidURL as error:
+            raise UserError(f"teacher.endpoint: '{settings.endpoint}' is no address: {error}") from error
+        if self._url.scheme not in ("http", "https") or not self._url.host:
+            raise UserError("teacher.endpoint is no address of the web: write it as http://localhost:8000/v1")
+        if self._url.userinfo:
+            raise UserError(
+                f"teacher.endpoint holds a name or password; keys belong into the environment variable "
+                f"{settings.key_variable}, which is never written down"
+            )
+        self.shown = str(self._url.copy_with(query=None, fragment=None))
+        self._settings = settings
+        self._key = os.environ.get(settings.key_variable, "").strip()
+        if not self._key.isascii() or not self._key.isprintable():
+            raise UserError(f"the environment variable {settings.key_variable} holds no key: it has odd characters")
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """Yield a client for one event loop."""
+        headers = {"User-Agent": f"tutelage/{__version__}", "Accept-Encoding": "identity"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        limits = httpx2.Limits(
+            max_connections=self._settings.concurrency, max_keepalive_connections=self._settings.concurrency
+        )
+        # The whole answer has its own limit of time; here, only connecting has one.
+        timeout = httpx2.Timeout(None, connect=min(CONNECT_SECONDS, self._settings.timeout))
+        async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=timeout) as client:
+            yield client
+
+    async def complete(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> Reply:
+        """Send one chat request.
+
+        Raises:
+            Failed: no reply, or none that is a chat completion.
+            Refused: the endpoint refuses this request for good.
+            UserError: it refuses all requests.
+        """
+        status, raw, headers = await self._exchange(client, "POST", "chat/completions", body)
+        if status != 200:
+            self._refuse(status, raw, headers)
+        return self._reply(raw)
+
+    async def models(self, client: httpx2.AsyncClient) -> list[str]:
+        """Return the names of the models that the endpoint lists.
+
+        Raises:
+            Failed: it lists none.
+            UserError: it refuses all requests.
+        """
+        status, raw, headers = await self._exchange(client, "GET", "models", None)
+        if status != 200:
+            self._refuse(status, raw, headers)
+        try:
+            names = [model["id"] for model in self._json(raw)["data"]]
+        except (KeyError, TypeError) as error:
+            raise Failed("it lists no models") from error
+        return [self.hide(name) for name in names if isinstance(name, str)]
+
+    def hide(self, text: str) -> str:
+        """Return a text so that it may be told and stored: without the key and control characters, not too long."""
+        if self._key:
+            text = text.replace(self._key, "[key]")
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+
+    async def _exchange(
+        self, client: httpx2.AsyncClient, method: str, path: str, body: dict[str, Any] | None
+    ) -> tuple[int, bytes, httpx2.Headers]:
+        """Send a request and read its response, within the limits of time and size."""
+        limit = int(self._settings.max_megabytes * 2**20)
+        url = self._url.copy_with(path=f"{self._url.path.rstrip('/')}/{path}")
+        raw = bytearray()
+        try:
+            async with (
+                asyncio.timeout(self._settings.timeout),
+                client.stream(method, url, json=body) as response,
+            ):
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise Failed("it packed its answer, which it was told not to", billed=True)
+                async for part in response.aiter_raw():
+                    raw += part
+                    if len(raw) > limit:
+                        raise Failed(f"its answer is larger than {self._settings.max_megabytes:g} MiB", billed=True)
+        except TimeoutError as error:
+            raise Failed(f"no whole answer within {self._settings.timeout:g} s", billed=True) from error
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise Failed(f"no connection ({self.hide(str(error))})") from error
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            raise Failed(
+                f"the connection broke ({self.hide(str(error)) or type(error).__name__})", billed=True
+            ) from error
+        return response.status_code, bytes(raw), response.headers
+
+    def _refuse(self, status: int, raw: bytes, headers: httpx2.Headers) -> None:
+        """Raise what a status other than 200 means."""
+        said = self.hide(_message(raw))
+        told = f"HTTP {status}" + (f": {said}" if said else "")
+        if status in LIMITED:
+            raise Failed(told, _pause(headers), limited=True)
+        if status in (408, 409, 425) or status >= 500:
+            raise Failed(told, _pause(headers))
+        if 300 <= status < 400:
+            place = self.hide(headers.get("Location", "elsewhere"))
+            raise UserError(
+                f"{self.shown} sends us on to {place}; redirects are not followed, since the key would go with them: "
+                "name the right address as `teacher.endpoint`"
+            )
+        if status in STOPPING:
+            why = STOPPING[status].format(variable=self._settings.key_variable)
+            raise UserError(f"{self.shown} {why} ({told})")
+        if status == 413 or any(words in said.lower() for words in TOO_LONG):
+            raise Refused(told)
+        raise UserError(
+            f"{self.shown} does not take our requests ({told}). If it does not know a setting, take that out: "
+            "`teacher.sampling.top_k: null`, `teacher.sampling.repetition_penalty: null`"
+        )
+
+    def _json(self, raw: bytes) -> Any:
+        try:
+            return read_json(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise Failed(f"its answer is not UTF-8 (byte {error.start})", billed=True) from error
+        except Unusable as error:
+            raise Failed(f"its answer is no chat completion: {error}", billed=True) from error
+
+    def _reply(self, raw: bytes) -> Reply:
+        """Make a reply of a body."""
+        tree = self._json(raw)
+        try:
+            choice = tree["choices"][0]
+            message, usage = choice["message"], tree.get("usage") or {}
+            content, read, written = message.get("content"), usage.get("prompt_tokens"), usage.get("completion_tokens")
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            told = tree.get("error") if isinstance(tree, dict) else None
+            said = f": {self.hide(str(told))}" if told else ""
+            raise Failed(f"its answer is no chat completion{said}", billed=True) from error
+        counts = {"read": _count(read), "written": _count(written)}
+        if content is not None and not isinstance(content, str):
+            raise Failed("its answer is no chat completion: `content` is no text", billed=True)
+        if not content:
+            said = self.hide(str(message.get("refusal") or ""))
+            return Reply("", f"the answer is empty{f': {said}' if said else ''}", **counts)  # type: ignore[arg-type]
+        if fault := check_text(content):
+            return Reply("", fault, **counts)  # type: ignore[arg-type]
+        return Reply(content, finish="length" if choice.get("finish_reason") == "length" else "stop", **counts)  # type: ignore[arg-type]
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of tokens if it can be one."""
+    known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
+    return value if known else None
+
+
+def _message(raw: bytes) -> str:
+    """Return what an error's body says, from the places where endpoints say it."""
+    text = raw[:4000].decode("utf-8", "replace")
+    try:
+        tree = read_json(raw.decode("utf-8", "replace")) if len(raw) <= 4000 else None
+    except Unusable:
+        return text
+    for key in ("error", "message", "detail"):
+        if isinstance(tree, dict) and key in tree:
+            tree = tree[key]
+    return tree if isinstance(tree, str) else text
+
+
+def _pause(headers: httpx2.Headers) -> float | None:
+    """Read Retry-After, in seconds: a number or a date."""
+    value = headers.get("Retry-After", "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if seconds < 1e9 else 1e9

@@ -1,0 +1,66 @@
+"""How many requests a study will take, before anything is asked: a forecast, repeats left out."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from tutelage.study.plan import ANNOTATED, Kind, Plan
+from tutelage.study.settings import Planning, Study
+from tutelage.study.writing import EXPECTED
+
+
+def forecast(study: Study, plan: Plan | None = None) -> dict[str, int]:
+    """Return the requests expected for each stage (`plan`, `write`, `label`).
+
+    Args:
+        study: the settings.
+        plan: the plan, if it is there; else its size follows from the settings.
+    """
+    wish = study.plan if isinstance(study.plan, Planning) else Planning()
+    topics = study.writing.corpus != "multi_task"
+    kinds: tuple[Kind, ...] = ("generation",) if topics else wish.kinds
+    tasks = {
+        kind: wish.tasks if plan is None else len(plan.tasks(kind)) for kind in (kinds if plan is None else EXPECTED)
+    }
+    labelled = sum(tasks.get(kind, 0) for kind in ANNOTATED)
+    planning = 0
+    if plan is None and isinstance(study.plan, Planning):
+        planning = len(kinds) + labelled + sum(tasks.values())
+    writing, texts = _writing(study, {} if topics else {kind: tasks.get(kind, 0) for kind in ANNOTATED}, tasks)
+    steps = 2 if study.teacher.two_steps else 1
+    return {"plan": steps * planning, "write": steps * writing, "label": steps * _labelling(study, tasks, texts)}
+
+
+def _writing(study: Study, annotated: dict[Kind, int], tasks: dict[Kind, int]) -> tuple[int, dict[Kind, int]]:
+    """Return the requests for texts, and the texts of each kind."""
+    writing, left = study.writing, float(study.writing.words)
+    each, texts = writing.examples_per_task, dict[Kind, int]()
+    if each is None:
+        served = tasks if annotated else {"generation": tasks.get("generation", 0)}
+        round_words = sum(count * EXPECTED[kind] for kind, count in served.items())
+        rounds = left / round_words if round_words else 0
+        texts = {kind: round(rounds * count) for kind, count in served.items()}
+    else:
+        wanted = {kind: each * count for kind, count in annotated.items()}
+        needed = sum(count * EXPECTED[kind] for kind, count in wanted.items())
+        share = min(1.0, left / needed) if needed else 0
+        texts = {kind: round(share * count) for kind, count in wanted.items()}
+        if tasks.get("generation"):
+            texts["generation"] = round(max(0.0, left - needed) / EXPECTED["generation"])
+    sizes = {
+        kind: writing.generation_per_request if kind == "generation" else writing.examples_per_request for kind in texts
+    }
+    return sum(ceil(count / sizes[kind]) for kind, count in texts.items()), texts
+
+
+def _labelling(study: Study, tasks: dict[Kind, int], texts: dict[Kind, int]) -> int:
+    """Return the requests for labels; texts of several lines, which are not tagged, are taken to be all writing."""
+    by_task, found = study.labelling.ask == "task", 0
+    for kind, count in texts.items():
+        asked: tuple[Kind, ...] = ("classification", "tagging")
+        if kind == "pair_classification":
+            asked = ("pair_classification",)
+        elif kind == "generation":
+            asked = ("classification",)
+        found += count * sum(tasks.get(one, 0) if by_task else min(1, tasks.get(one, 0)) for one in asked)
+    return found * study.labelling.votes

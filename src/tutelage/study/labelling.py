@@ -1,0 +1,223 @@
+"""Let the teacher label every text for every task of its kind (section 3.1 of the paper).
+
+A text gets a label for each classification task and, word by word, for each tagging task; a pair for each pair task.
+It does not matter what it was written for, so a text carries many labels.
+
+The words of a text are what its spaces part, punctuation attached: " ".join(words) is the text, so nothing is lost by
+tagging. Texts of several lines, and long ones, are not tagged.
+
+An answer for several tasks that stays malformed is asked for again task by task; a label that stays malformed is
+missing, the text is kept, and the pair of both goes into quarantine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from tutelage.errors import UserError, nearest
+from tutelage.study.asking import Outcome, ask_json
+from tutelage.study.examples import Example, Label
+from tutelage.study.pieces import origin_of
+from tutelage.study.plan import ANNOTATED, Kind, Plan, Task
+from tutelage.study.prompting import Prompts, fenced, tasks_text
+from tutelage.study.quarantine import Refused
+from tutelage.study.questions import TEXT, one_of, question, record
+from tutelage.study.settings import Study
+from tutelage.study.tags import WORD, tags_of_list, tags_of_pairs
+from tutelage.study.teacher_llm import Request, TeacherLLM
+
+PART = 2048
+"""Texts whose questions are under way together."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one text: its number in the part, the tasks asked for, and which vote it is."""
+
+    number: int
+    kind: Kind
+    tasks: tuple[Task, ...]
+    vote: int
+
+
+@dataclass
+class _Votes:
+    """What is known about one text."""
+
+    labels: dict[str, list[Label]] = field(default_factory=dict)
+    origins: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Labeller:
+    """Labels the texts of a study.
+
+    Args:
+        teacher: who labels.
+        study: its settings.
+        plan: the tasks and their labels.
+
+    Attributes:
+        refused: labels that did not come to anything: reason, key of the request, `{id, task}`.
+        labels: by task, how many were given.
+        budget_ended: whether some texts have no labels because the budget ended.
+
+    Raises:
+        UserError: `labelling.tasks` names what is no task with labels, or a label of words has a space.
+    """
+
+    def __init__(self, teacher: TeacherLLM, study: Study, plan: Plan) -> None:
+        self._teacher, self._study = teacher, study
+        self._prompts = Prompts.of(plan, study.prompts)
+        wanted, known = study.labelling.tasks, [task.name for task in plan.tasks(*ANNOTATED)]
+        for name in wanted or ():
+            if name not in known:
+                raise UserError(f"labelling.tasks: the plan has no task '{name}' with labels{nearest(name, known)}")
+        self._tasks: dict[Kind, tuple[Task, ...]] = {
+            kind: tuple(task for task in plan.tasks(kind) if wanted is None or task.name in wanted)
+            for kind in ANNOTATED
+        }
+        for task in self._tasks["tagging"]:
+            if spaced := next((label for label in task.labels if len(label.split()) > 1), None):
+                raise UserError(f"the label '{spaced}' of the tagging task '{task.name}' has a space; write it with _")
+        self.refused: list[Refused] = []
+        self.labels: Counter[str] = Counter({task.name: 0 for tasks in self._tasks.values() for task in tasks})
+        self.budget_ended = False
+
+    def examples(self, texts: Iterable[Example], total: int | None = None) -> Iterator[Example]:
+        """Label texts; yields them in their order, all of them, with the labels that came.
+
+        Args:
+            texts: any number; labels that they have already are replaced by those asked for.
+            total: how many, for the display.
+        """
+        rest, done = iter(texts), 0
+        while part := list(islice(rest, PART)):
+            label = f"labelling, {done:,} of {total:,} texts" if total else f"labelling, from text {done:,}"
+            yield from self._part(part, label)
+            done += len(part)
+
+    def _part(self, part: Sequence[Example], label: str) -> list[Example]:
+        votes = [_Votes() for _ in part]
+        if not self.budget_ended:
+            failed = self._ask(part, self._questions(part), votes, label)
+            single = [replace(one, tasks=(task,)) for one in failed for task in one.tasks if len(one.tasks) > 1]
+            self._ask(part, single, votes, f"{label}, task by task")
+        return [self._labelled(example, found) for example, found in zip(part, votes, strict=True)]
+
+    def _questions(self, part: Sequence[Example]) -> list[Question]:
+        """List what is asked about each text: all tasks of a kind at once, or each by itself; once for each vote."""
+        found = []
+        for number, example in enumerate(part):
+            for kind in self._kinds(example):
+                tasks = self._tasks[kind]
+                at_once = [tasks] if self._study.labelling.ask == "family" else [(task,) for task in tasks]
+                found += [
+                    Question(number, kind, group, vote)
+                    for group in at_once
+                    if group
+                    for vote in range(self._study.labelling.votes)
+                ]
+        return found
+
+    def _kinds(self, example: Example) -> tuple[Kind, ...]:
+        """Return the kinds of tasks that an example is labelled for."""
+        if example.text_pair is not None:
+            return ("pair_classification",)
+        words = example.text.split()
+        tagged = len(words) <= self._study.labelling.tagged_words and " ".join(words) == example.text
+        return ("classification", "tagging") if tagged else ("classification",)
+
+    def _ask(
+        self, part: Sequence[Example], questions: Sequence[Question], votes: Sequence[_Votes], label: str
+    ) -> list[Question]:
+        """Ask, and put the labels to the votes; returns the questions about several tasks that came to nothing."""
+        requests = [self._request(part[one.number], one) for one in questions]
+        words = {
+            request.key: tuple(part[one.number].text.split())
+            for one, request in zip(questions, requests, strict=True)
+            if one.kind == "tagging"
+        }
+
+        def check(value: Any, request: Request) -> str | None:
+            found = self._tags(value, words[request.key]) if request.key in words else None
+            return found if isinstance(found, str) else None
+
+        failed = []
+        for one, request, outcome in zip(
+            questions, requests, ask_json(self._teacher, requests, check, self._study.teacher, label), strict=True
+        ):
+            if outcome is None:
+                self.budget_ended = True
+            elif outcome.value is not None:
+                self._vote(votes[one.number], one, outcome, words.get(request.key))
+            elif len(one.tasks) > 1:
+                failed.append(one)
+            else:
+                content = {"id": part[one.number].id, "task": one.tasks[0].name}
+                self.refused.append(Refused(outcome.fault, origin_of(outcome), content))
+        return failed
+
+    def _vote(self, votes: _Votes, one: Question, outcome: Outcome, words: tuple[str, ...] | None) -> None:
+        found: Any = outcome.value if words is None else self._tags(outcome.value, words)
+        for task in one.tasks:
+            votes.labels.setdefault(task.name, []).append(found[task.name])
+            votes.origins.setdefault(task.name, []).append(origin_of(outcome))
+
+    def _tags(self, value: Any, words: tuple[str, ...]) -> dict[str, Label] | str:
+        """Return the tags of an answer by task, or what is wrong with it."""
+        return tags_of_pairs(value, words) if self._study.labelling.tags == "pairs" else tags_of_list(value, words)
+
+    def _request(self, example: Example, one: Question) -> Request:
+        names = "+".join(task.name for task in one.tasks) if len(one.tasks) == 1 else one.kind
+        purpose = f"label/{example.id}/{names}/{one.vote}"
+        labels = {task.name: one_of(tuple(task.labels)) for task in one.tasks}
+        tasks = tasks_text(one.tasks)
+        if one.kind != "tagging":
+            name = "label_text" if example.text_pair is None else "label_pair"
+            pair = fenced(example.text_pair or "", "second")
+            messages = self._prompts.messages(name, tasks=tasks, text=fenced(example.text), text_pair=pair)
+            return question(self._study, purpose, messages, record(labels))
+        words = example.text.split()
+        pairs = self._study.labelling.tags == "pairs"
+        messages = self._prompts.messages(
+            "tag_pairs" if pairs else "tag_list", tasks=tasks, words=fenced("\n".join(words), "words"), count=len(words)
+        )
+        if pairs:
+            schema = record({"words": {"type": "array", "items": record({WORD: TEXT, **labels})}})
+        else:
+            schema = record({name: {"type": "array", "items": tag} for name, tag in labels.items()})
+        return question(self._study, purpose, messages, schema)
+
+    def _labelled(self, example: Example, votes: _Votes) -> Example:
+        """Return an example with the labels that won, and the words that tags belong to."""
+        asked = self._study.labelling.votes
+        decided = {name: majority(given, asked) for name, given in votes.labels.items()}
+        self.labels.update(decided.keys())
+        tagged = any(isinstance(label, tuple) for label, _ in decided.values())
+        return replace(
+            example,
+            words=tuple(example.text.split()) if tagged else example.words,
+            labels={name: label for name, (label, _) in decided.items()},
+            confidence={name: sure for name, (_, sure) in decided.items()} if asked > 1 else {},
+            label_origins={name: tuple(dict.fromkeys(keys)) for name, keys in votes.origins.items()},
+        )
+
+
+def majority(given: Sequence[Label], asked: int) -> tuple[Label, float]:
+    """Return the label that most votes gave, and its share of the votes asked for.
+
+    Of equally frequent labels the one given first wins. Tags are decided word by word; their share is the mean.
+
+    Args:
+        given: the votes that came.
+        asked: how many there should have been: one that came to nothing counts against the label.
+    """
+    if isinstance(given[0], tuple):
+        words = [majority(tags, asked) for tags in zip(*given, strict=True)]
+        return tuple(str(tag) for tag, _ in words), sum(sure for _, sure in words) / len(words)
+    label, count = Counter(given).most_common(1)[0]
+    return label, count / asked

@@ -1,0 +1,197 @@
+"""Let the teacher plan: lessons -> tasks -> labels of each task -> prompts for each task (section 3.1 of the paper).
+
+Three waves of questions, each after the answers of the one before. What is malformed is asked for again; a task whose
+labels stay malformed is left out and put into quarantine, and one without prompts is written from its description.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tutelage.errors import UserError
+from tutelage.study.asking import Outcome, ask_json
+from tutelage.study.plan import ANNOTATED, MAX_LABELS, Kind, Lesson, Plan, Task
+from tutelage.study.prompting import GIVES, TAKES, Prompts, labels_text
+from tutelage.study.quarantine import Refused
+from tutelage.study.questions import list_of, question
+from tutelage.study.settings import Planning, Study
+from tutelage.study.teacher_llm import Request, TeacherLLM
+
+MAX_LINE = 2000
+"""Characters of a description, definition or prompt."""
+TASKS = list_of("tasks", ("name", "description"))
+LABELS = list_of("labels", ("label", "definition"))
+PROMPTS = list_of("prompts")
+
+Check = Callable[[Any, Request], str | None]
+
+
+class Planner:
+    """Asks a teacher for a plan.
+
+    Args:
+        teacher: who plans.
+        study: its settings.
+        attempt: 0 for the first plan of a study; another number asks with other seeds.
+    """
+
+    def __init__(self, teacher: TeacherLLM, study: Study, attempt: int = 0) -> None:
+        self._teacher, self._study = teacher, study
+        self._wish = study.plan if isinstance(study.plan, Planning) else Planning()
+        self._prompts = Prompts(self._wish.language, self._wish.audience, study.prompts)
+        self._attempt = attempt
+        self.refused: list[Refused] = []
+
+    def plan(self) -> Plan:
+        """Return the whole plan; what was left out stands in `refused`.
+
+        Raises:
+            UserError: the budget ended, or no lesson came to anything.
+        """
+        found = self._tasks()
+        tasks = [(kind, task) for kind, of_kind in found.items() for task in of_kind]
+        labelled = self._labels(tasks)
+        whole = self._with_prompts([(kind, labelled[task.name]) for kind, task in tasks if task.name in labelled])
+        lessons = [
+            Lesson(kind=kind, tasks=tuple(task for task_kind, task in whole if task_kind == kind))
+            for kind in found
+            if any(task_kind == kind for task_kind, _ in whole)
+        ]
+        if not lessons:
+            first = f": {self.refused[0].reason}" if self.refused else ""
+            raise UserError(f"the teacher planned nothing that could be used{first}; try another model, or see its "
+                            "answers in requests.jsonl")  # fmt: skip
+        return Plan(
+            title=self._wish.title, language=self._wish.language, audience=self._wish.audience, lessons=tuple(lessons)
+        )
+
+    def _tasks(self) -> dict[Kind, list[Task]]:
+        """First wave: what each lesson's tasks are. A name that an earlier lesson has gets its kind behind it."""
+        topics = self._study.writing.corpus != "multi_task"
+        kinds: tuple[Kind, ...] = ("generation",) if topics else self._wish.kinds
+        requests = [
+            self._question("plan_topics" if topics else "plan_tasks", f"plan/{kind}", TASKS,
+                           takes=TAKES[kind], gives=GIVES[kind], count=self._wish.tasks)
+            for kind in kinds
+        ]  # fmt: skip
+        outcomes = self._ask(requests, _check_tasks, "planning tasks")
+        names = set[str]()
+        found: dict[Kind, list[Task]] = {}
+        for kind, request, outcome in zip(kinds, requests, outcomes, strict=True):
+            if outcome.value is None:
+                self._refuse(outcome, request.purpose)
+                continue
+            found[kind] = []
+            of_kind = {
+                _task_name(record["name"]): _one_line(record["description"]) for record in outcome.value["tasks"]
+            }
+            for name, description in of_kind.items():
+                unique = name if name not in names else f"{name[:40]}_{kind}"
+                if unique in names:
+                    self.refused.append(Refused("two tasks have this name", outcome.keys[-1], name))
+                    continue
+                names.add(unique)
+                found[kind].append(Task(name=unique, description=description))
+        return found
+
+    def _labels(self, tasks: Sequence[tuple[Kind, Task]]) -> dict[str, Task]:
+        """Second wave: the labels of tasks that have some."""
+        asked = [(kind, task) for kind, task in tasks if kind in ANNOTATED]
+        requests = [
+            self._question("plan_labels", f"plan/{task.name}/labels", LABELS, task=task.name,
+                           description=task.description, takes=TAKES[kind], gives=GIVES[kind])
+            for kind, task in asked
+        ]  # fmt: skip
+        outcomes = self._ask(requests, _check_labels, "planning labels")
+        done = {task.name: task for kind, task in tasks if kind not in ANNOTATED}
+        for (_, task), outcome in zip(asked, outcomes, strict=True):
+            if outcome.value is None:
+                self._refuse(outcome, f"{task.name}: its labels")
+            else:
+                labels = {_label(item["label"]): _one_line(item["definition"]) for item in outcome.value["labels"]}
+                done[task.name] = Task(name=task.name, description=task.description, labels=labels)
+        return done
+
+    def _with_prompts(self, tasks: Sequence[tuple[Kind, Task]]) -> list[tuple[Kind, Task]]:
+        """Third wave: what texts are written from."""
+        requests = [
+            self._question("plan_prompts", f"plan/{task.name}/prompts", PROMPTS, task=task.name,
+                           description=task.description, labels=labels_text(task.labels), count=self._wish.prompts)
+            for _, task in tasks
+        ]  # fmt: skip
+        outcomes = self._ask(requests, _check_prompts, "planning prompts")
+        done = []
+        for (kind, task), outcome in zip(tasks, outcomes, strict=True):
+            prompts: tuple[str, ...] = ()
+            if outcome.value is None:
+                self._refuse(outcome, f"{task.name}: its prompts")
+            else:
+                prompts = tuple(dict.fromkeys(_one_line(prompt) for prompt in outcome.value["prompts"]))
+            done.append((kind, Task(name=task.name, description=task.description, labels=task.labels, prompts=prompts)))
+        return done
+
+    def _question(self, prompt: str, purpose: str, schema: dict[str, Any], **values: object) -> Request:
+        if self._attempt:
+            purpose = purpose.replace("plan/", f"plan/again-{self._attempt}/", 1)
+        return question(self._study, purpose, self._prompts.messages(prompt, **values), schema)
+
+    def _ask(self, requests: Sequence[Request], check: Check, label: str) -> list[Outcome]:
+        outcomes = ask_json(self._teacher, requests, check, self._study.teacher, label)
+        got = [outcome for outcome in outcomes if outcome is not None]
+        if len(got) < len(requests):
+            raise UserError("the budget ended before the plan was finished; raise `budget`, and give the same command "
+                            "again: what was answered is kept")  # fmt: skip
+        return got
+
+    def _refuse(self, outcome: Outcome, what: str) -> None:
+        self.refused.append(Refused(outcome.fault, outcome.keys[-1] if outcome.keys else "", what))
+
+
+def _check_tasks(value: Any, request: Request) -> str | None:
+    tasks = value["tasks"]
+    if not tasks:
+        return "the list of tasks is empty"
+    for number, task in enumerate(tasks, 1):
+        if not _task_name(task["name"]):
+            return f"the name of task {number} has no letters"
+    return _check_lines([task["description"] for task in tasks], "description")
+
+
+def _check_labels(value: Any, request: Request) -> str | None:
+    labels = [_label(item["label"]) for item in value["labels"]]
+    if not 2 <= len(labels) <= MAX_LABELS:
+        return f"{len(labels)} labels; a task has at least 2, and {MAX_LABELS} at most"
+    if len({label.casefold() for label in labels}) < len(labels):
+        return "two labels are the same"
+    lines = [item["definition"] for item in value["labels"]]
+    return _check_lines(labels, "label", 60) or _check_lines(lines, "definition")
+
+
+def _check_prompts(value: Any, request: Request) -> str | None:
+    if not value["prompts"]:
+        return "the list of prompts is empty"
+    return _check_lines(value["prompts"], "prompt")
+
+
+def _check_lines(lines: Sequence[str], what: str, longest: int = MAX_LINE) -> str | None:
+    # By number: what a teacher wrote is not repeated in what it is told.
+    for number, line in enumerate(lines, 1):
+        if not 1 <= len(_one_line(line)) <= longest:
+            return f"{what} {number} is empty or longer than {longest} characters"
+    return None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _label(text: str) -> str:
+    """Make a label one word: those of words stand in rows, parted by spaces."""
+    return "_".join(text.split())
+
+
+def _task_name(name: str) -> str:
+    """Make what the teacher calls a task the name of files and heads; empty if nothing is left of it."""
+    return re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_0123456789")[:50].rstrip("_")

@@ -1,0 +1,143 @@
+"""What the teacher is told: text files that users may replace, filled in with the matter at hand.
+
+The files are `prompts/*.txt`. Lines at a file's head that begin with `#` are remarks; `$name` stands for a value.
+
+Texts that a teacher wrote never become instructions. Wherever one is shown to a teacher it is fenced: it stands between
+marks that it cannot contain, since they are made of its own digest, and every conversation opens by saying what the
+marks mean (`system.txt`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from tutelage.errors import UserError, nearest
+from tutelage.study.plan import Kind, Plan, Task
+from tutelage.study.teacher_llm import Message
+
+SUFFIX = ".txt"
+NEEDED = {"text", "text_pair", "words", "tasks"}
+"""Values without which a prompt would ask about nothing; the rest may be left out of a file of one's own."""
+
+TAKES: dict[Kind, str] = {
+    "classification": "one text of one or a few sentences",
+    "pair_classification": "two texts, a first and a second, of one or a few sentences each",
+    "tagging": "one text, cut into its words",
+    "generation": "a topic or a form of text",
+}
+GIVES: dict[Kind, str] = {
+    "classification": "exactly one label out of a fixed list",
+    "pair_classification": "exactly one label out of a fixed list, on how the two belong together",
+    "tagging": "a label for every single word, out of a fixed list",
+    "generation": "a text of its own",
+}
+
+
+def fenced(text: str, what: str = "text") -> str:
+    """Put material between marks that name its digest, so that no text can close its own fence."""
+    mark = f"{what}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
+    return f"<{mark}>\n{text}\n</{mark}>"
+
+
+def labels_text(labels: dict[str, str], title: str = "Its labels:") -> str:
+    """Write labels with their definitions, one a line; nothing where there are none."""
+    return "\n".join([title, *(f"- {label}: {definition}" for label, definition in labels.items())]) if labels else ""
+
+
+def tasks_text(tasks: Sequence[Task]) -> str:
+    """Describe tasks with their labels."""
+    return "\n\n".join(labels_text(task.labels, f"Task {task.name}: {task.description}") for task in tasks)
+
+
+class Prompts:
+    """The shipped prompts, some perhaps replaced by a user's.
+
+    Args:
+        language: of the texts.
+        audience: whom they are for.
+        folder: files that replace the shipped ones of the same names.
+
+    Raises:
+        UserError: no such folder, a file of an unknown name, or one with values that its prompt does not have.
+    """
+
+    def __init__(self, language: str, audience: str, folder: Path | None = None) -> None:
+        shipped = {
+            entry.name: entry.read_text(encoding="utf-8")
+            for entry in (resources.files("tutelage.study") / "prompts").iterdir()
+            if entry.name.endswith(SUFFIX)
+        }
+        self._templates = {name: _template(text) for name, text in shipped.items()}
+        self._values = {"language": language, "audience": audience or "a small language model"}
+        for path in _files(folder):
+            if path.name not in shipped:
+                raise UserError(
+                    f"{path} replaces no prompt{nearest(path.name, shipped)} ({', '.join(sorted(shipped))})"
+                )
+            self._templates[path.name] = _checked(path, self._templates[path.name])
+
+    @classmethod
+    def of(cls, plan: Plan, folder: Path | None = None) -> Prompts:
+        """Return the prompts for a plan's texts."""
+        return cls(plan.language, plan.audience, folder)
+
+    def fill(self, name: str, **values: object) -> str:
+        """Return a prompt with its values; lines that stay empty are drawn together."""
+        filled = self._templates[name + SUFFIX].substitute(self._values | {key: str(v) for key, v in values.items()})
+        return re.sub(r"\n{3,}", "\n\n", filled).strip()
+
+    def messages(self, name: str, **values: object) -> tuple[Message, ...]:
+        """Return the beginning of a conversation: who the teacher is, and what is asked."""
+        return (Message("system", self.fill("system")), Message("user", self.fill(name, **values)))
+
+
+def _template(text: str) -> Template:
+    lines = text.splitlines()
+    first = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return Template("\n".join(lines[first:]))
+
+
+def _files(folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise UserError(f"prompts: {folder} is no folder; `tutelage study prompts {folder}` makes one to edit")
+    return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)
+
+
+def _checked(path: Path, shipped: Template) -> Template:
+    try:
+        own = _template(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    if not own.is_valid():
+        raise UserError(f"{path}: a `$` that begins no name; write `$$` for a dollar sign")
+    known = {*shipped.get_identifiers(), "language", "audience"}
+    if unknown := sorted(set(own.get_identifiers()) - known):
+        raise UserError(
+            f"{path}: there is no ${unknown[0]} here{nearest(unknown[0], known)} ({', '.join(sorted(known))})"
+        )
+    if missing := sorted((set(shipped.get_identifiers()) & NEEDED) - set(own.get_identifiers())):
+        raise UserError(f"{path}: ${missing[0]} is missing, so the teacher would be asked about nothing")
+    return own
+
+
+def copy_prompts(folder: Path) -> list[Path]:
+    """Copy the shipped prompts to a folder, to be edited; what stands there already stays.
+
+    Returns:
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for entry in sorted((resources.files("tutelage.study") / "prompts").iterdir(), key=lambda entry: entry.name):
+        target = folder / entry.name
+        if entry.name.endswith(SUFFIX) and not target.exists():
+            target.write_text(entry.read_text(encoding="utf-8"), encoding="utf-8")
+            written.append(target)
+    return written

@@ -1,0 +1,117 @@
+"""A teacher behind an OpenAI-compatible endpoint (vLLM, llama.cpp, Ollama, hosted)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import httpx2
+
+from tutelage.errors import Interrupted, UserError
+from tutelage.progress import Tracker, progress
+from tutelage.stopping import Stop, stop_flag
+from tutelage.study import probe
+from tutelage.study.answers import for_servers
+from tutelage.study.budget import Ledger
+from tutelage.study.endpoint import Endpoint, Failed, Refused, Reply
+from tutelage.study.sending import Wave
+from tutelage.study.settings import Study
+from tutelage.study.store import Store
+from tutelage.study.teacher_llm import Answer, Json, Request
+
+STOPPING = "asking no more; waiting for the answers under way; once more to drop them"
+SCHEMA = "Reply with JSON alone, following this schema:\n{schema}"
+
+
+class RemoteTeacher:
+    """Asks an endpoint; see `teacher_llm.TeacherLLM`."""
+
+    def __init__(self, study: Study, store: Store) -> None:
+        self._settings, self._budget, self._store = study.teacher, study.budget, store
+        self._endpoint = Endpoint(study.teacher)
+        self._model = self._settings.model
+        self._enforces: bool | None = None
+        store.expect(self._identity())
+
+    @property
+    def enforces_schemas(self) -> bool:
+        """Whether the endpoint follows schemas by force, found out by asking for what no model would write."""
+        if self._enforces is None:
+            self._enforces = probe.passed(self._all(probe.requests(), "looking whether schemas are enforced"))
+        return self._enforces
+
+    def ask(self, requests: Sequence[Request], label: str) -> list[Answer | None]:
+        """Answer requests, in their order; see `teacher_llm.TeacherLLM`."""
+        missing = [request for request in requests if request.key not in self._store]
+        if any(request.schema is not None for request in missing):
+            _ = self.enforces_schemas
+        return self._all(requests, label)
+
+    def _all(self, requests: Sequence[Request], label: str) -> list[Answer | None]:
+        todo = list({request.key: request for request in requests if request.key not in self._store}.values())
+        if todo:
+            with stop_flag(STOPPING) as stop, progress(label, len(todo), "requests") as bar:
+                asyncio.run(self._send_all(todo, stop, bar))
+            if stop.number:
+                raise Interrupted(stop.number)
+        answers = [self._store.answer(request.key) for request in requests]
+        end = answers.index(None) if None in answers else len(answers)
+        return [*answers[:end], *([None] * (len(answers) - end))]
+
+    async def _send_all(self, requests: Sequence[Request], stop: Stop, bar: Tracker) -> None:
+        async with self._endpoint.connected() as client:
+            if self._model is None:
+                self._model = await self._only_model(client)
+            self._store.claim(self._identity())
+            ledger = Ledger(self._budget, self._settings.prices, self._store.spent)
+
+            async def send(request: Request, seed: int) -> Reply:
+                return await self._endpoint.complete(client, self._body(request, seed))
+
+            await Wave(requests, send, self._store, ledger, self._settings, stop, bar).run()
+
+    def _identity(self) -> Json:
+        sampling = self._settings.sampling.model_dump(mode="json")
+        return {"kind": "endpoint", "model": self._model, "sampling": sampling}
+
+    async def _only_model(self, client: httpx2.AsyncClient) -> str:
+        """Return the name of the one model that the endpoint has."""
+        remedy = "write its name as `teacher.model`"
+        try:
+            names = await self._endpoint.models(client)
+        except (Failed, Refused) as error:
+            raise UserError(f"{self._endpoint.shown} does not tell which model it has: {error}; {remedy}") from error
+        if len(names) != 1:
+            shown = ", ".join(names[:20]) or "none"
+            raise UserError(f"{self._endpoint.shown} has {len(names)} models ({shown}); choose one: {remedy}")
+        return names[0]
+
+    def _body(self, request: Request, seed: int) -> Json:
+        """Return what is sent. Names of the penalty: vLLM's and llama.cpp's; each ignores the other."""
+        sampling = self._settings.sampling
+        messages = request.messages
+        body: Json = {
+            "model": self._model,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": request.max_tokens,
+            "seed": seed,
+            "stream": False,
+        }
+        if sampling.top_k is not None:
+            body["top_k"] = sampling.top_k
+        if sampling.repetition_penalty is not None:
+            body["repetition_penalty"] = body["repeat_penalty"] = sampling.repetition_penalty
+        if request.schema is not None:
+            schema = for_servers(request.schema)
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": schema, "strict": True},
+            }
+            if self._enforces is False:
+                told = f"{messages[-1].content}\n\n{SCHEMA.format(schema=json.dumps(schema, ensure_ascii=False))}"
+                messages = (*messages[:-1], replace(messages[-1], content=told))
+        body["messages"] = [{"role": message.role, "content": message.content} for message in messages]
+        return body

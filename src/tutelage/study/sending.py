@@ -1,0 +1,246 @@
+"""A wave of requests under way: who goes when, what is sent again, when to give up.
+
+a reply                     stored, also one without a usable text (its fault is told instead)
+too long for the model      a fault of that request, stored
+a failed sending            again after a pause that grows or that the endpoint asks for, with another seed
+`tries` failures            where others were answered meanwhile: a fault of that request, stored;
+                            where none was, the endpoint is down: a UserError, and the next run asks again
+no key, no such model, ...  a UserError
+Ctrl-C                      nothing new is sent, what is under way is waited for; a second one drops it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+
+from tutelage.errors import UserError
+from tutelage.files import fingerprint
+from tutelage.progress import Tracker, console, duration, human
+from tutelage.stopping import Stop
+from tutelage.study.budget import BYTES_A_TOKEN, Cost, Ledger, worst_case
+from tutelage.study.endpoint import Failed, Refused, Reply
+from tutelage.study.settings import Teacher
+from tutelage.study.store import Store
+from tutelage.study.teacher_llm import Json, Request
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds, where an endpoint does not say how long to wait; doubled after each failure."""
+PATIENCE = 3600.0
+"""Seconds. An endpoint that asks to wait longer ends the run, which goes on when it is started again."""
+LOOK_SECONDS = 0.1
+"""How often stopping is noticed during a pause."""
+
+Send = Callable[[Request, int], Awaitable[Reply]]
+"""Sends a request once, with a seed."""
+
+
+class Wave:
+    """Sends requests until all are answered, the budget ends or something forbids to go on.
+
+    Args:
+        requests: none of them answered yet.
+        send: raises Failed, Refused or UserError where there is no reply.
+        store: what is sent and answered goes there first.
+        ledger: says what the budget still allows.
+        settings: how many at once, how often each.
+        stop: asks to send no more.
+        bar: advances with each answer.
+    """
+
+    def __init__(
+        self,
+        requests: Iterable[Request],
+        send: Send,
+        store: Store,
+        ledger: Ledger,
+        settings: Teacher,
+        stop: Stop,
+        bar: Tracker,
+    ) -> None:
+        self._queue, self._send, self._store, self._ledger = deque(requests), send, store, ledger
+        self._settings, self._stop, self._bar = settings, stop, bar
+        self._journal = _Journal(store)
+        self._order, self._settled = asyncio.Lock(), asyncio.Event()
+        self._error: UserError | None = None
+        self._ended = False
+        self._answered, self._words, self._not_before = 0, 0, 0.0
+
+    async def run(self) -> None:
+        """Send all.
+
+        Raises:
+            UserError: the endpoint is down, or refuses everything; what was under way has been waited for.
+        """
+        workers = min(self._settings.concurrency, len(self._queue))
+        await asyncio.gather(*(self._work() for _ in range(workers)))
+        if self._error is not None:
+            raise self._error
+        if self._ended:
+            console.print("the budget is spent; raise `budget` in the study and run again to go on")
+
+    async def _work(self) -> None:
+        while (request := await self._next()) is not None:
+            try:
+                await self._answer(request, worst_case(request))
+            except UserError as error:
+                self._error = self._error or error
+
+    @property
+    def _over(self) -> bool:
+        """Whether nothing more is to be sent; beyond the budget's end, what was let in before is still sent again."""
+        return bool(self._stop.number) or self._error is not None
+
+    async def _next(self) -> Request | None:
+        """Return the next request, its worst case set aside; None if no more are to be sent."""
+        async with self._order:
+            if self._queue and not self._ended and await self._admitted(worst_case(self._queue[0])):
+                return self._queue.popleft()
+        return None
+
+    async def _admitted(self, worst: Cost) -> bool:
+        """Set a sending's worst case aside, once the budget allows it; False if it never will, or all is over."""
+        while not self._over:
+            room = self._ledger.room(worst)
+            if room == "yes":
+                self._ledger.reserve(worst)
+                return True
+            if room == "no":
+                self._ended = True
+                break
+            self._settled.clear()
+            await self._settled.wait()
+        return False
+
+    async def _answer(self, request: Request, worst: Cost) -> None:
+        """Send a request until it is answered or given up."""
+        answered_before, failures, seed = self._answered, 0, request.seed
+        while True:
+            heard = self._answered
+            await self._pause_for_all(request)
+            if self._over:
+                self._settle(worst, Cost())
+                return
+            await self._journal.write(self._store.asking(request, **({} if seed == request.seed else {"seed": seed})))
+            try:
+                reply = await self._send(request, seed)
+            except Refused as error:
+                await self._keep(request, worst, Reply("", str(error), read=0, written=0))
+                return
+            except UserError as error:
+                await self._fail(request, worst, Cost(1), str(error))
+                raise
+            except Failed as error:
+                # Too much to do for all of us is no failure of this request while others get through.
+                failures += not (error.limited and self._answered > heard)
+                cost = worst if error.billed else Cost(1)
+                if failures >= self._settings.tries and self._answered > answered_before:
+                    fault = f"given up after {failures} failures, the last one: {error}"
+                    await self._keep(request, worst, Reply("", fault, read=cost.read, written=cost.written))
+                    return
+                await self._fail(request, worst, cost, str(error))
+                if failures >= self._settings.tries:
+                    raise UserError(
+                        f"the teacher does not answer: {failures} failures in a row, the last one: {error}; everything "
+                        "answered is stored: run the same command again when it is well"
+                    ) from error
+                await self._pause(request, failures, error)
+                if not await self._admitted(worst):
+                    return
+                seed = int(fingerprint([request.key, seed])[:7], 16)
+                continue
+            await self._keep(request, worst, reply)
+            return
+
+    async def _keep(self, request: Request, worst: Cost, reply: Reply) -> None:
+        """Store a reply, count it and show it."""
+        size = len(reply.text.encode()) // BYTES_A_TOKEN
+        cost = Cost(
+            1,
+            worst.read if reply.read is None else reply.read,
+            min(size, request.max_tokens) if reply.written is None else reply.written,
+        )
+        line: Json = {"answer": request.key, "text": reply.text, "finish": reply.finish}
+        if reply.fault:
+            line["fault"] = reply.fault
+        await self._journal.write([line | {"read": cost.read, "written": cost.written}])
+        self._settle(worst, cost)
+        if not reply.fault:
+            self._answered += 1
+        self._words += len(reply.text.split())
+        self._bar.advance(1, self._note())
+
+    async def _fail(self, request: Request, worst: Cost, cost: Cost, why: str) -> None:
+        """Store that a sending came to nothing."""
+        await self._journal.write([{"failed": request.key, "why": why, "read": cost.read, "written": cost.written}])
+        self._settle(worst, cost)
+
+    def _settle(self, worst: Cost, cost: Cost) -> None:
+        self._ledger.settle(worst, cost)
+        self._settled.set()
+
+    async def _pause(self, request: Request, failures: int, error: Failed) -> None:
+        """Wait before a request is sent again."""
+        asked = error.pause or 0.0
+        if asked > PATIENCE:
+            raise UserError(
+                f"the teacher asks to wait {duration(asked)} ({error}); everything answered is stored: run the same "
+                "command again then"
+            )
+        own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** max(0, failures - 1))
+        seconds = asked + own * (0.5 + random.Random(f"{request.key} {failures}").random())
+        if error.limited:
+            self._not_before = max(self._not_before, time.monotonic() + asked)
+        self._bar.advance(0, f"waiting {duration(seconds)}: {error}")
+        await self._sleep(seconds)
+
+    async def _pause_for_all(self, request: Request) -> None:
+        """Wait while the endpoint asked everybody to wait; then not all at once."""
+        if (left := self._not_before - time.monotonic()) > 0:
+            await self._sleep(left + random.Random(request.key).random() * min(1.0, left))
+
+    async def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._over and (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LOOK_SECONDS))
+
+    def _note(self) -> str:
+        spent, left = self._ledger.spent, self._ledger.left()
+        money = f", {self._ledger.money:.2f} of money" if self._settings.prices else ""
+        told = f"{human(spent.tokens)} tokens{money} in all, {human(self._words)} words now"
+        return f"{told}; left: {left}" if left else told
+
+
+class _Journal:
+    """Appends to the store without holding up the loop: what comes while the disk is busy goes together, next."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: list[tuple[list[Json], asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def write(self, lines: list[Json]) -> None:
+        """Return when the lines are on the disk."""
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((lines, done))
+        if self._task is None:
+            self._task = asyncio.create_task(self._flush())
+        await done
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await asyncio.to_thread(self._store.append, [line for lines, _ in batch for line in lines])
+            except Exception as error:
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(error)
+            else:
+                for _, done in batch:
+                    if not done.done():
+                        done.set_result(None)
+        self._task = None

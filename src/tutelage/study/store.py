@@ -1,0 +1,259 @@
+"""All that was ever asked of a study's teacher, and answered: an append-only file, a JSON object a line.
+
+    {"teacher": {...}}                      who answers; the first line. Answers of another teacher never mix with its
+    {"shared": DIGEST, "value": ...}        what many requests have in common, once: system messages, schemas, ...
+    {"request": KEY, "purpose": ..., ...}   a request, before it is sent; `worst` is the most it may cost
+    {"again": KEY, "worst": [...]}          it is sent once more, after ...
+    {"failed": KEY, "why": ..., ...}        ... a sending came to nothing, with tokens where it may have cost some
+    {"answer": KEY, "text": ..., ...}       an answer, before it is used
+
+Lines are on the disk when `append` returns. A process that is killed while it writes leaves at most its last line
+torn; that line is cut off, since what it says was not acted upon. A sending that was neither answered nor failed, since
+the process died meanwhile, counts with its worst case: it may have been paid for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UserError
+from tutelage.files import explain_disk_errors, fingerprint, locked, sync_folder
+from tutelage.progress import progress
+from tutelage.study.budget import Cost, worst_case
+from tutelage.study.teacher_llm import Answer, Json, Request
+
+SHOW_BYTES = 64 << 20
+"""A store larger than this takes seconds to read; a bar shows it."""
+
+
+class Store:
+    """Requests and answers on disk; of answers, only their places are in memory.
+
+    Attributes:
+        path: the file.
+        spent: what all requests so far cost.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spent = Cost()
+        self.teacher: Json | None = None
+        self._places: dict[str, int] = {}
+        self._shared: set[str] = set()
+        self._asked: set[str] = set()
+        with explain_disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+            sync_folder(path.parent)
+        under_way: dict[str, list[Cost]] = defaultdict(list)
+        end = 0
+        for place, size, line in _lines(path):
+            self._note(line, place, under_way)
+            end = place + size
+        if end < self._file.seek(0, os.SEEK_END):
+            self._file.truncate(end)
+        self._end = end
+        for lost in under_way.values():
+            self.spent = sum(lost, self.spent)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def expect(self, teacher: Mapping[str, Any]) -> None:
+        """Refuse the store if another teacher answered in it; a value that is None is not known yet and fits any.
+
+        Raises:
+            UserError: with what differs.
+        """
+        if self.teacher is None:
+            return
+        keys = sorted(self.teacher.keys() | teacher.keys())
+        pairs = {key: (self.teacher.get(key), teacher.get(key)) for key in keys}
+        changes = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in pairs.items()
+                   if old != new and not (key in teacher and new is None)]  # fmt: skip
+        if changes:
+            raise UserError(
+                f"{self.path} holds answers of another teacher:\n" + "\n".join(changes) + "\n"
+                "Answers never mix: give the new study another name (name: ...), or delete that file"
+            )
+
+    def claim(self, teacher: Mapping[str, Any]) -> None:
+        """Write down who answers, if nobody has answered yet; else refuse as `expect` does."""
+        self.expect(teacher)
+        if self.teacher is None:
+            self.append([{"teacher": dict(teacher)}])
+
+    def asking(self, request: Request, **more: Any) -> list[Json]:
+        """Return the lines to append before a request is sent; the content of one that was asked before is there."""
+        worst = worst_case(request)
+        cost = {"worst": [worst.read, worst.written]}
+        if request.key in self._asked:
+            return [{"again": request.key, **cost, **more}]
+        shared: list[Json] = []
+
+        def once(value: Any) -> Json:
+            digest = fingerprint(value)
+            if digest not in self._shared:
+                self._shared.add(digest)
+                shared.append({"shared": digest, "value": value})
+            return {"shared": digest}
+
+        line: Json = {
+            "request": request.key,
+            "purpose": request.purpose,
+            "messages": [[m.role, once(m.content) if m.role == "system" else m.content] for m in request.messages],
+            "seed": request.seed,
+            "max_tokens": request.max_tokens,
+            **cost,
+            **more,
+        }
+        if request.schema is not None:
+            line["schema"] = once(request.schema)
+        if request.constraint is not None:
+            line["constraint"] = once({"words": request.constraint.words, "tokens": request.constraint.tokens})
+        self._asked.add(request.key)
+        return [*shared, line]
+
+    def append(self, lines: Sequence[Json]) -> None:
+        """Write lines; they are on the disk when this returns.
+
+        Raises:
+            UserError: the disk is full or cannot be written.
+        """
+        encoded = [json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for line in lines]
+        with explain_disk_errors(self.path.parent):
+            whole = memoryview(b"".join(encoded))
+            while whole:
+                whole = whole[self._file.write(whole) :]
+            os.fsync(self._file.fileno())
+        for line, text in zip(lines, encoded, strict=True):
+            self._note(line, self._end, None)
+            self._end += len(text)
+
+    def answer(self, key: str) -> Answer | None:
+        """Return the stored answer to a request, if there is one."""
+        place = self._places.get(key)
+        if place is None:
+            return None
+        with self.path.open("rb") as file:
+            file.seek(place)
+            line = json.loads(file.readline())
+        return Answer(
+            key, line.get("text", ""), line.get("fault", ""), line.get("finish", "stop"), line["read"], line["written"]
+        )
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def _note(self, line: Json, place: int, under_way: dict[str, list[Cost]] | None) -> None:
+        """Take a line into account; `under_way` collects worst cases while the file is read."""
+        if "teacher" in line:
+            self.teacher = line["teacher"]
+        elif "shared" in line:
+            self._shared.add(line["shared"])
+        elif "request" in line or "again" in line:
+            key = line.get("request") or line["again"]
+            self._asked.add(key)
+            if under_way is not None:
+                under_way[key].append(Cost(1, *line["worst"]))
+            return
+        cost = ended(line)
+        if cost is None:
+            return
+        key = line.get("answer") or line["failed"]
+        if "answer" in line:
+            self._places[key] = place
+        self.spent += cost
+        if under_way is not None and under_way[key]:
+            under_way[key].pop()
+            if not under_way[key]:
+                del under_way[key]
+
+
+def ended(line: Json) -> Cost | None:
+    """Return what a sending cost, from the line that ends it; None for other lines."""
+    if "answer" in line or "failed" in line:
+        return Cost(1, line.get("read", 0), line.get("written", 0))
+    return None
+
+
+@contextmanager
+def open_store(path: Path) -> Iterator[Store]:
+    """Open a study's store, new or from an earlier run; other processes are kept out meanwhile.
+
+    Raises:
+        UserError: another process has it, or it is damaged.
+    """
+    with locked(path.with_name(f"{path.name}.lock"), str(path)):
+        store = Store(path)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def entries(path: Path) -> Iterator[Json]:
+    """Yield the lines of a store as the head of this file tells, whole: what requests share is put back into them.
+
+    Raises:
+        UserError: a damaged line, by its number.
+    """
+    shared: Json = {}
+
+    def whole(value: Any) -> Any:
+        return shared[value["shared"]] if isinstance(value, dict) and value.keys() == {"shared"} else value
+
+    for _, _, line in _lines(path):
+        if "shared" in line:
+            shared[line["shared"]] = line["value"]
+            continue
+        if "request" in line:
+            line["messages"] = [[role, whole(content)] for role, content in line["messages"]]
+            line |= {key: whole(line[key]) for key in ("schema", "constraint") if key in line}
+        yield line
+
+
+def costs(path: Path) -> dict[str, Cost]:
+    """Return what each stage cost: the part of a request's purpose before its first slash. Lost sendings left out."""
+    stages: dict[str, str] = {}
+    found: dict[str, Cost] = defaultdict(Cost)
+    for line in entries(path):
+        if "request" in line:
+            stages[line["request"]] = line["purpose"].partition("/")[0]
+        elif (cost := ended(line)) is not None:
+            found[stages[line.get("answer") or line["failed"]]] += cost
+    return dict(found)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, Json]]:
+    """Yield place, size and object of each line; a last line without its end is left out.
+
+    Raises:
+        UserError: a line that is no JSON object.
+    """
+    size, place = path.stat().st_size, 0
+    with path.open("rb") as file, ExitStack() as stack:
+        bar = stack.enter_context(progress(f"reading {path.name}", size, "B")) if size > SHOW_BYTES else None
+        for number, text in enumerate(file, 1):
+            if not text.endswith(b"\n"):
+                return
+            try:
+                line = json.loads(text)
+                if not isinstance(line, dict):
+                    raise ValueError("it is no object")
+            except ValueError as error:
+                raise UserError(
+                    f"{path}, line {number} is damaged ({error}); take that line out, and what it held will be asked "
+                    "again"
+                ) from error
+            if bar is not None:
+                bar.advance(len(text))
+            yield place, len(text), line
+            place += len(text)

@@ -1,0 +1,168 @@
+"""Writing within a limited vocabulary, by the means that the teacher has.
+
+A local teacher is held to it: by a grammar of words, or, as in the paper, by masking all but so many tokens. A remote
+one is told some of the words; each of its texts is checked, one that strays is given back with the words outside, and
+refused if it still strays after `teacher.repairs` more tries.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from tutelage.errors import UserError
+from tutelage.study.asking import ask_json
+from tutelage.study.extenders import in_turn
+from tutelage.study.pieces import Piece, check_any, origin_of
+from tutelage.study.plan import Task
+from tutelage.study.prompting import Prompts, fenced
+from tutelage.study.quarantine import Refused
+from tutelage.study.questions import TEXT, list_of, question, record, seed_of
+from tutelage.study.settings import Study
+from tutelage.study.teacher_llm import Answer, Constraint, Request, TeacherLLM
+from tutelage.study.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
+
+MAX_NAMED = 50
+"""Words outside the list that a text is given back with."""
+
+
+class Within:
+    """Asks for texts within a vocabulary.
+
+    Args:
+        teacher: who writes.
+        study: its settings.
+        prompts: of the study.
+        counts: words written so far, from which the list is taken where no file is named.
+        texts: likewise for tokens.
+
+    Attributes:
+        one_by_one: whether a request is for one text (local teachers, whose answer is the text).
+    """
+
+    def __init__(
+        self, teacher: TeacherLLM, study: Study, prompts: Prompts, counts: Counter[str], texts: Sequence[str]
+    ) -> None:
+        vocabulary = study.writing.vocabulary
+        assert vocabulary is not None
+        self._teacher, self._study, self._prompts = teacher, study, prompts
+        self._list, self._constraint = WordList(()), None
+        if vocabulary.mode == "tokens":
+            assert study.teacher.weights is not None
+            texts = text_to_count(vocabulary.words, texts)
+            tokens = frequent_tokens(study.teacher.weights, texts, vocabulary.size)
+            _refuse_nothing(tokens)
+            self._constraint = Constraint(tokens=tokens)
+        else:
+            self._list = (
+                frequent_words(counts, vocabulary.size)
+                if vocabulary.words is None
+                else read_words(vocabulary.words, vocabulary.size)
+            )
+            _refuse_nothing(self._list.words)
+            if study.teacher.weights is not None:
+                # A sentence may begin with any of them.
+                capitals = (word[:1].upper() + word[1:] for word in self._list.words)
+                self._constraint = Constraint(words=tuple(dict.fromkeys([*self._list.words, *capitals])))
+        self.one_by_one = self._constraint is not None
+
+    def request(self, task: Task, number: int, count: int) -> Request:
+        """Return the request for a batch, or for one text where the teacher is held to the vocabulary."""
+        study, purpose = self._study, f"write/{task.name}/within/{number}"
+        prompt = in_turn(task.prompts, number, study.seed, task.name, "prompt") if task.prompts else ""
+        if self._constraint is not None:
+            messages = self._prompts.messages("write_within", prompt=prompt, description=task.description)
+            seed = seed_of(study.seed, purpose)
+            return Request(messages, purpose, None, seed, study.teacher.max_tokens, self._constraint)
+        excerpt = ", ".join(self._list.excerpt(seed_of(study.seed, purpose, "excerpt")))
+        extension = self._prompts.fill("extend_vocabulary", words=excerpt, size=len(self._list.words))
+        messages = self._prompts.messages(
+            "write_long", count=count, prompt=prompt, description=task.description, extensions=extension
+        )
+        return question(study, purpose, messages, list_of("texts"))
+
+    def ask(self, requests: Sequence[Request], label: str, refused: list[Refused]) -> list[list[Piece] | None]:
+        """Ask for the texts of some requests; None from where the budget ended, and what strays goes to `refused`."""
+        if self._constraint is not None:
+            answers = self._teacher.ask(requests, label)
+            return [
+                None if answer is None else self._held(answer, request, refused)
+                for request, answer in zip(requests, answers, strict=True)
+            ]
+        outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
+        batches: list[list[Piece] | None] = []
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if outcome is None:
+                break
+            if outcome.value is None:
+                refused.append(Refused(outcome.fault, origin_of(outcome), request.purpose))
+            texts = [] if outcome.value is None else outcome.value["texts"]
+            batches.append([Piece(text, None, origin_of(outcome)) for text in texts])
+        batches = self._rewritten(requests, batches, label, refused)
+        return [*batches, *[None] * (len(requests) - len(batches))]
+
+    def _held(self, answer: Answer, request: Request, refused: list[Refused]) -> list[Piece]:
+        """Take the answer of a teacher that is held to the vocabulary: it is the text."""
+        if answer.fault:
+            refused.append(Refused(answer.fault, answer.key, request.purpose))
+            return []
+        # The last word of an answer that was cut may be a part of one.
+        text = answer.text if answer.finish != "length" else answer.text.rstrip().rpartition(" ")[0]
+        if self._list.words and (outside := self._list.outside(text)):
+            refused.append(Refused(_strays(outside), answer.key, text))
+            return []
+        return [Piece(text, None, answer.key)]
+
+    def _rewritten(
+        self, requests: Sequence[Request], batches: Sequence[list[Piece] | None], label: str, refused: list[Refused]
+    ) -> list[list[Piece] | None]:
+        """Give texts that stray back to be written again; those that still stray are refused."""
+        straying = [
+            (number, place, piece, outside)
+            for number, batch in enumerate(batches)
+            for place, piece in enumerate(batch or ())
+            if piece.fault() is None and (outside := self._list.outside(piece.text))
+        ]
+        questions = [
+            self._question_again(f"{requests[number].purpose}/rewrite/{place}", piece, outside)
+            for number, place, piece, outside in straying
+        ]
+        outcomes = ask_json(self._teacher, questions, self._check, self._study.teacher, f"{label}, rewriting")
+        mended: list[list[Piece | None] | None] = [None if batch is None else list(batch) for batch in batches]
+        for (number, place, piece, outside), outcome in zip(straying, outcomes, strict=True):
+            batch = mended[number]
+            if outcome is None:
+                return [_whole(batch) for batch in mended[:number]]
+            assert batch is not None
+            if outcome.value is None:
+                refused.append(Refused(f"{_strays(outside)}; {outcome.fault}", origin_of(outcome), piece.text))
+            batch[place] = None if outcome.value is None else Piece(outcome.value["text"], None, origin_of(outcome))
+        return [_whole(batch) for batch in mended]
+
+    def _question_again(self, purpose: str, piece: Piece, outside: Sequence[str]) -> Request:
+        words = fenced(", ".join(outside[:MAX_NAMED]), "words")
+        messages = self._prompts.messages("rewrite", text=fenced(piece.text), words=words)
+        return question(self._study, purpose, messages, record({"text": TEXT}))
+
+    def _check(self, value: Any, request: Request) -> str | None:
+        outside = self._list.outside(value["text"])
+        return (
+            f"it still has words that the learner does not know: {', '.join(outside[:MAX_NAMED])}" if outside else None
+        )
+
+
+def _whole(batch: Sequence[Piece | None] | None) -> list[Piece] | None:
+    return None if batch is None else [piece for piece in batch if piece is not None]
+
+
+def _strays(outside: Sequence[str]) -> str:
+    return f"words outside the vocabulary: {', '.join(outside[:MAX_NAMED])}"
+
+
+def _refuse_nothing(found: Sequence[object]) -> None:
+    if not found:
+        raise UserError(
+            "writing.vocabulary: there is nothing to take the vocabulary from, since nothing is written before it; "
+            "name a file (`words`), or write less within it (`share`)"
+        )

@@ -1,0 +1,121 @@
+"""How many words and texts were written and kept, by task: what steers the writing, and what is shown afterwards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from tutelage.study.plan import ANNOTATED, Kind
+
+Ended = Literal["", "words", "texts", "budget", "exhausted"]
+WHY: dict[Ended, str] = {
+    "": "it was interrupted",
+    "words": "all words are written",
+    "texts": "every task has its texts, and the plan has no writing tasks for the rest of the words",
+    "budget": "the budget is used up",
+    "exhausted": "the teacher brought nothing new",
+}
+
+
+@dataclass
+class TaskLedger:
+    """What was written for one task.
+
+    Attributes:
+        kind: of the task's lesson.
+        requests: answered so far.
+        barren: of these, how many in a row brought (nearly) nothing new.
+        texts: kept (a pair is one).
+        words: kept, by white space.
+        written_texts: refused ones included.
+        written_words: refused ones included.
+    """
+
+    kind: Kind
+    requests: int = 0
+    barren: int = 0
+    texts: int = 0
+    words: int = 0
+    written_texts: int = 0
+    written_words: int = 0
+
+
+class WordLedger:
+    """Counts by task.
+
+    Args:
+        kinds: the tasks to write for and the kinds of their lessons, in the plan's order.
+
+    Attributes:
+        tasks: what was written for each.
+        ended: why the writing ended.
+    """
+
+    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+        self.tasks = {name: TaskLedger(kind) for name, kind in kinds.items()}
+        self.ended: Ended = ""
+        self._words = 0
+
+    @property
+    def words(self) -> int:
+        """Words kept so far."""
+        return self._words
+
+    @property
+    def texts(self) -> int:
+        """Texts kept so far."""
+        return sum(task.texts for task in self.tasks.values())
+
+    def written(self, task: str, words: int) -> None:
+        """Note a text, whatever becomes of it."""
+        self.tasks[task].written_texts += 1
+        self.tasks[task].written_words += words
+
+    def kept(self, task: str, words: int) -> None:
+        """Note that the text just written is kept."""
+        self.tasks[task].texts += 1
+        self.tasks[task].words += words
+        self._words += words
+
+    def asked(self, task: str, barren: bool) -> None:
+        """Note an answered request, and whether it brought next to nothing."""
+        found = self.tasks[task]
+        found.requests += 1
+        found.barren = found.barren + 1 if barren else 0
+
+    def words_of_text(self, task: str, unknown: int) -> float:
+        """Return the mean words of a task's texts; a guess where there are none."""
+        found = self.tasks[task]
+        return found.words / found.texts if found.texts else unknown
+
+    def next_task(self, texts: int | None, pending: Counter[str], patience: int) -> str | None:
+        """Choose the task to write for: the least served one with labels, then the least served writing task.
+
+        Args:
+            texts: for each task with labels; None treats all tasks alike.
+            pending: texts of each task that are on their way.
+            patience: barren requests in a row after which a task is left alone.
+
+        Returns:
+            Its name; None if there is nothing left to do.
+        """
+        open_tasks = {name: task for name, task in self.tasks.items() if task.barren < patience}
+        if texts is not None:
+            labelled = {name: task for name, task in open_tasks.items() if task.kind in ANNOTATED}
+            wanting = [name for name, task in labelled.items() if task.texts + pending[name] < texts]
+            open_tasks = {name: open_tasks[name] for name in wanting or open_tasks.keys() - labelled.keys()}
+        order = list(self.tasks)
+        return min(
+            open_tasks, key=lambda name: (self.tasks[name].texts + pending[name], order.index(name)), default=None
+        )
+
+    def exhausted(self, patience: int) -> bool:
+        """Tell whether some task was left alone because nothing new came."""
+        return any(task.barren >= patience for task in self.tasks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as an object."""
+        tasks = {name: asdict(task) for name, task in self.tasks.items()}
+        return {"words": self.words, "texts": self.texts, "ended": self.ended, "tasks": tasks}

@@ -1,0 +1,211 @@
+"""Let the teacher write texts until the words or the texts for each task are reached (section 3.1 of the paper).
+
+Work goes in waves. What a wave asks follows from the texts of the waves before alone: how many each task still needs,
+and which words are rare so far. Its answers are taken in the order of the requests, so that the corpus does not depend
+on which came first, and a study that was killed writes the same texts again from its store.
+
+In a batch every text is taken or put into quarantine, once. Only what no later stage could use is refused here: empty
+texts, control characters, texts that were there before, words outside a limited vocabulary, and what goes beyond the
+words asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tutelage.errors import UserError
+from tutelage.study.asking import ask_json
+from tutelage.study.examples import Example
+from tutelage.study.extenders import TARGETS, extensions, in_turn, rare_words, word_forms
+from tutelage.study.pieces import Piece, check_any, origin_of
+from tutelage.study.plan import Kind, Plan, Task
+from tutelage.study.prompting import Prompts, labels_text
+from tutelage.study.quarantine import Refused
+from tutelage.study.questions import list_of, question
+from tutelage.study.settings import Study
+from tutelage.study.teacher_llm import Request, TeacherLLM
+from tutelage.study.within import Within
+from tutelage.study.word_ledger import WordLedger
+
+PATIENCE = 5
+"""Requests in a row that may bring (nearly) nothing new before a task counts as exhausted."""
+EXPECTED: dict[Kind, int] = {"classification": 20, "pair_classification": 25, "tagging": 15, "generation": 300}
+"""Words of a text of each kind before there is one to go by: only the size of waves depends on it."""
+TEXTS, PAIRS = list_of("texts"), list_of("pairs", ("text", "text_pair"))
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A request of a wave: the task it is for, and how many texts it asks for."""
+
+    task: Task
+    kind: Kind
+    request: Request
+    count: int
+
+
+class Writer:
+    """Writes the texts of a study.
+
+    Args:
+        teacher: who writes.
+        study: its settings.
+        plan: what is written.
+
+    Attributes:
+        ledger: words and texts by task, and why the writing ended.
+        refused: what was not taken.
+    """
+
+    def __init__(self, teacher: TeacherLLM, study: Study, plan: Plan) -> None:
+        self._teacher, self._study, self._plan = teacher, study, plan
+        self._prompts = Prompts.of(plan, study.prompts)
+        kinds: tuple[Kind, ...] = () if study.writing.corpus == "multi_task" else ("generation",)
+        self._tasks = {task.name: task for task in plan.tasks(*kinds)}
+        if not self._tasks:
+            raise UserError(
+                f"writing.corpus: '{study.writing.corpus}' is written from generation tasks, and the plan has none; "
+                "plan some (`plan.kinds`), or write `corpus: multi_task`"
+            )
+        self.ledger = WordLedger({name: plan.kind_of(name) for name in self._tasks})
+        self.refused: list[Refused] = []
+        self._counts: Counter[str] = Counter()
+        self._seen: set[bytes] = set()
+        self._waves = 0
+
+    def examples(self) -> Iterator[Example]:
+        """Write; yields the texts in their order, as waves are done."""
+        words, vocabulary = self._study.writing.words, self._study.writing.vocabulary
+        free = words if vocabulary is None else round(words * (1 - vocabulary.share))
+        # What tokens are counted in, if nothing else is named.
+        texts: list[str] = []
+        for example in self._until(free, None):
+            if vocabulary is not None and vocabulary.mode == "tokens" and vocabulary.words is None:
+                texts.append(example.text)
+            yield example
+        if vocabulary is not None and free < words and self.ledger.ended != "budget":
+            within = Within(self._teacher, self._study, self._prompts, self._counts, texts)
+            yield from self._until(words, within)
+
+    def _until(self, words: int, within: Within | None) -> Iterator[Example]:
+        """Write wave after wave until so many words are there; within a vocabulary, if there is one."""
+        while self.ledger.words < words:
+            wave = self._wave(words, within)
+            if not wave:
+                self.ledger.ended = "exhausted" if self.ledger.exhausted(PATIENCE) else "texts"
+                return
+            label = f"writing, {self.ledger.words:,} of {self._study.writing.words:,} words"
+            batches: Iterable[list[Piece] | None] = (
+                self._ask(wave, label)
+                if within is None
+                else within.ask([slot.request for slot in wave], label, self.refused)
+            )
+            for slot, batch in zip(wave, batches, strict=True):
+                if batch is None:
+                    self.ledger.ended = "budget"
+                    return
+                yield from self._take(slot, batch, words)
+            self._waves += 1
+        self.ledger.ended = "words"
+
+    def _wave(self, words: int, within: Within | None) -> list[Slot]:
+        """Choose what to ask next, as much as is expected to be needed, at most a wave."""
+        writing, ledger = self._study.writing, self.ledger
+        rare = self._rare() if within is None else []
+        slots: list[Slot] = []
+        asked, pending = Counter[str](), Counter[str]()
+        expected = float(ledger.words)
+        while len(slots) < writing.wave and expected < words:
+            chosen = ledger.next_task(writing.examples_per_task, pending, PATIENCE)
+            if chosen is None:
+                break
+            task, kind = self._tasks[chosen], ledger.tasks[chosen].kind
+            number = ledger.tasks[chosen].requests + asked[chosen]
+            count = 1 if within is not None and within.one_by_one else self._count(chosen, kind, pending)
+            targets = rare[TARGETS * len(slots) :][:TARGETS]
+            if within is None:
+                request = self._request(task, kind, number, count, targets)
+            else:
+                request = within.request(task, number, count)
+            slots.append(Slot(task, kind, request, count))
+            asked[chosen] += 1
+            pending[chosen] += count
+            expected += count * ledger.words_of_text(chosen, EXPECTED[kind])
+        return slots
+
+    def _count(self, name: str, kind: Kind, pending: Counter[str]) -> int:
+        """Return how many texts to ask for: no more than the task still needs."""
+        writing = self._study.writing
+        if kind == "generation":
+            return writing.generation_per_request
+        if writing.examples_per_task is None:
+            return writing.examples_per_request
+        return min(
+            writing.examples_per_request, writing.examples_per_task - self.ledger.tasks[name].texts - pending[name]
+        )
+
+    def _rare(self) -> list[str]:
+        if not self._study.writing.rare_words:
+            return []
+        found = rare_words(self._counts, TARGETS * self._study.writing.wave, self._study.seed, self._waves)
+        return found[: len(found) // TARGETS * TARGETS]
+
+    def _request(self, task: Task, kind: Kind, number: int, count: int, rare: Sequence[str]) -> Request:
+        name = {"pair_classification": "write_pairs", "generation": "write_long"}.get(kind, "write_texts")
+        messages = self._prompts.messages(
+            name,
+            count=count,
+            prompt=in_turn(task.prompts, number, self._study.seed, task.name, "prompt") if task.prompts else "",
+            description=task.description,
+            labels=labels_text(task.labels),
+            extensions=extensions(self._study, self._prompts, task, number, rare),
+        )
+        schema = PAIRS if kind == "pair_classification" else TEXTS
+        return question(self._study, f"write/{task.name}/{number}", messages, schema)
+
+    def _ask(self, wave: Sequence[Slot], label: str) -> Iterable[list[Piece] | None]:
+        requests = [slot.request for slot in wave]
+        outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
+        for slot, outcome in zip(wave, outcomes, strict=True):
+            if outcome is None:
+                yield None
+            elif outcome.value is None:
+                self.refused.append(Refused(outcome.fault, origin_of(outcome), slot.request.purpose))
+                yield []
+            elif slot.kind == "pair_classification":
+                pairs = outcome.value["pairs"]
+                yield [Piece(item["text"], item["text_pair"], origin_of(outcome)) for item in pairs]
+            else:
+                yield [Piece(text, None, origin_of(outcome)) for text in outcome.value["texts"]]
+
+    def _take(self, slot: Slot, pieces: Sequence[Piece], words: int) -> Iterator[Example]:
+        """Take or refuse each text of an answer, and note both."""
+        name, taken = slot.task.name, 0
+        for piece in pieces:
+            fault = piece.fault()
+            example = None if fault else piece.example(slot.kind, name)
+            self.ledger.written(name, example.word_count if example else 0)
+            if example is not None and self.ledger.words >= words:
+                fault = "beyond the words asked for"
+            elif example is not None:
+                fault = self._known(example)
+            if example is None or fault is not None:
+                self.refused.append(Refused(fault or "", piece.origin, piece.content))
+                continue
+            taken += 1
+            self.ledger.kept(name, example.word_count)
+            self._counts.update(word_forms(f"{example.text} {example.text_pair or ''}"))
+            yield example
+        self.ledger.asked(name, barren=taken * 10 <= len(pieces))
+
+    def _known(self, example: Example) -> str | None:
+        """Refuse a text that was there before, but for case and spaces; remember it otherwise."""
+        whole = f"{example.text}\0{example.text_pair or ''}".casefold()
+        digest = hashlib.blake2b(whole.encode(), digest_size=16).digest()
+        if digest in self._seen:
+            return "duplicate: of an earlier text"
+        self._seen.add(digest)
+        return None

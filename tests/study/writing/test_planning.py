@@ -1,0 +1,98 @@
+"""Plans: three waves of questions, names that are unique, repairs, what is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tutelage.errors import UserError
+from tutelage.study.plan import read_plan, write_plan
+from tutelage.study.planning import Planner
+
+
+def test_a_whole_plan_comes_out_and_can_be_written_and_read(
+    brain: Any, study: Any, helpers: Any, tmp_path: Any
+) -> None:
+    teacher = helpers.Scripted(brain)
+    planner = Planner(teacher, study())
+    plan = planner.plan()
+    assert [lesson.kind for lesson in plan.lessons] == [
+        "classification",
+        "pair_classification",
+        "tagging",
+        "generation",
+    ]
+    assert len(plan.tasks()) == 8
+    assert all(list(task.labels) == ["yes", "no", "maybe"] for task in plan.tasks("classification", "tagging"))
+    assert all(len(task.prompts) == 4 for task in plan.tasks())
+    assert not planner.refused
+    assert [request.purpose.split("/")[0] for request in teacher.asked.values()] == ["plan"] * (4 + 6 + 8)
+    write_plan(plan, tmp_path / "plan.yaml")
+    assert read_plan(tmp_path / "plan.yaml") == plan
+
+
+def test_the_same_study_asks_the_same_and_another_attempt_asks_anew(brain: Any, study: Any, helpers: Any) -> None:
+    def asked(attempt: int) -> set[str]:
+        teacher = helpers.Scripted(brain)
+        Planner(teacher, study(), attempt).plan()
+        return set(teacher.asked)
+
+    assert asked(0) == asked(0)
+    assert not asked(0) & asked(1)
+
+
+def test_names_of_two_lessons_are_told_apart(brain: Any, study: Any, helpers: Any) -> None:
+    tasks = {
+        "tasks": [{"name": "Mood, of text!", "description": "It\nis."}, {"name": "mood of text", "description": "It."}]
+    }
+    brain.hook = lambda kind, value, seed: tasks if kind == "tasks" else value
+    plan = Planner(helpers.Scripted(brain), study()).plan()
+    names = ["mood_of_text", *(f"mood_of_text_{kind}" for kind in ("pair_classification", "tagging", "generation"))]
+    assert [task.name for task in plan.tasks()] == names
+
+
+def test_malformed_answers_are_asked_for_again(brain: Any, study: Any, helpers: Any) -> None:
+    first = set[str]()
+
+    def hook(kind: str, value: Any, seed: int) -> Any:
+        if kind not in first:
+            first.add(kind)
+            return {"tasks": {"tasks": []}, "labels": {"labels": [{"label": "a", "definition": "b"}]}}.get(
+                kind, "no JSON"
+            )
+        return value
+
+    brain.hook = hook
+    planner = Planner(helpers.Scripted(brain), study())
+    assert len(planner.plan().tasks()) == 8
+    assert not planner.refused
+
+
+def test_a_task_without_usable_labels_is_left_out_and_one_without_prompts_stays(
+    brain: Any, study: Any, helpers: Any
+) -> None:
+    same = {"labels": [{"label": "Ja wohl", "definition": "a"}, {"label": "ja  wohl ", "definition": "b"}]}
+    brain.hook = lambda kind, value, seed: same if kind == "labels" else {"prompts": []} if kind == "prompts" else value
+    planner = Planner(helpers.Scripted(brain), study())
+    plan = planner.plan()
+    assert [lesson.kind for lesson in plan.lessons] == ["generation"]
+    assert [task.prompts for task in plan.tasks()] == [(), ()]
+    reasons = [(item.reason, item.content) for item in planner.refused]
+    assert reasons[0] == ("two labels are the same", "skill_a: its labels")
+    assert reasons[-1] == ("the list of prompts is empty", "story_b: its prompts")
+    assert len(reasons) == 6 + 2
+
+
+def test_no_plan_at_all_and_no_budget_are_told(brain: Any, study: Any, helpers: Any) -> None:
+    with pytest.raises(UserError, match="budget"):
+        Planner(helpers.Scripted(brain, limit=7), study()).plan()
+    brain.hook = lambda kind, value, seed: "I am sorry"
+    with pytest.raises(UserError, match="planned nothing"):
+        Planner(helpers.Scripted(brain), study()).plan()
+
+
+def test_corpora_without_labels_are_planned_as_topics(brain: Any, study: Any, helpers: Any) -> None:
+    plan = Planner(helpers.Scripted(brain), study(writing={"corpus": "text_generation"})).plan()
+    assert [lesson.kind for lesson in plan.lessons] == ["generation"]
+    assert [task.name for task in plan.tasks()] == ["topic_a", "topic_b"]
