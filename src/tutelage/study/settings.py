@@ -179,6 +179,9 @@ class Filters(Section):
     """Which letters a text may have: `ascii` is nearest to the paper's rule for English; `any` for other scripts."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.8
     """Similarity (Jaccard, of word triples) from which two texts count as one; None looks for equal texts alone."""
+    common_words: Fraction | None = 0.2
+    """Least share of a text's words that are among the 100 commonest of the corpus, for texts of 20 words and more:
+    another language has fewer (English 0.3 to 0.8, its neighbours in an English corpus 0.05 to 0.17)."""
     overlap: Overlap = Overlap()
 
 
