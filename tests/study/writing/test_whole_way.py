@@ -259,7 +259,7 @@ def test_verbs_print_tables(server: Any, study: Any, tmp_path: Path, capsys: Any
         assert words in shown
         assert "money" in shown
     app(["study", "prompts", str(tmp_path / "prompts")], standalone_mode=False)
-    assert len(list((tmp_path / "prompts").glob("*.txt"))) == 18
+    assert len(list((tmp_path / "prompts").glob("*.txt"))) == 19
     again = study(teacher={"endpoint": server.address}, prompts=tmp_path / "prompts", writing={"words": 300})
     sent = server.sent.total()
     studies.study_write(again, (), tmp_path)
