@@ -62,9 +62,7 @@ class Within:
             )
             _refuse_nothing(self._list.words)
             if study.teacher.weights is not None:
-                # A sentence may begin with any of them.
-                capitals = (word[:1].upper() + word[1:] for word in self._list.words)
-                self._constraint = Constraint(words=tuple(dict.fromkeys([*self._list.words, *capitals])))
+                self._constraint = Constraint(words=self._list.words)
         self.one_by_one = self._constraint is not None
 
     def request(self, task: Task, number: int, count: int) -> Request:
@@ -107,8 +105,10 @@ class Within:
         if answer.fault:
             refused.append(Refused(answer.fault, answer.key, request.purpose))
             return []
-        # The last word of an answer that was cut may be a part of one.
-        text = answer.text if answer.finish != "length" else answer.text.rstrip().rpartition(" ")[0]
+        text = answer.text
+        if answer.finish == "length" and not self._list.words:
+            # Tokens know no words: the last one of an answer that was cut may be a part.
+            text = text.rstrip().rpartition(" ")[0]
         if self._list.words and (outside := self._list.outside(text)):
             refused.append(Refused(_strays(outside), answer.key, text))
             return []
