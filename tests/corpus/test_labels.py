@@ -9,7 +9,7 @@ import pytest
 from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.corpus.encoding import Encoder
-from tutelage.corpus.examples import Example, example_of
+from tutelage.corpus.examples import example_of
 from tutelage.corpus.labels import IGNORE, LabelReader
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.sources import resolve
@@ -32,8 +32,9 @@ TAGS = ("N", "X", "V", "X", "N", "X", "X", "N", "X")
 def records(count: int = 60) -> list[dict]:
     found = []
     for i in range(count):
+        labels = {"mood": ("glad", "sad")[i % 2], "theme": "sea"}
         found.append({"kind": "classification", "text": f"The boat number {i} sails on the wide sea.",
-                      "labels": {"mood": ("glad", "sad")[i % 2], "theme": "sea"}, "confidence": {"mood": 0.5}})  # fmt: skip
+                      "labels": labels, "confidence": {"mood": 0.5}})  # fmt: skip
         found.append({"kind": "pair_classification", "text": f"Cat {i} sleeps.\nAll day.", "text_pair": f"It is {i}.",
                       "labels": {"same": "yes"}})  # fmt: skip
         found.append({"kind": "tagging", "words": [*WORDS, f"w{i}"], "labels": {"pos": [*TAGS, "N"]}})
@@ -168,7 +169,8 @@ def test_words_find_their_tokens_with_any_tokenizer(kind) -> None:
 
     text = " ".join(WORDS)
     model, trainer, before = {
-        "ByteLevel": (models.BPE(), trainers.BpeTrainer(vocab_size=300, show_progress=False), pre_tokenizers.ByteLevel()),
+        "ByteLevel": (models.BPE(), trainers.BpeTrainer(vocab_size=300, show_progress=False),
+                      pre_tokenizers.ByteLevel()),
         "WordPiece": (models.WordPiece(unk_token="?"), trainers.WordPieceTrainer(
             vocab_size=60, show_progress=False, special_tokens=["?"]), pre_tokenizers.Whitespace()),
         "Unigram": (models.Unigram(), trainers.UnigramTrainer(vocab_size=60, show_progress=False, unk_token="?",
@@ -263,7 +265,3 @@ def test_the_starter_has_its_labels(tmp_path) -> None:
     stores = (made.train, made.val, made.test)
     assert sum(split.labels.counts["entailment"] for split in stores) == 120
     assert sum(split.words for split in stores) > 89_000
-
-
-def test_an_example_remembers_its_words() -> None:
-    assert Example(kind="tagging", text="a b", words=("a", "b")).record()["words"] == ["a", "b"]

@@ -23,6 +23,8 @@ from tutelage.progress import progress
 NAME = "tasks"
 FAMILIES = ("classification", "pair_classification", "tagging")
 RULES = "unmasked test split"
+_Of = tuple[MeasuredValue, MeasuredValue, MeasuredValue]
+"""Accuracy, macro F1, share of the commonest label."""
 NO_HEAD = "the model has no head for it"
 
 
@@ -89,7 +91,7 @@ def _values(tasks: Sequence[LabelTask], counts: dict[str, NDArray[np.int64]]) ->
     return values
 
 
-def _of_task(task: LabelTask, table: NDArray[np.int64] | None) -> tuple[MeasuredValue, MeasuredValue, MeasuredValue]:
+def _of_task(task: LabelTask, table: NDArray[np.int64] | None) -> _Of:
     n = 0 if table is None else int(table.sum())
     if table is None or not n:
         note = NO_HEAD if table is None else "the test split has no label of it"
@@ -105,9 +107,7 @@ def _of_task(task: LabelTask, table: NDArray[np.int64] | None) -> tuple[Measured
             MeasuredValue(share, "accuracy", n=n))  # fmt: skip
 
 
-def _means(
-    members: Sequence[tuple[MeasuredValue, MeasuredValue, MeasuredValue]], *names: str
-) -> dict[str, MeasuredValue]:
+def _means(members: Sequence[_Of], *names: str) -> dict[str, MeasuredValue]:
     """Average over tasks, each alike; None unless all are known."""
     found = {}
     for column, name in enumerate(names):
