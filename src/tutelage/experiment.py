@@ -177,7 +177,7 @@ class Experiment:
             return None
         labels = LabelReader(split.labels, split.labels.tasks, model.reads == "causal")
         pad_id = self.data.tokenizer.pad_token_id or 0
-        return BatchSource(split, self.recipe.data.rows, 64, self.recipe.data.seed, pad_id, shuffle=False, labels=labels)
+        return BatchSource(split, self.recipe.data.rows, 64, 0, pad_id, shuffle=False, labels=labels)
 
     def tasks_of(self, model: recipe.Model) -> tuple[LabelTask, ...]:
         """Return the tasks of the corpus that a model learns, in any of its stages.

@@ -37,7 +37,9 @@ from tutelage.evaluation.finetune.tasks import TASKS, files_of, trained_together
 from tutelage.evaluation.likelihood import Precision
 from tutelage.evaluation.reading import evaluate_reading, find_reading
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
+from tutelage.evaluation.task_heads import evaluate_heads
 from tutelage.files import read_json, sha256, write_json
+from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe_finetune import Finetuning
 from tutelage.run_folder import Json
@@ -46,7 +48,7 @@ from tutelage.teaching.teachers import Ensemble
 PREDICTORS_2023 = "english_american_predictors.csv"
 PUBLISHED = "published"
 """`reading:published`: surprisals as the published code takes them, which is what result files hold."""
-Need = Literal["checkpoints", "held_out", "reference"]
+Need = Literal["checkpoints", "held_out", "reference", "labels"]
 
 
 class Speakers:
@@ -81,6 +83,8 @@ class Context:
         checkpoints: of a single model, those kept by words seen; empty where none were asked for, and for ensembles.
         parts: folder for results of parts, so that what is done survives a stop; see `part`.
         held_out: makes the rows of held-out text; None where there is no corpus.
+        labelled: makes the rows of labelled held-out text; None where there is none.
+        heads: loads what a single model of the recipe learned beside the text; None where it learned no labels.
         reference: returns what the model that sorts held-out rows said of each, `(R, 2)`; see `row_losses`.
     """
 
@@ -94,6 +98,8 @@ class Context:
     checkpoints: Sequence[Checkpoint] = field(default=())
     held_out: Callable[[], BatchSource] | None = None
     reference: Callable[[], NDArray[np.float64]] | None = None
+    labelled: Callable[[], BatchSource | None] = lambda: None
+    heads: Callable[[], TaskHeads | None] = lambda: None
 
     @property
     def argument(self) -> str:
@@ -137,7 +143,8 @@ class Measurement:
             digests of the files it reads, settings of its own. Called before any training; raises a `UserError` for an
             argument that does not exist or files that are missing.
         arguments: what may stand behind the colon, for messages; nothing if the name stands alone.
-        needs: what else it is measured on: `checkpoints` of the model, `held_out` text, a `reference` model.
+        needs: what else it is measured on: `checkpoints` of the model, `held_out` text, a `reference` model,
+            held-out text with `labels`.
     """
 
     run: Callable[[Context], MeasuredResult]
@@ -240,6 +247,19 @@ def _buckets_inputs(argument: str, settings: recipe.Evaluation) -> Json:
     return {"parts": settings.buckets.parts if settings.buckets else None}
 
 
+# --- labels of a study
+
+
+def _tasks(context: Context) -> MeasuredResult:
+    source = context.labelled()
+    if source is None:
+        raise UserError("evaluation 'tasks' needs a recipe whose corpus has labels (a study, or `starter`), with "
+                        "data.separator=brackets and data.rows.kind=examples")  # fmt: skip
+    label = f"tasks {context.label}"
+    [model, *_] = context.fresh()
+    return evaluate_heads(model.eval(), context.heads(), source, context.speakers.device, context.precision, label)
+
+
 # --- fine-tuning
 
 
@@ -308,6 +328,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "aoa": Measurement(_aoa, _aoa_inputs, needs=frozenset({"checkpoints"})),
     "calibration": Measurement(_calibration, lambda argument, settings: {}, needs=frozenset({"held_out"})),
     "buckets": Measurement(_buckets, _buckets_inputs, needs=frozenset({"held_out", "reference"})),
+    "tasks": Measurement(_tasks, lambda argument, settings: {}, needs=frozenset({"held_out", "labels"})),
     "glue": Measurement(_glue, _glue_inputs, arguments=tuple(TASKS)),
 }
 """Evaluations beside the suites, by the name before the colon."""

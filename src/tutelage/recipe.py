@@ -337,6 +337,13 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _evaluated_labels_are_there(self) -> Recipe:
+        if "tasks" in self.evaluate and (self.data.separator != "brackets" or self.data.rows.kind != "examples"):
+            message = "`tasks` needs labels: set data.separator=brackets and data.rows.kind=examples"
+            raise wrong(("evaluate",), message)
+        return self
+
+    @model_validator(mode="after")
     def _compiled_rows_are_alike(self) -> Recipe:
         for name, model in self.models.items():
             if model.compile == "on" and self.data.rows.kind == "examples":

@@ -79,8 +79,8 @@ def resolve_likes(tree: Tree, lines: Lines, name: str) -> None:
 
     `without: teachers` takes the teachers, their cache and the `distill` objective away, and so does
     `without: distill`; `select` is the selection of rows; any other name is an objective. Where an objective goes, the
-    remaining weights of each stage are scaled to sum to 1; without `tasks` alone, they stay as they are, since those come
-    on top of them.
+    remaining weights of each stage are scaled to sum to 1; without `tasks` alone they stay as they are, since those
+    come on top.
     What has not the shape of a recipe stays as it is, for the schema to refuse.
 
     Raises:

@@ -138,9 +138,10 @@ def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = T
 
 def _role(experiment: Experiment, name: str) -> str:
     models = experiment.recipe.models
-    if any(stage.teachers for stage in models[name].stages):
+    if any(stage.teachers or stage.objectives.tasks for stage in models[name].stages):
         return "student"
-    if "teachers" in ((models[name].without,) if isinstance(models[name].without, str) else models[name].without):
+    gone = (models[name].without,) if isinstance(models[name].without, str) else models[name].without
+    if "teachers" in gone or "tasks" in gone:
         return "control"
     taught = {teacher.model for model in models.values() for stage in model.stages for teacher in stage.needs}
     return "teacher" if name in taught else "model"

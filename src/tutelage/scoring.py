@@ -29,6 +29,7 @@ from tutelage.experiment import Experiment
 from tutelage.files import fingerprint, read_json, write_json
 from tutelage.measurements import Context, Need, Speakers
 from tutelage.models.build import Kind
+from tutelage.models.heads import TaskHeads, load_heads
 from tutelage.progress import console
 from tutelage.run_folder import Json, differences
 from tutelage.teaching.teachers import Ensemble
@@ -40,6 +41,7 @@ BESIDE: dict[Need, str] = {
     "checkpoints": "all checkpoints at once",
     "held_out": "held-out text",
     "reference": "a model that sorts held-out text",
+    "labels": "labelled text and a finished model's heads",
 }
 """What some evaluations need beside a model, in words."""
 
@@ -102,6 +104,8 @@ class Scoring:
                 "that is compared keeps any: name some in models.*.checkpoints, within the length of the run"
             )
         names = dict.fromkeys((*self.recipe.evaluate, *along))
+        if any("labels" in needs_of(name) for name in names) and self.experiment.data.test.labels is None:
+            raise UserError(f"evaluate: tasks: the corpus '{self.recipe.data.corpus}' has no labels; leave `tasks` out")
         return {name: find(name, self.recipe.evaluation) for name in names if name not in HELD_OUT}
 
     def subjects(self, only: str | None = None) -> Iterator[Subject]:
@@ -196,6 +200,8 @@ class Scoring:
         of: Json = {"members": members, "convention": self.recipe.evaluation.convention} | self.found[name].inputs
         if "held_out" in self.found[name].needs:
             of["tokens"] = self._split("test").digest
+        if "labels" in self.found[name].needs and self._split("test").labels is not None:
+            of["labels"] = self._split("test").labels.digest
         if "reference" in self.found[name].needs and (by := self._sorter) is not None:
             of["reference"] = [str(by), fingerprint(self.experiment.wish(self.experiment.piece_of(by)))]
         if "checkpoints" in self.found[name].needs:
@@ -258,10 +264,19 @@ class Scoring:
             parts=parts,
             held_out=lambda: self._held_out_rows(subject, "test"),
             reference=lambda: self._reference_rows,
+            labelled=lambda: self.experiment.labelled_rows(
+                self._split("test"), self.recipe.models[subject.members[0].model]
+            ),
+            heads=lambda: self._heads(subject),
         )
         score = write_score(self.folder(subject), self.found[name].run(context), name, of)
         shutil.rmtree(parts, ignore_errors=True)
         return score
+
+    def _heads(self, subject: Subject) -> TaskHeads | None:
+        """Load the heads of a finished model; those of an ensemble do not speak together."""
+        [member, *others] = subject.members
+        return None if others else load_heads(self.experiment.run_of(self.experiment.piece_of(member)).hf)
 
     def _checkpoints(self, subject: Subject) -> list[WordCheckpoint]:
         """The checkpoints by words seen that the recipe asks of a single model, oldest first; none of an ensemble."""

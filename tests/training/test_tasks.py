@@ -65,7 +65,8 @@ def source_of(store, causal: bool = False, rows: int = 24, tasks=TASKS, confiden
 
 
 def objectives(causal: bool, **tasks) -> recipe.Objectives:
-    return recipe.Objectives.model_validate({"next_token" if causal else "masked": 0.9, "tasks": {"weight": 0.5, **tasks}})
+    text = "next_token" if causal else "masked"
+    return recipe.Objectives.model_validate({text: 0.9, "tasks": {"weight": 0.5, **tasks}})
 
 
 def learner_of(make_model, causal: bool, tasks=TASKS, uncertainty: bool = False) -> Learner:
@@ -136,7 +137,7 @@ def naive(learner: Learner, store, batch: Batch, what: recipe.Objectives, causal
                     s = heads.log_variance_L[[task.name for task in TASKS].index(name)]
                     term = term * torch.exp(-s) + s / 2
                 loss = loss + weight / len(family) * term
-    return loss, float(text / texts)
+    return loss, text.item() / texts
 
 
 @pytest.mark.parametrize("causal", [False, True])

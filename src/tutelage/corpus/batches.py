@@ -93,7 +93,7 @@ class Batch:
 
     def silenced(self) -> Batch:
         """Return the same rows without any loss."""
-        labels = {name: torch.full_like(one, IGNORE) for name, one in self.labels.items() if name in ("classes", "tags")}
+        labels = {name: torch.full_like(self.labels[name], IGNORE) for name in ("classes", "tags") if self.labels}
         targets = torch.full_like(self.targets_BT, IGNORE)
         return replace(self, targets_BT=targets, labels=self.labels | labels, silent=True)
 
@@ -186,8 +186,8 @@ class Examples:
 
     def place(self, row: int) -> Place:
         """Return where one row lies."""
-        numbers = (int(column[row]) for column in (self.documents, self.starts, self.lengths))
-        return Place(*numbers, opens=bool(self.opens[row]))
+        document, start, length = (int(column[row]) for column in (self.documents, self.starts, self.lengths))
+        return Place(document, start, length, bool(self.opens[row]))
 
     def row(self, row: int, epoch: int) -> Ints:
         """Return the tokens of one row, without padding."""

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tutelage.corpus.reading import json_records
+from tutelage.corpus.study_plan import Kind
 from tutelage.errors import UserError
 from tutelage.files import write_text
-from tutelage.corpus.study_plan import Kind
 
 KINDS = get_args(Kind)
 FIELDS = {"kind", "text", "text_pair", "words", "labels", "confidence", "task", "origin", "label_origins", "id"}

@@ -34,7 +34,6 @@ from tutelage.errors import UserError
 IGNORE = -100
 """A label that is missing, and the target of a position that has no loss."""
 FILES = ("classes", "words", "tags", "sure")
-_TYPES = {"classes": np.int16, "words": np.int64, "tags": np.int16, "sure": np.float32}
 
 Array = npt.NDArray[Any]
 
@@ -70,7 +69,7 @@ class LabelWriter:
     def __init__(self, folder: Path, split: str, tasks: Sequence[LabelTask]) -> None:
         self._folder, self._split, self._tasks = folder, split, tasks
         self._numbers = [{label: number for number, label in enumerate(task.labels)} for task in tasks]
-        self._columns = {"classes": array("h"), "words": array("q"), "tags": array("h"), "sure": array("f")}
+        self._classes, self._words, self._tags, self._sure = array("h"), array("q"), array("h"), array("f")
         self._counts = dict.fromkeys((task.name for task in tasks), 0)
         self.outside = 0
         """Labels left out because the plan does not know them."""
@@ -78,8 +77,8 @@ class LabelWriter:
     def skip(self, documents: int) -> None:
         """Note documents without labels."""
         for _ in range(documents):
-            self._columns["classes"].extend([IGNORE] * sum(not task.tags for task in self._tasks))
-            self._columns["sure"].extend([1.0] * len(self._tasks))
+            self._classes.extend([IGNORE] * sum(not task.tags for task in self._tasks))
+            self._sure.extend([1.0] * len(self._tasks))
 
     def add(self, examples: Iterable[Example], starts: Iterable[int], encoder: Encoder) -> None:
         """Note the labels of documents.
@@ -91,8 +90,8 @@ class LabelWriter:
         """
         for example, start in zip(examples, starts, strict=True):
             classes = [self._number(task, example) for task in range(len(self._tasks)) if not self._tasks[task].tags]
-            self._columns["classes"].extend(classes)
-            self._columns["sure"].extend(example.confidence.get(task.name, 1.0) for task in self._tasks)
+            self._classes.extend(classes)
+            self._sure.extend(example.confidence.get(task.name, 1.0) for task in self._tasks)
             self._add_tags(example, start, encoder)
             known = {task.name for task in self._tasks}
             self.outside += sum(name not in known for name in example.labels)
@@ -111,10 +110,10 @@ class LabelWriter:
             if place is None:
                 continue
             # Behind the token that opens the document.
-            self._columns["words"].extend(start + 1 + token for token in place)
+            self._words.extend(start + 1 + token for token in place)
             for task in (task for task in self._tasks if task.tags):
                 number = numbers[task.name][word] if task.name in numbers else None
-                self._columns["tags"].append(IGNORE if number is None else number)
+                self._tags.append(IGNORE if number is None else number)
                 self._counts[task.name] += number is not None
 
     def _number(self, index: int, example: Example) -> int:
@@ -130,13 +129,11 @@ class LabelWriter:
     def finish(self) -> dict[str, Any]:
         """Write the files and return the entry of the manifest."""
         K = sum(task.tags for task in self._tasks)
-        widths = {"classes": len(self._tasks) - K, "words": 2, "tags": K, "sure": len(self._tasks)}
+        columns: tuple[Array, ...] = tuple(map(np.asarray, (self._classes, self._words, self._tags, self._sure)))
         digests = {}
-        for name, column in self._columns.items():
-            flat = np.array(column, dtype=_TYPES[name])
-            height = len(flat) // widths[name] if widths[name] else 0
+        for name, column, width in zip(FILES, columns, (len(self._tasks) - K, 2, K, len(self._tasks)), strict=True):
             path = self._folder / f"{self._split}.{name}.npy"
-            np.save(path, flat.reshape(height, widths[name]), allow_pickle=False)
+            np.save(path, column.reshape(-1, width) if width else column.reshape(0, 0), allow_pickle=False)
             digests[name] = files.sha256(path)
         return {"counts": self._counts, "sha256": digests}
 
@@ -180,7 +177,9 @@ class Labels:
             except (OSError, ValueError, EOFError) as error:
                 raise UserError(f"{path} is damaged ({error}): delete {folder} and prepare again") from error
         tasks = tuple(LabelTask(t["name"], t["kind"], tuple(t["labels"])) for t in manifest["tasks"])
-        return cls(tasks, *arrays, entry["counts"], files.fingerprint([manifest["tasks"], entry["sha256"]]))
+        classes, words, tags, sure = arrays
+        digest = files.fingerprint([manifest["tasks"], entry["sha256"]])
+        return cls(tasks, classes, words, tags, sure, entry["counts"], digest)
 
 
 @dataclass(frozen=True)

@@ -331,7 +331,7 @@ def _described(tasks: tuple[LabelTask, ...]) -> list[dict[str, Any]]:
 def _encode(cleaned: list[CleanedFile], chosen: dict[Split, list[Chosen]], data: recipe.Data, encoder: Encoder,
             folder: Path, vocab_size: int, frame: tuple[int | None, int | None],
             tasks: tuple[LabelTask, ...]) -> tuple[dict[str, dict[str, Any]], int]:  # fmt: skip
-    """Write the tokens of each split, and its labels; return the manifest's entries, and how many labels are unknown."""
+    """Write each split's tokens and labels; return the manifest's entries, and how many labels were left out."""
     total = sum(
         int(file.passages.words[mask].sum())
         for masks in chosen.values()

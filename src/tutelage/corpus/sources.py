@@ -102,7 +102,9 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
     )
 
 
-_CARVED = "no dev or test files: the test split is another 5 % (data.test_share) of each file, after the part held out as val"
+_CARVED = (
+    "no dev or test files: the test split is another 5 % (data.test_share) of each file, after the part held out as val"
+)
 
 
 def _starter() -> Corpus:
@@ -110,7 +112,7 @@ def _starter() -> Corpus:
         SourceFile(name=path.stem, split="train", path=path, cleaner="", format="starter")
         for path in starter.example_files()
     )
-    note = "test (5 %, data.test_share) and val are whole examples drawn by hash, since the files go from theme to theme"
+    note = "test (data.test_share) and val are whole examples drawn by hash, since the files go from theme to theme"
     return Corpus(name="starter", files=files, carve="hash", notes=(note,), plan=starter.plan_file())
 
 
@@ -152,7 +154,7 @@ def _hugging_face(corpus: str, text_field: str) -> Corpus:
 def _study(corpus: str, folder: Path, plan: Path) -> Corpus:
     paths = sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith("."))
     if not paths:
-        raise UserError(f"data.corpus: {folder} has a plan and no examples (*.jsonl); `tutelage study write` writes some")
+        raise UserError(f"data.corpus: {folder} has a plan, but no examples (*.jsonl): `tutelage study run` makes them")
     files = tuple(SourceFile(name=path.stem, split="train", path=path, cleaner="", format="study") for path in paths)
     note = "test and val are whole examples drawn by hash"
     return Corpus(name=corpus, files=files, carve="hash", notes=(note,), plan=plan)

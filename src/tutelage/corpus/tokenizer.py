@@ -51,7 +51,7 @@ def train(lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False)
 
     reserved = [*BASE_TOKENS, *options.extra_tokens]
     if framed and not set(FRAME) <= set(reserved):
-        raise UserError(f"data.separator: brackets needs the tokens {' and '.join(FRAME)} in data.tokenizer.extra_tokens")
+        raise UserError(f"data.separator=brackets needs {' and '.join(FRAME)} among data.tokenizer.extra_tokens")
     if len(set(reserved)) < len(reserved):
         raise UserError(f"data.tokenizer.extra_tokens: {list(options.extra_tokens)} repeat a reserved token {reserved}")
     backend = Tokenizer(models.BPE())

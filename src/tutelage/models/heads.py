@@ -91,7 +91,7 @@ class TaskHeads(nn.Module):
         Returns:
             Sums in nats and weights, both `(L,)` float32; where a task has no label, an exact zero with gradient zero.
         """
-        sums, counts, J = [], [], 0
+        sums, counts, J = list[Tensor](), list[Tensor](), 0
         rows = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
         if self.classes is not None:
             targets_BJ = labels["classes"]
@@ -110,14 +110,18 @@ class TaskHeads(nn.Module):
 
     @torch.no_grad()
     def predict(self, hidden_BTD: Tensor, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the most likely labels, `(B, J)` and `(B, S, K)`, in the places that `labels` names."""
+        """Return the most likely labels, `(B, J)` and `(B, S, K)`, in the places that `labels` names.
+
+        Of these heads' tasks, whatever others are labelled.
+        """
         rows = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
-        classes, tags = labels["classes"].new_empty(len(rows), 0), labels["tags"].new_empty(len(rows), 0, 0)
+        classes, tags = rows.new_empty(len(rows), 0), rows.new_empty(*labels["tag_places"].shape, 0)
         if self.classes is not None:
             classes = self.classes(hidden_BTD[rows, labels["class_places"]]).argmax(-1)
         if self.tags is not None:
             hidden_BSD = hidden_BTD[rows[:, None], labels["tag_places"]]
-            tags = self.tags(hidden_BSD.flatten(0, 1)).argmax(-1).view_as(labels["tags"])
+            tags = self.tags(hidden_BSD.flatten(0, 1)).argmax(-1)
+            tags = tags.view(*labels["tag_places"].shape, tags.shape[1])
         return classes, tags
 
 

@@ -87,4 +87,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt2-2m": _gpt2(128, 4, 4, dropout=0.0),
     "llama-1m": _llama(96, 3, 3, 256, tied=True),
     "modernbert-4m": _modernbert(192, 6, 6, 288),
+    "modernbert-2m": _modernbert(160, 4, 4, 240),
 }

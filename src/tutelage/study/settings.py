@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe_data import Count, Fraction, Section, Words
 from tutelage.corpus.study_plan import Kind
+from tutelage.recipe_data import Count, Fraction, Section, Words
 
 Positive = Annotated[float, Field(gt=0)]
 

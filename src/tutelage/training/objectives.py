@@ -8,8 +8,8 @@ count over the whole batch (all micro-batches, all processes) before the first f
 does not depend on how the batch was cut. Counts differ: in rows of T tokens, the next token has T - 1 targets, a
 divergence T, a masked model as many as were hidden.
 
-Labels add a term for each task, over its own count (see `tasks`). Everything happens inside `Learner.forward`, so that data-parallel wrappers see all weights used, the output layer's
-too.
+Labels add a term for each task, over its own count (see `tasks`). Everything happens inside `Learner.forward`, so that
+data-parallel wrappers see all weights used, the output layer's too.
 """
 
 from __future__ import annotations

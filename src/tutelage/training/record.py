@@ -108,7 +108,8 @@ class Record:
         stop = save = False
         numbers = torch.stack([measured for *_, measured in self._unread]).tolist() if self._unread else []
         for (step, tokens, counts, settings, _), row in zip(self._unread, numbers, strict=True):
-            found = Measured(*row[:6], tuple(row[6:]))
+            norm, stopping, saving, target, teacher, heard, *tasks = row
+            found = Measured(norm, stopping, saving, target, teacher, heard, tuple(tasks))
             if not all(map(math.isfinite, row)):
                 said = f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
                 return Look(stop, save, (step - 1, said))
@@ -160,8 +161,8 @@ class Record:
         if window["gated"]:
             line["heard"] = window["heard"] / window["gated"]
         if self._tasks:
-            labels = {task: window[f"labels {task}"] for task in self._tasks}
-            line["tasks"] = {task: window[f"task {task}"] / count for task, count in labels.items() if count}
+            sure = {task: window[f"labels {task}"] for task in self._tasks}
+            line["tasks"] = {task: window[f"task {task}"] / count for task, count in sure.items() if count}
         self._files[0].write(line)
         self._files[1].write({"step": step, "tokens": tokens, "seconds": round(self.seconds(), 3)})
 

@@ -35,8 +35,8 @@ def learned(what: recipe.Tasks, known: Sequence[LabelTask]) -> list[LabelTask]:
     found = [task for task in known if task.kind in what.families and (what.only is None or task.name in what.only)]
     if not found:
         raise UserError(
-            f"objectives.tasks: nothing to learn: the corpus has labels for {', '.join(names) or 'no task at all'}, and the "
-            f"families wanted are {', '.join(what.families)}"
+            f"objectives.tasks: nothing to learn: the corpus has labels for {', '.join(names) or 'no task at all'}, "
+            f"and the families wanted are {', '.join(what.families)}"
         )
     return found
 

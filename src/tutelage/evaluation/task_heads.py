@@ -1,0 +1,122 @@
+"""How well a model's heads label held-out text: accuracy and macro F1 by task, on text of which nothing is hidden.
+
+Macro F1 is the mean over the labels that occur among the right answers or the given ones. Beside each task stands what
+a model that always gives the commonest label would score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tutelage.corpus.batches import IGNORE, BatchSource
+from tutelage.corpus.labels import LabelTask
+from tutelage.evaluation.likelihood import Precision
+from tutelage.evaluation.results import MeasuredResult, MeasuredValue
+from tutelage.models.heads import TaskHeads
+from tutelage.models.language_model import LanguageModel
+from tutelage.progress import progress
+
+NAME = "tasks"
+FAMILIES = ("classification", "pair_classification", "tagging")
+RULES = "unmasked test split"
+_Of = tuple[MeasuredValue, MeasuredValue, MeasuredValue]
+"""Accuracy, macro F1, share of the commonest label."""
+NO_HEAD = "the model has no head for it"
+
+
+def evaluate_heads(
+    model: LanguageModel,
+    heads: TaskHeads | None,
+    source: BatchSource,
+    device: torch.device,
+    precision: Precision = "fp32",
+    label: str = NAME,
+) -> MeasuredResult:
+    """Measure a model's heads on every labelled row once.
+
+    Args:
+        model: the model that they read, on the device.
+        heads: as they were trained with it; None if it learned no labels.
+        source: rows in order, unmasked, with labels of all tasks of the corpus.
+        device: where to compute.
+        precision: `bf16` computes under autocast, as training does.
+        label: whose evaluation this is, for the progress bar.
+
+    Returns:
+        `accuracy` (the mean over tasks), `macro_f1` and `majority` likewise; the same by family and by
+        `family/task`; None where there is no head. `predictions` counts right labels (rows) by given ones.
+    """
+    assert source.labels is not None
+    tasks = source.labels.tasks
+    known = {task.name for task in heads.tasks} if heads is not None else set()
+    if heads is None:
+        return MeasuredResult(NAME, RULES, "accuracy", _values(tasks, {}))
+    counts = {task.name: np.zeros((len(task.labels),) * 2, dtype=np.int64) for task in tasks if task.name in known}
+    columns = {tags: [task.name for task in tasks if task.tags == tags] for tags in (False, True)}
+    heads = heads.to(device).eval()
+    with torch.inference_mode(), progress(label, source.tokens_per_epoch, "tok") as bar:
+        for batch in source.once():
+            batch = batch.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                given = heads.predict(model.hidden(batch.tokens_BT, batch.lengths_B), batch.labels)
+            for tags, said in zip((False, True), given, strict=True):
+                mine = [task.name for task in heads.tasks if task.tags == tags]
+                right = batch.labels["tags" if tags else "classes"].flatten(0, -2)
+                for place, name in enumerate(mine):
+                    targets = right[:, columns[tags].index(name)]
+                    there = targets != IGNORE
+                    pairs = targets[there] * len(counts[name]) + said.flatten(0, -2)[there, place]
+                    found = torch.bincount(pairs, minlength=counts[name].size).cpu().numpy()
+                    counts[name] += found.reshape(counts[name].shape)
+            bar.advance(batch.token_count)
+    rows = {name: table.tolist() for name, table in counts.items()}
+    return MeasuredResult(NAME, RULES, "accuracy", _values(tasks, counts), {"right_by_given": rows})
+
+
+def _values(tasks: Sequence[LabelTask], counts: dict[str, NDArray[np.int64]]) -> dict[str, MeasuredValue]:
+    """Make the numbers of tables of right (rows) by given (columns) labels."""
+    single = {task.name: _of_task(task, counts.get(task.name)) for task in tasks}
+    values = _means(list(single.values()), "accuracy", "macro_f1", "majority")
+    for family in FAMILIES:
+        members = [single[task.name] for task in tasks if task.kind == family]
+        if members:
+            values |= _means(members, family, f"{family}:f1", f"{family}:majority")
+    for task in tasks:
+        accuracy, f1, _ = single[task.name]
+        values |= {f"{task.kind}/{task.name}": accuracy, f"{task.kind}/{task.name}:f1": f1}
+    return values
+
+
+def _of_task(task: LabelTask, table: NDArray[np.int64] | None) -> _Of:
+    n = 0 if table is None else int(table.sum())
+    if table is None or not n:
+        note = NO_HEAD if table is None else "the test split has no label of it"
+        return (MeasuredValue(None, "accuracy", note=note), MeasuredValue(None, "f1", note=note),
+                MeasuredValue(None, "accuracy", note=note))  # fmt: skip
+    hits, right, given = np.diag(table), table.sum(1), table.sum(0)
+    there = right + given > 0
+    f1 = float(np.mean(2 * hits[there] / (right + given)[there]))
+    common = int(right.argmax())
+    share = float(right[common] / n)
+    note = f"always '{task.labels[common]}' scores {100 * share:.1f} %"
+    return (MeasuredValue(float(hits.sum() / n), "accuracy", n=n, note=note), MeasuredValue(f1, "f1", n=n),
+            MeasuredValue(share, "accuracy", n=n))  # fmt: skip
+
+
+def _means(members: Sequence[_Of], *names: str) -> dict[str, MeasuredValue]:
+    """Average over tasks, each alike; None unless all are known."""
+    found = {}
+    for column, name in enumerate(names):
+        ones = [member[column] for member in members]
+        known = [one.value for one in ones if one.value is not None]
+        whole = len(known) == len(ones)
+        note = f"mean over {len(ones)} tasks" if whole else "the model has not a head for each of its tasks"
+        if not whole and len(known) == 0:
+            note = ones[0].note
+        value = float(np.mean(known)) if whole else None
+        found[name] = MeasuredValue(value, ones[0].unit, n=sum(one.n for one in ones) if whole else 0, note=note)
+    return found
