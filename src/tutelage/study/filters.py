@@ -15,13 +15,13 @@ from functools import lru_cache
 
 from tutelage.study.duplicates import near_duplicates
 from tutelage.study.examples import Example, Label
+from tutelage.study.hidden import is_hidden
 from tutelage.study.overlap import SuiteOverlap, find_overlap
 from tutelage.study.plan import Plan
 from tutelage.study.quarantine import Refused
 from tutelage.study.settings import Filters
 from tutelage.study.plain_words import plain_words
 
-LAYOUT = frozenset("\n\r\t")
 JOINERS = frozenset("\u200c\u200d\u200e\u200f\u061c")
 """Invisible, yet needed by many scripts; Latin text has no use for them."""
 LATIN_EXTRAS = frozenset("ªºµ")
@@ -116,7 +116,7 @@ def control_characters(example: Example, joiners: bool = False) -> str | None:
         joiners: let joiners and direction marks pass, which some scripts need.
     """
     for character in _special(example):
-        if _hidden(character) and not (joiners and character in JOINERS):
+        if is_hidden(character) and not (joiners and character in JOINERS):
             return f"control character: U+{ord(character):04X}"
     return None
 
@@ -143,13 +143,6 @@ def _special(example: Example) -> list[str]:
     """The characters of a text that need a look, each once, in the order of their numbers."""
     found = set("".join(texts_of(example)))
     return sorted(character for character in found if not " " <= character <= "~")
-
-
-@lru_cache(maxsize=1 << 16)
-def _hidden(character: str) -> bool:
-    # Cc, Cf, Cs, Co, Cn: controls, formats, surrogates, private use, unassigned; Zl and Zp break lines unseen.
-    category = unicodedata.category(character)
-    return character not in LAYOUT and (category[0] == "C" or category in ("Zl", "Zp") or character == "\ufffd")
 
 
 @lru_cache(maxsize=1 << 16)

@@ -1,0 +1,244 @@
+"""What a study corpus is like, in numbers: coverage of tasks, balance of labels, variety, certainty, samples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, combinations
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from scipy.stats.contingency import association
+
+from tutelage.study.diversity import Diversity, diversity, vocabulary_growth
+from tutelage.study.duplicates import near_duplicates
+from tutelage.study.examples import KINDS, Example
+from tutelage.study.filters import texts_of
+from tutelage.study.overlap import SuiteOverlap, find_overlap
+from tutelage.study.plain_words import plain_words
+from tutelage.study.plan import Kind, Plan, Task
+from tutelage.study.settings import Filters
+
+SAMPLES = 3
+"""Texts shown for each task."""
+FEW = 30
+"""Texts with labels of both tasks below which two tasks are not compared."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage asked of the teacher; `money` is None where no prices are known."""
+
+    requests: int
+    read: int
+    written: int
+    money: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskAudit:
+    """One task.
+
+    Attributes:
+        kind: of its lesson.
+        texts: written for it.
+        words: of these.
+        could: texts of the form it labels: single texts, pairs, or texts cut into words.
+        labelled: texts that have its label.
+        labels: how often each label occurs, the plan's first and in its order; words for tagging, else texts.
+        outside: labels that the plan does not have, in all.
+        votes: texts whose label was asked for more than once, so far as their confidence is known.
+        confidence: their mean confidence; None without any.
+        sure: share of them that every vote agreed on.
+    """
+
+    kind: Kind
+    texts: int
+    words: int
+    could: int
+    labelled: int
+    labels: Mapping[str, int]
+    outside: int
+    votes: int
+    confidence: float | None
+    sure: float | None
+
+    @property
+    def balance(self) -> float | None:
+        """Entropy of the labels over that of equally frequent ones: 1 is balanced, 0 a single label."""
+        counts = np.array(list(self.labels.values()), dtype=np.float64)
+        if len(counts) < 2 or not counts.sum():
+            return None
+        shares = counts[counts > 0] / counts.sum()
+        return abs(float(-(shares * np.log(shares)).sum() / np.log(len(counts))))
+
+    @property
+    def majority(self) -> float | None:
+        """Share of the commonest label: what a model that knows nothing gets right."""
+        total = sum(self.labels.values())
+        return max(self.labels.values()) / total if total else None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A corpus in numbers.
+
+    Attributes:
+        title: of its plan.
+        texts: examples; a pair is one.
+        words: by white space, the words of budgets.
+        types: different words, case and punctuation aside.
+        once: of these, those that occur once.
+        kinds: texts and words by kind of lesson.
+        lengths: words of each text at the quantiles 0, 5, 25, 50, 75, 95, 100 %.
+        histogram: texts by words: upper ends of bins, which grow by a factor, and counts.
+        tasks: by name, in the plan's order.
+        growth: different words against words read: the whole corpus (`all`) and each kind.
+        variety: how varied the texts are.
+        duplicates: equal texts and near duplicates in the corpus itself.
+        threshold: similarity from which texts are near duplicates.
+        related: pairs of classification tasks, Cramér's V of their labels, and texts that have both; the strongest first.
+        overlap: with evaluation sets.
+        refused: by stage, what went into quarantine and how often.
+        costs: by stage.
+        samples: by task, a few texts drawn by lot.
+    """
+
+    title: str
+    texts: int
+    words: int
+    types: int
+    once: int
+    kinds: Mapping[str, tuple[int, int]]
+    lengths: tuple[int, ...]
+    histogram: tuple[tuple[int, int], ...]
+    tasks: Mapping[str, TaskAudit]
+    growth: Mapping[str, list[tuple[int, int]]]
+    variety: Diversity
+    duplicates: Mapping[str, int]
+    threshold: float
+    related: tuple[tuple[str, str, float, int], ...]
+    overlap: tuple[SuiteOverlap, ...] = ()
+    refused: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    costs: Mapping[str, StageCost] = field(default_factory=dict)
+    samples: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+
+
+def audit_examples(
+    examples: Sequence[Example],
+    plan: Plan,
+    settings: Filters | None = None,
+    suites: Mapping[str, Sequence[str]] | None = None,
+    refused: Mapping[str, Mapping[str, int]] | None = None,
+    costs: Mapping[str, StageCost] | None = None,
+) -> Audit:
+    """Measure a corpus.
+
+    Args:
+        examples: the corpus.
+        plan: what it was written after.
+        settings: similarity of near duplicates and size of overlaps.
+        suites: sentences of evaluation sets by name.
+        refused: refusals by stage and fault.
+        costs: by stage.
+    """
+    settings = settings or Filters()
+    threshold = settings.near_duplicates or Filters().near_duplicates or 1.0
+    # By lot, yet the same each time: digests of texts are as good as draws.
+    drawn = sorted(examples, key=lambda example: example.id)
+    words = [[word for text in texts_of(example) for word in plain_words(text)] for example in drawn]
+    counts = Counter(chain.from_iterable(words))
+    lengths = [example.word_count for example in drawn]
+    of_kind = {kind: [i for i, example in enumerate(drawn) if example.kind == kind] for kind in KINDS}
+    of_kind = {kind: places for kind, places in of_kind.items() if places}
+    growth = {"all": vocabulary_growth(words)}
+    growth |= {kind: vocabulary_growth([words[i] for i in places]) for kind, places in of_kind.items()}
+    equal = len(examples) - len({example.id for example in examples})
+    similar = near_duplicates([(example.text, example.text_pair) for example in examples], threshold)
+    overlap = find_overlap([texts_of(e) for e in examples], suites, settings.overlap.ngram)[1] if suites else []
+    return Audit(
+        title=plan.title,
+        texts=len(examples),
+        words=sum(lengths),
+        types=len(counts),
+        once=sum(count == 1 for count in counts.values()),
+        kinds={kind: (len(places), sum(lengths[i] for i in places)) for kind, places in of_kind.items()},
+        lengths=tuple(int(n) for n in np.quantile(lengths, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))) if lengths else (),
+        histogram=_histogram(lengths),
+        tasks={task.name: _task(task, lesson.kind, examples) for lesson in plan.lessons for task in lesson.tasks},
+        growth=growth,
+        variety=diversity(words, ["\n".join(texts_of(example)) for example in drawn]),
+        duplicates={"equal": equal, "near": sum(item is not None for item in similar) - equal},
+        threshold=threshold,
+        related=_related(examples, plan),
+        overlap=tuple(overlap),
+        refused=refused or {},
+        costs=costs or {},
+        samples=_samples(drawn, plan),
+    )
+
+
+def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Texts by words, in bins whose ends double every second time: 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, ..."""
+    ends = list(dict.fromkeys(round(2 ** (i / 2)) for i in range(60)))
+    at = Counter(int(np.searchsorted(ends, length)) for length in lengths)
+    return tuple((ends[i], at[i]) for i in range(min(at), max(at) + 1)) if at else ()
+
+
+def _task(task: Task, kind: Kind, examples: Sequence[Example]) -> TaskAudit:
+    own = [example for example in examples if example.task == task.name]
+    labelled = [example for example in examples if task.name in example.labels]
+    found = Counter[str]()
+    for example in labelled:
+        label = example.labels[task.name]
+        found.update([label] if isinstance(label, str) else label)
+    sure = [example.confidence[task.name] for example in labelled if task.name in example.confidence]
+    return TaskAudit(
+        kind=kind,
+        texts=len(own),
+        words=sum(example.word_count for example in own),
+        could=sum(task.name in example.labels or _could(example, kind) for example in examples),
+        labelled=len(labelled),
+        labels={label: found[label] for label in task.labels},
+        outside=found.total() - sum(found[label] for label in task.labels),
+        votes=len(sure),
+        confidence=fmean(sure) if sure else None,
+        sure=sum(value >= 1 for value in sure) / len(sure) if sure else None,
+    )
+
+
+def _could(example: Example, kind: Kind) -> bool:
+    if kind == "generation":
+        return False
+    if kind == "tagging":
+        return example.words is not None
+    return (kind == "pair_classification") == (example.text_pair is not None)
+
+
+def _related(examples: Sequence[Example], plan: Plan) -> tuple[tuple[str, str, float, int], ...]:
+    """How much one task's label tells of another's, for every two tasks that enough texts have both of."""
+    found = []
+    names = [task.name for task in plan.tasks("classification", "pair_classification")]
+    for one, other in combinations(names, 2):
+        both = Counter(
+            (example.labels[one], example.labels[other])
+            for example in examples
+            if isinstance(example.labels.get(one), str) and isinstance(example.labels.get(other), str)
+        )
+        rows, columns = (sorted({str(pair[i]) for pair in both}) for i in (0, 1))
+        if both.total() >= FEW and len(rows) > 1 and len(columns) > 1:
+            table = np.array([[both[row, column] for column in columns] for row in rows])
+            found.append((one, other, float(association(table, method="cramer")), both.total()))
+    return tuple(sorted(found, key=lambda item: (-item[2], item[0], item[1])))
+
+
+def _samples(drawn: Sequence[Example], plan: Plan) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    """A few texts for each task: those written for it, or, where none were, those that have its label."""
+    found = {}
+    for task in plan.tasks():
+        own = [example for example in drawn if example.task == task.name]
+        chosen = own or [example for example in drawn if task.name in example.labels]
+        found[task.name] = tuple(example.record() for example in chosen[:SAMPLES])
+    return {task: samples for task, samples in found.items() if samples}
