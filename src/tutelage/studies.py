@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.errors import UserError
-from tutelage.files import write_json, write_text
+from tutelage.files import sweep, write_json, write_text
 from tutelage.progress import console
 from tutelage.study.budget import Cost
 from tutelage.study.examples import read_examples, write_examples
@@ -143,6 +143,8 @@ def study_prompts(folder: str | Path) -> list[Path]:
 
 def _open(source: Source, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:
     study, folder = _read(source, overrides, studies)
+    # What a killed process left half-written.
+    sweep(folder.path)
     write_text(folder.settings, study_text(study))
     return study, folder
 

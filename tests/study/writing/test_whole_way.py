@@ -184,6 +184,7 @@ def test_twenty_kills_change_nothing(server: Any, study: Any, tmp_path: Path) ->
     running = process(settings, folder)
     assert running.wait(120) == 0, running.stderr.read().decode()
     assert content(folder / "small") == content(whole.path)
+    assert not [path for path in (folder / "small").rglob("*") if ".tmp-" in path.name]
     check_store(folder / "small", server)
     assert needed <= server.sent.total() <= needed + kills * settings.teacher.concurrency
 
