@@ -43,7 +43,7 @@ LAYERS = [
     {"caching", "costs", "evaluations", "experiment", "guests", "selecting"},
     {"caches", "piece_training", "scoring", "token_scores", "track_rules", "tracks", "word_checkpoints"},
     {"babylm_export", "babylm_results", "babylm_scores"},
-    {"guest_scores", "results"},
+    {"guest_scores", "results", "study_corpora"},
     {"bench", "show", "studies"},
     {"api"},
     {"cli_arguments"},

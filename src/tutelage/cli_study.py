@@ -84,6 +84,53 @@ def study_label(file: StudyArgument, changes: Changes = None, studies: Studies =
     _show_cost(file, changes, studies)
 
 
+@study.command("filter")
+def study_filter(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
+    """Keep what is sound of the labelled texts; writes `studies/NAME/corpus/`, which students read. Asks nothing.
+
+    Taken out: control characters, letters of other scripts, texts too short or too long, duplicates and near ones,
+    other languages, text that also stands in evaluation sets (`filters.overlap.suites=[blimp]`); and labels that do
+    not fit the plan, without their texts. Everything taken out stands in `quarantine/filter.jsonl` with the reason.
+    Try other settings at no cost: `tutelage study filter study.yaml filters.near_duplicates=0.6`.
+    """
+    from tutelage import studies as work
+    from tutelage.progress import output
+    from tutelage.study.tables import filtered_table
+
+    output().print(filtered_table(work.study_filter(file, changes or (), studies)))
+
+
+@study.command("audit")
+def study_audit(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY", help="A YAML file, a study's folder, a folder with plan.yaml and *.jsonl, or `starter`."
+        ),
+    ],
+    changes: Changes = None,
+    studies: Studies = STUDIES,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="Evaluation set to look for in the corpus; may be given again.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; `studies/NAME/audit` by default.")] = None,
+) -> None:
+    """Write a page about a corpus: `studies/NAME/audit/index.html`, and its numbers, `audit.json`.
+
+    Which tasks have labels and how even they are, how sure the teacher was, how varied the texts are, what repeats,
+    what stands in evaluation sets too, what went into quarantine, what it cost, and samples. To see one:
+
+    `tutelage study audit starter --suite starter-pairs`
+    """
+    from tutelage import studies as work
+    from tutelage.progress import output
+    from tutelage.study.tables import audit_table
+
+    found = work.study_audit(source, changes or (), studies, suite or (), out)
+    output().print(audit_table(found.audit))
+    print(f"page: {found.page}")
+
+
 @study.command("show")
 def study_show(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
     """Print what was spent so far and how many requests the whole study will take; asks nothing.

@@ -17,6 +17,7 @@ from tutelage.files import sweep, write_json, write_text
 from tutelage.progress import console
 from tutelage.study.budget import Cost
 from tutelage.study.examples import read_examples, write_examples
+from tutelage.study.filters import Filtered
 from tutelage.study.folder import StudyFolder
 from tutelage.study.forecast import forecast
 from tutelage.study.labelling import Labeller
@@ -31,6 +32,7 @@ from tutelage.study.teacher_llm import TeacherLLM
 from tutelage.study.teachers import open_teacher
 from tutelage.study.word_ledger import WHY, WordLedger
 from tutelage.study.writing import Writer
+from tutelage.study_corpora import Audited, audit_corpus, audit_study, filter_study
 
 Source = Study | str | Path
 STUDIES = Path("studies")
@@ -119,6 +121,38 @@ def study_label(source: Source, overrides: Sequence[str] = (), studies: str | Pa
     if labeller.budget_ended:
         console.print("the budget ended before all texts were labelled; raise `budget` and give the same command again")
     return Labelled(total, dict(labeller.labels), len(labeller.refused), labeller.budget_ended)
+
+
+def study_filter(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Filtered:
+    """Sort what was labelled into `corpus/`, which students read, and the quarantine; asks nothing."""
+    return filter_study(*_open(source, overrides, studies))
+
+
+def study_audit(
+    source: Source,
+    overrides: Sequence[str] = (),
+    studies: str | Path = STUDIES,
+    suites: Sequence[str] = (),
+    out: str | Path | None = None,
+) -> Audited:
+    """Audit a study's corpus, or any other with labels; writes `audit.json` and the page `index.html`.
+
+    Args:
+        source: a study, its folder, a folder with `plan.yaml` and `*.jsonl` of examples, or `starter`.
+        overrides: `a.b=c` changes, for a study's file.
+        studies: folder of studies; audits of other corpora go there too.
+        suites: evaluation sets to look for in the corpus, besides those of `filters.overlap`.
+        out: folder to write to; `studies/NAME/audit` by default.
+    """
+    folder = None if out is None else Path(out)
+    if isinstance(source, Study) or Path(source).is_file():
+        return audit_study(*_read(source, overrides, studies), suites, folder)
+    if overrides:
+        raise UserError("overrides go with a study's file")
+    if folder is None:
+        folder = Path(source) if (Path(source) / "study.yaml").is_file() else Path(studies) / Path(source).name
+        folder /= "audit"
+    return audit_corpus(source, folder, suites)
 
 
 def study_costs(

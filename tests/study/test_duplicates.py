@@ -74,7 +74,11 @@ def test_of_pairs_both_texts_must_be_alike():
 
 def test_nothing_and_wordless_texts():
     assert near_duplicates([], 0.8) == []
-    assert [item and item.of for item in near_duplicates([("?", None), ("a", None), ("!!", None)], 0.8)] == [None, None, 0]
+    assert [item and item.of for item in near_duplicates([("?", None), ("a", None), ("!!", None)], 0.8)] == [
+        None,
+        None,
+        0,
+    ]
 
 
 def test_a_flood_costs_no_square():

@@ -127,7 +127,8 @@ def size_table(audit: Audit) -> Table:
         rows.append(("all", f"{audit.texts:,}", f"{audit.words:,}", f"{audit.words / audit.texts:.1f}"))
     spread = ", ".join(f"{n:,}" for n in audit.lengths)
     note = f"Words of a text at 0, 5, 25, 50, 75, 95 and 100 %: {spread}. " if spread else ""
-    return Table("Size", ("kind", "texts", "words", "words a text"), tuple(rows), note=f"{note}A pair is one text.")
+    header = ("kind", "texts", "words", "words a text")
+    return Table(title="Size", header=header, rows=tuple(rows), note=f"{note}A pair is one text.")
 
 
 def tasks_table(audit: Audit) -> Table:
@@ -170,7 +171,7 @@ def labels_table(audit: Audit) -> Table:
             told += f"; outside the plan: {task.outside:,}"
         if counts:
             rows.append((visible(name), told))
-    return Table("Labels", ("task", "label and count"), tuple(rows), left=2)
+    return Table(title="Labels", header=("task", "label and count"), rows=tuple(rows), left=2)
 
 
 def certainty_table(audit: Audit) -> Table:
@@ -181,9 +182,9 @@ def certainty_table(audit: Audit) -> Table:
         if task.votes
     )
     return Table(
-        "Agreement of votes",
-        ("task", "texts", "mean share of the majority", "unanimous"),
-        rows,
+        title="Agreement of votes",
+        header=("task", "texts", "mean share of the majority", "unanimous"),
+        rows=rows,
         note="Votes of one teacher: they show where it is unsure, not where it is wrong.",
     )
 
@@ -194,18 +195,22 @@ def related_table(audit: Audit) -> Table:
         (visible(one), visible(other), f"{strength:.2f}", f"{texts:,}")
         for one, other, strength, texts in audit.related[:RELATED]
     )
-    return Table("Most related tasks", ("task", "and", "Cramér's V", "texts with both"), rows, left=2)
+    header = ("task", "and", "Cramér's V", "texts with both")
+    return Table(title="Most related tasks", header=header, rows=rows, left=2)
 
 
 def variety_table(audit: Audit) -> Table:
     """How varied the texts are."""
     found = audit.variety
     if not audit.texts:
-        return Table("Variety", (), ())
+        return Table(title="Variety", header=(), rows=())
     rows = [
         ("different words", f"{audit.types:,}"),
         ("of these, occurring once", f"{audit.once:,}"),
-        *((f"distinct {'words' if n == 1 else f'{n}-grams'}", _percent(share)) for n, share in enumerate(found.distinct, 1)),
+        *(
+            (f"distinct {'words' if n == 1 else f'{n}-grams'}", _percent(share))
+            for n, share in enumerate(found.distinct, 1)
+        ),
         ("size over compressed size", f"{found.compression:.2f}"),
         ("similarity of two texts", f"{found.similarity:.3f}"),
         ("similarity to the nearest text", f"{found.nearest:.3f}"),
@@ -213,9 +218,9 @@ def variety_table(audit: Audit) -> Table:
         ("near duplicates", f"{audit.duplicates['near']:,}"),
     ]
     return Table(
-        "Variety",
-        ("measure", "value"),
-        tuple(rows),
+        title="Variety",
+        header=("measure", "value"),
+        rows=tuple(rows),
         note=f"Distinct: in windows of {found.window:,} words, so that corpora of different sizes can be compared. "
         f"Similarity: Jaccard, of the word sets of {found.compared:,} texts drawn by lot. Near duplicates: {audit.threshold:g} "
         "or more, of word triples. All by words without case and punctuation.",
@@ -228,7 +233,7 @@ def openings_table(audit: Audit) -> Table:
     rows = tuple(
         (visible(opening), f"{count:,}", f"{100 * count / opened:.2f} %") for opening, count in audit.variety.openings
     )
-    return Table("Commonest openings", ("first words", "texts", "of all"), rows)
+    return Table(title="Commonest openings", header=("first words", "texts", "of all"), rows=rows)
 
 
 def overlap_table(audit: Audit) -> Table:
@@ -245,9 +250,9 @@ def overlap_table(audit: Audit) -> Table:
         for suite in audit.overlap
     )
     return Table(
-        "Overlap with evaluation sets",
-        ("set", "for example", "sentences", "compared", "found", "texts that have them"),
-        rows,
+        title="Overlap with evaluation sets",
+        header=("set", "for example", "sentences", "compared", "found", "texts that have them"),
+        rows=rows,
         left=2,
         note="So many words in a row as `filters.overlap.ngram` says, or whole sentences of five words and more; "
         "shorter ones are not compared.",
@@ -264,7 +269,7 @@ def refused_table(audit: Audit) -> Table:
             rest = sum(count for _, count in ordered[REASONS:])
             rows.append((stage, f"{len(ordered) - REASONS} other reasons", f"{rest:,}"))
     note = "Texts and labels that were not taken; each stands in `quarantine/` with its origin."
-    return Table("Quarantine", ("stage", "reason", "items"), tuple(rows), left=2, note=note)
+    return Table(title="Quarantine", header=("stage", "reason", "items"), rows=tuple(rows), left=2, note=note)
 
 
 def cost_table(audit: Audit) -> Table:
@@ -275,7 +280,8 @@ def cost_table(audit: Audit) -> Table:
         for stage, cost in audit.costs.items()
     ]
     header = ("stage", "requests", "tokens read", "tokens written", *(["money"] if money else []))
-    return Table("Cost", header, tuple(rows), note="Repeats included; money by `teacher.prices`, if given.")
+    note = "Repeats included; money by `teacher.prices`, if given."
+    return Table(title="Cost", header=header, rows=tuple(rows), note=note)
 
 
 def samples_table(audit: Audit) -> Table:
@@ -286,7 +292,7 @@ def samples_table(audit: Audit) -> Table:
         for record in samples
     )
     note = "Drawn by lot: what was written for the task, or has its label. Long texts are cut."
-    return Table("Samples", ("task", "text", "labels"), rows, left=3, note=note)
+    return Table(title="Samples", header=("task", "text", "labels"), rows=rows, left=3, note=note)
 
 
 def _sample(record: Mapping[str, Any]) -> str:

@@ -89,9 +89,14 @@ def related_tasks(audit: Audit) -> Any | None:
             row, column = sorted((names.index(one), names.index(other)), reverse=True)
             grid[row, column] = strength
     figure, axes = new_figure(1.4 + 0.3 * len(names))
-    axes.imshow(np.ma.masked_invalid(grid[1:, :-1]), cmap=_fading(), vmin=0, vmax=1, aspect="auto")
     for row, column in zip(*np.nonzero(~np.isnan(grid)), strict=True):
-        axes.text(column, row - 1, f"{grid[row, column]:.2f}".removeprefix("0"), ha="center", va="center", fontsize=8)
+        strength = float(grid[row, column])
+        # Up to a depth on which the page's ink can still be read, in a light theme and a dark one.
+        axes.bar(column, 1, 1, bottom=row - 1.5, color=COLOURS[0], alpha=0.75 * min(1.0, strength), linewidth=0)
+        told = f"{strength:.2f}".removeprefix("0")
+        axes.text(column, row - 1, told, ha="center", va="center", fontsize=8)
+    axes.set_xlim(-0.5, len(names) - 1.5)
+    axes.set_ylim(len(names) - 1.5, -0.5)
     axes.set_yticks(range(len(names) - 1), [label(visible(name), 24) for name in names[1:]], fontsize=8)
     axes.set_xticks(range(len(names) - 1), [label(visible(name), 24) for name in names[:-1]], fontsize=8, rotation=35)
     for tick in axes.get_xticklabels():
@@ -99,10 +104,3 @@ def related_tasks(audit: Audit) -> Any | None:
     axes.grid(visible=False)
     axes.tick_params(length=0)
     return figure
-
-
-def _fading() -> Any:
-    """From the page's own ground to a colour on which its ink can still be read."""
-    from matplotlib.colors import LinearSegmentedColormap, to_rgba
-
-    return LinearSegmentedColormap.from_list("fading", [to_rgba(COLOURS[0], 0.0), to_rgba(COLOURS[0], 0.75)])

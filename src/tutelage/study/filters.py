@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from tutelage.study.duplicates import near_duplicates
 from tutelage.study.examples import Example, Label
+from tutelage.study.faults import fault_of
 from tutelage.study.hidden import is_hidden
 from tutelage.study.overlap import SuiteOverlap, find_overlap
 from tutelage.study.plan import Plan
@@ -96,11 +97,6 @@ def filter_examples(
             )
     kept = [_sound_labels(example, plan, refused) for example in left]
     return Filtered(tuple(kept), tuple(refused), tuple(overlap))
-
-
-def fault_of(reason: str) -> str:
-    """Return a reason without its particulars, which stand behind a colon."""
-    return reason.partition(":")[0]
 
 
 def texts_of(example: Example) -> tuple[str, ...]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from tutelage.progress import human
+from tutelage.study.audit import Audit
 from tutelage.study.budget import Cost
+from tutelage.study.filters import Filtered
+from tutelage.study.overlap import SuiteOverlap
 from tutelage.study.plan import Plan
 from tutelage.study.settings import Prices
 from tutelage.study.word_ledger import WHY, WordLedger
@@ -52,6 +57,47 @@ def labels_table(labels: Mapping[str, int], texts: int, refused: int) -> Table:
     for name, count in labels.items():
         table.add_row(name, f"{count:,}", f"{100 * count / texts:.0f} %" if texts else "-")
     return table
+
+
+def filtered_table(found: Filtered) -> Group:
+    """Show what was kept, what was not and why, and the overlap with each evaluation set."""
+    words = sum(example.word_count for example in found.kept)
+    table = Table(title="Filtered", caption=f"{len(found.kept):,} texts kept, {words:,} words")
+    table.add_column("not taken", overflow="fold")
+    table.add_column("texts or labels", justify="right")
+    for fault, count in found.faults.most_common():
+        table.add_row(Text(fault), f"{count:,}")
+    return Group(table, *([overlap_table(found.overlap)] if found.overlap else []))
+
+
+def overlap_table(overlap: Sequence[SuiteOverlap]) -> Table:
+    """Show how much of each evaluation set stands in a corpus."""
+    table = Table(title="Overlap with evaluation sets")
+    table.add_column("set", overflow="fold")
+    for heading in ("sentences", "long enough", "found", "texts"):
+        table.add_column(heading, justify="right")
+    for suite in overlap:
+        numbers = (suite.sentences, suite.compared, suite.found, suite.texts)
+        table.add_row(Text(suite.suite), *(f"{number:,}" for number in numbers))
+    return table
+
+
+def audit_table(audit: Audit) -> Group:
+    """Show the chief numbers of an audit."""
+    table = Table(
+        title="Audit", caption=f"{audit.texts:,} texts, {audit.words:,} words, {audit.types:,} different words"
+    )
+    table.add_column("task", overflow="fold")
+    for heading in ("labelled", "balance", "commonest label"):
+        table.add_column(heading, justify="right")
+    for name, task in audit.tasks.items():
+        if task.labels:
+            balance = "-" if task.balance is None else f"{task.balance:.2f}"
+            majority = "-" if task.majority is None else f"{100 * task.majority:.0f} %"
+            table.add_row(Text(name), f"{task.labelled:,}", balance, majority)
+    repeated = sum(audit.duplicates.values())
+    said = Text(f"{repeated:,} texts repeat others" if repeated else "no text repeats another")
+    return Group(table, said, *([overlap_table(audit.overlap)] if audit.overlap else []))
 
 
 def cost_table(costs: Mapping[str, Cost], prices: Prices | None) -> Table:

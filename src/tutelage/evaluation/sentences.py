@@ -1,0 +1,65 @@
+"""The sentences of evaluation sets, to look for them in a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tutelage.corpus.reading import json_records, lines
+from tutelage.errors import UserError
+from tutelage.evaluation.finetune.tasks import TASKS, read_scored
+from tutelage.evaluation.suites import find_suite, items_of
+from tutelage.recipe_finetune import GLUE_7
+
+GLUE = "glue"
+ENDINGS = (".txt", ".jsonl")
+
+
+def evaluation_sentences(name: str) -> list[str]:
+    """Return the different texts of an evaluation set, right and wrong ones, in their order.
+
+    Args:
+        name: a suite (`blimp`, `starter-pairs`, `pairs:FOLDER`, ...), the rows of a fine-tuning task that are scored
+            (`boolq`; `glue` for the seven of BabyLM), or a file or folder: `.txt` has a text a line, `.jsonl` an object
+            a line, all texts of which count.
+
+    Raises:
+        UserError: an unknown name, files that are not on this machine, or broken ones.
+    """
+    path = Path(name).expanduser()
+    if name == GLUE or name in TASKS:
+        found = _scored(GLUE_7 if name == GLUE else (name,))
+    elif path.suffix in ENDINGS or path.is_dir():
+        found = _texts(path)
+    else:
+        found = (item.prefix + item.completion for item in items_of(find_suite(name)))
+    return list(dict.fromkeys(found))
+
+
+def _scored(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        for row in read_scored(name):
+            yield row.first
+            if row.second is not None:
+                yield row.second
+
+
+def _texts(path: Path) -> Iterator[str]:
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix in ENDINGS)
+    if not files:
+        raise UserError(f"{path}: no {' or '.join(ENDINGS)} files there to compare a corpus with")
+    for file in files:
+        if file.suffix == ".txt":
+            yield from (line for line in lines(file) if line.strip())
+        else:
+            for _, record in json_records(file):
+                yield from _strings(record)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)

@@ -1,0 +1,135 @@
+"""What becomes of labelled texts: the corpus that students read (`tutelage study filter`), and a page about it (`audit`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tutelage import starter
+from tutelage.compare.audit_report import audit_page
+from tutelage.errors import UserError
+from tutelage.evaluation.sentences import evaluation_sentences
+from tutelage.files import new_folder, write_text
+from tutelage.progress import progress
+from tutelage.study.audit import Audit, StageCost, audit_examples
+from tutelage.study.examples import Example, read_examples, write_examples
+from tutelage.study.faults import count_faults
+from tutelage.study.filters import Filtered, filter_examples
+from tutelage.study.folder import StudyFolder
+from tutelage.study.plan import Plan, read_plan, starter_plan, write_plan
+from tutelage.study.quarantine import write_refused
+from tutelage.study.settings import Filters, Prices, Study
+from tutelage.study.store import costs
+from tutelage.study.study_file import load_study
+
+STARTER = "starter"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit and where its page is."""
+
+    audit: Audit
+    page: Path
+
+
+def filter_study(study: Study, folder: StudyFolder) -> Filtered:
+    """Sort a study's labelled texts into `corpus/` and `quarantine/filter.jsonl`, both whole or not at all.
+
+    Raises:
+        UserError: no labelled texts, or evaluation sets that are not on this machine.
+    """
+    if not folder.labelled.is_file():
+        raise UserError(f"{folder.labelled} is not there; `tutelage study label` comes first")
+    plan = read_plan(folder.plan)
+    suites = {name: evaluation_sentences(name) for name in study.filters.overlap.suites}
+    found = filter_examples(_read([folder.labelled]), plan, study.filters, suites)
+    write_refused(folder.quarantine / "filter.jsonl", found.refused)
+    with new_folder(folder.corpus) as corpus:
+        write_plan(plan, corpus / "plan.yaml")
+        write_examples(corpus / "examples.jsonl", found.kept)
+    return found
+
+
+def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), out: Path | None = None) -> Audited:
+    """Audit the corpus of a study, with its costs and quarantine; writes `audit/audit.json` and `audit/index.html`.
+
+    Args:
+        study: its prices and filters.
+        folder: where it is.
+        suites: evaluation sets to compare with, besides those of the filters.
+        out: another folder to write to.
+
+    Raises:
+        UserError: no corpus yet, or evaluation sets that are not on this machine.
+    """
+    if not folder.corpus.is_dir():
+        raise UserError(f"{folder.corpus} is not there; `tutelage study filter` comes first")
+    examples, plan = _corpus(folder.corpus)
+    names = [*study.filters.overlap.suites, *suites]
+    stages = _costs(folder.requests, study.teacher.prices)
+    return _audit(examples, plan, study.filters, names, out or folder.audit, count_faults(folder.quarantine), stages)
+
+
+def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> Audited:
+    """Audit any corpus with labels: `starter`, the folder of a study, or a folder with `plan.yaml` and `*.jsonl`.
+
+    Raises:
+        UserError: no such folder, or one of another kind.
+    """
+    path = Path(source)
+    if str(source) == STARTER and not path.exists():
+        return _audit(_read(starter.example_files()), starter_plan(), Filters(), suites, out, {}, {})
+    folder = StudyFolder(path)
+    if folder.settings.is_file():
+        return audit_study(load_study(folder.settings), folder, suites, out)
+    examples, plan = _corpus(path)
+    return _audit(examples, plan, Filters(), suites, out, {}, {})
+
+
+def _audit(
+    examples: Sequence[Example],
+    plan: Plan,
+    settings: Filters,
+    suites: Sequence[str],
+    out: Path,
+    refused: Mapping[str, Mapping[str, int]],
+    stages: Mapping[str, StageCost],
+) -> Audited:
+    sentences = {name: evaluation_sentences(name) for name in dict.fromkeys(suites)}
+    found = audit_examples(examples, plan, settings, sentences, refused, stages)
+    # ASCII with escapes: an unfiltered corpus may hold lone surrogates.
+    write_text(out / "audit.json", json.dumps(asdict(found), indent=2, allow_nan=False) + "\n")
+    write_text(out / "index.html", audit_page(found))
+    return Audited(found, out / "index.html")
+
+
+def _corpus(path: Path) -> tuple[list[Example], Plan]:
+    plans = [path / name for name in ("plan.yaml", "plan.json") if (path / name).is_file()]
+    files = sorted(path.glob("*.jsonl"))
+    if not plans or not files:
+        raise UserError(
+            f"{path} is no study corpus: it needs plan.yaml and *.jsonl of examples, as `tutelage study filter` writes "
+            "them into studies/NAME/corpus (or say `starter`)"
+        )
+    return _read(files), read_plan(plans[0])
+
+
+def _read(files: Sequence[Path]) -> list[Example]:
+    found = []
+    with progress("reading texts", None, "texts") as bar:
+        for path in files:
+            for example in read_examples(path):
+                found.append(example)
+                bar.advance(1)
+    return found
+
+
+def _costs(requests: Path, prices: Prices | None) -> dict[str, StageCost]:
+    found = costs(requests) if requests.is_file() else {}
+    return {
+        stage: StageCost(cost.requests, cost.read, cost.written, cost.money(prices) if prices else None)
+        for stage, cost in found.items()
+    }
