@@ -1,4 +1,4 @@
-"""What becomes of labelled texts: the corpus that students read (`tutelage study filter`), and a page about it (`audit`)."""
+"""What becomes of labelled texts: the corpus students read (`tutelage study filter`), a page about it (`audit`)."""
 
 from __future__ import annotations
 

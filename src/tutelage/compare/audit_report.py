@@ -222,8 +222,8 @@ def variety_table(audit: Audit) -> Table:
         header=("measure", "value"),
         rows=tuple(rows),
         note=f"Distinct: in windows of {found.window:,} words, so that corpora of different sizes can be compared. "
-        f"Similarity: Jaccard, of the word sets of {found.compared:,} texts drawn by lot. Near duplicates: {audit.threshold:g} "
-        "or more, of word triples. All by words without case and punctuation.",
+        f"Similarity: Jaccard, of the word sets of {found.compared:,} texts drawn by lot. Near duplicates: "
+        f"{audit.threshold:g} or more, of word triples. All by words without case and punctuation.",
     )
 
 

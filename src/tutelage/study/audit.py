@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from scipy.stats.contingency import association
 
 from tutelage.study.diversity import Diversity, diversity, vocabulary_growth
 from tutelage.study.duplicates import near_duplicates
-from tutelage.study.examples import KINDS, Example
+from tutelage.study.examples import Example
 from tutelage.study.filters import texts_of
 from tutelage.study.overlap import SuiteOverlap, find_overlap
 from tutelage.study.plain_words import plain_words
@@ -99,7 +99,7 @@ class Audit:
         variety: how varied the texts are.
         duplicates: equal texts and near duplicates in the corpus itself.
         threshold: similarity from which texts are near duplicates.
-        related: pairs of classification tasks, Cramér's V of their labels, and texts that have both; the strongest first.
+        related: two classification tasks, Cramér's V of their labels, and texts that have both; the strongest first.
         overlap: with evaluation sets.
         refused: by stage, what went into quarantine and how often.
         costs: by stage.
@@ -151,7 +151,7 @@ def audit_examples(
     words = [[word for text in texts_of(example) for word in plain_words(text)] for example in drawn]
     counts = Counter(chain.from_iterable(words))
     lengths = [example.word_count for example in drawn]
-    of_kind = {kind: [i for i, example in enumerate(drawn) if example.kind == kind] for kind in KINDS}
+    of_kind = {kind: [i for i, example in enumerate(drawn) if example.kind == kind] for kind in get_args(Kind)}
     of_kind = {kind: places for kind, places in of_kind.items() if places}
     growth = {"all": vocabulary_growth(words)}
     growth |= {kind: vocabulary_growth([words[i] for i in places]) for kind, places in of_kind.items()}

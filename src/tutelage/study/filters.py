@@ -12,16 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from tutelage.study.duplicates import near_duplicates
 from tutelage.study.examples import Example, Label
 from tutelage.study.faults import fault_of
 from tutelage.study.hidden import is_hidden
 from tutelage.study.overlap import SuiteOverlap, find_overlap
+from tutelage.study.plain_words import plain_words
 from tutelage.study.plan import Plan
 from tutelage.study.quarantine import Refused
 from tutelage.study.settings import Filters
-from tutelage.study.plain_words import plain_words
 
 JOINERS = frozenset("\u200c\u200d\u200e\u200f\u061c")
 """Invisible, yet needed by many scripts; Latin text has no use for them."""
@@ -84,7 +85,7 @@ def filter_examples(
     left = drop(_repeated(left), left)
     if settings.near_duplicates is not None:
         similar = near_duplicates([(example.text, example.text_pair) for example in left], settings.near_duplicates)
-        told = [s and f"near duplicate: {s.similarity:.2f} of {left[s.of].id}" for s in similar]
+        told = [f"near duplicate: {s.similarity:.2f} of {left[s.of].id}" if s else None for s in similar]
         left = drop(told, left)
     if settings.common_words:
         left = drop(_foreign_language(left, settings.common_words), left)
@@ -92,9 +93,8 @@ def filter_examples(
     if suites:
         hits, overlap = find_overlap([texts_of(example) for example in left], suites, settings.overlap.ngram)
         if settings.overlap.drop:
-            left = drop(
-                [item and f"overlap: {', '.join(item[0].suites)}: {item[0].words}" or None for item in hits], left
-            )
+            shared = [f"overlap: {', '.join(item[0].suites)}: {item[0].words}" if item else None for item in hits]
+            left = drop(shared, left)
     kept = [_sound_labels(example, plan, refused) for example in left]
     return Filtered(tuple(kept), tuple(refused), tuple(overlap))
 
@@ -185,7 +185,7 @@ def _sound_labels(example: Example, plan: Plan, refused: list[Refused]) -> Examp
         return example
     for task, why in bad.items():
         origins = example.label_origins.get(task, ())
-        content = {"id": example.id, "task": task, "label": example.labels[task]}
+        content: dict[str, Any] = {"id": example.id, "task": task, "label": example.labels[task]}
         if task in example.confidence:
             content["confidence"] = example.confidence[task]
         refused.append(Refused(why, origins[-1] if origins else "", content))
