@@ -303,8 +303,7 @@ data:
   rows: {{kind: examples, length: 32, buckets: [16]}}
 models:
   student:
-    preset: modernbert-1m
-    config: {{num_hidden_layers: 1, hidden_size: 32, intermediate_size: 32, num_attention_heads: 2}}
+    preset: modernbert-2m
     steps: 6
     evaluations: 2
     stages: [{{objectives: {{masked: 1, tasks: 0.5}}}}]
