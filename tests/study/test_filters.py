@@ -58,7 +58,7 @@ def hostile(draw: random.Random) -> Example:
         text_pair=pair,
         words=words,
         labels=labels,
-        confidence={task: 0.5 for task in labels},
+        confidence=dict.fromkeys(labels, 0.5),
         origin=f"request {draw.randrange(9)}",
         label_origins={task: ("first", f"of {task}") for task in labels},
     )
@@ -201,7 +201,7 @@ def test_another_language(small_plan, text):
 def test_a_bad_label_goes_alone(small_plan, text, labels, reason):
     more = {
         "labels": {"tense": "past", **labels},
-        "label_origins": {"tense": ("x",), **{t: ("a", "b") for t in labels}},
+        "label_origins": {"tense": ("x",), **dict.fromkeys(labels, ("a", "b"))},
     }
     example = text("birds sing songs", words=("birds", "sing", "songs"), confidence=dict.fromkeys(labels, 0.5), **more)
     found = filter_examples([example], small_plan, Filters())
