@@ -144,7 +144,7 @@ def study_audit(
     """Audit a study's corpus, or any other with labels; writes `audit.json` and the page `index.html`.
 
     Args:
-        source: a study, its folder, a folder with `plan.yaml` and `*.jsonl` of examples, or `starter`.
+        source: a study, its folder or corpus, a folder with `plan.yaml` and `*.jsonl` of examples, or `starter`.
         overrides: `a.b=c` changes, for a study's file.
         studies: folder of studies; audits of other corpora go there too.
         suites: evaluation sets to look for in the corpus, besides those of `filters.overlap`.
@@ -157,10 +157,11 @@ def study_audit(
         return audit_study(*_read(source, overrides, studies), suites, folder)
     if overrides:
         raise UserError("overrides go with a study's file")
-    if folder is None:
-        folder = Path(source) if (Path(source) / "study.yaml").is_file() else Path(studies) / Path(source).name
-        folder /= "audit"
-    return audit_corpus(source, folder, suites)
+    for place in (Path(source), Path(source).parent):
+        # A study's folder, or the corpus in it.
+        if (settings := StudyFolder(place).settings).is_file():
+            return audit_study(load_study(settings), StudyFolder(place), suites, folder)
+    return audit_corpus(source, folder or Path(studies) / Path(source).name / "audit", suites)
 
 
 def study_run(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Audited:

@@ -22,7 +22,6 @@ from tutelage.study.plan import Plan, read_plan, starter_plan, write_plan
 from tutelage.study.quarantine import write_refused
 from tutelage.study.settings import Filters, Prices, Study
 from tutelage.study.store import costs
-from tutelage.study.study_file import load_study
 
 STARTER = "starter"
 
@@ -74,7 +73,7 @@ def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), o
 
 
 def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> Audited:
-    """Audit any corpus with labels: `starter`, the folder of a study, or a folder with `plan.yaml` and `*.jsonl`.
+    """Audit any corpus with labels: `starter`, or a folder with `plan.yaml` and `*.jsonl` of examples.
 
     Raises:
         UserError: no such folder, or one of another kind.
@@ -82,9 +81,6 @@ def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> A
     path = Path(source)
     if str(source) == STARTER and not path.exists():
         return _audit(_read(starter.example_files()), starter_plan(), Filters(), suites, out, {}, {})
-    folder = StudyFolder(path)
-    if folder.settings.is_file():
-        return audit_study(load_study(folder.settings), folder, suites, out)
     examples, plan = _corpus(path)
     return _audit(examples, plan, Filters(), suites, out, {}, {})
 

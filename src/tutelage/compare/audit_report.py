@@ -82,8 +82,9 @@ def remarks(audit: Audit) -> list[tuple[str, str]]:
         found.append((f"{doubled:,} texts ({share:.1f} %) repeat others.", "`tutelage study filter` takes them out."))
     leaks = [suite for suite in audit.overlap if suite.found]
     if leaks:
-        told = ", ".join(f"{100 * s.found / s.sentences:.2g} % of {visible(s.suite)}" for s in leaks)
-        found.append((f"Evaluation sentences stand in the corpus: {told}.", "Scores on them are too good."))
+        told = ", ".join(f"{s.found:,} of {s.sentences:,} of {visible(s.suite)}" for s in leaks)
+        more = "Many of them would make scores too good; look at the examples, since stock phrases count too."
+        found.append((f"Evaluation sentences stand in the corpus: {told}.", more))
     if audit.refused.get("filter") and not found:
         found.append(("Nothing conspicuous.", "The samples below are still worth reading."))
     return found
@@ -190,7 +191,9 @@ def certainty_table(audit: Audit) -> Table:
 
 
 def related_table(audit: Audit) -> Table:
-    """The tasks whose labels tell most of each other's."""
+    """The tasks whose labels tell most of each other's; nothing where the plot shows all there are."""
+    if 3 <= len({name for one, other, *_ in audit.related for name in (one, other)}) <= plot_audit.RELATED:
+        return Table(title="", header=(), rows=())
     rows = tuple(
         (visible(one), visible(other), f"{strength:.2f}", f"{texts:,}")
         for one, other, strength, texts in audit.related[:RELATED]

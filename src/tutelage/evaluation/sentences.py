@@ -34,7 +34,7 @@ def evaluation_sentences(name: str) -> list[str]:
         found = _texts(path)
     else:
         found = (item.prefix + item.completion for item in items_of(find_suite(name)))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(text.strip() for text in found if text.strip()))
 
 
 def _scored(names: Iterable[str]) -> Iterator[str]:
@@ -51,7 +51,7 @@ def _texts(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: no {' or '.join(ENDINGS)} files there to compare a corpus with")
     for file in files:
         if file.suffix == ".txt":
-            yield from (line for line in lines(file) if line.strip())
+            yield from lines(file)
         else:
             for _, record in json_records(file):
                 yield from _strings(record)
