@@ -21,7 +21,8 @@ lessons:
     tasks:
       - {name: mood, description: How it feels., labels: {glad: happy, sad: not}}
       - {name: theme, description: What it is about., labels: {sea: water, land: earth, air: sky}}
-  - {kind: pair_classification, tasks: [{name: same, description: Whether they agree., labels: {agree: they do, clash: they do not}}]}
+  - kind: pair_classification
+    tasks: [{name: same, description: Whether they agree., labels: {agree: they do, clash: they do not}}]
   - {kind: tagging, tasks: [{name: pos, description: Part of speech., labels: {N: noun, V: verb, X: other}}]}
   - {kind: generation, tasks: [{name: story, description: A story.}]}
 """

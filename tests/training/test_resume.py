@@ -41,6 +41,25 @@ models:
       - {span: 50%, teachers: [teacher@step-6], objectives: {next_token: 0.5, distill: 0.5}}
       - {objectives: {next_token: 1}}
 """
+LABELLED = """
+name: resume
+data:
+  corpus: starter
+  separator: brackets
+  tokenizer: {vocab_size: 400}
+  rows: {kind: examples, length: 32, buckets: [16]}
+models:
+  student:
+    config: {model_type: modernbert, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2,
+             intermediate_size: 16, mlp_dropout: 0.1}
+    steps: 24
+    evaluations: 2
+    save_minutes: 0.000001
+    optim: {batch_rows: 6, micro_batch_rows: 2, lr: 1.0e-2, warmup_steps: 3}
+    stages:
+      - {span: 12, objectives: {masked: 1, tasks: {weighting: uncertainty, temperature: 2}}}
+      - {objectives: {masked: 1, tasks: {weighting: uncertainty, families: [tagging], weight: 2}}}
+"""
 CONTEXT = multiprocessing.get_context("fork")
 
 
@@ -200,6 +219,42 @@ def test_killed_around_the_release_and_the_switch_equals_undisturbed(
     assert [step for step, weight in weights.items() if weight > 0] == list(range(1, until + 1))
     assert [line["step"] for line in lines if "heard" in line] == list(range(1, until + 1))
     assert [line["step"] for line in lines if "kl" in line] == list(range(1, until + 1))
+
+
+@pytest.fixture(scope="module")
+def prepared_with_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("labelled")
+    process = CONTEXT.Process(target=lambda: (api.prepare(recipe_from_text(LABELLED), runs=runs), os._exit(0)))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    return runs
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_killed_while_learning_labels_equals_undisturbed(prepared_with_labels: Path, tmp_path: Path, size: int) -> None:
+    """Heads, their moments and the sums of each task since the last line are resumed too."""
+    quiet, disturbed = (fresh(prepared_with_labels, tmp_path, name) for name in ("quiet", "disturbed"))
+    assert run_to_end(quiet, size, [], LABELLED) == 0
+    faults = [(size - 1, "step", 5), (0, "rename", 3), (0, "step", 9), (0, "fsync", 4)]
+    assert run_to_end(disturbed, size, faults, LABELLED) == 4
+    expected, found = outcome(quiet), outcome(disturbed)
+    assert found == expected
+    lines = [json.loads(line) for line in found["resume/student/seed-0/metrics.jsonl"].splitlines()]
+    learned = {name for line in lines for name in line.get("tasks", {})}
+    assert learned == {"sentiment", "topic", "speech_act", "time_reference", "register", "factuality", "entailment",
+                       "paraphrase", "answerable", "cause", "pos", "entity"}  # fmt: skip
+
+
+def test_labels_weigh_the_same_on_two_ranks(prepared_with_labels: Path, tmp_path: Path) -> None:
+    text = LABELLED.replace("mlp_dropout: 0.1", "mlp_dropout: 0").replace("steps: 24", "precision: fp32\n    steps: 24")
+    losses = []
+    for size in (1, 2):
+        runs = fresh(prepared_with_labels, tmp_path, f"ranks{size}")
+        run_to_end(runs, size, [], text)
+        lines = [json.loads(line) for line in (runs / "resume/student/seed-0/metrics.jsonl").read_text().splitlines()]
+        losses.append([value for line in lines if "tasks" in line for value in (line["loss"], *line["tasks"].values())])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_ranks_agree_with_one_process(prepared: Path, tmp_path: Path) -> None:

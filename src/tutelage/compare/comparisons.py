@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.compare.cost import sources_of
+from tutelage.compare.cost import is_labelled, sources_of
 from tutelage.compare.items import item_differences, macro_groups, read_margins, tie_credit
 from tutelage.compare.metrics import conventions, facts_of, metrics_of, suites_of, values_of
 from tutelage.compare.over_training import curve_difference, reached
@@ -149,10 +149,10 @@ def student_and_control(models: Mapping[str, Model]) -> Iterator[tuple[str, str]
 
 
 def _baseline(models: Mapping[str, Model], student: str) -> str | None:
-    """Return the first model without teachers that a student is like, perhaps by way of other students."""
+    """Return the first model without teachers and labels that a student is like, perhaps by way of other students."""
     seen, name = {student}, models[student].like
     while name is not None and name in models and name not in seen:
-        if not sources_of(models[name]):
+        if not sources_of(models[name]) and not is_labelled(models[name]):
             taught_by = {base_name(teacher) for teacher in models[student].teachers}
             return name if name not in taught_by and _alike(models[name], models[student]) else None
         seen.add(name)

@@ -67,6 +67,11 @@ def sources_of(model: Model) -> list[str]:
     return list(dict.fromkeys(base_name(reference) for reference in [*model.teachers, *model.members]))
 
 
+def is_labelled(model: Model) -> bool:
+    """Whether a model learned labels beside its text."""
+    return any(stage.get("tasks") for stage in model.objectives)
+
+
 def _ancestors(models: Mapping[str, Model], name: str) -> list[str]:
     """Teachers and scorers, their teachers, and so on; each once, `name` itself left out."""
     found: dict[str, None] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tutelage.compare.comparisons import student_and_control
-from tutelage.compare.cost import cost_of, mean_of
+from tutelage.compare.cost import cost_of, mean_of, sources_of
 from tutelage.compare.metrics import MISSING, UNITS, measure_name, values_of
 from tutelage.compare.summary import Summary
 from tutelage.compare.summary_pairs import Comparison
@@ -23,6 +23,7 @@ FULL = 3
 _NOT_TESTED = "Not tested"
 _NO_EQUAL = ", so a control given the same FLOPs is not part of this comparison."
 _ITS_CONTROL = "the same model without its teachers"
+_UNLABELLED = "the same model without its labels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,11 @@ def _untested(summary: Summary, pairs: list[tuple[str, str]]) -> Answer:
     )
 
 
-def _what(summary: Summary, control: str) -> str:
+def _what(summary: Summary, student: str, control: str) -> str:
     """Say what a control is."""
     model = summary.models[control]
+    if not sources_of(summary.models[student]):
+        return _UNLABELLED
     if model.flops_of is None:
         return _ITS_CONTROL
     whole = " and its teachers" if model.flops_counted == "counted" else ""
@@ -115,7 +118,7 @@ def _pair_answer(summary: Summary, student: str, control: str) -> Answer:
     if len(further) > ALSO:
         details.append(f"{_verdicts(further[ALSO:])} The comparisons below have them one by one.")
     details += [_reached_sentence(summary, student, control), _cost_sentence(summary, student, control)]
-    sentence = _sentence(entries[0], student, control, _what(summary, control))
+    sentence = _sentence(entries[0], student, control, _what(summary, student, control))
     return Answer(sentence, " ".join(text for text in details if text))
 
 
@@ -150,7 +153,7 @@ def _reached_sentence(summary: Summary, student: str, control: str) -> str:
         when = f"in {arrived} of {len(entry.seeds)} seeds only" if arrived else "in no seed"
         return f"It reached the control's lowest validation loss {when}."
     text = f"It reached the control's lowest validation loss after {share(entry, 'steps')} of the control's steps"
-    if "flops_with_teachers" in entry.shares:
+    if "flops_with_teachers" in entry.shares and sources_of(summary.models[student]):
         text += (
             f", with {share(entry, 'flops')} of its FLOPs, "
             f"or {share(entry, 'flops_with_teachers')} with the training of the teachers"
@@ -165,6 +168,10 @@ def _cost_sentence(summary: Summary, student: str, control: str) -> str:
         return ""
     ratio = taught.total_flops / plain.total_flops
     alone = ((taught.flops or 0) + taught.teacher_flops + taught.scoring_flops) / plain.total_flops
+    if not sources_of(summary.models[student]):
+        return (
+            f"The student cost {_times(ratio)} the control's FLOPs, its heads and the making of its labels not counted."
+        )
     totals = f"{flops_text(taught.total_flops)} against {flops_text(plain.total_flops)}"
     text = (
         f"The student cost {_times(ratio)} the control's FLOPs, the training of its teachers included "

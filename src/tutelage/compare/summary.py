@@ -44,6 +44,7 @@ class Model(Strict):
     """The models whose scores select what it learns from."""
     selections: list[Selection] = []
     objectives: list[dict[str, Any]] = []
+    """Of each stage."""
     """One mapping a stage: the objective's name to its weight or its settings."""
     members: list[str] = []
     """The models an ensemble averages."""

@@ -23,8 +23,8 @@ from tutelage.progress import progress
 NAME = "tasks"
 FAMILIES = ("classification", "pair_classification", "tagging")
 RULES = "unmasked test split"
-_Of = tuple[MeasuredValue, MeasuredValue, MeasuredValue]
-"""Accuracy, macro F1, share of the commonest label."""
+_Of = tuple[MeasuredValue, MeasuredValue, float]
+"""Accuracy, macro F1, and what the commonest label alone scores."""
 NO_HEAD = "the model has no head for it"
 
 
@@ -47,8 +47,9 @@ def evaluate_heads(
         label: whose evaluation this is, for the progress bar.
 
     Returns:
-        `accuracy` (the mean over tasks), `macro_f1` and `majority` likewise; the same by family and by
-        `family/task`; None where there is no head. `predictions` counts right labels (rows) by given ones.
+        `accuracy` and `macro_f1`, means over tasks; the same by family (`tagging`, `tagging:f1`) and by task
+        (`tagging/pos`, `tagging/pos:f1`); None where there is no head. `predictions` counts right
+        labels (rows) by given ones.
     """
     assert source.labels is not None
     tasks = source.labels.tasks
@@ -80,11 +81,11 @@ def evaluate_heads(
 def _values(tasks: Sequence[LabelTask], counts: dict[str, NDArray[np.int64]]) -> dict[str, MeasuredValue]:
     """Make the numbers of tables of right (rows) by given (columns) labels."""
     single = {task.name: _of_task(task, counts.get(task.name)) for task in tasks}
-    values = _means(list(single.values()), "accuracy", "macro_f1", "majority")
+    values = _means("accuracy", "macro_f1", list(single.values()))
     for family in FAMILIES:
         members = [single[task.name] for task in tasks if task.kind == family]
         if members:
-            values |= _means(members, family, f"{family}:f1", f"{family}:majority")
+            values |= _means(family, f"{family}:f1", members)
     for task in tasks:
         accuracy, f1, _ = single[task.name]
         values |= {f"{task.kind}/{task.name}": accuracy, f"{task.kind}/{task.name}:f1": f1}
@@ -95,28 +96,27 @@ def _of_task(task: LabelTask, table: NDArray[np.int64] | None) -> _Of:
     n = 0 if table is None else int(table.sum())
     if table is None or not n:
         note = NO_HEAD if table is None else "the test split has no label of it"
-        return (MeasuredValue(None, "accuracy", note=note), MeasuredValue(None, "f1", note=note),
-                MeasuredValue(None, "accuracy", note=note))  # fmt: skip
+        return MeasuredValue(None, "accuracy", note=note), MeasuredValue(None, "f1", note=note), 0.0
     hits, right, given = np.diag(table), table.sum(1), table.sum(0)
     there = right + given > 0
     f1 = float(np.mean(2 * hits[there] / (right + given)[there]))
     common = int(right.argmax())
     share = float(right[common] / n)
     note = f"always '{task.labels[common]}' scores {100 * share:.1f} %"
-    return (MeasuredValue(float(hits.sum() / n), "accuracy", n=n, note=note), MeasuredValue(f1, "f1", n=n),
-            MeasuredValue(share, "accuracy", n=n))  # fmt: skip
+    return MeasuredValue(float(hits.sum() / n), "accuracy", n=n, note=note), MeasuredValue(f1, "f1", n=n), share
 
 
-def _means(members: Sequence[_Of], *names: str) -> dict[str, MeasuredValue]:
+def _means(accuracy: str, f1: str, members: Sequence[_Of]) -> dict[str, MeasuredValue]:
     """Average over tasks, each alike; None unless all are known."""
     found = {}
-    for column, name in enumerate(names):
-        ones = [member[column] for member in members]
+    for name, ones in ((accuracy, [one for one, _, _ in members]), (f1, [one for _, one, _ in members])):
         known = [one.value for one in ones if one.value is not None]
-        whole = len(known) == len(ones)
-        note = f"mean over {len(ones)} tasks" if whole else "the model has not a head for each of its tasks"
-        if not whole and len(known) == 0:
-            note = ones[0].note
-        value = float(np.mean(known)) if whole else None
-        found[name] = MeasuredValue(value, ones[0].unit, n=sum(one.n for one in ones) if whole else 0, note=note)
+        if len(known) < len(ones):
+            note = "the model has not a head for each of its tasks" if known else ones[0].note
+            found[name] = MeasuredValue(None, ones[0].unit, note=note)
+            continue
+        alone = float(np.mean([share for _, _, share in members]))
+        note = f"mean over {len(ones)} tasks; the commonest label of each scores {100 * alone:.1f} %"
+        note = note if name == accuracy else ""
+        found[name] = MeasuredValue(float(np.mean(known)), ones[0].unit, n=sum(one.n for one in ones), note=note)
     return found
