@@ -69,7 +69,8 @@ def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), o
     examples, plan = _corpus(folder.corpus)
     names = [*study.filters.overlap.suites, *suites]
     stages = _costs(folder.requests, study.teacher.prices)
-    return _audit(examples, plan, study.filters, names, out or folder.audit, count_faults(folder.quarantine), stages)
+    faults = {stage: dict(counts) for stage, counts in count_faults(folder.quarantine).items()}
+    return _audit(examples, plan, study.filters, names, out or folder.audit, faults, stages)
 
 
 def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> Audited:
