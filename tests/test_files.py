@@ -181,6 +181,20 @@ def test_a_killed_write_is_swept(tmp_path):
     assert content(tmp_path) == {"file": "old"}
 
 
+def test_lines_that_end_in_an_error_leave_the_old_file(tmp_path):
+    path = tmp_path / "lines"
+    files.write_lines(path, (f"{number}\n" for number in range(3)))
+    assert path.read_text() == "0\n1\n2\n"
+
+    def broken():
+        yield "new\n"
+        raise UserError("no more")
+
+    with pytest.raises(UserError, match="no more"):
+        files.write_lines(path, broken())
+    assert content(tmp_path) == {"lines": "0\n1\n2\n"}
+
+
 def test_lock_names_its_holder(tmp_path):
     def second():
         message = rf"^the oven is in use by process {os.getppid()} on {platform.node()}; wait for it"

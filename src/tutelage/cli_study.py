@@ -131,6 +131,29 @@ def study_audit(
     print(f"page: {found.page}")
 
 
+@study.command("run")
+def study_run(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
+    """Go all the way: plan (if there is no plan yet), write, label, filter, audit.
+
+    Stop it whenever you like, with Ctrl-C; the same command goes on. How many requests it will take:
+    `tutelage study show study.yaml`. To look at the plan before words are paid for, begin with `tutelage study plan`.
+    """
+    from tutelage import studies as work
+    from tutelage.progress import output
+    from tutelage.study import tables
+
+    given = (file, changes or (), studies)
+    output().print(tables.plan_table(work.study_plan(*given)))
+    output().print(tables.ledger_table(work.study_write(*given)))
+    labelled = work.study_label(*given)
+    output().print(tables.labels_table(labelled.labels, labelled.texts, labelled.refused))
+    output().print(tables.filtered_table(work.study_filter(*given)))
+    audited = work.study_audit(*given)
+    output().print(tables.audit_table(audited.audit))
+    _show_cost(file, changes, studies)
+    print(f"page: {audited.page}")
+
+
 @study.command("show")
 def study_show(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
     """Print what was spent so far and how many requests the whole study will take; asks nothing.

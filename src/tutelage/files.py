@@ -17,7 +17,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -69,12 +69,21 @@ def sync_folder(path: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace the content of `path` atomically and durably."""
+    _write(path, (data,))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Replace the text of `path` by lines (each with its newline), one in memory at a time; see `write_text`."""
+    _write(path, (line.encode("utf-8") for line in lines))
+
+
+def _write(path: Path, parts: Iterable[bytes]) -> None:
     with explain_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _sibling(path, "tmp")
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

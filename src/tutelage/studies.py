@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tutelage.errors import UserError
-from tutelage.files import write_json, write_text
+from tutelage.files import sweep, write_json, write_text
 from tutelage.progress import console
 from tutelage.study.budget import Cost
 from tutelage.study.examples import read_examples, write_examples
-from tutelage.study.filters import Filtered
 from tutelage.study.folder import StudyFolder
 from tutelage.study.forecast import forecast
 from tutelage.study.labelling import Labeller
@@ -32,7 +32,10 @@ from tutelage.study.teacher_llm import TeacherLLM
 from tutelage.study.teachers import open_teacher
 from tutelage.study.word_ledger import WHY, WordLedger
 from tutelage.study.writing import Writer
-from tutelage.study_corpora import Audited, audit_corpus, audit_study, filter_study
+
+if TYPE_CHECKING:
+    from tutelage.study.filters import Filtered
+    from tutelage.study_corpora import Audited
 
 Source = Study | str | Path
 STUDIES = Path("studies")
@@ -125,6 +128,9 @@ def study_label(source: Source, overrides: Sequence[str] = (), studies: str | Pa
 
 def study_filter(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Filtered:
     """Sort what was labelled into `corpus/`, which students read, and the quarantine; asks nothing."""
+    # Evaluation sets bring torch with them; planning and writing do without.
+    from tutelage.study_corpora import filter_study
+
     return filter_study(*_open(source, overrides, studies))
 
 
@@ -144,6 +150,8 @@ def study_audit(
         suites: evaluation sets to look for in the corpus, besides those of `filters.overlap`.
         out: folder to write to; `studies/NAME/audit` by default.
     """
+    from tutelage.study_corpora import audit_corpus, audit_study
+
     folder = None if out is None else Path(out)
     if isinstance(source, Study) or Path(source).is_file():
         return audit_study(*_read(source, overrides, studies), suites, folder)
@@ -154,6 +162,15 @@ def study_audit(
         if (settings := StudyFolder(place).settings).is_file():
             return audit_study(load_study(settings), StudyFolder(place), suites, folder)
     return audit_corpus(source, folder or Path(studies) / Path(source).name / "audit", suites)
+
+
+def study_run(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Audited:
+    """Go all the way: plan (if there is no plan yet), write, label, filter, audit."""
+    study_plan(source, overrides, studies)
+    study_write(source, overrides, studies)
+    study_label(source, overrides, studies)
+    study_filter(source, overrides, studies)
+    return study_audit(source, overrides, studies)
 
 
 def study_costs(
@@ -178,6 +195,8 @@ def study_prompts(folder: str | Path) -> list[Path]:
 
 def _open(source: Source, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:
     study, folder = _read(source, overrides, studies)
+    # What a killed process left half-written.
+    sweep(folder.path)
     write_text(folder.settings, study_text(study))
     return study, folder
 

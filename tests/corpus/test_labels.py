@@ -21,7 +21,7 @@ lessons:
     tasks:
       - {name: mood, description: How it feels., labels: {glad: happy, sad: not}}
       - {name: theme, description: What it is about., labels: {sea: water, land: earth, air: sky}}
-  - {kind: pair_classification, tasks: [{name: same, description: Do they agree?, labels: {yes: they do, no: no}}]}
+  - {kind: pair_classification, tasks: [{name: same, description: Whether they agree., labels: {agree: they do, clash: they do not}}]}
   - {kind: tagging, tasks: [{name: pos, description: Part of speech., labels: {N: noun, V: verb, X: other}}]}
   - {kind: generation, tasks: [{name: story, description: A story.}]}
 """
@@ -36,7 +36,7 @@ def records(count: int = 60) -> list[dict]:
         found.append({"kind": "classification", "text": f"The boat number {i} sails on the wide sea.",
                       "labels": labels, "confidence": {"mood": 0.5}})  # fmt: skip
         found.append({"kind": "pair_classification", "text": f"Cat {i} sleeps.\nAll day.", "text_pair": f"It is {i}.",
-                      "labels": {"same": "yes"}})  # fmt: skip
+                      "labels": {"same": "agree"}})  # fmt: skip
         found.append({"kind": "tagging", "words": [*WORDS, f"w{i}"], "labels": {"pos": [*TAGS, "N"]}})
         found.append({"kind": "generation", "task": "story", "text": f"Once {i} " + "there was a long story. " * 150})
     return found
@@ -149,9 +149,15 @@ def test_masking_leaves_brackets_alone(made) -> None:
     special = tuple(sorted(tokenizer.all_special_ids))
     assert {tokenizer.cls_token_id, tokenizer.sep_token_id} <= set(special)
     masking = Masking(0.9, tokenizer.mask_token_id, len(tokenizer), special, seed=1)
-    batch = BatchSource(made.train, recipe.Rows(kind="examples", length=64), 32, 0, masking=masking).batch(0)
-    assert (batch.tokens_BT[:, 0] == tokenizer.cls_token_id).float().mean() > 0.5
-    assert (batch.targets_BT[batch.tokens_BT == tokenizer.sep_token_id] == IGNORE).all()
+    source = BatchSource(made.train, recipe.Rows(kind="examples", length=64), 32, 0, masking=masking)
+    batch = source.batch(0)
+    brackets = 0
+    for b, row in enumerate(batch.rows_B.tolist()):
+        for t, token in enumerate(source.rows.row(row, 0).tolist()):
+            if token in (tokenizer.cls_token_id, tokenizer.sep_token_id):
+                assert (batch.tokens_BT[b, t], batch.targets_BT[b, t]) == (token, IGNORE)
+                brackets += 1
+    assert brackets
 
 
 def test_the_tokenizer_frames_texts_as_the_corpus_does(made) -> None:
@@ -261,7 +267,7 @@ def test_plain_text_stands_between_brackets_too(tmp_path) -> None:
 
 
 def test_the_starter_has_its_labels(tmp_path) -> None:
-    made = prepare(data(Path("starter"), corpus="starter", tokenizer={"vocab_size": 1000}), tmp_path / "out")
+    made = prepare(data(Path("starter"), tokenizer={"vocab_size": 1000}), tmp_path / "out")
     stores = (made.train, made.val, made.test)
     assert sum(split.labels.counts["entailment"] for split in stores) == 120
     assert sum(split.words for split in stores) > 89_000

@@ -23,7 +23,7 @@ from typing import Any, get_args
 from tutelage.corpus.reading import json_records
 from tutelage.corpus.study_plan import Kind
 from tutelage.errors import UserError
-from tutelage.files import write_text
+from tutelage.files import write_lines
 
 KINDS = get_args(Kind)
 FIELDS = {"kind", "text", "text_pair", "words", "labels", "confidence", "task", "origin", "label_origins", "id"}
@@ -161,5 +161,5 @@ def read_examples(path: Path) -> Iterator[Example]:
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """Write a file of examples, whole or not at all."""
-    write_text(path, "".join(f"{json.dumps(example.record(), ensure_ascii=False)}\n" for example in examples))
+    """Write a file of examples, whole or not at all; they may come one by one."""
+    write_lines(path, (f"{json.dumps(example.record(), ensure_ascii=False)}\n" for example in examples))

@@ -174,7 +174,8 @@ def audit_examples(
         threshold=threshold,
         related=_related(examples, plan),
         overlap=tuple(overlap),
-        refused=refused or {},
+        # Plain mappings: `asdict` cannot copy counters.
+        refused={stage: dict(counts) for stage, counts in (refused or {}).items()},
         costs=costs or {},
         samples=_samples(drawn, plan),
     )

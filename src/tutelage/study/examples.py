@@ -1,5 +1,6 @@
 """Examples of a study; they live beside the corpora made of them, see `corpus.examples`."""
 
+from tutelage.corpus.examples import KINDS as KINDS
 from tutelage.corpus.examples import Example as Example
 from tutelage.corpus.examples import Label as Label
 from tutelage.corpus.examples import example_of as example_of

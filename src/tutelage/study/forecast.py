@@ -36,7 +36,7 @@ def _writing(study: Study, annotated: dict[Kind, int], tasks: dict[Kind, int]) -
     writing, left = study.writing, float(study.writing.words)
     each, texts = writing.examples_per_task, dict[Kind, int]()
     if each is None:
-        served = tasks if annotated else {"generation": tasks.get("generation", 0)}
+        served: dict[Kind, int] = tasks if annotated else {"generation": tasks.get("generation", 0)}
         round_words = sum(count * EXPECTED[kind] for kind, count in served.items())
         rounds = left / round_words if round_words else 0
         texts = {kind: round(rounds * count) for kind, count in served.items()}

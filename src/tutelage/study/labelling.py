@@ -158,7 +158,7 @@ class Labeller:
                 failed.append(one)
             else:
                 content = {"id": part[one.number].id, "task": one.tasks[0].name}
-                self.refused.append(Refused(outcome.fault, origin_of(outcome), content))
+                self.refused.append(Refused(f"malformed label: {outcome.fault}", origin_of(outcome), content))
         return failed
 
     def _vote(self, votes: _Votes, one: Question, outcome: Outcome, words: tuple[str, ...] | None) -> None:

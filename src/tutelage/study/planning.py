@@ -12,6 +12,7 @@ from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.study.asking import Outcome, ask_json
+from tutelage.study.pieces import origin_of
 from tutelage.study.plan import ANNOTATED, MAX_LABELS, Kind, Lesson, Plan, Task
 from tutelage.study.prompting import GIVES, TAKES, Prompts, labels_text
 from tutelage.study.quarantine import Refused
@@ -146,7 +147,7 @@ class Planner:
         return got
 
     def _refuse(self, outcome: Outcome, what: str) -> None:
-        self.refused.append(Refused(outcome.fault, outcome.keys[-1] if outcome.keys else "", what))
+        self.refused.append(Refused(f"malformed answer: {outcome.fault}", origin_of(outcome), what))
 
 
 def _check_tasks(value: Any, request: Request) -> str | None:

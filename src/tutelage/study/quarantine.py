@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.files import write_text
+from tutelage.files import write_lines
 
 
 @dataclass(frozen=True)
@@ -29,4 +29,4 @@ class Refused:
 def write_refused(path: Path, refused: Iterable[Refused]) -> None:
     """Write a stage's quarantine, whole or not at all; an empty one leaves an empty file."""
     # ASCII with escapes: what is refused may hold lone surrogates or control characters.
-    write_text(path, "".join(f"{json.dumps(asdict(thing), ensure_ascii=True)}\n" for thing in refused))
+    write_lines(path, (f"{json.dumps(asdict(thing), ensure_ascii=True)}\n" for thing in refused))

@@ -94,7 +94,7 @@ class Within:
             if outcome is None:
                 break
             if outcome.value is None:
-                refused.append(Refused(outcome.fault, origin_of(outcome), request.purpose))
+                refused.append(Refused(f"malformed answer: {outcome.fault}", origin_of(outcome), request.purpose))
             texts = [] if outcome.value is None else outcome.value["texts"]
             batches.append([Piece(text, None, origin_of(outcome)) for text in texts])
         batches = self._rewritten(requests, batches, label, refused)
@@ -103,7 +103,7 @@ class Within:
     def _held(self, answer: Answer, request: Request, refused: list[Refused]) -> list[Piece]:
         """Take the answer of a teacher that is held to the vocabulary: it is the text."""
         if answer.fault:
-            refused.append(Refused(answer.fault, answer.key, request.purpose))
+            refused.append(Refused(f"no answer: {answer.fault}", answer.key, request.purpose))
             return []
         text = answer.text
         if answer.finish == "length" and not self._list.words:

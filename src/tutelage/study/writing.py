@@ -173,7 +173,9 @@ class Writer:
             if outcome is None:
                 yield None
             elif outcome.value is None:
-                self.refused.append(Refused(outcome.fault, origin_of(outcome), slot.request.purpose))
+                self.refused.append(
+                    Refused(f"malformed answer: {outcome.fault}", origin_of(outcome), slot.request.purpose)
+                )
                 yield []
             elif slot.kind == "pair_classification":
                 pairs = outcome.value["pairs"]

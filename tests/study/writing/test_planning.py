@@ -90,8 +90,8 @@ def test_a_task_without_usable_labels_is_left_out_and_one_without_prompts_stays(
     assert [lesson.kind for lesson in plan.lessons] == ["generation"]
     assert [task.prompts for task in plan.tasks()] == [(), ()]
     reasons = [(item.reason, item.content) for item in planner.refused]
-    assert reasons[0] == ("two labels are the same", "skill_a: its labels")
-    assert reasons[-1] == ("the list of prompts is empty", "story_b: its prompts")
+    assert reasons[0] == ("malformed answer: two labels are the same", "skill_a: its labels")
+    assert reasons[-1] == ("malformed answer: the list of prompts is empty", "story_b: its prompts")
     assert len(reasons) == 6 + 2
 
 

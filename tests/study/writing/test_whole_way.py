@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -184,6 +185,7 @@ def test_twenty_kills_change_nothing(server: Any, study: Any, tmp_path: Path) ->
     running = process(settings, folder)
     assert running.wait(120) == 0, running.stderr.read().decode()
     assert content(folder / "small") == content(whole.path)
+    assert not [path for path in (folder / "small").rglob("*") if ".tmp-" in path.name]
     check_store(folder / "small", server)
     assert needed <= server.sent.total() <= needed + kills * settings.teacher.concurrency
 
@@ -289,3 +291,51 @@ def test_the_example_of_the_documentation_loads() -> None:
         load_study(Path(__file__).parents[3] / "examples" / "study.yaml", ("writing.words=2M",)).writing.words
         == 2_000_000
     )
+
+
+RECIPE = """
+name: taught
+data:
+  corpus: {corpus}
+  separator: brackets
+  tokenizer: {{vocab_size: 400}}
+  test_share: 0.2
+  rows: {{kind: examples, length: 32, buckets: [16]}}
+models:
+  student:
+    preset: modernbert-2m
+    steps: 6
+    evaluations: 2
+    stages: [{{objectives: {{masked: 1, tasks: 0.5}}}}]
+    optim: {{lr: 1.0e-3, batch_rows: 8, warmup_steps: 1}}
+evaluate: [test, tasks]
+"""
+
+
+@pytest.mark.slow
+def test_one_command_goes_all_the_way_and_a_student_learns_from_it(
+    server: Any, study: Any, tmp_path: Path, capsys: Any
+) -> None:
+    from tutelage import api
+    from tutelage.cli import app
+    from tutelage.recipe_file import recipe_from_text
+
+    file = tmp_path / "study.yaml"
+    settings = study(teacher={"endpoint": server.address}, writing={"words": 1000, "examples_per_task": 20})
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
+    for _ in range(2):
+        app(["study", "run", str(file), "--studies", str(tmp_path)], standalone_mode=False)
+    shown = capsys.readouterr().out
+    folder = StudyFolder(tmp_path / "small")
+    assert f"page: {folder.audit / 'index.html'}" in shown.replace("\n", "")
+    assert server.sent.most_common(1)[0][1] == 1
+    labelled = {example.id: example for example in read_examples(folder.labelled)}
+    kept = {example.id: example for example in read_examples(folder.corpus / "examples.jsonl")}
+    filtered = [line["content"]["id"] for line in map(json.loads, (folder.quarantine / "filter.jsonl").open())]
+    assert kept.keys().isdisjoint(filtered)
+    assert sorted([*kept, *filtered]) == sorted(labelled)
+    assert all(example == labelled[key] for key, example in kept.items())
+    summary = api.run(recipe_from_text(RECIPE.format(corpus=folder.corpus)), runs=tmp_path / "runs")
+    assert summary is not None
+    text = (tmp_path / "runs" / "taught" / "report.html").read_text()
+    assert "skill_a" in text

@@ -1,0 +1,155 @@
+"""A real llama.cpp server with a tiny model of random weights: the wire, schemas by force, its ways to fail."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (extra dev)")
+gguf = pytest.importorskip("gguf", reason="gguf is not installed (extra dev)")
+
+from tutelage.study import sending
+from tutelage.study.asking import ask_json
+from tutelage.study.remote import RemoteTeacher
+from tutelage.study.settings import Study
+from tutelage.study.store import costs, entries, open_store
+from tutelage.study.teacher_llm import Message, Request
+
+CONTEXT, SLOTS = 4096, 4
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "pairs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"word": {"type": "string", "enum": ["a", "bc"]}, "sure": {"type": "boolean"}},
+                "required": ["word", "sure"],
+                "additionalProperties": False,
+            },
+            "minItems": 1,
+            "maxItems": 3,
+        },
+        "n": {"type": "integer", "minimum": 0, "maximum": 9},
+    },
+    "required": ["pairs", "n"],
+    "additionalProperties": False,
+}
+
+
+def write_model(path):
+    """A Llama of one layer with random weights and a byte-level vocabulary, as llama.cpp reads it."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(["the cat and the dog"], 300, special_tokens=["<|end|>"], show_progress=False)
+    tree = json.loads(bpe._tokenizer.to_str())["model"]
+    tokens = sorted(tree["vocab"], key=tree["vocab"].get)
+    width, inner, heads = 64, 96, 4
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL if t == "<|end|>" else gguf.TokenType.NORMAL for t in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in tree["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}assistant:")
+    draw = np.random.default_rng(0)
+    square, tall = (width, width), (inner, width)
+    shapes = {
+        "token_embd": (len(tokens), width), "output": (len(tokens), width), "blk.0.attn_q": square,
+        "blk.0.attn_k": square, "blk.0.attn_v": square, "blk.0.attn_output": square, "blk.0.ffn_gate": tall,
+        "blk.0.ffn_up": tall, "blk.0.ffn_down": tall[::-1],
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", draw.normal(0, 0.05, shape).astype(np.float32))
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module", params=["schemas by force", "failing now and then"])
+def server(request, tmp_path_factory):
+    """With templates by Jinja, as is its default, this server answers HTTP 500 where a random model's JSON is not
+    what its parser expects; without, it never does."""
+    path = tmp_path_factory.mktemp("llama") / "tiny.gguf"
+    write_model(path)
+    settings = xllamacpp.CommonParams()
+    settings.model.path = str(path)
+    settings.n_ctx, settings.n_parallel, settings.warmup = CONTEXT * SLOTS, SLOTS, False
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    settings.use_jinja = request.param == "failing now and then"
+    settings.hostnames, settings.port = ["127.0.0.1"], 0
+    server = xllamacpp.Server(settings)
+    server.kind = request.param if hasattr(server, "__dict__") else None
+    return server
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch):
+    monkeypatch.setattr(sending, "FIRST_PAUSE", 0.02)
+
+
+def study(server, **teacher):
+    settings = {"endpoint": f"{server.listening_address}/v1", "concurrency": SLOTS, "tries": 20, "two_steps": False}
+    return Study.model_validate({"name": "s", "teacher": {**settings, **teacher}})
+
+
+def questions(count, **more):
+    return [Request((Message("system", "Be brief."), Message("user", f"Name {n} words.")), f"plan/{n}", seed=n,
+                    **{"max_tokens": 200, **more}) for n in range(count)]  # fmt: skip
+
+
+def test_schemas_are_enforced_and_followed(server, tmp_path) -> None:
+    settings = study(server)
+    with open_store(tmp_path / "requests.jsonl") as store:
+        teacher = RemoteTeacher(settings, store)
+        found = ask_json(teacher, questions(8, schema=SCHEMA), lambda value, request: None, settings.teacher, "planning")
+        assert teacher.enforces_schemas
+    assert all(1 <= len(outcome.value["pairs"]) <= 3 for outcome in found)
+    assert len({json.dumps(outcome.value) for outcome in found}) > 4
+    assert costs(tmp_path / "requests.jsonl")["plan"].written > 8 * 10
+
+
+def test_the_same_request_gets_the_same_answer(server, tmp_path) -> None:
+    texts = []
+    for name in ("one", "two"):
+        with open_store(tmp_path / name) as store:
+            answers = RemoteTeacher(study(server, concurrency=1), store).ask(questions(2, max_tokens=20), "asking")
+        texts.append([answer.text for answer in answers])
+        assert all(answer.read > 5 and 0 < answer.written <= 20 for answer in answers)
+    assert texts[0] == texts[1]
+    assert texts[0][0] != texts[0][1]
+
+
+def test_a_prompt_that_is_too_long_is_a_fault(server, tmp_path) -> None:
+    long = Request((Message("user", "the cat " * CONTEXT),), "plan/long", max_tokens=5)
+    with open_store(tmp_path / "requests.jsonl") as store:
+        answers = RemoteTeacher(study(server), store).ask([*questions(1, max_tokens=5), long], "asking")
+    assert not answers[0].fault
+    assert "context" in answers[1].fault
+
+
+def test_failures_of_this_server_are_repeated(server, tmp_path) -> None:
+    began = time.monotonic()
+    with open_store(tmp_path / "requests.jsonl") as store:
+        RemoteTeacher(study(server), store).ask(questions(12, schema=SCHEMA), "asking")
+    failed = [line for line in entries(tmp_path / "requests.jsonl") if "failed" in line]
+    assert all("HTTP 500" in line["why"] for line in failed)
+    assert time.monotonic() - began < 60
