@@ -69,8 +69,7 @@ def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), o
     examples, plan = _corpus(folder.corpus)
     names = [*study.filters.overlap.suites, *suites]
     stages = _costs(folder.requests, study.teacher.prices)
-    faults = {stage: dict(counts) for stage, counts in count_faults(folder.quarantine).items()}
-    return _audit(examples, plan, study.filters, names, out or folder.audit, faults, stages)
+    return _audit(examples, plan, study.filters, names, out or folder.audit, count_faults(folder.quarantine), stages)
 
 
 def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> Audited:
