@@ -87,7 +87,7 @@ def test_a_flood_costs_no_square():
     # Few different words, none similar enough: the rarest triples are shared by thousands.
     draw = random.Random(0)
     crowd = [(" ".join(draw.choice("abcdef") for _ in range(30)), None) for _ in range(5_000)]
-    began = time.monotonic()
+    began = time.process_time()
     found = near_duplicates(flood + crowd, 0.7)
     assert [item and item.of for item in found[:20_000]] == [None] + [0] * 19_999
-    assert time.monotonic() - began < 30
+    assert time.process_time() - began < 30

@@ -42,7 +42,8 @@ def hostile(draw: random.Random) -> Example:
     text = draw.choice(
         [
             SOUND, SOUND.upper(), SOUND + " Indeed.", "Two words", "", "word " * 300, "\x07ring the bell three times",
-            "an \u202eevil\u202c text of words", "zero\u200bwidth in the middle here", "lone \ud800 surrogate in this text",
+            "an \u202eevil\u202c text of words", "zero\u200bwidth in the middle here",
+            "lone \ud800 surrogate in this text",
             "<script>alert(1)</script> is a text", "это по-русски и довольно длинно", "a b c d e f g h",
             f"number {draw.randrange(10**6)} of a long row of numbers",
         ]
@@ -94,8 +95,8 @@ def reasons(found):
 
 
 @pytest.mark.parametrize(
-    "character", ["\0", "\x07", "\x1b", "\x7f", "\x85", "\xad", "\u200b", "\u200d", "\u202e", "\u2066", "\u2028", "\ue000",
-                  "\ufeff", "\ufffd", "\U000e0041", "\ud800"]
+    "character", ["\0", "\x07", "\x1b", "\x7f", "\x85", "\xad", "\u200b", "\u200d", "\u202e", "\u2066", "\u2028",
+                  "\ue000", "\ufeff", "\ufffd", "\U000e0041", chr(0xD800)]
 )  # fmt: skip
 def test_control_characters(small_plan, text, character):
     found = filter_examples([text(f"a text with {character} inside it")], small_plan, Filters())
@@ -123,7 +124,8 @@ def test_joiners_pass_where_all_letters_may(small_plan, text):
     ("letters", "words", "kept"),
     [
         ("ascii", "plain English words", True), ("ascii", "a café for all", False), ("latin", "a café for all", True),
-        ("latin", "кот и собака", False), ("any", "кот и собака", True), ("latin", "caf\u0435 with one Cyrillic letter", False),
+        ("latin", "кот и собака", False), ("any", "кот и собака", True),
+        ("latin", "caf\u0435 with one Cyrillic letter", False),
         ("latin", "ｆullwidth is no Latin", False), ("ascii", "“curly” – marks are no letters", True),
     ],
 )  # fmt: skip
@@ -158,9 +160,9 @@ def test_duplicates_name_the_text_that_stays(small_plan, text):
 
 def test_a_flood_of_duplicates_is_cheap(small_plan, text):
     flood = [text(SOUND, labels={"mood": "good"}) for _ in range(100_000)]
-    began = time.monotonic()
+    began = time.process_time()
     found = filter_examples(flood, small_plan, Filters())
-    assert time.monotonic() - began < 60
+    assert time.process_time() - began < 60
     assert len(found.kept) == 1
     assert found.faults == {"duplicate": 99_999}
 
@@ -168,9 +170,9 @@ def test_a_flood_of_duplicates_is_cheap(small_plan, text):
 def test_another_language(small_plan, text):
     examples = [example for file in starter.example_files() for example in read_examples(file)]
     others = [
-        "El perro corre por el parque y no quiere volver a casa porque hace mucho calor, y las niñas juegan con la pelota.",
-        "Der Hund läuft durch den Park und will nicht nach Hause, weil es heute sehr warm ist und die Kinder dort spielen.",
-        "Le chien court dans le parc et ne veut pas rentrer à la maison parce qu'il fait chaud et que les enfants jouent.",
+        "El perro corre por el parque y no quiere volver a casa, porque hace calor y las niñas juegan con la pelota.",
+        "Der Hund läuft durch den Park und will nicht nach Hause, weil es warm ist und die Kinder dort spielen.",
+        "Le chien court dans le parc et ne veut pas rentrer à la maison parce qu'il fait chaud et que tous jouent.",
     ]
     foreign = [text(other) for other in others]
     found = filter_examples([*examples, *foreign], starter_plan(), Filters())

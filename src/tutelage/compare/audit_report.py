@@ -267,10 +267,10 @@ def refused_table(audit: Audit) -> Table:
     rows = []
     for stage, counts in audit.refused.items():
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        rows += [(stage, visible(reason[:200]), f"{count:,}") for reason, count in ordered[:REASONS]]
+        rows += [(visible(stage), visible(reason[:200]), f"{count:,}") for reason, count in ordered[:REASONS]]
         if len(ordered) > REASONS:
             rest = sum(count for _, count in ordered[REASONS:])
-            rows.append((stage, f"{len(ordered) - REASONS} other reasons", f"{rest:,}"))
+            rows.append((visible(stage), f"{len(ordered) - REASONS} other reasons", f"{rest:,}"))
     note = "Texts and labels that were not taken; each stands in `quarantine/` with its origin."
     return Table(title="Quarantine", header=("stage", "reason", "items"), rows=tuple(rows), left=2, note=note)
 
@@ -279,7 +279,13 @@ def cost_table(audit: Audit) -> Table:
     """What each stage asked of the teacher."""
     money = any(cost.money is not None for cost in audit.costs.values())
     rows = [
-        (stage, f"{cost.requests:,}", human(cost.read), human(cost.written), *([_money(cost.money)] if money else []))
+        (
+            visible(stage),
+            f"{cost.requests:,}",
+            human(cost.read),
+            human(cost.written),
+            *([_money(cost.money)] if money else []),
+        )
         for stage, cost in audit.costs.items()
     ]
     header = ("stage", "requests", "tokens read", "tokens written", *(["money"] if money else []))

@@ -242,4 +242,6 @@ def _samples(drawn: Sequence[Example], plan: Plan) -> dict[str, tuple[Mapping[st
         own = [example for example in drawn if example.task == task.name]
         chosen = own or [example for example in drawn if task.name in example.labels]
         found[task.name] = tuple(example.record() for example in chosen[:SAMPLES])
+    rest = [example for example in drawn if example.task not in found and not example.labels]
+    found["(no task)"] = tuple(example.record() for example in rest[:SAMPLES])
     return {task: samples for task, samples in found.items() if samples}
