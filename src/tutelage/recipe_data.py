@@ -38,6 +38,21 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+def _as_share(value: Any) -> Any:
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)):
+        return float(match[1]) / 100
+    return value
+
+
+class Mixed(Section):
+    """Another corpus whose words take the place of some of the corpus's."""
+
+    corpus: str
+    """As `data.corpus`."""
+    share: Annotated[float, Field(gt=0, lt=1), BeforeValidator(_as_share)]
+    """Its part of all words to train on, such as `30%`."""
+
+
 class Tokenizer(Section):
     """A byte-level BPE tokenizer trained on the training split, or an existing one."""
 
@@ -90,6 +105,9 @@ class Data(Section):
 
     corpus: str = "starter"
     """A catalogue name (`babylm-2024-10m`, ..., `starter`), a folder of text files, or `hf:dataset`."""
+    mix: tuple[Mixed, ...] = ()
+    """Other corpora, human beside synthetic: each takes the place of a share of the words of train and val, so that
+    their number stays. The test split is the corpus's alone."""
     words: Words | None = None
     """Take only a subset of about this many words (train and val together), spread over the sources like the whole.
     Smaller budgets are subsets of larger ones."""
@@ -115,3 +133,12 @@ class Data(Section):
     """The rows, shared by all models of the recipe."""
     seed: int = 0
     """Order of rows and random offsets; apart from the models' seeds, so that students see the same rows."""
+
+    @model_validator(mode="after")
+    def _mix_leaves_something(self) -> Data:
+        if sum(one.share for one in self.mix) >= 1:
+            raise ValueError("the shares of `mix` leave nothing of the corpus; they must sum to less than 1")
+        names = [self.corpus, *(one.corpus for one in self.mix)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`mix` names a corpus twice: {', '.join(names)}")
+        return self

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tutelage import __version__, files, recipe
-from tutelage.corpus import splits, tokenizer, tokens
+from tutelage.corpus import tokenizer, tokens
+from tutelage.corpus.choosing import choose
 from tutelage.corpus.cleaned import Chosen, CleanedFile, clean_file
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.labels import FILES, LabelTask, LabelWriter, tasks_of
 from tutelage.corpus.reading import split_lines
-from tutelage.corpus.sources import Corpus, is_local, resolve
+from tutelage.corpus.sources import Corpus, is_local, resolve_all
 from tutelage.corpus.splits import SPLITS, Split
-from tutelage.corpus.study_plan import read_plan
+from tutelage.corpus.study_plan import ANNOTATED, read_plan
 from tutelage.corpus.tokens import Counts, StoreWriter, TokenStore
 from tutelage.errors import UserError
 from tutelage.progress import console, progress
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _BUILDING = ".building"
 _ENDS = (".bin", ".documents.npy", *(f".{name}.npy" for name in FILES))
 _PARTS = ("tokenizer", *(f"{split}{end}" for split in SPLITS for end in _ENDS))
-_LATER = ("test_share",)
+_LATER = ("mix", "test_share")
 """Settings that earlier versions did not know: they count once they are not at their default."""
 
 
@@ -132,16 +133,20 @@ def _refuse_differences(folder: Path, settings: dict[str, Any], data: recipe.Dat
     if local:
         # Local text is known by its content, wherever it lies and however its path is written.
         del before["corpus"], now["corpus"]
+    there = [data.corpus] if local and (moved or Path(data.corpus).expanduser().exists()) else []
+    there += [one.corpus for one in data.mix if is_local(one.corpus) and Path(one.corpus).expanduser().exists()]
     differences = [
         f"data.{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
-    if local and (moved or Path(data.corpus).expanduser().exists()):
-        corpus = resolve(data.corpus)
-        known = {(file["split"], file["name"]): file for file in manifest["sources"]}
-        found = {(file.split, file.name): file.path for file in corpus.files}
-        if manifest.get("tasks", []) != _described(_tasks(corpus, data)):
+    if there and not differences:
+        corpora = resolve_all(data)
+        names = {file.name for corpus in corpora if corpus.name not in there for file in corpus.files}
+        known = {(file["split"], file["name"]): file for file in manifest["sources"] if file["name"] not in names}
+        found = {(file.split, file.name): file.path for corpus in corpora if corpus.name in there
+                 for file in corpus.files}  # fmt: skip
+        if manifest.get("tasks", []) != _described(_tasks(corpora, data)):
             differences.append("the tasks or labels of the plan have changed")
         differences += [f"file {name} ({split}) is gone" for split, name in sorted(known.keys() - found.keys())]
         differences += [f"file {name} ({split}) is new" for split, name in sorted(found.keys() - known.keys())]
@@ -192,13 +197,13 @@ def _fault(name: Split, store: TokenStore, rows: recipe.Rows) -> str | None:
 
 
 def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:
-    corpus = resolve(data.corpus, data.text_field)
+    corpora = resolve_all(data)
     building = folder / _BUILDING
     shutil.rmtree(building, ignore_errors=True)
     (building / "clean").mkdir(parents=True)
-    cleaned, notes = _clean(corpus, data, building / "clean")
-    chosen = _choose(corpus, cleaned, data, notes)
-    tasks = _tasks(corpus, data)
+    cleaned, notes = _clean(corpora, data, building / "clean")
+    chosen = choose(corpora, cleaned, data, notes)
+    tasks = _tasks(corpora, data)
     made = _make_tokenizer(cleaned, chosen["train"], data)
     if data.tokenizer.kind == "bpe" and len(made) < data.tokenizer.vocab_size:
         notes.append(f"the vocabulary is full at {len(made)} tokens: no more pairs occur often enough")
@@ -228,64 +233,27 @@ def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:
     _move_into_place(building, folder)
     files.write_json(folder / "manifest.json", manifest)
     for note in notes:
-        console.print(f"corpus {corpus.name}: {note}", soft_wrap=True)
+        console.print(f"corpus {corpora[0].name}: {note}", soft_wrap=True)
 
 
-def _clean(corpus: Corpus, data: recipe.Data, folder: Path) -> tuple[list[CleanedFile], list[str]]:
+def _clean(corpora: list[Corpus], data: recipe.Data, folder: Path) -> tuple[list[CleanedFile], list[str]]:
     """Clean every file; empty ones are left out with a note."""
-    cleaned, notes = list[CleanedFile](), list(corpus.notes)
-    total = sum(file.path.stat().st_size for file in corpus.files)
+    cleaned, notes = list[CleanedFile](), [note for corpus in corpora for note in corpus.notes]
+    whole = data.separator == "brackets"
+    total = sum(file.path.stat().st_size for corpus in corpora for file in corpus.files)
     with progress("clean", total, "B") as bar:
-        for source in corpus.files:
-            whole = data.separator == "brackets"
-            file = clean_file(source, folder, data.cleaning, data.encoding, data.text_field, bar, whole)
-            if file.words:
-                cleaned.append(file)
-            else:
-                notes.append(f"{source.path.name} holds no words and was left out")
-    if not any(file.source.split == "train" for file in cleaned):
-        raise UserError(f"data.corpus: the training files of '{corpus.name}' hold no words "
-                        f"({', '.join(str(file.path) for file in corpus.files)})")  # fmt: skip
+        for corpus in corpora:
+            before = len(cleaned)
+            for source in corpus.files:
+                file = clean_file(source, folder, data.cleaning, data.encoding, data.text_field, bar, whole)
+                if file.words:
+                    cleaned.append(file)
+                else:
+                    notes.append(f"{source.path.name} holds no words and was left out")
+            if not any(file.source.split == "train" for file in cleaned[before:]):
+                raise UserError(f"data.corpus: the training files of '{corpus.name}' hold no words "
+                                f"({', '.join(str(file.path) for file in corpus.files)})")  # fmt: skip
     return cleaned, notes
-
-
-def _choose(
-    corpus: Corpus, cleaned: list[CleanedFile], data: recipe.Data, notes: list[str]
-) -> dict[Split, list[Chosen]]:
-    """Choose for each split the passages of each file."""
-    membership = [_splits_of(corpus, file, data) for file in cleaned]
-    budgets: dict[Split, float | None] = {
-        "train": None if data.words is None else data.words * (1 - data.val_share),
-        "val": None if data.words is None else data.words * data.val_share,
-        "test": data.test_words,
-    }
-    chosen: dict[Split, list[Chosen]] = {}
-    for index, split in enumerate(SPLITS):
-        inside = [member == index for member in membership]
-        there = [int(file.passages.words[mask].sum()) for file, mask in zip(cleaned, inside, strict=True)]
-        budget, total = budgets[split], sum(there)
-        if budget is not None and budget < total:
-            for file, mask, words in zip(cleaned, inside, there, strict=True):
-                name = f"{file.source.name}/{split}"
-                mask[mask] = splits.subset(name, file.passages.words[mask], budget * words / total)
-        elif budget is not None and budget > total:
-            notes.append(f"{split}: {round(budget)} words were asked for, {total} are there and all are taken")
-        chosen[split] = inside
-    return chosen
-
-
-def _splits_of(corpus: Corpus, file: CleanedFile, data: recipe.Data) -> splits.Ints:
-    """Return for each passage of a file the index of its split."""
-    if file.source.split == "test":
-        return np.full(len(file.passages), SPLITS.index("test"), dtype=np.int64)
-    test_share = 0.0 if corpus.brings_test else data.test_share
-    if corpus.carve == "hash":
-        member = splits.split_by_hash(file.source.name, file.passages, data.val_share, test_share)
-    else:
-        cuts = splits.tail_cuts(int(file.passages.lines.sum()), data.val_share, test_share)
-        file.cut(cuts)
-        member = splits.split_by_tail(file.passages, cuts)
-    return member.astype(np.int64)
 
 
 def _make_tokenizer(cleaned: list[CleanedFile], chosen: list[Chosen], data: recipe.Data) -> PreTrainedTokenizerFast:
@@ -319,9 +287,21 @@ def _frame(made: PreTrainedTokenizerFast, data: recipe.Data) -> tuple[int | None
     return None, int(made.eos_token_id)
 
 
-def _tasks(corpus: Corpus, data: recipe.Data) -> tuple[LabelTask, ...]:
-    """Return the tasks whose labels are kept: those of the corpus's plan, where texts have a first token to judge."""
-    return () if corpus.plan is None or data.separator != "brackets" else tasks_of(read_plan(corpus.plan))
+def _tasks(corpora: list[Corpus], data: recipe.Data) -> tuple[LabelTask, ...]:
+    """Return the tasks whose labels are kept: those of the corpora's plans, where texts have a first token to judge.
+
+    Raises:
+        UserError: two plans mean different things by one name.
+    """
+    if data.separator != "brackets":
+        return ()
+    found: dict[str, LabelTask] = {}
+    for corpus in corpora:
+        for task in tasks_of(read_plan(corpus.plan)) if corpus.plan else ():
+            if found.setdefault(task.name, task) != task:
+                raise UserError(f"data.mix: '{corpus.name}' has another task '{task.name}' than the corpora before it: "
+                                "rename one of the two in its plan and examples")  # fmt: skip
+    return tuple(sorted(found.values(), key=lambda task: ANNOTATED.index(task.kind)))
 
 
 def _described(tasks: tuple[LabelTask, ...]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tutelage import starter
+from tutelage import recipe, starter
 from tutelage.corpus import catalogue, huggingface
 from tutelage.corpus.archive import unpack
 from tutelage.corpus.catalogue import CORPORA, RELEASES, Part
@@ -58,6 +58,10 @@ class Corpus:
     """What the manifest and the user should hear."""
     plan: Path | None = None
     """The study plan that its examples are labelled after."""
+    share: float = 1.0
+    """Its part of the words to train on, where several are mixed."""
+    held: bool = True
+    """Whether it gives a test split."""
 
     @property
     def brings_test(self) -> bool:
@@ -100,6 +104,19 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
         f"data.corpus: '{corpus}' is neither a folder or file here nor a corpus of the catalogue"
         f"{nearest(corpus, ['starter', *CORPORA])}; the catalogue has starter, {', '.join(CORPORA)}"
     )
+
+
+def resolve_all(data: recipe.Data) -> list[Corpus]:
+    """Find the corpora of a recipe: its own first, then those that are mixed in, whose files get names of their own."""
+    own = resolve(data.corpus, data.text_field)
+    corpora = [replace(own, share=1 - sum(one.share for one in data.mix))]
+    for number, one in enumerate(data.mix, start=1):
+        other = resolve(one.corpus, data.text_field)
+        renamed = tuple(replace(file, name=f"mix{number}-{file.name}") for file in other.files)
+        # What is said of its test split does not hold here.
+        notes = tuple(f"{one.corpus}: {note}" for note in other.notes if "test" not in note)
+        corpora.append(replace(other, files=renamed, notes=notes, share=one.share, held=False))
+    return corpora
 
 
 _CARVED = (

@@ -1,0 +1,86 @@
+"""Which passages of which corpus go into which split, within the budgets of words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tutelage import recipe
+from tutelage.corpus import splits
+from tutelage.corpus.cleaned import Chosen, CleanedFile
+from tutelage.corpus.sources import Corpus
+from tutelage.corpus.splits import SPLITS, Split
+from tutelage.errors import UserError
+
+
+def choose(
+    corpora: list[Corpus], cleaned: list[CleanedFile], data: recipe.Data, notes: list[str]
+) -> dict[Split, list[Chosen]]:
+    """Choose for each split the passages of each file.
+
+    Args:
+        corpora: the recipe's own first, then those that are mixed in.
+        cleaned: their files, in the same order.
+        data: budgets and shares.
+        notes: where a budget is larger than what is there, that is noted.
+
+    Raises:
+        UserError: a corpus that is mixed in has fewer words than its share.
+    """
+    of = [next(i for i, corpus in enumerate(corpora) if file.source in corpus.files) for file in cleaned]
+    membership = [_splits_of(corpora[i], file, data) for i, file in zip(of, cleaned, strict=True)]
+    asked: dict[Split, float | None] = {
+        "train": None if data.words is None else data.words * (1 - data.val_share),
+        "val": None if data.words is None else data.words * data.val_share,
+        "test": data.test_words,
+    }
+    chosen: dict[Split, list[Chosen]] = {}
+    for index, split in enumerate(SPLITS):
+        chosen[split] = [member == index for member in membership]
+        whole = asked[split]
+        for i, corpus in enumerate(corpora):
+            mine = [(file, mask) for j, file, mask in zip(of, cleaned, chosen[split], strict=True) if j == i]
+            there = [int(file.passages.words[mask].sum()) for file, mask in mine]
+            if whole is None and data.mix and split != "test":
+                # Where no number is asked for, it is what the recipe's own corpus has.
+                whole = float(sum(there))
+            budget = whole if split == "test" else whole if whole is None else whole * corpus.share
+            if not corpus.held and split == "test":
+                budget = 0.0
+            if budget is not None:
+                _cut(corpus, split, mine, there, budget, notes)
+    return chosen
+
+
+def _cut(
+    corpus: Corpus,
+    split: Split,
+    mine: list[tuple[CleanedFile, Chosen]],
+    there: list[int],
+    budget: float,
+    notes: list[str],
+) -> None:
+    """Leave a corpus's files only so many words of a split, each in proportion, in place."""
+    total = sum(there)
+    if budget > total and split == "train" and not corpus.held:
+        raise UserError(f"data.mix: '{corpus.name}' is to give {round(budget):,} words, and has {total:,} to train on: "
+                        "lower its share, or data.words")  # fmt: skip
+    if budget > total:
+        notes.append(f"{split}: {round(budget)} words were asked for, {total} are there and all are taken")
+    elif budget < total:
+        for (file, mask), words in zip(mine, there, strict=True):
+            name = f"{file.source.name}/{split}"
+            mask[mask] = splits.subset(name, file.passages.words[mask], budget * words / total)
+
+
+def _splits_of(corpus: Corpus, file: CleanedFile, data: recipe.Data) -> splits.Ints:
+    """Return for each passage of a file the index of its split."""
+    if file.source.split == "test":
+        return np.full(len(file.passages), SPLITS.index("test"), dtype=np.int64)
+    test_share = 0.0 if corpus.brings_test or not corpus.held else data.test_share
+    if corpus.carve == "hash":
+        member = splits.split_by_hash(file.source.name, file.passages, data.val_share, test_share)
+    else:
+        cuts = splits.tail_cuts(int(file.passages.lines.sum()), data.val_share, test_share)
+        file.cut(cuts)
+        member = splits.split_by_tail(file.passages, cuts)
+    return member.astype(np.int64)
