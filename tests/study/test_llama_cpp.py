@@ -19,7 +19,7 @@ gguf = pytest.importorskip("gguf", reason="gguf is not installed (extra dev)")
 CONTEXT, SLOTS = 4096, 4
 # Without Jinja, llama.cpp knows some templates by their look; this is one of them.
 TEMPLATE = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SCHEMA = {
