@@ -32,6 +32,11 @@ SIZES = {"llama.cpp": (384, 24), "waiting": (6400, 64)}
 TEXT = "The cat sat on the mat and looked at the dog. " * 12
 
 
+def content_length(head: bytes) -> int:
+    """What the head of an HTTP message says of its body."""
+    return next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+
+
 # --- servers
 
 
@@ -71,8 +76,7 @@ def serve_waiting() -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                size = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-                await reader.readexactly(size)
+                await reader.readexactly(content_length(head))
                 async with places:
                     await asyncio.sleep(WAIT)
                 writer.write(reply)
@@ -128,8 +132,7 @@ def bare(address: str, requests: list[Any]) -> None:
             writer.write(head.encode() + body)
             answer = await reader.readuntil(b"\r\n\r\n")
             assert b" 200 " in answer.split(b"\r\n")[0]
-            size = [int(line[15:]) for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-            await reader.readexactly(size[0])
+            await reader.readexactly(content_length(answer))
         writer.close()
 
     async def all_of_them() -> None:
@@ -154,7 +157,8 @@ def ours(address: str, requests: list[Any]) -> None:
 def measure(kind: str) -> dict[str, Any]:
     """Requests per second of both clients, and processor time of ours, rounds in turn."""
     count, tokens = SIZES[kind]
-    server = subprocess.Popen([sys.executable, __file__, "--serve", kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = [sys.executable, __file__, "--serve", kind]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert server.stdout is not None
     assert server.stdin is not None
     rates: dict[str, list[float]] = {"bare": [], "ours": []}

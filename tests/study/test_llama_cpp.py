@@ -6,9 +6,6 @@ import time
 import numpy as np
 import pytest
 
-xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (extra dev)")
-gguf = pytest.importorskip("gguf", reason="gguf is not installed (extra dev)")
-
 from tutelage.study import sending
 from tutelage.study.asking import ask_json
 from tutelage.study.remote import RemoteTeacher
@@ -16,7 +13,15 @@ from tutelage.study.settings import Study
 from tutelage.study.store import costs, entries, open_store
 from tutelage.study.teacher_llm import Message, Request
 
+xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (extra dev)")
+gguf = pytest.importorskip("gguf", reason="gguf is not installed (extra dev)")
+
 CONTEXT, SLOTS = 4096, 4
+# Without Jinja, llama.cpp knows some templates by their look; this is one of them.
+TEMPLATE = (
+    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -66,7 +71,7 @@ def write_model(path):
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
     writer.add_add_bos_token(False)
-    writer.add_chat_template("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}assistant:")
+    writer.add_chat_template(TEMPLATE)
     draw = np.random.default_rng(0)
     square, tall = (width, width), (inner, width)
     shapes = {
@@ -96,9 +101,7 @@ def server(request, tmp_path_factory):
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
     settings.use_jinja = request.param == "failing now and then"
     settings.hostnames, settings.port = ["127.0.0.1"], 0
-    server = xllamacpp.Server(settings)
-    server.kind = request.param if hasattr(server, "__dict__") else None
-    return server
+    return xllamacpp.Server(settings)
 
 
 @pytest.fixture(autouse=True)
@@ -107,8 +110,10 @@ def _hasty(monkeypatch):
 
 
 def study(server, **teacher):
-    settings = {"endpoint": f"{server.listening_address}/v1", "concurrency": SLOTS, "tries": 20, "two_steps": False}
-    return Study.model_validate({"name": "s", "teacher": {**settings, **teacher}})
+    settings = {"concurrency": SLOTS, "tries": 20, "two_steps": False, "timeout": 20}
+    return Study.model_validate(
+        {"name": "s", "teacher": {"endpoint": f"{server.listening_address}/v1", **settings, **teacher}}
+    )
 
 
 def questions(count, **more):
@@ -120,7 +125,9 @@ def test_schemas_are_enforced_and_followed(server, tmp_path) -> None:
     settings = study(server)
     with open_store(tmp_path / "requests.jsonl") as store:
         teacher = RemoteTeacher(settings, store)
-        found = ask_json(teacher, questions(8, schema=SCHEMA), lambda value, request: None, settings.teacher, "planning")
+        found = ask_json(
+            teacher, questions(8, schema=SCHEMA), lambda value, request: None, settings.teacher, "planning"
+        )
         assert teacher.enforces_schemas
     assert all(1 <= len(outcome.value["pairs"]) <= 3 for outcome in found)
     assert len({json.dumps(outcome.value) for outcome in found}) > 4

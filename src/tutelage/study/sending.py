@@ -89,6 +89,7 @@ class Wave:
                 await self._answer(request, worst_case(request))
             except UserError as error:
                 self._error = self._error or error
+                self._settled.set()
 
     @property
     def _over(self) -> bool:
@@ -118,16 +119,17 @@ class Wave:
 
     async def _answer(self, request: Request, worst: Cost) -> None:
         """Send a request until it is answered or given up."""
-        answered_before, failures, seed = self._answered, 0, request.seed
+        heard, failures, sendings, seed = self._answered, 0, 0, request.seed
         while True:
-            heard = self._answered
             await self._pause_for_all(request)
             if self._over:
                 self._settle(worst, Cost())
                 return
-            await self._journal.write(self._store.asking(request, **({} if seed == request.seed else {"seed": seed})))
+            await self._journal.write(self._store.asking(request, **({"seed": seed} if sendings else {})))
+            sendings += 1
             try:
-                reply = await self._send(request, seed)
+                await self._keep(request, worst, await self._send(request, seed))
+                return
             except Refused as error:
                 await self._keep(request, worst, Reply("", str(error), read=0, written=0))
                 return
@@ -136,9 +138,10 @@ class Wave:
                 raise
             except Failed as error:
                 # Too much to do for all of us is no failure of this request while others get through.
-                failures += not (error.limited and self._answered > heard)
-                cost, over = worst if error.billed else Cost(1), failures >= self._settings.tries
-                if over and (self._answered > answered_before or await self._alive(request)):
+                failures = 0 if error.limited and self._answered > heard else failures + 1
+                heard, cost = self._answered, worst if error.billed else Cost(1)
+                over = failures >= self._settings.tries
+                if over and await self._alive(request):
                     fault = f"given up after {failures} failures, the last one: {error}"
                     await self._keep(request, worst, Reply("", fault, read=cost.read, written=cost.written))
                     return
@@ -148,13 +151,13 @@ class Wave:
                         f"the teacher does not answer: {failures} failures in a row, the last one: {error}; everything "
                         "answered is stored: run the same command again when it is well"
                     ) from error
-                await self._pause(request, failures, error)
+                # Its room in the budget is kept for it meanwhile, or requests behind it would take it.
+                self._ledger.reserve(worst)
+                await self._pause(request, sendings, error)
+                self._settle(worst, Cost())
                 if not await self._admitted(worst):
                     return
                 seed = int(fingerprint([request.key, seed])[:7], 16)
-                continue
-            await self._keep(request, worst, reply)
-            return
 
     async def _alive(self, request: Request) -> bool:
         """Tell whether the endpoint answers anything, by a question as short as can be."""
@@ -200,7 +203,7 @@ class Wave:
         self._ledger.settle(worst, cost)
         self._settled.set()
 
-    async def _pause(self, request: Request, failures: int, error: Failed) -> None:
+    async def _pause(self, request: Request, sendings: int, error: Failed) -> None:
         """Wait before a request is sent again."""
         asked = error.pause or 0.0
         if asked > PATIENCE:
@@ -208,8 +211,8 @@ class Wave:
                 f"the teacher asks to wait {duration(asked)} ({error}); everything answered is stored: run the same "
                 "command again then"
             )
-        own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** max(0, failures - 1))
-        seconds = asked + own * (0.5 + random.Random(f"{request.key} {failures}").random())
+        own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (sendings - 1))
+        seconds = asked + own * (0.5 + random.Random(f"{request.key} {sendings}").random())
         if error.limited:
             self._not_before = max(self._not_before, time.monotonic() + asked)
         self._bar.advance(0, f"waiting {duration(seconds)}: {error}")
