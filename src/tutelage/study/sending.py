@@ -152,11 +152,9 @@ class Wave:
                         "answered is stored: run the same command again when it is well"
                     ) from error
                 # Its room in the budget is kept for it meanwhile, or requests behind it would take it.
-                self._ledger.reserve(worst)
-                await self._pause(request, sendings, error)
-                self._settle(worst, Cost())
                 if not await self._admitted(worst):
                     return
+                await self._pause(request, sendings, error)
                 seed = int(fingerprint([request.key, seed])[:7], 16)
 
     async def _alive(self, request: Request) -> bool:
