@@ -6,10 +6,14 @@ import time
 import numpy as np
 import pytest
 
+from tutelage import studies
 from tutelage.study import sending
+from tutelage.study.answers import read_json
 from tutelage.study.asking import ask_json
+from tutelage.study.examples import read_examples
+from tutelage.study.folder import StudyFolder
 from tutelage.study.remote import RemoteTeacher
-from tutelage.study.settings import Study
+from tutelage.study.settings import Study, Writing
 from tutelage.study.store import costs, entries, open_store
 from tutelage.study.teacher_llm import Message, Request
 
@@ -160,3 +164,52 @@ def test_failures_of_this_server_are_repeated(server, tmp_path) -> None:
     failed = [line for line in entries(tmp_path / "requests.jsonl") if "failed" in line]
     assert all("HTTP 500" in line["why"] for line in failed)
     assert time.monotonic() - began < 60
+
+
+PLAN = """
+lessons:
+  - kind: classification
+    tasks: [{name: mood, description: Mood., labels: {glad: Glad., sad: Sad.}}]
+  - kind: pair_classification
+    tasks: [{name: follows, description: Follows., labels: {'yes': It does., 'no': It does not.}}]
+  - kind: tagging
+    tasks: [{name: pos, description: Part of speech., labels: {noun: A thing., other: Anything else.}}]
+  - kind: generation
+    tasks: [{name: tale, description: A tale.}]
+"""
+
+
+def test_the_whole_way(server, tmp_path) -> None:
+    """The words mean nothing, and all of them come from an answer, or stand in the quarantine."""
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    settings = study(server, max_tokens=400, repairs=1).model_copy(
+        update={
+            "plan": tmp_path / "plan.yaml",
+            "writing": Writing(words=20, examples_per_task=1, examples_per_request=1, generation_per_request=1, wave=4),
+        }
+    )
+    studies.study_run(settings, (), tmp_path)
+    folder = StudyFolder(tmp_path / "s")
+    lines = list(entries(folder.requests))
+    answers = {line["answer"]: line["text"] for line in lines if "answer" in line}
+    labelled = list(read_examples(folder.labelled))
+    assert labelled
+    labels = 0
+    for example in labelled:
+        wrote = next(iter(read_json(answers[example.origin]).values()))
+        texts = [text for item in wrote for text in (item.values() if isinstance(item, dict) else [item])]
+        assert " ".join(example.text.split()) in [" ".join(text.split()) for text in texts]
+        for task, label in example.labels.items():
+            (key,) = example.label_origins[task]
+            said = read_json(answers[key])
+            if isinstance(label, tuple):
+                assert label == tuple(row[task] for row in said["words"])
+            else:
+                assert label == said[task]
+            labels += 1
+    assert labels
+    taken = {example.id for example in read_examples(folder.corpus / "examples.jsonl")}
+    refused = [json.loads(line) for line in (folder.quarantine / "filter.jsonl").open()]
+    texts = [line["content"]["id"] for line in refused if "kind" in line["content"]]
+    assert sorted([*taken, *texts]) == sorted(example.id for example in labelled)
+    assert (folder.audit / "index.html").read_text().rstrip().endswith("</html>")
