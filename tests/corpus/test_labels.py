@@ -245,10 +245,10 @@ def test_damaged_labels_are_told(tmp_path) -> None:
     Prepared.open(tmp_path / "out", verify=True)
     path = tmp_path / "out" / "train.tags.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    with pytest.raises(UserError, match="train.tags.npy is damaged"):
+    with pytest.raises(UserError, match=r"train\.tags\.npy is damaged"):
         Prepared.open(tmp_path / "out", verify=True)
     path.write_bytes(b"")
-    with pytest.raises(UserError, match="train.tags.npy is damaged"):
+    with pytest.raises(UserError, match=r"train\.tags\.npy is damaged"):
         Prepared.open(tmp_path / "out")
 
 

@@ -43,7 +43,7 @@ def test_shares_hold_and_the_number_of_words_stays(tmp_path, words) -> None:
         whole = getattr(alone, split).words
         ours, theirs = words_of(mixed, split)
         # Of each corpus, whole passages of ten words are taken.
-            assert ours + theirs == getattr(mixed, split).words == pytest.approx(whole, abs=20)
+        assert ours + theirs == getattr(mixed, split).words == pytest.approx(whole, abs=20)
         assert theirs / (ours + theirs) == pytest.approx(0.3, abs=0.05)
     # Test text is the corpus's own, and the same one.
     assert words_of(mixed, "test") == [alone.test.words, 0]
