@@ -83,13 +83,13 @@ def test_a_changed_corpus_is_noticed_and_a_moved_one_is_not(tmp_path) -> None:
     write(machine, "a", "robot", 900)
     with pytest.raises(UserError, match=r"file mix1-a \(train\) has changed"):
         prepare(wished, tmp_path / "out")
-    with pytest.raises(UserError, match="data.mix was"):
+    with pytest.raises(UserError, match=r"data\.mix was"):
         prepare(data(human, machine, 0.4), tmp_path / "out")
 
 
 def test_what_cannot_be_mixed_is_refused(tmp_path) -> None:
     human, machine = write(tmp_path / "h", "a", "human", 300), write(tmp_path / "m", "a", "machine", 20)
-    with pytest.raises(UserError, match="is to give .* words, and has .* lower its share"):
+    with pytest.raises(UserError, match=r"is to give .* words, and has .* lower its share"):
         prepare(data(human, machine, 0.5), tmp_path / "out")
     head = "name: x\nmodels: {a: {preset: llama-1m, steps: 1}}\ndata: {mix: [%s]}\n"
     for mix, said in (
