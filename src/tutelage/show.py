@@ -146,6 +146,10 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
         if model.flops_of is not None:
             whole = ", the training of its teachers counted" if model.flops_of.teachers == "counted" else ""
             out.print(f"{name}: as many steps as the FLOPs of {model.flops_of.model} pay for{whole}")
+        if tasks := experiment.tasks_of(model):
+            [width] = [row.cost.output_width for row in rows if row.name == name]
+            count = sum(len(task.labels) for task in tasks) * (width + 1)
+            out.print(f"{name}: heads for {len(tasks)} tasks, {count:,} parameters beside those above")
     for row in rows:
         for cache in row.caches:
             out.print(f"teacher cache of {row.name}: {cache}")
