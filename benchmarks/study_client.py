@@ -27,7 +27,7 @@ from typing import Any
 HERE = Path(__file__).parent
 AT_ONCE, ROUNDS = 64, 3
 WAIT = 0.1
-SIZES = {"llama.cpp": (384, 24), "waiting": (6400, 64)}
+SIZES = {"llama.cpp": (256, 16), "waiting": (3200, 64)}
 """Requests in a round, and longest answer in tokens."""
 TEXT = "The cat sat on the mat and looked at the dog. " * 12
 
