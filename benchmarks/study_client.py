@@ -129,8 +129,14 @@ def bare(address: str, requests: list[Any]) -> None:
             body = bodies.pop()
             head = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
                     f"Content-Length: {len(body)}\r\n\r\n")  # fmt: skip
-            writer.write(head.encode() + body)
-            answer = await reader.readuntil(b"\r\n\r\n")
+            try:
+                writer.write(head.encode() + body)
+                answer = await reader.readuntil(b"\r\n\r\n")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                # Servers close connections now and then.
+                bodies.append(body)
+                reader, writer = await asyncio.open_connection(host, int(port))
+                continue
             assert b" 200 " in answer.split(b"\r\n")[0]
             await reader.readexactly(content_length(answer))
         writer.close()
