@@ -172,6 +172,11 @@ def test_teacher_references() -> None:
     assert full.words is None
 
 
+def test_budgets_in_words() -> None:
+    data = recipe_from_text(BASE, overrides=("data.words=3M", "data.test_words=200K")).data
+    assert (data.words, data.test_words) == (3_000_000, 200_000)
+
+
 def test_checkpoints_by_words() -> None:
     def words(written: str) -> tuple[int, ...]:
         return (

@@ -90,10 +90,10 @@ class Data(Section):
 
     corpus: str = "starter"
     """A catalogue name (`babylm-2024-10m`, ..., `starter`), a folder of text files, or `hf:dataset`."""
-    words: Count | None = None
+    words: Words | None = None
     """Take only a subset of about this many words (train and val together), spread over the sources like the whole.
     Smaller budgets are subsets of larger ones."""
-    test_words: Count | None = None
+    test_words: Words | None = None
     """Likewise for the test split (the corpus's dev files)."""
     val_share: Share = 0.05
     """Share of the lines of each training file held out, from its end, to choose checkpoints by (BabyLlama-2)."""

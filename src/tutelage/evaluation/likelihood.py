@@ -113,9 +113,10 @@ def score_rows(
     _check_lengths(ensemble, rows, texts)
     _check_tokens(ensemble, rows, tokenizer)
     size = batch_size(next(ensemble.parameters()).device.type, batch_tokens)
-    with torch.inference_mode(), whole_float32(), FrozenProducts(ensemble.parameters()):
+    with torch.inference_mode(), whole_float32():
         if ensemble.kind == "causal":
-            values_S = _causal(ensemble, rows, size, precision, label)
+            with FrozenProducts(ensemble.parameters()):
+                values_S = _causal(ensemble, rows, size, precision, label)
         else:
             values_S = masked_log_probs(ensemble, rows, tokenizer, rules, size, precision, label)
     row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[rows.scored_S]

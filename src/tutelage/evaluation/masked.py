@@ -10,17 +10,21 @@ Shapes: S tokens of all rows together, M copies, C distinct copies of one length
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tutelage.errors import UserError
 from tutelage.evaluation.batching import target_log_probs
 from tutelage.evaluation.conventions import MaskedRules
 from tutelage.evaluation.items import Rows
+from tutelage.evaluation.products import FrozenProducts
+from tutelage.evaluation.threads import side_by_side
 from tutelage.progress import progress
 from tutelage.teaching.teachers import Ensemble
 
@@ -40,6 +44,19 @@ class Copies:
     copy_M: NDArray[np.int64]
     column_M: NDArray[np.int64]
     target_M: NDArray[np.int64]
+
+    def parts(self, batch_tokens: int) -> Iterator[Copies]:
+        """Cut into batches of about so many tokens."""
+        count, T = self.tokens_CT.shape
+        step = max(1, batch_tokens // T)
+        for begin in range(0, count, step):
+            some = slice(*np.searchsorted(self.copy_M, [begin, begin + step]))
+            yield Copies(
+                self.tokens_CT[begin : begin + step],
+                self.copy_M[some] - begin,
+                self.column_M[some],
+                self.target_M[some],
+            )
 
 
 def masked_log_probs(
@@ -70,21 +87,24 @@ def masked_log_probs(
     device = next(ensemble.parameters()).device
     values_S = torch.zeros(len(rows.tokens_S), device=device)
     groups = list(copies(rows, int(tokenizer.mask_token_id), rules))
+    products = FrozenProducts(ensemble.parameters())
+
+    @contextmanager
+    def inside() -> Iterator[None]:
+        with torch.inference_mode(), products:
+            yield
+
+    def read(part: Copies) -> tuple[Copies, Tensor]:
+        T = part.tokens_CT.shape[1]
+        signal = ensemble.signal(torch.from_numpy(part.tokens_CT).to(device), None, precision)
+        index_M = torch.from_numpy(part.copy_M * T + part.column_M).to(device)
+        return part, target_log_probs(signal, index_M, torch.from_numpy(rows.tokens_S[part.target_M]).to(device))
+
     with progress(label, float(sum(group.tokens_CT.size for group in groups)), "tokens") as tracker:
-        for group in groups:
-            count, T = group.tokens_CT.shape
-            step = max(1, batch_tokens // T)
-            for begin in range(0, count, step):
-                tokens_BT = torch.from_numpy(group.tokens_CT[begin : begin + step]).to(device)
-                first, last = np.searchsorted(group.copy_M, [begin, begin + step])
-                index_M = (group.copy_M[first:last] - begin) * T + group.column_M[first:last]
-                wanted_M = group.target_M[first:last]
-                values_S[torch.from_numpy(wanted_M).to(device)] = target_log_probs(
-                    ensemble.signal(tokens_BT, None, precision),
-                    torch.from_numpy(index_M).to(device),
-                    torch.from_numpy(rows.tokens_S[wanted_M]).to(device),
-                )
-                tracker.advance(float(tokens_BT.numel()))
+        parts = (part for group in groups for part in group.parts(batch_tokens))
+        for part, values_M in side_by_side(read, parts, device.type, inside):
+            values_S[torch.from_numpy(part.target_M).to(device)] = values_M
+            tracker.advance(float(part.tokens_CT.size))
     values: NDArray[np.float32] = values_S.cpu().numpy()
     return values
 
