@@ -27,7 +27,7 @@ from typing import Any
 HERE = Path(__file__).parent
 AT_ONCE, ROUNDS = 64, 3
 WAIT = 0.1
-SIZES = {"llama.cpp": (384, 24), "waiting": (6400, 64)}
+SIZES = {"llama.cpp": (256, 16), "waiting": (3200, 64)}
 """Requests in a round, and longest answer in tokens."""
 TEXT = "The cat sat on the mat and looked at the dog. " * 12
 
@@ -129,8 +129,14 @@ def bare(address: str, requests: list[Any]) -> None:
             body = bodies.pop()
             head = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
                     f"Content-Length: {len(body)}\r\n\r\n")  # fmt: skip
-            writer.write(head.encode() + body)
-            answer = await reader.readuntil(b"\r\n\r\n")
+            try:
+                writer.write(head.encode() + body)
+                answer = await reader.readuntil(b"\r\n\r\n")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                # Servers close connections now and then.
+                bodies.append(body)
+                reader, writer = await asyncio.open_connection(host, int(port))
+                continue
             assert b" 200 " in answer.split(b"\r\n")[0]
             await reader.readexactly(content_length(answer))
         writer.close()

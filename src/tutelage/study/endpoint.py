@@ -12,8 +12,8 @@ import email.utils
 import os
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,26 @@ class Reply:
     written: int | None = None
 
 
+class Clients:
+    """HTTP clients of one connection each, as many as are needed at once.
+
+    One client with many connections looks at all of them for each request, which with 64 takes most of its time.
+    """
+
+    def __init__(self, stack: AsyncExitStack, new: Callable[[], httpx2.AsyncClient]) -> None:
+        self._stack, self._new = stack, new
+        self._free: list[httpx2.AsyncClient] = []
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """Lend a client that nobody else uses."""
+        client = self._free.pop() if self._free else await self._stack.enter_async_context(self._new())
+        try:
+            yield client
+        finally:
+            self._free.append(client)
+
+
 class Endpoint:
     """The address of a teacher, its key and the limits of what is taken from it.
 
@@ -98,26 +118,26 @@ class Endpoint:
                 f"{settings.key_variable}, which is never written down"
             )
         self.shown = str(self._url.copy_with(query=None, fragment=None))
+        base = self._url.path.rstrip("/")
+        self._urls = {path: self._url.copy_with(path=f"{base}/{path}") for path in ("chat/completions", "models")}
         self._settings = settings
         self._key = os.environ.get(settings.key_variable, "").strip()
         if not self._key.isascii() or not self._key.isprintable():
             raise UserError(f"the environment variable {settings.key_variable} holds no key: it has odd characters")
 
     @asynccontextmanager
-    async def connected(self) -> AsyncIterator[httpx2.AsyncClient]:
-        """Yield a client for one event loop."""
+    async def connected(self) -> AsyncIterator[Clients]:
+        """Yield clients for one event loop."""
         headers = {"User-Agent": f"tutelage/{__version__}", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        limits = httpx2.Limits(
-            max_connections=self._settings.concurrency, max_keepalive_connections=self._settings.concurrency
-        )
         # The whole answer has its own limit of time; here, only connecting has one.
         timeout = httpx2.Timeout(None, connect=min(CONNECT_SECONDS, self._settings.timeout))
-        async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=timeout) as client:
-            yield client
+        verify = httpx2.create_ssl_context()
+        async with AsyncExitStack() as stack:
+            yield Clients(stack, lambda: httpx2.AsyncClient(headers=headers, timeout=timeout, verify=verify))
 
-    async def complete(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> Reply:
+    async def complete(self, clients: Clients, body: dict[str, Any]) -> Reply:
         """Send one chat request.
 
         Raises:
@@ -125,19 +145,19 @@ class Endpoint:
             Refused: the endpoint refuses this request for good.
             UserError: it refuses all requests.
         """
-        status, raw, headers = await self._exchange(client, "POST", "chat/completions", body)
+        status, raw, headers = await self._exchange(clients, "POST", "chat/completions", body)
         if status != 200:
             self._refuse(status, raw, headers)
         return self._reply(raw)
 
-    async def models(self, client: httpx2.AsyncClient) -> list[str]:
+    async def models(self, clients: Clients) -> list[str]:
         """Return the names of the models that the endpoint lists.
 
         Raises:
             Failed: it lists none.
             UserError: it refuses all requests.
         """
-        status, raw, headers = await self._exchange(client, "GET", "models", None)
+        status, raw, headers = await self._exchange(clients, "GET", "models", None)
         if status != 200:
             self._refuse(status, raw, headers)
         try:
@@ -153,16 +173,16 @@ class Endpoint:
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
     async def _exchange(
-        self, client: httpx2.AsyncClient, method: str, path: str, body: dict[str, Any] | None
+        self, clients: Clients, method: str, path: str, body: dict[str, Any] | None
     ) -> tuple[int, bytes, httpx2.Headers]:
         """Send a request and read its response, within the limits of time and size."""
         limit = int(self._settings.max_megabytes * 2**20)
-        url = self._url.copy_with(path=f"{self._url.path.rstrip('/')}/{path}")
         raw = bytearray()
         try:
             async with (
                 asyncio.timeout(self._settings.timeout),
-                client.stream(method, url, json=body) as response,
+                clients.one() as client,
+                client.stream(method, self._urls[path], json=body) as response,
             ):
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise Failed("it packed its answer, which it was told not to", billed=True)

@@ -7,15 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-import httpx2
-
 from tutelage.errors import Interrupted, UserError
 from tutelage.progress import Tracker, progress
 from tutelage.stopping import Stop, stop_flag
 from tutelage.study import probe
 from tutelage.study.answers import for_servers
 from tutelage.study.budget import Ledger
-from tutelage.study.endpoint import Endpoint, Failed, Refused, Reply
+from tutelage.study.endpoint import Clients, Endpoint, Failed, Refused, Reply
 from tutelage.study.sending import Wave
 from tutelage.study.settings import Study
 from tutelage.study.store import Store
@@ -61,14 +59,14 @@ class RemoteTeacher:
         return [*answers[:end], *([None] * (len(answers) - end))]
 
     async def _send_all(self, requests: Sequence[Request], stop: Stop, bar: Tracker) -> None:
-        async with self._endpoint.connected() as client:
+        async with self._endpoint.connected() as clients:
             if self._model is None:
-                self._model = await self._only_model(client)
+                self._model = await self._only_model(clients)
             self._store.claim(self._identity())
             ledger = Ledger(self._budget, self._settings.prices, self._store.spent)
 
             async def send(request: Request, seed: int) -> Reply:
-                return await self._endpoint.complete(client, self._body(request, seed))
+                return await self._endpoint.complete(clients, self._body(request, seed))
 
             await Wave(requests, send, self._store, ledger, self._settings, stop, bar).run()
 
@@ -76,11 +74,11 @@ class RemoteTeacher:
         sampling = self._settings.sampling.model_dump(mode="json")
         return {"kind": "endpoint", "model": self._model, "sampling": sampling}
 
-    async def _only_model(self, client: httpx2.AsyncClient) -> str:
+    async def _only_model(self, clients: Clients) -> str:
         """Return the name of the one model that the endpoint has."""
         remedy = "write its name as `teacher.model`"
         try:
-            names = await self._endpoint.models(client)
+            names = await self._endpoint.models(clients)
         except (Failed, Refused) as error:
             raise UserError(f"{self._endpoint.shown} does not tell which model it has: {error}; {remedy}") from error
         if len(names) != 1:
