@@ -7,6 +7,7 @@ questions that are new.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,8 +80,9 @@ def study_plan(
                             "`tutelage study plan --again`")  # fmt: skip
         console.print(f"{folder.plan} is there and used; `tutelage study plan --again` makes another")
         return plan
-    kept = len(list(folder.path.glob("plan-*.yaml")))
-    attempt = kept + (1 if folder.plan.is_file() else 0)
+    # Some of the kept ones may have been taken away: the next number is none that is there.
+    kept = [int(name[1]) for path in folder.path.iterdir() if (name := re.fullmatch(r"plan-(\d+)\.yaml", path.name))]
+    attempt = max(kept, default=0) + (1 if folder.plan.is_file() else 0)
     if named is None:
         with _teacher(study, folder) as teacher:
             planner = Planner(teacher, study, attempt)
@@ -157,8 +159,9 @@ def study_audit(
         return audit_study(*_read(source, overrides, studies), suites, folder)
     if overrides:
         raise UserError("overrides go with a study's file")
-    for place in (Path(source), Path(source).parent):
-        # A study's folder, or the corpus in it.
+    place = Path(source)
+    # A study's folder, or the corpus in it; what is called `starter` is neither.
+    for place in [] if place == STARTER else [place, place.parent] if place.name == "corpus" else [place]:
         if (settings := StudyFolder(place).settings).is_file():
             return audit_study(load_study(settings), StudyFolder(place), suites, folder)
     return audit_corpus(source, folder or Path(studies) / Path(source).name / "audit", suites)

@@ -99,3 +99,17 @@ def test_unfiltered_text_with_surrogates_can_be_audited(labelled, tmp_path, smal
     (folder / "part.jsonl").write_text('{"kind": "classification", "text": "lone \\ud800 here \\u0000 now"}\n')
     found = study_audit(folder, studies=tmp_path)
     assert "[U+D800]" in found.page.read_text()
+
+
+def test_a_study_in_the_working_folder_is_not_taken_for_the_one_of_a_corpus(
+    study, labelled, tmp_path, monkeypatch, small_plan, text
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text("name: mine\nteacher: {endpoint: http://localhost:1/v1}\n")
+    write_plan(small_plan, tmp_path / "texts" / "plan.yaml")
+    write_examples(tmp_path / "texts" / "examples.jsonl", [text("One text stands here.")])
+    assert study_audit("texts").audit.texts == 1
+    assert study_audit("starter").audit.texts > 100
+    study_filter(study, studies=tmp_path)
+    monkeypatch.chdir(labelled.path)
+    assert study_audit("corpus").page.resolve() == (labelled.audit / "index.html").resolve()

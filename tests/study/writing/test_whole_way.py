@@ -339,3 +339,14 @@ def test_one_command_goes_all_the_way_and_a_student_learns_from_it(
     assert summary is not None
     text = (tmp_path / "runs" / "taught" / "report.html").read_text()
     assert "skill_a" in text
+
+
+def test_another_plan_never_replaces_a_kept_one(study: Any, plan: Any, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "small")
+    for title in ("first", "second", "third"):
+        write_plan(plan.model_copy(update={"title": title}), tmp_path / "mine.yaml")
+        studies.study_plan(study(plan=tmp_path / "mine.yaml"), (), tmp_path, again=True)
+    (folder.path / "plan-1.yaml").unlink()
+    studies.study_plan(study(plan=tmp_path / "mine.yaml"), (), tmp_path, again=True)
+    assert {path.name for path in folder.path.glob("plan*.yaml")} == {"plan.yaml", "plan-2.yaml", "plan-3.yaml"}
+    assert read_plan(folder.path / "plan-2.yaml").title == "second"
