@@ -159,9 +159,9 @@ def study_audit(
         return audit_study(*_read(source, overrides, studies), suites, folder)
     if overrides:
         raise UserError("overrides go with a study's file")
-    place = Path(source)
-    # A study's folder, or the corpus in it; what is called `starter` is neither.
-    for place in [] if place == STARTER else [place, place.parent] if place.name == "corpus" else [place]:
+    path = Path(source)
+    # A study's folder, or the corpus in it.
+    for place in (path, path.parent) if path.name == "corpus" else (path,):
         if (settings := StudyFolder(place).settings).is_file():
             return audit_study(load_study(settings), StudyFolder(place), suites, folder)
     return audit_corpus(source, folder or Path(studies) / Path(source).name / "audit", suites)
