@@ -59,7 +59,7 @@ class Tracker:
         self._task = bar.add_task(label, total=total, unit=unit, note="") if bar else None
 
     def advance(self, amount: float, note: str = "") -> None:
-        """Count `amount` more units done; `note` is shown behind the rate."""
+        """Count `amount` more units done; `note` is shown behind the rate, as it is: it may hold anybody's text."""
         self._done += amount
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=amount, note=note)
@@ -70,7 +70,8 @@ class Tracker:
             rate = self._done / (now - self._began)
             share = f"{100 * self._done / self._total:.0f} %, " if self._total else ""
             left = f", {duration((self._total - self._done) / rate)} left" if self._total and rate else ""
-            console.print(f"{self._label}: {share}{human(rate)} {self._unit}/s{left} {note}".rstrip())
+            line = f"{self._label}: {share}{human(rate)} {self._unit}/s{left} {note}".rstrip()
+            console.print(line, markup=False)
 
 
 @contextmanager
@@ -83,12 +84,12 @@ def progress(label: str, total: float | None, unit: str, done: float = 0) -> Ite
         yield tracker
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         _Rate(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         tracker = Tracker(label, total, unit, bar)

@@ -1,5 +1,6 @@
 """What was asked and answered survives anything."""
 
+import errno
 import json
 import os
 import subprocess
@@ -153,3 +154,69 @@ def test_lines_are_json_with_utf8(path) -> None:
         store.append([answer(0, "日本")])
     assert "日本" in path.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8"))["text"] == "日本"
+
+
+class Full:
+    """A file on a disk that fills up: a part of a write arrives, then nothing does; perhaps it cannot be cut either."""
+
+    def __init__(self, file, cuts=True):
+        self.file, self.cuts, self.writes = file, cuts, 0
+
+    def write(self, data):
+        self.writes += 1
+        if self.writes > 1:
+            raise OSError(errno.ENOSPC, "full")
+        return self.file.write(bytes(data[: len(data) // 2]))
+
+    def truncate(self, size):
+        if not self.cuts:
+            raise OSError(errno.EIO, "broken")
+        return self.file.truncate(size)
+
+    def close(self):
+        self.file.close()
+
+
+def test_a_write_that_fails_leaves_nothing(path) -> None:
+    with open_store(path) as store:
+        store.append([answer(0)])
+        file, whole = store._file, path.read_bytes()
+        store._file = Full(file)
+        with pytest.raises(UserError, match="full"):
+            store.append(store.asking(request(1)))
+        assert path.read_bytes() == whole
+        # There is space again: the request is written as if for the first time, with what it shares.
+        store._file = file
+        store.append(store.asking(request(1)))
+        store.append([answer(1)])
+        assert store.answer(request(1).key).text == "yes"
+    (line,) = [line for line in entries(path) if "request" in line]
+    assert line["messages"][0] == ["system", SYSTEM.content]
+
+
+def test_a_fragment_that_stays_is_never_written_behind(path) -> None:
+    with open_store(path) as store:
+        store.append([answer(0)])
+        file = store._file
+        store._file = Full(file, cuts=False)
+        with pytest.raises(UserError, match="full"):
+            store.append([answer(1)])
+        store._file = file
+        with pytest.raises(UserError, match="torn"):
+            store.append([answer(2)])
+    with open_store(path) as store:
+        store.append([answer(2)])
+        assert [request(n).key in store for n in range(3)] == [True, False, True]
+
+
+@pytest.mark.parametrize("gone", ["shared", "request"])
+def test_a_store_is_read_after_a_damaged_line_was_taken_out(path, gone) -> None:
+    with open_store(path) as store:
+        store.append([*store.asking(request(0)), answer(0)])
+    lines = path.read_text().splitlines(keepends=True)
+    first = next(line for line in lines if gone in json.loads(line))
+    path.write_text("".join(line for line in lines if line != first))
+    assert costs(path) == {"label" if gone == "shared" else "unknown": Cost(1, 10, 2)}
+    assert sum("answer" in line for line in entries(path)) == 1
+    with open_store(path) as store:
+        assert store.answer(request(0).key).text == "yes"

@@ -101,23 +101,19 @@ class Endpoint:
     """The address of a teacher, its key and the limits of what is taken from it.
 
     Attributes:
-        shown: the address as it may be told: without what could be secret.
+        shown: the address as it may be told; the settings let nothing secret into it.
     """
 
     def __init__(self, settings: Teacher) -> None:
         assert settings.endpoint is not None
+        no_address = UserError("teacher.endpoint is no address of the web: write it as http://localhost:8000/v1")
         try:
             self._url = httpx2.URL(settings.endpoint)
-        except httpx2.InvalidURL as error:
-            raise UserError(f"teacher.endpoint: '{settings.endpoint}' is no address: {error}") from error
+        except httpx2.InvalidURL:
+            raise no_address from None
         if self._url.scheme not in ("http", "https") or not self._url.host:
-            raise UserError("teacher.endpoint is no address of the web: write it as http://localhost:8000/v1")
-        if self._url.userinfo:
-            raise UserError(
-                f"teacher.endpoint holds a name or password; keys belong into the environment variable "
-                f"{settings.key_variable}, which is never written down"
-            )
-        self.shown = str(self._url.copy_with(query=None, fragment=None))
+            raise no_address
+        self.shown = str(self._url)
         base = self._url.path.rstrip("/")
         self._urls = {path: self._url.copy_with(path=f"{base}/{path}") for path in ("chat/completions", "models")}
         self._settings = settings

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from tutelage.corpus.study_plan import Kind
 from tutelage.recipe_data import Count, Fraction, Section, Words
@@ -36,8 +37,11 @@ class Prices(Section):
 class Teacher(Section):
     """Who plans, writes and labels: an OpenAI-compatible endpoint, or a local model."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     endpoint: str | None = None
-    """Base address, such as `http://localhost:8000/v1` (vLLM, llama.cpp, Ollama, or hosted)."""
+    """Base address, such as `http://localhost:8000/v1` (vLLM, llama.cpp, Ollama, or hosted), without name, password,
+    query (`?`) or fragment (`#`): those may hold keys, and a study is written down."""
     model: str | None = None
     """Name that the endpoint knows the model by; the only one it lists unless given."""
     key_variable: str = "TUTELAGE_TEACHER_KEY"
@@ -68,6 +72,21 @@ class Teacher(Section):
     def _one_teacher(self) -> Teacher:
         if (self.endpoint is None) == (self.weights is None):
             raise ValueError("name an `endpoint`, or the `weights` of a model that runs here; one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _no_keys(self) -> Teacher:
+        # Said of the section, since errors repeat the value of a single setting.
+        if self.endpoint and re.search("[@?#]", self.endpoint):
+            raise ValueError(
+                "`endpoint` holds a name, password, query or fragment (`@`, `?` or `#`); keys belong into an environment "
+                "variable, which is never written down (`key_variable`)"
+            )
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,63}", self.key_variable):
+            raise ValueError(
+                "`key_variable` is no name of an environment variable (letters, digits and _, at most 64); give the "
+                "name of the variable that holds the key, never the key"
+            )
         return self
 
 
@@ -187,6 +206,8 @@ class Filters(Section):
 
 class Study(Section):
     """A whole study."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
     """Of the folder of its results."""

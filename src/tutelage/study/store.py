@@ -18,7 +18,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Store:
         self._places: dict[str, int] = {}
         self._shared: set[str] = set()
         self._asked: set[str] = set()
+        self._torn = False
         with explain_disk_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)
@@ -122,20 +123,36 @@ class Store:
         return [*shared, line]
 
     def append(self, lines: Sequence[Json]) -> None:
-        """Write lines; they are on the disk when this returns.
+        """Write lines; they are on the disk when this returns, or nothing of them if it raises.
 
         Raises:
             UserError: the disk is full or cannot be written.
         """
+        if self._torn:
+            raise UserError(f"{self.path} cannot be written since an earlier line was torn; run the same command again")
         encoded = [json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for line in lines]
         with explain_disk_errors(self.path.parent):
-            whole = memoryview(b"".join(encoded))
-            while whole:
-                whole = whole[self._file.write(whole) :]
-            os.fsync(self._file.fileno())
+            try:
+                whole = memoryview(b"".join(encoded))
+                while whole:
+                    whole = whole[self._file.write(whole) :]
+                os.fsync(self._file.fileno())
+            except BaseException:
+                self._take_back(lines)
+                raise
         for line, text in zip(lines, encoded, strict=True):
             self._note(line, self._end, None)
             self._end += len(text)
+
+    def _take_back(self, lines: Sequence[Json]) -> None:
+        """Cut off what was written of some lines, so that the next line does not merge with a part of one."""
+        for line in lines:
+            self._shared.discard(line.get("shared", ""))
+            self._asked.discard(line.get("request", ""))
+        self._torn = True
+        with suppress(OSError):
+            self._file.truncate(self._end)
+            self._torn = False
 
     def answer(self, key: str) -> Answer | None:
         """Return the stored answer to a request, if there is one."""
@@ -202,13 +219,15 @@ def open_store(path: Path) -> Iterator[Store]:
 def entries(path: Path) -> Iterator[Json]:
     """Yield the lines of a store as the head of this file tells, whole: what requests share is put back into them.
 
+    Of a line that was taken out because it was damaged, what it shared stays a reference.
+
     Raises:
         UserError: a damaged line, by its number.
     """
     shared: Json = {}
 
     def whole(value: Any) -> Any:
-        return shared[value["shared"]] if isinstance(value, dict) and value.keys() == {"shared"} else value
+        return shared.get(value["shared"], value) if isinstance(value, dict) and value.keys() == {"shared"} else value
 
     for _, _, line in _lines(path):
         if "shared" in line:
@@ -221,14 +240,17 @@ def entries(path: Path) -> Iterator[Json]:
 
 
 def costs(path: Path) -> dict[str, Cost]:
-    """Return what each stage cost: the part of a request's purpose before its first slash. Lost sendings left out."""
+    """Return what each stage cost: the part of a request's purpose before its first slash. Lost sendings left out.
+
+    Of requests whose line was taken out because it was damaged, the stage is `unknown`.
+    """
     stages: dict[str, str] = {}
     found: dict[str, Cost] = defaultdict(Cost)
     for line in entries(path):
         if "request" in line:
             stages[line["request"]] = line["purpose"].partition("/")[0]
         elif (cost := ended(line)) is not None:
-            found[stages[line.get("answer") or line["failed"]]] += cost
+            found[stages.get(line.get("answer") or line["failed"], "unknown")] += cost
     return dict(found)
 
 

@@ -20,14 +20,15 @@ from tutelage.study.word_ledger import WHY, WordLedger
 
 def plan_table(plan: Plan) -> Table:
     """Show lessons, tasks, labels and prompts."""
-    table = Table(title=plan.title)
+    table = Table(title=Text(plan.title))
     for heading in ("lesson", "task", "labels"):
         table.add_column(heading, overflow="fold")
     table.add_column("prompts", justify="right")
     for lesson in plan.lessons:
         for number, task in enumerate(lesson.tasks):
-            labels = ", ".join(task.labels) or "(writing)"
-            table.add_row("" if number else lesson.kind, task.name, labels, str(len(task.prompts)))
+            # A teacher's words are no markup.
+            labels = Text(", ".join(task.labels) or "(writing)")
+            table.add_row("" if number else lesson.kind, Text(task.name), labels, str(len(task.prompts)))
     return table
 
 

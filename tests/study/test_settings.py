@@ -1,0 +1,50 @@
+"""What a study may say."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from tutelage.errors import UserError
+from tutelage.study.endpoint import Endpoint
+from tutelage.study.settings import Study, Teacher
+from tutelage.study.study_file import load_study
+
+KEY = "sk-proj-0123456789"
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"endpoint": f"https://me:{KEY}@host/v1"},
+        {"endpoint": f"https://{KEY}@host/v1"},
+        {"endpoint": f"https://host/v1?key={KEY}"},
+        {"endpoint": f"https://host/v1#{KEY}"},
+        {"endpoint": "https://host/v1", "key_variable": KEY},
+        {"endpoint": "https://host/v1", "key_variable": f"{KEY.replace('-', '_')}{'x' * 64}"},
+        {"endpoint": "https://host/v1", "key_variable": ""},
+        {"endpoint": "https://host/v1", "key_variable": "KEY\n"},
+    ],
+)
+def test_keys_are_refused_and_never_repeated(tmp_path, teacher) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: s\nteacher: {endpoint: http://localhost/v1}\n")
+    with pytest.raises(UserError, match="teacher: `(endpoint|key_variable)` .*variable") as told:
+        load_study(path, [f"teacher.{key}={value!r}" for key, value in teacher.items()])
+    with pytest.raises(ValidationError) as raised:
+        Study.model_validate({"name": "s", "teacher": teacher})
+    for said in (str(told.value), str(raised.value)):
+        assert KEY[8:] not in said
+
+
+def test_usual_addresses_and_names_are_taken() -> None:
+    for endpoint in ("http://localhost:8000/v1", "https://[::1]:8/v1/", "https://host.example/a/b-c_d/v1"):
+        teacher = Teacher(endpoint=endpoint, key_variable="MY_KEY_2")
+        assert Endpoint(teacher).shown == endpoint
+
+
+@pytest.mark.parametrize("endpoint", [f"http://host:{KEY}/v1", f"ftp://{KEY}/v1", KEY])
+def test_what_is_no_address_is_not_repeated(endpoint) -> None:
+    with pytest.raises(UserError, match="no address") as told:
+        Endpoint(Teacher(endpoint=endpoint))
+    assert KEY not in str(told.value)
