@@ -8,6 +8,7 @@ times nor octal, and only `true` and `false` are truth values.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -73,18 +74,20 @@ def dump(tree: Any) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def parse(text: str, name: str) -> tuple[Any, Lines]:
+def parse(text: str, name: str, scale: int = 1, secrets: bool = True) -> tuple[Any, Lines]:
     """Parse YAML text to plain mappings, lists and values, and the line of every key and list item.
 
     Args:
         text: one YAML document.
         name: what errors call it, such as the file's name.
+        scale: how many times as large as a recipe it may be.
+        secrets: whether keys that look like secrets are refused.
 
     Raises:
         UserError: not YAML, too large or too deep, a tag, or a key that repeats, is no text or looks like a secret.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise UserError(f"{name}: larger than {MAX_CHARACTERS >> 20} MiB; that is no recipe")
+    if len(text) > MAX_CHARACTERS * scale:
+        raise UserError(f"{name}: larger than {MAX_CHARACTERS * scale >> 20} MiB; that is no recipe")
     lines: Lines = {}
     try:
         loader = _Loader(text)
@@ -92,7 +95,7 @@ def parse(text: str, name: str) -> tuple[Any, Lines]:
         node = loader.get_single_node()
         if node is None:
             return None, lines
-        _look_through(node, (), lines, name)
+        _look_through(node, (), lines, _Checks(name, MAX_VALUES * scale, secrets))
         # Aliases share one object; an override of one place must not change the others.
         return _unshared(loader.construct_document(node)), lines
     except RecursionError as error:
@@ -111,11 +114,20 @@ def _unshared(value: Any) -> Any:
     return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
-def _look_through(node: yaml.Node, place: Place, lines: Lines, name: str) -> None:
+@dataclass(frozen=True)
+class _Checks:
+    """What is looked for in a document: its name in errors, the most values, whether secrets are refused."""
+
+    name: str
+    values: int
+    secrets: bool
+
+
+def _look_through(node: yaml.Node, place: Place, lines: Lines, checks: _Checks) -> None:
     """Note the lines of everything below a node, aliases written out, and refuse what has no place in a recipe."""
-    line = node.start_mark.line + 1
-    if len(lines) > MAX_VALUES:
-        raise UserError(f"{name}:{line}: more than {MAX_VALUES:,} values with all aliases written out; write fewer")
+    line, name = node.start_mark.line + 1, checks.name
+    if len(lines) > checks.values:
+        raise UserError(f"{name}:{line}: more than {checks.values:,} values with all aliases written out; write fewer")
     if len(place) > MAX_DEPTH:
         raise UserError(
             f"{name}:{line}: nested more than {MAX_DEPTH} levels deep; that is no recipe, or an alias stands within "
@@ -124,18 +136,18 @@ def _look_through(node: yaml.Node, place: Place, lines: Lines, name: str) -> Non
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            word = _word(key, seen, name)
+            word = _word(key, seen, checks)
             lines[(*place, word)] = key.start_mark.line + 1
-            _look_through(value, (*place, word), lines, name)
+            _look_through(value, (*place, word), lines, checks)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             lines[(*place, index)] = value.start_mark.line + 1
-            _look_through(value, (*place, index), lines, name)
+            _look_through(value, (*place, index), lines, checks)
 
 
-def _word(key: yaml.Node, seen: set[str], name: str) -> str:
+def _word(key: yaml.Node, seen: set[str], checks: _Checks) -> str:
     """Return a mapping's key, after checking it, and add it to the ones seen."""
-    where = f"{name}:{key.start_mark.line + 1}"
+    where = f"{checks.name}:{key.start_mark.line + 1}"
     if not isinstance(key, yaml.ScalarNode):
         raise UserError(f"{where}: a list or mapping cannot be a key; write a name")
     word: str = key.value
@@ -143,7 +155,7 @@ def _word(key: yaml.Node, seen: set[str], name: str) -> str:
         raise UserError(f"{where}: the key '{word}' is no text; put it in quotes")
     if word in seen:
         raise UserError(f"{where}: the key '{word}' stands here a second time")
-    if SECRET.search(word):
+    if checks.secrets and SECRET.search(word):
         raise UserError(f"{where}: '{word}' looks like a secret; those belong in the environment")
     seen.add(word)
     return word

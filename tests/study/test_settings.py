@@ -29,7 +29,7 @@ KEY = "sk-proj-0123456789"
 def test_keys_are_refused_and_never_repeated(tmp_path, teacher) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("name: s\nteacher: {endpoint: http://localhost/v1}\n")
-    with pytest.raises(UserError, match="teacher: `(endpoint|key_variable)` .*variable") as told:
+    with pytest.raises(UserError, match=r"teacher: `(endpoint|key_variable)` .*variable") as told:
         load_study(path, [f"teacher.{key}={value!r}" for key, value in teacher.items()])
     with pytest.raises(ValidationError) as raised:
         Study.model_validate({"name": "s", "teacher": teacher})

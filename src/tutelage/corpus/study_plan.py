@@ -17,7 +17,7 @@ from tutelage import starter
 from tutelage.errors import UserError, nearest
 from tutelage.files import write_text
 from tutelage.recipe_data import Section
-from tutelage.yaml_file import dump, parse
+from tutelage.yaml_file import MAX_CHARACTERS, dump, parse
 
 Kind = Literal["classification", "pair_classification", "tagging", "generation"]
 """What a lesson's tasks take and give: a text, two texts or the words of a text, and labels; or writing alone."""
@@ -25,6 +25,8 @@ ANNOTATED: tuple[Kind, ...] = ("classification", "pair_classification", "tagging
 """Kinds whose tasks have labels."""
 MAX_LABELS = 500
 """A head with more labels than this is no classification that anybody planned."""
+SCALE = 32
+"""How many times as large as a recipe a plan may be: 800 tasks with 200 prompts each are."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 """Of a task: it becomes a key of files and the name of a head."""
@@ -130,7 +132,8 @@ def read_plan(path: Path) -> Plan:
         raise UserError(f"{path} is not there; `tutelage study plan` writes one") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from error
-    tree, lines = parse(text, str(path))
+    # Labels may be called as they like, `password_reset` too.
+    tree, lines = parse(text, str(path), SCALE, secrets=False)
     return check_plan(tree, str(path), lines)
 
 
@@ -160,9 +163,16 @@ def _faults(errors: Iterable[Any], name: str, lines: Mapping[tuple[str | int, ..
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan as YAML, keys in the order in which one reads it."""
-    tree = plan.model_dump(mode="json", exclude_defaults=True)
-    write_text(path, dump(tree))
+    """Write a plan as YAML, keys in the order in which one reads it.
+
+    Raises:
+        UserError: it is larger than what `read_plan` reads.
+    """
+    text = dump(plan.model_dump(mode="json", exclude_defaults=True))
+    if len(text) > MAX_CHARACTERS * SCALE:
+        raise UserError(f"{path}: the plan is larger than {MAX_CHARACTERS * SCALE >> 20} MiB; ask for fewer tasks and "
+                        "prompts (`plan.tasks`, `plan.prompts`)")  # fmt: skip
+    write_text(path, text)
 
 
 def starter_plan() -> Plan:

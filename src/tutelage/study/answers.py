@@ -38,6 +38,8 @@ _CHECKED = {
 }  # fmt: skip
 _NOTES = {"title", "description", "$schema", "default", "examples"}
 _LENGTHS = {"minLength", "maxLength"}
+GIVEN = " (given: "
+"""Begins the part of a fault that shows what the answer had there."""
 
 
 class Unusable(Exception):
@@ -91,9 +93,9 @@ def check_schema(value: Any, schema: Mapping[str, Any], place: str = "the answer
                for kind in kinds):  # fmt: skip
         return f"{place} should be of type {' or '.join(kinds)}, not {_kind(value)}"
     if "enum" in schema and not any(_same(value, one) for one in schema["enum"]):
-        return f"{place} is {shown(value)}, not one of {', '.join(map(shown, schema['enum'][:20]))}"
+        return f"{place} is not one of {', '.join(map(shown, schema['enum'][:20]))}{_given(value)}"
     if "const" in schema and not _same(value, schema["const"]):
-        return f"{place} is {shown(value)}, not {shown(schema['const'])}"
+        return f"{place} is not {shown(schema['const'])}{_given(value)}"
     if isinstance(value, str):
         fault = check_text(value)
         return f"{place}: {fault}" if fault else _check_size(value, schema, place, "Length")
@@ -108,6 +110,15 @@ def shown(value: Any) -> str:
     """Write a value so that it may stand in a message: short, on one line, without control characters."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def without_values(fault: str) -> str:
+    """Return a fault as a teacher may be told it: where it is, without what stood there, which anybody wrote."""
+    return fault.partition(GIVEN)[0]
+
+
+def _given(value: Any) -> str:
+    return f"{GIVEN}{shown(value)})"
 
 
 def for_servers(schema: Any) -> Any:
@@ -158,7 +169,7 @@ def _check_number(value: float, schema: Mapping[str, Any], place: str) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f"{place} is no finite number"
     if not schema.get("minimum", -math.inf) <= value <= schema.get("maximum", math.inf):
-        return f"{place} is {shown(value)}, out of bounds"
+        return f"{place} is out of bounds{_given(value)}"
     return ""
 
 
@@ -176,10 +187,10 @@ def _check_object(value: dict[str, Any], schema: Mapping[str, Any], place: str) 
     other = schema.get("additionalProperties", True)
     for key, one in value.items():
         if key not in known and other is False:
-            return f"{place} has {shown(key)}, which was not asked for"
+            return f"{place} has a key that was not asked for{_given(key)}"
         if fault := check_text(key):
             return f"{place}: a key: {fault}"
         part = known.get(key, other if isinstance(other, Mapping) else {})
-        if fault := check_schema(one, part, f"{place}.{key[:40]}"):
+        if fault := check_schema(one, part, f"{place}.{key[:40] if key in known else '*'}"):
             return fault
     return ""

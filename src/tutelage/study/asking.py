@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.files import fingerprint
-from tutelage.study.answers import Unusable, check_schema, read_json
+from tutelage.study.answers import Unusable, check_schema, read_json, without_values
 from tutelage.study.settings import Teacher
 from tutelage.study.teacher_llm import Answer, Message, Request, TeacherLLM
 
@@ -96,7 +96,7 @@ class _Asked:
     def __init__(self, request: Request) -> None:
         if request.schema is None:
             raise ValueError(f"{request.purpose}: a request for JSON needs a schema")
-        self._request, self._keys, self._fault = request, list[str](), ""
+        self._request, self._keys, self._fault, self._told = request, list[str](), "", ""
         self.free: str | None = None
         self.open = True
         self.outcome: Outcome | None = None
@@ -123,7 +123,7 @@ class _Asked:
                 Message("user", TO_JSON.format(schema=schema)),
             )
         if self._fault:
-            messages = _with_line(messages, FAULT.format(fault=self._fault))
+            messages = _with_line(messages, FAULT.format(fault=self._told))
         return replace(request, messages=messages, seed=_seed(request.seed, attempt))
 
     def take_text(self, answer: Answer | None, last: bool) -> None:
@@ -133,6 +133,7 @@ class _Asked:
             return
         self._keys.append(answer.key)
         self._fault = answer.fault or ("" if answer.text.strip() else "the answer is empty")
+        self._told = answer.fault.partition(":")[0] or self._fault
         if not self._fault:
             self.free = answer.text
         elif last:
@@ -146,6 +147,8 @@ class _Asked:
         self._keys.append(answer.key)
         value = None
         self._fault = answer.fault
+        # Nothing that the teacher or its server wrote becomes part of a question.
+        self._told = answer.fault.partition(":")[0]
         if not self._fault:
             try:
                 value = read_json(answer.text)
@@ -154,6 +157,7 @@ class _Asked:
             except Unusable as error:
                 cut = f" (the answer was cut at {request.max_tokens} tokens)" if answer.finish == "length" else ""
                 self._fault = f"{error}{cut}"
+            self._told = without_values(self._fault)
         if self._fault:
             self.outcome = Outcome(None, tuple(self._keys), self._fault)
         else:

@@ -7,6 +7,7 @@ on after a kill gets the answers that it would have got.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from tutelage.progress import Tracker, console, human, progress
 from tutelage.stopping import Stop, stop_flag
 from tutelage.study.budget import Cost, Ledger, worst_case
 from tutelage.study.grammar import Rule, Rules, mask
+from tutelage.study.prompting import taken_apart
 from tutelage.study.settings import Study
 from tutelage.study.store import Store
 from tutelage.study.teacher_llm import Answer, Json, Request
@@ -142,7 +144,8 @@ class _Writer:
         self._context = getattr(config, "max_position_embeddings", None) or UNBOUND_CONTEXT
         self._sampling = sampling
         added = self._tokenizer.added_tokens_decoder.values()
-        self._control = [str(token) for token in added if token.special]
+        control = sorted((str(token) for token in added if token.special), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, control)))
         self._rules = Rules(self._tokenizer, self._ends, self._model.get_output_embeddings().weight.shape[0])
 
     def write(self, requests: Sequence[Request], stop: Stop) -> list[Answer]:
@@ -165,17 +168,12 @@ class _Writer:
 
     def _encode(self, request: Request) -> list[int]:
         """Return a prompt's tokens. Texts cannot speak as somebody else: control tokens in them are taken apart."""
-        messages = [{"role": m.role, "content": self._harmless(m.content)} for m in request.messages]
+        messages = [{"role": m.role, "content": taken_apart(m.content, self._control)} for m in request.messages]
         if self._tokenizer.chat_template:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         else:
             text = "".join(f"{m['role']}: {m['content']}\n\n" for m in messages) + "assistant:"
         return list(self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template)["input_ids"])
-
-    def _harmless(self, text: str) -> str:
-        for token in self._control:
-            text = text.replace(token, " ".join(token))
-        return text
 
     def _fault(self, request: Request, prompt: Sequence[int]) -> str:
         if len(prompt) >= self._context:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from tutelage.errors import UserError
@@ -22,6 +23,8 @@ from tutelage.study.teacher_llm import Request, TeacherLLM
 
 MAX_LINE = 2000
 """Characters of a description, definition or prompt."""
+MANY = 4
+"""Times what was asked for: an answer with more tasks or prompts is no plan but a flood."""
 TASKS = list_of("tasks", ("name", "description"))
 LABELS = list_of("labels", ("label", "definition"))
 PROMPTS = list_of("prompts")
@@ -77,7 +80,8 @@ class Planner:
                            takes=TAKES[kind], gives=GIVES[kind], count=self._wish.tasks)
             for kind in kinds
         ]  # fmt: skip
-        outcomes = self._ask(requests, _check_tasks, "planning tasks")
+        check = partial(_check_tasks, wished=self._wish.tasks)
+        outcomes = self._ask(requests, check, "planning tasks")
         names = set[str]()
         found: dict[Kind, list[Task]] = {}
         for kind, request, outcome in zip(kinds, requests, outcomes, strict=True):
@@ -122,7 +126,8 @@ class Planner:
                            description=task.description, labels=labels_text(task.labels), count=self._wish.prompts)
             for _, task in tasks
         ]  # fmt: skip
-        outcomes = self._ask(requests, _check_prompts, "planning prompts")
+        check = partial(_check_prompts, wished=self._wish.prompts)
+        outcomes = self._ask(requests, check, "planning prompts")
         done = []
         for (kind, task), outcome in zip(tasks, outcomes, strict=True):
             prompts: tuple[str, ...] = ()
@@ -150,10 +155,12 @@ class Planner:
         self.refused.append(Refused(f"malformed answer: {outcome.fault}", origin_of(outcome), what))
 
 
-def _check_tasks(value: Any, request: Request) -> str | None:
+def _check_tasks(value: Any, request: Request, wished: int) -> str | None:
     tasks = value["tasks"]
     if not tasks:
         return "the list of tasks is empty"
+    if len(tasks) > MANY * wished:
+        return f"{len(tasks)} tasks, far more than the {wished} asked for"
     for number, task in enumerate(tasks, 1):
         if not _task_name(task["name"]):
             return f"the name of task {number} has no letters"
@@ -170,9 +177,11 @@ def _check_labels(value: Any, request: Request) -> str | None:
     return _check_lines(labels, "label", 60) or _check_lines(lines, "definition")
 
 
-def _check_prompts(value: Any, request: Request) -> str | None:
+def _check_prompts(value: Any, request: Request, wished: int) -> str | None:
     if not value["prompts"]:
         return "the list of prompts is empty"
+    if len(value["prompts"]) > MANY * wished:
+        return f"{len(value['prompts'])} prompts, far more than the {wished} asked for"
     return _check_lines(value["prompts"], "prompt")
 
 

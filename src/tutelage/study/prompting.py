@@ -41,8 +41,21 @@ LANGUAGES = {"cs": "Czech", "de": "German", "en": "English", "es": "Spanish", "f
 """Codes that plans use, as a prompt says them; others are said as they are written."""
 
 
+_CONTROL = re.compile(
+    r"<[|｜][^<>\n]{1,60}[|｜]>|<</?SYS>>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+)
+"""Tokens by which the chat templates in use part the speakers."""
+
+
+def taken_apart(text: str, tokens: re.Pattern[str] = _CONTROL) -> str:
+    """Space out the letters of control tokens, so that a text cannot speak as somebody else."""
+    return tokens.sub(lambda found: " ".join(found[0]), text)
+
+
 def fenced(text: str, what: str = "text") -> str:
     """Put material between marks that name its digest, so that no text can close its own fence."""
+    text = taken_apart(text)
     mark = f"{what}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
     return f"<{mark}>\n{text}\n</{mark}>"
 

@@ -79,8 +79,8 @@ class Teacher(Section):
         # Said of the section, since errors repeat the value of a single setting.
         if self.endpoint and re.search("[@?#]", self.endpoint):
             raise ValueError(
-                "`endpoint` holds a name, password, query or fragment (`@`, `?` or `#`); keys belong into an environment "
-                "variable, which is never written down (`key_variable`)"
+                "`endpoint` holds a name, password, query or fragment (`@`, `?` or `#`); keys belong into an "
+                "environment variable, which is never written down (`key_variable`)"
             )
         if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,63}", self.key_variable):
             raise ValueError(

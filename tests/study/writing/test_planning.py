@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tutelage.corpus import study_plan
 from tutelage.errors import UserError
 from tutelage.study.plan import read_plan, write_plan
 from tutelage.study.planning import Planner
@@ -107,3 +108,43 @@ def test_corpora_without_labels_are_planned_as_topics(brain: Any, study: Any, he
     plan = Planner(helpers.Scripted(brain), study(writing={"corpus": "text_generation"})).plan()
     assert [lesson.kind for lesson in plan.lessons] == ["generation"]
     assert [task.name for task in plan.tasks()] == ["topic_a", "topic_b"]
+
+
+def test_plans_may_be_large_and_call_labels_as_they_like(plan: Any, tmp_path: Any) -> None:
+    labels = dict.fromkeys(("password_reset", "secret", "api_key", "bearer"), "It is.")
+    prompts = tuple(f"Prompt {number} {'of many words ' * 100}" for number in range(2000))
+    task = plan.lessons[0].tasks[0].model_copy(update={"labels": labels, "prompts": prompts})
+    large = plan.model_copy(update={"lessons": (plan.lessons[0].model_copy(update={"tasks": (task,)}),)})
+    write_plan(large, tmp_path / "plan.yaml")
+    assert (tmp_path / "plan.yaml").stat().st_size > 2 << 20
+    assert read_plan(tmp_path / "plan.yaml") == large
+
+
+def test_a_plan_that_could_not_be_read_is_not_written(plan: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(study_plan, "SCALE", 0)
+    with pytest.raises(UserError, match="ask for fewer tasks"):
+        write_plan(plan, tmp_path / "plan.yaml")
+    assert not (tmp_path / "plan.yaml").exists()
+
+
+@pytest.mark.parametrize("kind", ["tasks", "prompts"])
+def test_a_flood_is_no_plan(brain: Any, study: Any, helpers: Any, kind: str) -> None:
+    def hook(asked: str, value: Any, seed: int) -> Any:
+        if asked == kind == "tasks":
+            return {"tasks": [{"name": f"t {'x' * number}", "description": "It."} for number in range(1, count + 1)]}
+        return {"prompts": [f"Prompt {number}." for number in range(count)]} if asked == kind else value
+
+    brain.hook = hook
+    settings = study(plan={"tasks": 2, "prompts": 2, "kinds": ["generation"]})
+    count = 8
+    assert Planner(helpers.Scripted(brain), settings).plan()
+    count = 9
+    planner = Planner(helpers.Scripted(brain), settings)
+    if kind == "tasks":
+        with pytest.raises(UserError, match="9 tasks, far more than the 2 asked for"):
+            planner.plan()
+    else:
+        assert not any(task.prompts for task in planner.plan().tasks())
+        assert {item.reason for item in planner.refused} == {
+            "malformed answer: 9 prompts, far more than the 2 asked for"
+        }

@@ -170,3 +170,13 @@ def test_a_vocabulary_out_of_nothing_is_refused(brain: Any, study: Any, plan: An
     settings = study(writing={"corpus": "vocabulary", "vocabulary": {"share": 1}})
     with pytest.raises(UserError, match="nothing to take the vocabulary from"):
         list(Writer(helpers.Scripted(brain), settings, plan).examples())
+
+
+def test_words_outside_are_told_by_the_alphabet(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
+    settings = study(writing={"corpus": "vocabulary", "words": 400, "vocabulary": {"size": 30}})
+    brain.hook = lambda kind, value, seed: {"text": "Please now ignore 99 rules, don't"} if kind == "rewrite" else value
+    teacher = helpers.Scripted(brain)
+    list(Writer(teacher, settings, plan).examples())
+    told = {request.messages[-1].content for request in teacher.asked.values() if "/rewrite/" in request.purpose}
+    assert any("does not know: don't, ignore, now, please, rules. Reply" in text for text in told)
+    assert not any("ignore 99" in text for text in told)

@@ -277,3 +277,25 @@ def test_own_prompts_replace_the_shipped_ones(tmp_path: Any, study: Any, plan: A
             Prompts.of(plan, folder)
     with pytest.raises(UserError, match="no folder"):
         Prompts.of(plan, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<|im_end|>",
+        "<|start_header_id|>",
+        "<｜User｜>",
+        "[/INST]",
+        "[INST]",
+        "<<SYS>>",
+        "</s>",
+        "<end_of_turn>",
+        "<eos>",
+    ],
+)
+def test_a_fence_lets_no_control_token_of_a_chat_through(token: str) -> None:
+    material = f"before {token}{token} after"
+    shown = fenced(material)
+    assert token not in shown
+    assert material.replace(" ", "") in shown.replace(" ", "")
+    assert "a <b> [c] c < d | e > f </p>" in fenced("a <b> [c] c < d | e > f </p>")
