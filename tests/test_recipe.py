@@ -35,9 +35,13 @@ def test_shipped_recipes_load_and_survive_being_written_out(name: str) -> None:
     what = load_recipe(name)
     assert what.name == name
     assert Recipe.model_validate(yaml.safe_load(yaml.safe_dump(what.model_dump(mode="json")))) == what
-    like = {model.like for model in what.models.values() if any(stage.teachers for stage in model.stages)}
-    plain = [model for name, model in what.models.items() if model.without or name in like]
-    assert any(not stage.teachers for model in plain for stage in model.stages), "a recipe that distils has a control"
+    for taught in (lambda stage: stage.teachers, lambda stage: stage.objectives.tasks):
+        learners = [model for model in what.models.values() if any(map(taught, model.stages))]
+        relatives = {model.like for model in learners} | {name for name, model in what.models.items() if model.without}
+        plain = [what.models[name] for name in relatives - {None}]
+        assert not learners or any(not any(map(taught, model.stages)) for model in plain), (
+            "what is taught has a control"
+        )
 
 
 @pytest.mark.parametrize(("key", "value"), [("gate", "advantage"), ("schedule", "linear")])
@@ -214,6 +218,20 @@ models:
 
 def like(stages: str, without: str = "next_token") -> str:
     return LIKE.replace("STAGES", stages).replace("next_token}\n", f"{without}}}\n")
+
+
+def test_labels_come_on_top_of_the_text_and_give_it_no_weight() -> None:
+    head = (
+        "name: x\ndata: {separator: brackets, rows: {kind: examples}}\nmodels:\n  t: {preset: modernbert-2m, steps: 1, "
+    )
+    head += "stages: [{objectives: {masked: 1}}]}\n"
+    objectives = "{masked: 0.5, distill: 0.5, tasks: {weight: 0.5, tagging_weight: 0.25}}"
+    models = f"  a: {{preset: modernbert-2m, steps: 1, stages: [{{teachers: [t], objectives: {objectives}}}]}}\n"
+    what = recipe_from_text(f"{head}{models}  b: {{like: a, without: teachers}}\n")
+    left = what.models["b"].stages[0].objectives
+    assert left.masked is not None
+    assert left.tasks is not None
+    assert (left.masked.weight, left.tasks.weight, left.tasks.tagging_weight) == (1.0, 0.5, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,8 @@ class Evaluation(Section):
     """Repeated at every checkpoint by words seen (`models.*.checkpoints`) of the models compared, for learning curves:
     suites and other evaluations that need a model and nothing else. The fast ones (`blimp-fast`) are made for it."""
     batch_tokens: Count | None = None
-    """Tokens scored at once; what fits the caches of a CPU, or fills a GPU, unless given."""
+    """Tokens scored at once, by masked models on a CPU in each thread; what fits the caches of a CPU, or fills a GPU,
+    unless given."""
     buckets: Buckets | None = None
     """The parts of the test split for `buckets`, as in `{by: small, parts: 3}`."""
     finetune: Finetuning = Finetuning()

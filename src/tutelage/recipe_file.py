@@ -169,9 +169,11 @@ def _without(stage: Tree, gone: set[str], where: str) -> Tree:
     if not left:
         raise UserError(f"{where}: without {', '.join(sorted(gone))} a stage has nothing left to learn")
     weights = {term: _weight(value, f"{where}: the objective `{term}`") for term, value in left.items()}
-    total = 1.0 if terms == {"tasks"} else sum(weights.values())
+    # Labels come on top of the text: they neither take up a weight nor give theirs.
+    shared = sum(weight for term, weight in weights.items() if term != "tasks")
+    total = shared if shared and terms != {"tasks"} else 1.0
     kept = {key: copy.deepcopy(value) for key, value in stage.items() if key not in gone}
-    return {**kept, "objectives": {term: _scaled(value, total) for term, value in left.items()}}
+    return {**kept, "objectives": {t: value if t == "tasks" else _scaled(value, total) for t, value in left.items()}}
 
 
 def _weight(value: Any, where: str = "") -> float:

@@ -272,3 +272,53 @@ def test_the_starter_has_its_labels(tmp_path) -> None:
     stores = (made.train, made.val, made.test)
     assert sum(split.labels.counts["entailment"] for split in stores) == 120
     assert sum(split.words for split in stores) > 89_000
+
+
+def test_a_plan_of_tags_alone(tmp_path) -> None:
+    plan = "lessons: [{kind: tagging, tasks: [{name: pos, description: Part of speech., labels: {N: noun, V: verb}}]}]"
+    lines = [
+        {"kind": "tagging", "words": ["dogs", "run", f"w{i}"], "labels": {"pos": ["N", "V", "N"]}} for i in range(60)
+    ]
+    made = prepare(data(study(tmp_path / "s", lines, plan)), tmp_path / "out")
+    reader = LabelReader(made.train.labels, made.train.labels.tasks, causal=False)
+    source = BatchSource(made.train, data(tmp_path).rows, 8, 0, labels=reader)
+    batch = source.batch(0)
+    assert batch.labels["classes"].shape == (len(batch.rows_B), 0)
+    assert batch.labels["tags"].shape == (len(batch.rows_B), 3, 1)
+    assert (batch.labels["tags"] != IGNORE).all()
+
+
+def test_one_label_where_each_word_needs_one_is_counted(tmp_path) -> None:
+    lines = [{"kind": "tagging", "words": ["dogs", f"w{i}"], "labels": {"pos": "N"}} for i in range(30)]
+    made = prepare(data(study(tmp_path / "s", [*records(20), *lines])), tmp_path / "out")
+    assert any(note.startswith("30 labels are not in the plan") for note in made.manifest["notes"])
+
+
+def test_an_empty_file_is_left_out_and_remembered(tmp_path) -> None:
+    folder = study(tmp_path / "s")
+    (folder / "later.jsonl").write_text("\n")
+    for _ in range(2):
+        made = prepare(data(folder), tmp_path / "out")
+    assert any("later.jsonl holds no words" in note for note in made.manifest["notes"])
+    (folder / "later.jsonl").write_text(json.dumps({"kind": "generation", "text": "It is not empty any more."}))
+    with pytest.raises(UserError, match=r"file later \(train\) has changed"):
+        prepare(data(folder), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"), [("a \ud800 b", r"half of a character \(.ud800\)"), ("a \0 b", "a NUL character")]
+)
+def test_what_no_file_can_hold_is_told(tmp_path, text, fault) -> None:
+    folder = study(tmp_path / "s")
+    with (folder / "examples.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "generation", "text": text}) + "\n")
+    with pytest.raises(UserError, match=fault):
+        prepare(data(folder), tmp_path / "out")
+    (tmp_path / "plain.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    with pytest.raises(UserError, match=f"line 1: {fault}"):
+        prepare(recipe.Data(corpus=str(tmp_path / "plain.jsonl")), tmp_path / "other")
+
+
+def test_a_text_that_is_none_is_told() -> None:
+    with pytest.raises(UserError, match="here: 'text' is not text"):
+        example_of({"kind": "classification", "text": None}, "here")

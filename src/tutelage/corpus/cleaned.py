@@ -17,6 +17,7 @@ from tutelage.corpus.encoding import Text
 from tutelage.corpus.examples import Example, read_examples
 from tutelage.corpus.sources import SourceFile
 from tutelage.corpus.splits import Ints, Passages
+from tutelage.errors import UserError
 from tutelage.progress import Tracker
 
 Chosen = npt.NDArray[np.bool_]
@@ -140,7 +141,13 @@ def _records(source: SourceFile, encoding: str, text_field: str) -> Iterator[str
         return
     for example in read_examples(source.path):
         # Pairs become two lines; words are joined by single spaces, so that tags stay aligned with them.
-        yield "\n".join(filter(None, (example.text, example.text_pair)))
+        text = "\n".join(filter(None, (example.text, example.text_pair)))
+        if fault := reading.unsound(text):
+            raise UserError(
+                f"{source.path}: {fault} in the example {text[:40]!r}; take it out, or filter the corpus first "
+                "(`tutelage study filter`)"
+            )
+        yield text
 
 
 def _stripped(chunks: Iterable[str]) -> Iterator[str]:

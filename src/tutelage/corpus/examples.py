@@ -110,8 +110,10 @@ def example_of(record: Mapping[str, Any], where: str) -> Example:
     if ("text" in record) == (words is not None):
         raise refuse("an example has either 'text' or 'words'")
     text = " ".join(words) if words is not None else record["text"]
+    if not isinstance(text, str):
+        raise refuse("'text' is not text")
     pair, task, origin = (record.get(key) for key in ("text_pair", "task", "origin"))
-    for key, value in (("text", text), ("text_pair", pair), ("task", task), ("origin", origin)):
+    for key, value in (("text_pair", pair), ("task", task), ("origin", origin)):
         if value is not None and not isinstance(value, str):
             raise refuse(f"'{key}' is not text")
     if not text.strip():

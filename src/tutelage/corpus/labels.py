@@ -97,6 +97,8 @@ class LabelWriter:
             self.outside += sum(name not in known for name in example.labels)
 
     def _add_tags(self, example: Example, start: int, encoder: Encoder) -> None:
+        single = [task for task in self._tasks if task.tags and isinstance(example.labels.get(task.name), str)]
+        self.outside += len(single)
         numbers = {
             task.name: [number.get(label) for label in label_s]
             for task, number in zip(self._tasks, self._numbers, strict=True)
@@ -130,10 +132,12 @@ class LabelWriter:
         """Write the files and return the entry of the manifest."""
         K = sum(task.tags for task in self._tasks)
         columns: tuple[Array, ...] = tuple(map(np.asarray, (self._classes, self._words, self._tags, self._sure)))
+        N, W = len(self._sure) // len(self._tasks), len(self._words) // 2
+        shapes = ((N, len(self._tasks) - K), (W, 2), (W, K), (N, len(self._tasks)))
         digests = {}
-        for name, column, width in zip(FILES, columns, (len(self._tasks) - K, 2, K, len(self._tasks)), strict=True):
+        for name, column, shape in zip(FILES, columns, shapes, strict=True):
             path = self._folder / f"{self._split}.{name}.npy"
-            np.save(path, column.reshape(-1, width) if width else column.reshape(0, 0), allow_pickle=False)
+            np.save(path, column.reshape(shape), allow_pickle=False)
             digests[name] = files.sha256(path)
         return {"counts": self._counts, "sha256": digests}
 

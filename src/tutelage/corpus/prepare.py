@@ -201,7 +201,7 @@ def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:
     building = folder / _BUILDING
     shutil.rmtree(building, ignore_errors=True)
     (building / "clean").mkdir(parents=True)
-    cleaned, notes = _clean(corpora, data, building / "clean")
+    cleaned, empty, notes = _clean(corpora, data, building / "clean")
     chosen = choose(corpora, cleaned, data, notes)
     tasks = _tasks(corpora, data)
     made = _make_tokenizer(cleaned, chosen["train"], data)
@@ -226,7 +226,7 @@ def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:
         "tokenizer_id": tokenizer.tokenizer_id(made),
         "vocab_size": len(made),
         "splits": entries,
-        "sources": [_describe(file) for file in cleaned],
+        "sources": [_describe(file) for file in [*cleaned, *empty]],
         "notes": notes,
         "versions": _versions(),
     } | ({"tasks": _described(tasks)} if tasks else {})
@@ -236,9 +236,12 @@ def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:
         console.print(f"corpus {corpora[0].name}: {note}", soft_wrap=True)
 
 
-def _clean(corpora: list[Corpus], data: recipe.Data, folder: Path) -> tuple[list[CleanedFile], list[str]]:
-    """Clean every file; empty ones are left out with a note."""
-    cleaned, notes = list[CleanedFile](), [note for corpus in corpora for note in corpus.notes]
+def _clean(
+    corpora: list[Corpus], data: recipe.Data, folder: Path
+) -> tuple[list[CleanedFile], list[CleanedFile], list[str]]:
+    """Clean every file; empty ones are kept apart, with a note."""
+    cleaned, empty = list[CleanedFile](), list[CleanedFile]()
+    notes = [note for corpus in corpora for note in corpus.notes]
     whole = data.separator == "brackets"
     total = sum(file.path.stat().st_size for corpus in corpora for file in corpus.files)
     with progress("clean", total, "B") as bar:
@@ -249,11 +252,12 @@ def _clean(corpora: list[Corpus], data: recipe.Data, folder: Path) -> tuple[list
                 if file.words:
                     cleaned.append(file)
                 else:
+                    empty.append(file)
                     notes.append(f"{source.path.name} holds no words and was left out")
             if not any(file.source.split == "train" for file in cleaned[before:]):
                 raise UserError(f"data.corpus: the training files of '{corpus.name}' hold no words "
                                 f"({', '.join(str(file.path) for file in corpus.files)})")  # fmt: skip
-    return cleaned, notes
+    return cleaned, empty, notes
 
 
 def _make_tokenizer(cleaned: list[CleanedFile], chosen: list[Chosen], data: recipe.Data) -> PreTrainedTokenizerFast:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ BLOCK_BYTES = 1 << 20
 MAX_LINE = 16 << 20
 """Characters. A longer line is a dump, not text; splitting and cleaning work by lines."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -94,9 +96,17 @@ def json_texts(path: Path, field: str, encoding: str = "utf-8") -> Iterator[str]
         if not isinstance(text, str):
             problem = f"'{field}' is not text" if field in record else f"no '{field}' (it has {sorted(record)})"
             raise UserError(f"{path}, line {number}: {problem}; set data.text_field to the field that holds the text")
-        if "\0" in text:
-            raise UserError(f"{path}, line {number}: a NUL character in '{field}'; take it out")
+        if fault := unsound(text):
+            raise UserError(f"{path}, line {number}: {fault} in '{field}'; take it out")
         yield text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def unsound(text: str) -> str | None:
+    """Name what JSON can write and no text file can hold: a NUL character, or half of a pair of surrogates."""
+    if "\0" in text:
+        return "a NUL character"
+    found = _SURROGATE.search(text)
+    return f"half of a character (\\u{ord(found[0]):04x})" if found else None
 
 
 def json_records(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, dict[str, Any]]]:

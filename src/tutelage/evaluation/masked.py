@@ -10,7 +10,7 @@ Shapes: S tokens of all rows together, M copies, C distinct copies of one length
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,9 +102,10 @@ def masked_log_probs(
 
     with progress(label, float(sum(group.tokens_CT.size for group in groups)), "tokens") as tracker:
         parts = (part for group in groups for part in group.parts(batch_tokens))
-        for part, values_M in side_by_side(read, parts, device.type, inside):
-            values_S[torch.from_numpy(part.target_M).to(device)] = values_M
-            tracker.advance(float(part.tokens_CT.size))
+        with closing(side_by_side(read, parts, device.type, inside)) as found:
+            for part, values_M in found:
+                values_S[torch.from_numpy(part.target_M).to(device)] = values_M
+                tracker.advance(float(part.tokens_CT.size))
     values: NDArray[np.float32] = values_S.cpu().numpy()
     return values
 

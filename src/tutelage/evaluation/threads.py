@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -23,7 +23,7 @@ def side_by_side(
     pieces: Iterable[Work],
     device: str,
     inside: Callable[[], AbstractContextManager[object]],
-) -> Iterator[Found]:
+) -> Generator[Found]:
     """Do pieces of work, as many at once as torch has threads, and yield what is found, in order.
 
     Args:
