@@ -25,6 +25,8 @@ from tutelage.study.answers import Unusable, read_json
 from tutelage.study.settings import Teacher
 
 CONNECT_SECONDS = 30.0
+TOKEN_BYTES, ENVELOPE_BYTES = 128, 64 << 10
+"""No answer of so many tokens is larger: a token is some bytes, written as JSON a few times as many."""
 LARGEST_COUNT = 10**9
 """Tokens of one answer; an endpoint that tells more is not believed."""
 LIMITED = (429, 503, 529)
@@ -173,6 +175,8 @@ class Endpoint:
     ) -> tuple[int, bytes, httpx2.Headers]:
         """Send a request and read its response, within the limits of time and size."""
         limit = int(self._settings.max_megabytes * 2**20)
+        if body is not None:
+            limit = min(limit, ENVELOPE_BYTES + TOKEN_BYTES * int(body["max_tokens"]))
         raw = bytearray()
         try:
             async with (
@@ -185,7 +189,7 @@ class Endpoint:
                 async for part in response.aiter_raw():
                     raw += part
                     if len(raw) > limit:
-                        raise Failed(f"its answer is larger than {self._settings.max_megabytes:g} MiB", billed=True)
+                        raise Failed(f"its answer is larger than {limit / 2**20:.3g} MiB", billed=True)
         except TimeoutError as error:
             raise Failed(f"no whole answer within {self._settings.timeout:g} s", billed=True) from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:

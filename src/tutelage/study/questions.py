@@ -30,10 +30,14 @@ def record(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def list_of(name: str, fields: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the schema of an object with one list: of texts, or of objects with these text fields."""
+def list_of(name: str, fields: Sequence[str] = (), wished: int | None = None) -> dict[str, Any]:
+    """Return the schema of an object with one list: of texts, or of objects with these text fields.
+
+    Somewhat more than `wished` is let pass; a flood is malformed.
+    """
     item = record(dict.fromkeys(fields, TEXT)) if fields else TEXT
-    return record({name: {"type": "array", "items": item}})
+    most = {} if wished is None else {"maxItems": 2 * wished + 4}
+    return record({name: {"type": "array", "items": item, **most}})
 
 
 def one_of(values: Sequence[str]) -> dict[str, Any]:

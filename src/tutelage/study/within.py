@@ -78,7 +78,7 @@ class Within:
         messages = self._prompts.messages(
             "write_long", count=count, prompt=prompt, description=task.description, extensions=extension
         )
-        return question(study, purpose, messages, list_of("texts"))
+        return question(study, purpose, messages, list_of("texts", wished=count))
 
     def ask(self, requests: Sequence[Request], label: str, refused: list[Refused]) -> list[list[Piece] | None]:
         """Ask for the texts of some requests; None from where the budget ended, and what strays goes to `refused`."""

@@ -34,7 +34,6 @@ PATIENCE = 5
 """Requests in a row that may bring (nearly) nothing new before a task counts as exhausted."""
 EXPECTED: dict[Kind, int] = {"classification": 20, "pair_classification": 25, "tagging": 15, "generation": 300}
 """Words of a text of each kind before there is one to go by: only the size of waves depends on it."""
-TEXTS, PAIRS = list_of("texts"), list_of("pairs", ("text", "text_pair"))
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,8 @@ class Writer:
             labels=labels_text(task.labels),
             extensions=extensions(self._study, self._prompts, task, kind, number, rare),
         )
-        schema = PAIRS if kind == "pair_classification" else TEXTS
+        paired = kind == "pair_classification"
+        schema = list_of("pairs", ("text", "text_pair"), count) if paired else list_of("texts", wished=count)
         return question(self._study, f"write/{task.name}/{number}", messages, schema)
 
     def _ask(self, wave: Sequence[Slot], label: str) -> Iterable[list[Piece] | None]:
@@ -192,6 +192,8 @@ class Writer:
             self.ledger.written(name, example.word_count if example else 0)
             if example is not None and self.ledger.words >= words:
                 fault = "beyond the words asked for"
+            elif example is not None and self._full(slot):
+                fault = "beyond the texts asked for"
             elif example is not None:
                 fault = self._known(example)
             if example is None or fault is not None:
@@ -202,6 +204,11 @@ class Writer:
             self._counts.update(word_forms(f"{example.text} {example.text_pair or ''}"))
             yield example
         self.ledger.asked(name, barren=taken * 10 <= len(pieces))
+
+    def _full(self, slot: Slot) -> bool:
+        """Tell whether a task with labels has all its texts."""
+        most = self._study.writing.examples_per_task
+        return slot.kind != "generation" and most is not None and self.ledger.tasks[slot.task.name].texts >= most
 
     def _known(self, example: Example) -> str | None:
         """Refuse a text that was there before, but for case and spaces; remember it otherwise."""

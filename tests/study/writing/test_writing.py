@@ -65,7 +65,7 @@ def test_every_text_is_taken_or_refused_once(brain: Any, study: Any, plan: Any, 
     assert sorted([*taken, *map(content, writer.refused)]) == sorted(given)
     assert len({text.casefold() for text in taken}) == len(taken)
     reasons = Counter(item.reason.partition(":")[0] for item in writer.refused)
-    assert reasons.keys() == {"no text", "duplicate", "beyond the words asked for"}
+    assert reasons.keys() == {"no text", "duplicate", "beyond the words asked for", "beyond the texts asked for"}
     assert sum(task.written_texts for task in writer.ledger.tasks.values()) == len(given)
 
 
@@ -92,7 +92,7 @@ def test_answers_that_stay_malformed_are_refused_whole(brain: Any, study: Any, p
 
 def test_a_teacher_that_repeats_itself_ends_the_writing(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
     brain.hook = lambda kind, value, seed: (
-        {"texts": ["The same words again."] * 2000}
+        {"texts": ["The same words again."] * 9}
         if "texts" in value
         else {"pairs": [{"text": "a", "text_pair": "b"}] * 9}
     )
@@ -102,6 +102,29 @@ def test_a_teacher_that_repeats_itself_ends_the_writing(brain: Any, study: Any, 
     assert writer.ledger.ended == "exhausted"
     # Five barren answers a task, and what the wave had asked already.
     assert len(teacher.asked) < 7 * (6 + 4)
+
+
+def test_more_texts_than_were_asked_for(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
+    """A few more are taken as far as the task has room; a flood is malformed, and not kept."""
+    plain, _ = written(helpers.Scripted(brain), study(), plan)
+    given = iter(range(10**6))
+
+    def more(number: int) -> Any:
+        return lambda kind, value, seed: (
+            {"texts": [f"Text {next(given)} of words." for _ in range(number)]} if "texts" in value else value
+        )
+
+    brain.hook = more(8)
+    examples, writer = written(helpers.Scripted(brain), study(writing={"examples_per_task": 5, "words": 10**4}), plan)
+    of_task = [example for example in examples if example.kind == "classification"]
+    assert plain
+    assert len(of_task) == 5 * len(plan.tasks("classification"))
+    assert any(one.reason == "beyond the texts asked for" for one in writer.refused)
+    brain.hook = more(5000)
+    _, writer = written(helpers.Scripted(brain), study(writing={"examples_per_task": 5, "words": 10**4}), plan)
+    floods = [one for one in writer.refused if one.reason.startswith("malformed answer")]
+    assert floods
+    assert len(writer.refused) < 500
 
 
 def test_the_budget_ends_the_writing_and_more_budget_goes_on(brain: Any, study: Any, plan: Any, helpers: Any) -> None:
