@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-AT_ONCE, ROUNDS = 64, 3
+AT_ONCE, ROUNDS = 64, 5
 WAIT = 0.1
-SIZES = {"llama.cpp": (256, 16), "waiting": (3200, 64)}
+SIZES = {"llama.cpp": (512, 64), "waiting": (3200, 64)}
 """Requests in a round, and longest answer in tokens."""
 TEXT = "The cat sat on the mat and looked at the dog. " * 12
 
@@ -163,26 +163,27 @@ def ours(address: str, requests: list[Any]) -> None:
 def measure(kind: str) -> dict[str, Any]:
     """Requests per second of both clients, and processor time of ours, rounds in turn."""
     count, tokens = SIZES[kind]
-    command = [sys.executable, __file__, "--serve", kind]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert server.stdout is not None
-    assert server.stdin is not None
     rates: dict[str, list[float]] = {"bare": [], "ours": []}
     busy: list[float] = []
-    try:
-        address = server.stdout.readline().decode().strip()
-        for number in range(ROUNDS + 1):
-            for name, client in (("bare", bare), ("ours", ours)):
-                requests = prompts(count, tokens, 2 * number + (name == "ours"))
+    command = [sys.executable, __file__, "--serve", kind]
+    for number in range(ROUNDS):
+        for name, client in (("bare", bare), ("ours", ours)):
+            # A server of its own for each: llama.cpp gets slower with the prompts it has seen.
+            server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert server.stdout is not None
+            assert server.stdin is not None
+            try:
+                address = server.stdout.readline().decode().strip()
+                client(address, prompts(AT_ONCE, tokens, -1))
+                requests = prompts(count, tokens, number)
                 began, used = time.perf_counter(), time.process_time()
                 client(address, requests)
-                if number:  # the first round is a warm-up
-                    rates[name].append(count / (time.perf_counter() - began))
-                    if name == "ours":
-                        busy.append(1000 * (time.process_time() - used) / count)
-    finally:
-        server.stdin.close()
-        server.wait(30)
+                rates[name].append(count / (time.perf_counter() - began))
+                if name == "ours":
+                    busy.append(1000 * (time.process_time() - used) / count)
+            finally:
+                server.stdin.close()
+                server.wait(30)
     per_second = {name: statistics.median(found) for name, found in rates.items()}
     return {
         "server": kind,

@@ -11,10 +11,12 @@ import asyncio
 import email.utils
 import os
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -131,7 +133,7 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self._key}"
         # The whole answer has its own limit of time; here, only connecting has one.
         timeout = httpx2.Timeout(None, connect=min(CONNECT_SECONDS, self._settings.timeout))
-        verify = httpx2.create_ssl_context()
+        verify = _trust()
         async with AsyncExitStack() as stack:
             yield Clients(stack, lambda: httpx2.AsyncClient(headers=headers, timeout=timeout, verify=verify))
 
@@ -253,6 +255,12 @@ class Endpoint:
             fault = "the answer has half of a surrogate pair, which is no character"
         finish = "length" if choice.get("finish_reason") == "length" else "stop"
         return Reply("" if fault else content, fault, finish, _count(read), _count(written))
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """Read the certificates that the system trusts, which takes a moment."""
+    return httpx2.create_ssl_context()
 
 
 def _count(value: Any) -> int | None:

@@ -66,6 +66,7 @@ class Wave:
         self._settings, self._stop, self._bar = settings, stop, bar
         self._journal = _Journal(store)
         self._order, self._settled = asyncio.Lock(), asyncio.Event()
+        self._slots = asyncio.Semaphore(settings.concurrency)
         self._error: UserError | None = None
         self._ended = False
         self._answered, self._words, self._not_before = 0, 0, 0.0
@@ -76,7 +77,8 @@ class Wave:
         Raises:
             UserError: the endpoint is down, or refuses everything; what was under way has been waited for.
         """
-        workers = min(self._settings.concurrency, len(self._queue))
+        # Some more than may send at once: while they write to the disk, others use the endpoint.
+        workers = min(self._settings.concurrency + max(2, self._settings.concurrency // 4), len(self._queue))
         await asyncio.gather(*(self._work() for _ in range(workers)))
         if self._error is not None:
             raise self._error
@@ -121,14 +123,18 @@ class Wave:
         """Send a request until it is answered or given up."""
         heard, failures, sendings, seed = self._answered, 0, 0, request.seed
         while True:
-            await self._pause_for_all(request)
             if self._over:
                 self._settle(worst, Cost())
                 return
             await self._journal.write(self._store.asking(request, **({"seed": seed} if sendings else {})))
             sendings += 1
             try:
-                await self._keep(request, worst, await self._send(request, seed))
+                reply = await self._send_in_turn(request, seed)
+                if reply is None:
+                    await self._journal.write([{"failed": request.key, "why": "stopped before", "requests": 0}])
+                    self._settle(worst, Cost())
+                else:
+                    await self._keep(request, worst, reply)
                 return
             except Refused as error:
                 await self._keep(request, worst, Reply("", str(error), read=0, written=0))
@@ -156,6 +162,21 @@ class Wave:
                     return
                 await self._pause(request, sendings, error)
                 seed = int(fingerprint([request.key, seed])[:7], 16)
+
+    async def _send_in_turn(self, request: Request, seed: int) -> Reply | None:
+        """Send a request once, when it has a slot and nobody is to wait; None if all is over by then."""
+        async with self._slots:
+            await self._pause_for_all(request)
+            # What concerns everybody is noted before the slot is free, so that whoever has it next knows.
+            try:
+                return None if self._over else await self._send(request, seed)
+            except Failed as error:
+                if error.limited:
+                    self._not_before = max(self._not_before, time.monotonic() + (error.pause or 0.0))
+                raise
+            except UserError as error:
+                self._error = self._error or error
+                raise
 
     async def _alive(self, request: Request) -> bool:
         """Tell whether the endpoint answers anything, by a question as short as can be."""
@@ -211,8 +232,6 @@ class Wave:
             )
         own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (sendings - 1))
         seconds = asked + own * (0.5 + random.Random(f"{request.key} {sendings}").random())
-        if error.limited:
-            self._not_before = max(self._not_before, time.monotonic() + asked)
         self._bar.advance(0, f"waiting {duration(seconds)}: {error}")
         await self._sleep(seconds)
 

@@ -4,7 +4,8 @@
     {"shared": DIGEST, "value": ...}        what many requests have in common, once: system messages, schemas, ...
     {"request": KEY, "purpose": ..., ...}   a request, before it is sent; `worst` is the most it may cost
     {"again": KEY, "worst": [...]}          it is sent once more, after ...
-    {"failed": KEY, "why": ..., ...}        ... a sending came to nothing, with tokens where it may have cost some
+    {"failed": KEY, "why": ..., ...}        ... a sending came to nothing, with tokens where it may have cost some;
+                                            `requests` is 0 where it was stopped before it was sent
     {"answer": KEY, "text": ..., ...}       an answer, before it is used
 
 Lines are on the disk when `append` returns. A process that is killed while it writes leaves at most its last line
@@ -197,7 +198,7 @@ class Store:
 def ended(line: Json) -> Cost | None:
     """Return what a sending cost, from the line that ends it; None for other lines."""
     if "answer" in line or "failed" in line:
-        return Cost(1, line.get("read", 0), line.get("written", 0))
+        return Cost(line.get("requests", 1), line.get("read", 0), line.get("written", 0))
     return None
 
 
