@@ -24,11 +24,11 @@ from common import write as write_page
 
 from tutelage import machine, starter
 from tutelage.compare.audit_report import audit_page
+from tutelage.corpus.examples import Example, read_examples, write_examples
+from tutelage.corpus.study_plan import Plan, starter_plan
 from tutelage.evaluation.sentences import evaluation_sentences
 from tutelage.study.audit import audit_examples
-from tutelage.study.examples import Example, read_examples, write_examples
 from tutelage.study.filters import filter_examples
-from tutelage.study.plan import Plan, starter_plan
 from tutelage.study.settings import Filters
 
 MADE_UP = 60_000

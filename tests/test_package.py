@@ -18,6 +18,7 @@ LAYERS = [
         "model_card",
         "recipe",
         "recipe_data",
+        "recipe_evaluation",
         "recipe_finetune",
         "recipe_objective",
         "recipe_schedule",

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from tutelage.recipe_data import Count as Count
@@ -22,6 +22,8 @@ from tutelage.recipe_data import Section as Section
 from tutelage.recipe_data import Share as Share
 from tutelage.recipe_data import Tokenizer as Tokenizer
 from tutelage.recipe_data import Words as Words
+from tutelage.recipe_evaluation import Compare as Compare
+from tutelage.recipe_evaluation import Evaluation as Evaluation
 from tutelage.recipe_finetune import Finetuning as Finetuning
 from tutelage.recipe_schedule import Gate as Gate
 from tutelage.recipe_schedule import Length as Length
@@ -224,50 +226,6 @@ class Model(Section):
         return "masked" if masked else "causal"
 
 
-class Compare(Section):
-    """What the report sets side by side."""
-
-    models: tuple[str, ...] = ()
-    """Models in the order of the table; all of them unless given. `ensemble(a, b)` is the direct ensemble of models:
-    the softmax of their mean logits."""
-    pairs: tuple[tuple[str, str], ...] = ()
-    """Further pairs whose differences are tested, seed by seed; students are always set against their controls,
-    teachers and ensembles."""
-    values: Literal["headlines", "all"] = "headlines"
-    """Of evaluations that give several numbers: test the one that matters most, or each."""
-
-
-class Buckets(Section):
-    """How held-out rows are sorted into easy and hard ones."""
-
-    by: Teacher
-    """The model of this recipe whose loss on a row says how hard it is."""
-    parts: Annotated[int, Field(ge=2, le=20)] = 3
-    """Parts with equal numbers of rows: 3 are easy, medium and hard."""
-
-
-class Evaluation(Section):
-    """How finished models are scored."""
-
-    convention: Literal["2023", "2024", "2025", "2026"] = "2025"
-    """Rules of that year's BabyLM evaluation: start token, leading space, sum or mean, ties."""
-    along: tuple[str, ...] = ()
-    """Repeated at every checkpoint by words seen (`models.*.checkpoints`) of the models compared, for learning curves:
-    suites and other evaluations that need a model and nothing else. The fast ones (`blimp-fast`) are made for it."""
-    batch_tokens: Count | None = None
-    """Tokens scored at once, by masked models on a CPU in each thread; what fits the caches of a CPU, or fills a GPU,
-    unless given."""
-    buckets: Buckets | None = None
-    """The parts of the test split for `buckets`, as in `{by: small, parts: 3}`."""
-    finetune: Finetuning = Finetuning()
-    """How models are fine-tuned for `glue` and `glue:TASK`."""
-
-    @field_validator("convention", mode="before")
-    @classmethod
-    def _year_is_a_name(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value
-
-
 class Recipe(Section):
     """A whole experiment: the data, every model, what they are scored on and how they are compared."""
 
@@ -327,21 +285,16 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _labels_have_their_places(self) -> Recipe:
+        if self.data.separator == "brackets" and self.data.rows.kind == "examples":
+            return self
+        remedy = "set data.separator=brackets and data.rows.kind=examples"
         for name, model in self.models.items():
-            number = next((n for n, stage in enumerate(model.stages) if stage.objectives.tasks), None)
-            if number is not None and (self.data.separator != "brackets" or self.data.rows.kind != "examples"):
-                raise wrong(
-                    ("models", name, "stages", number, "objectives", "tasks"),
-                    "labels belong to whole texts between brackets: set data.separator=brackets and "
-                    "data.rows.kind=examples",
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _evaluated_labels_are_there(self) -> Recipe:
-        if "tasks" in self.evaluate and (self.data.separator != "brackets" or self.data.rows.kind != "examples"):
-            message = "`tasks` needs labels: set data.separator=brackets and data.rows.kind=examples"
-            raise wrong(("evaluate",), message)
+            for number, stage in enumerate(model.stages):
+                if stage.objectives.tasks:
+                    place = ("models", name, "stages", number, "objectives", "tasks")
+                    raise wrong(place, f"labels belong to whole texts between brackets: {remedy}")
+        if "tasks" in self.evaluate:
+            raise wrong(("evaluate",), f"`tasks` needs labels: {remedy}")
         return self
 
     @model_validator(mode="after")

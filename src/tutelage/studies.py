@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tutelage.corpus.examples import read_examples, write_examples
+from tutelage.corpus.study_plan import Plan, read_plan, starter_plan, write_plan
 from tutelage.errors import UserError
 from tutelage.files import sweep, write_json, write_text
 from tutelage.progress import console
 from tutelage.study.budget import Cost
-from tutelage.study.examples import read_examples, write_examples
 from tutelage.study.folder import StudyFolder
 from tutelage.study.forecast import forecast
 from tutelage.study.labelling import Labeller
-from tutelage.study.plan import Plan, read_plan, starter_plan, write_plan
 from tutelage.study.planning import Planner
 from tutelage.study.prompting import copy_prompts
 from tutelage.study.quarantine import write_refused

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from tutelage import starter
 from tutelage.compare.audit_report import audit_page
+from tutelage.corpus.examples import Example, read_examples, write_examples
+from tutelage.corpus.study_plan import Plan, read_plan, starter_plan, write_plan
 from tutelage.errors import UserError
 from tutelage.evaluation.sentences import evaluation_sentences
 from tutelage.files import new_folder, write_text
 from tutelage.progress import progress
 from tutelage.study.audit import Audit, StageCost, audit_examples
-from tutelage.study.examples import Example, read_examples, write_examples
 from tutelage.study.faults import count_faults
 from tutelage.study.filters import Filtered, filter_examples
 from tutelage.study.folder import StudyFolder
-from tutelage.study.plan import Plan, read_plan, starter_plan, write_plan
 from tutelage.study.quarantine import write_refused
 from tutelage.study.settings import Filters, Prices, Study
 from tutelage.study.store import costs

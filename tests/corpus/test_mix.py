@@ -1,12 +1,15 @@
 """Corpora mixed in given shares: the words stay, the shares hold, labels and held-out text are whose they should be."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from tutelage import recipe
+from tutelage.corpus import sources
 from tutelage.corpus.labels import IGNORE
 from tutelage.corpus.prepare import prepare
+from tutelage.corpus.sources import resolve
 from tutelage.errors import UserError
 from tutelage.recipe_file import recipe_from_text
 
@@ -85,6 +88,21 @@ def test_a_changed_corpus_is_noticed_and_a_moved_one_is_not(tmp_path) -> None:
         prepare(wished, tmp_path / "out")
     with pytest.raises(UserError, match=r"data\.mix was"):
         prepare(data(human, machine, 0.4), tmp_path / "out")
+
+
+def test_what_was_fetched_is_not_fetched_again_to_open_it(tmp_path, monkeypatch) -> None:
+    """A corpus of the catalogue is known by its name; the one beside it is still looked at."""
+    fetched = write(tmp_path / "f", "a", "machine", 900)
+    human = write(tmp_path / "h", "a", "human", 300)
+    wished = data(human, "babylm-2024-10m", 0.3)
+    corpus = resolve(str(fetched))
+    monkeypatch.setattr(sources, "_babylm", lambda name: replace(corpus, name=name))
+    made = prepare(wished, tmp_path / "out")
+    monkeypatch.setattr(sources, "_babylm", lambda name: pytest.fail("it was fetched again"))
+    assert prepare(wished, tmp_path / "out").manifest == made.manifest
+    write(human, "a", "person", 300)
+    with pytest.raises(UserError, match=r"file a \(train\) has changed"):
+        prepare(wished, tmp_path / "out")
 
 
 def test_what_cannot_be_mixed_is_refused(tmp_path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.study.examples import Example
-from tutelage.study.plan import Plan, check_plan
+from tutelage.corpus.examples import Example
+from tutelage.corpus.study_plan import Plan, check_plan
 
 
 @pytest.fixture

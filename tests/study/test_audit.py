@@ -12,10 +12,10 @@ import pytest
 
 from tutelage import starter
 from tutelage.compare.audit_report import audit_page, draw_audit, remarks
+from tutelage.corpus.examples import Example, read_examples
+from tutelage.corpus.study_plan import Plan, starter_plan
 from tutelage.study.audit import StageCost, audit_examples
 from tutelage.study.diversity import diversity, vocabulary_growth
-from tutelage.study.examples import Example, read_examples
-from tutelage.study.plan import Plan, starter_plan
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from collections import Counter
 import pytest
 
 from tutelage import starter
-from tutelage.study.examples import Example, read_examples
+from tutelage.corpus.examples import Example, read_examples
+from tutelage.corpus.study_plan import starter_plan
 from tutelage.study.filters import filter_examples
 from tutelage.study.hidden import visible
-from tutelage.study.plan import starter_plan
 from tutelage.study.quarantine import write_refused
 from tutelage.study.settings import Filters
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tutelage import studies
+from tutelage.corpus.examples import read_examples
 from tutelage.study import sending
 from tutelage.study.answers import read_json
 from tutelage.study.asking import ask_json
-from tutelage.study.examples import read_examples
 from tutelage.study.folder import StudyFolder
 from tutelage.study.remote import RemoteTeacher
 from tutelage.study.settings import Study, Writing

@@ -314,6 +314,18 @@ def test_hostile_replies_cost_bounded_time_and_memory_and_one_request(path, what
     assert all(stored[request.key] == 1 for request in questions(9))
 
 
+def test_an_answer_is_no_larger_than_its_tokens(path) -> None:
+    long = "word " * 50_000
+
+    def say(body, number):
+        return completion(long if "question" in body["messages"][-1]["content"] else "yes")
+
+    with Server(say).running() as server:
+        few, many = ask(server, path, [*questions(1, max_tokens=100), *questions(1, max_tokens=4096)], tries=1)
+    assert "larger than" in few.fault
+    assert many.text == long
+
+
 @pytest.mark.parametrize(
     ("reply", "fault"),
     [

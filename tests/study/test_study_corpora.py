@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from tutelage import starter
 from tutelage.cli import app
+from tutelage.corpus.examples import read_examples, write_examples
+from tutelage.corpus.study_plan import read_plan, write_plan
 from tutelage.errors import UserError
 from tutelage.studies import study_audit, study_filter
-from tutelage.study.examples import read_examples, write_examples
 from tutelage.study.folder import StudyFolder
-from tutelage.study.plan import read_plan, write_plan
 from tutelage.study.settings import Study
 
 

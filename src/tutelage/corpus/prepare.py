@@ -26,7 +26,7 @@ from tutelage.corpus.cleaned import Chosen, CleanedFile, clean_file
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.labels import FILES, LabelTask, LabelWriter, tasks_of
 from tutelage.corpus.reading import split_lines
-from tutelage.corpus.sources import Corpus, is_local, resolve_all
+from tutelage.corpus.sources import STARTER, Corpus, is_local, mix_prefix, resolve_all
 from tutelage.corpus.splits import SPLITS, Split
 from tutelage.corpus.study_plan import ANNOTATED, read_plan
 from tutelage.corpus.tokens import Counts, StoreWriter, TokenStore
@@ -141,12 +141,20 @@ def _refuse_differences(folder: Path, settings: dict[str, Any], data: recipe.Dat
         if before.get(key) != now.get(key)
     ]
     if there and not differences:
-        corpora = resolve_all(data)
-        names = {file.name for corpus in corpora if corpus.name not in there for file in corpus.files}
-        known = {(file["split"], file["name"]): file for file in manifest["sources"] if file["name"] not in names}
+        named = [data.corpus, *(one.corpus for one in data.mix)]
+
+        def corpus_of(file: str) -> str:
+            return named[next((n for n in range(1, len(named)) if file.startswith(mix_prefix(n))), 0)]
+
+        # Those of the catalogue and the hub are known by their names: they are not fetched again to open what is there.
+        corpora = resolve_all(data, only=[*there, STARTER])
+        known = {
+            (file["split"], file["name"]): file for file in manifest["sources"] if corpus_of(file["name"]) in there
+        }
         found = {(file.split, file.name): file.path for corpus in corpora if corpus.name in there
                  for file in corpus.files}  # fmt: skip
-        if manifest.get("tasks", []) != _described(_tasks(corpora, data)):
+        gone = any(is_local(name) and name not in there for name in named)
+        if not gone and manifest.get("tasks", []) != _described(_tasks(corpora, data)):
             differences.append("the tasks or labels of the plan have changed")
         differences += [f"file {name} ({split}) is gone" for split, name in sorted(known.keys() - found.keys())]
         differences += [f"file {name} ({split}) is new" for split, name in sorted(found.keys() - known.keys())]

@@ -7,7 +7,7 @@ downloaded lies in `TUTELAGE_CACHE` (default `~/.cache/tutelage`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from tutelage.errors import UserError, nearest
 
 Format = Literal["text", "jsonl", "starter", "study"]
 
+STARTER = "starter"
 _HELD_OUT = ("dev", "val", "valid", "validation", "test")
 """Names of held-out files and folders; the first kind that is there becomes the test split."""
 PLANS = ("plan.yaml", "plan.json")
@@ -76,7 +77,7 @@ def cache_folder() -> Path:
 
 def is_local(corpus: str) -> bool:
     """Tell whether a corpus lies in a local folder or file, whose content may change."""
-    return corpus != "starter" and not corpus.startswith("hf:") and corpus not in CORPORA
+    return corpus != STARTER and not corpus.startswith("hf:") and corpus not in CORPORA
 
 
 def resolve(corpus: str, text_field: str = "text") -> Corpus:
@@ -89,7 +90,7 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
     Raises:
         UserError: unknown name, missing or empty folder, failed download, missing `datasets` extra.
     """
-    if corpus == "starter":
+    if corpus == STARTER:
         return _starter()
     if corpus in CORPORA:
         return _babylm(corpus)
@@ -102,21 +103,35 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
         return _folder(corpus, path)
     raise UserError(
         f"data.corpus: '{corpus}' is neither a folder or file here nor a corpus of the catalogue"
-        f"{nearest(corpus, ['starter', *CORPORA])}; the catalogue has starter, {', '.join(CORPORA)}"
+        f"{nearest(corpus, [STARTER, *CORPORA])}; the catalogue has starter, {', '.join(CORPORA)}"
     )
 
 
-def resolve_all(data: recipe.Data) -> list[Corpus]:
-    """Find the corpora of a recipe: its own first, then those that are mixed in, whose files get names of their own."""
-    own = resolve(data.corpus, data.text_field)
-    corpora = [replace(own, share=1 - sum(one.share for one in data.mix))]
+def resolve_all(data: recipe.Data, only: Collection[str] | None = None) -> list[Corpus]:
+    """Find the corpora of a recipe: its own first, then those that are mixed in, whose files get names of their own.
+
+    Args:
+        data: names them.
+        only: look for no others than these.
+    """
+    corpora = []
+    if only is None or data.corpus in only:
+        own = resolve(data.corpus, data.text_field)
+        corpora.append(replace(own, share=1 - sum(one.share for one in data.mix)))
     for number, one in enumerate(data.mix, start=1):
+        if only is not None and one.corpus not in only:
+            continue
         other = resolve(one.corpus, data.text_field)
-        renamed = tuple(replace(file, name=f"mix{number}-{file.name}") for file in other.files)
+        renamed = tuple(replace(file, name=f"{mix_prefix(number)}{file.name}") for file in other.files)
         # What is said of its test split does not hold here.
         notes = tuple(f"{one.corpus}: {note}" for note in other.notes if "test" not in note)
         corpora.append(replace(other, files=renamed, notes=notes, share=one.share, held=False))
     return corpora
+
+
+def mix_prefix(number: int) -> str:
+    """Return what the names of the files of a mixed corpus begin with; they are counted from 1."""
+    return f"mix{number}-"
 
 
 _CARVED = (
@@ -130,7 +145,7 @@ def _starter() -> Corpus:
         for path in starter.example_files()
     )
     note = "test (data.test_share) and val are whole examples drawn by hash, since the files go from theme to theme"
-    return Corpus(name="starter", files=files, carve="hash", notes=(note,), plan=starter.plan_file())
+    return Corpus(name=STARTER, files=files, carve="hash", notes=(note,), plan=starter.plan_file())
 
 
 def _babylm(corpus: str) -> Corpus:

@@ -75,8 +75,14 @@ def read_json(text: str) -> Any:
 
 def check_text(text: str) -> str:
     """Tell what makes a text unsound, control characters or halves of a surrogate pair; empty if nothing does."""
+    found = unsound(text)
+    return f"it has the character {found}, which no text has" if found else ""
+
+
+def unsound(text: str) -> str:
+    """Name the first character that no text has, as `U+0007`: a control character, or half of a surrogate pair."""
     found = _UNSOUND.search(text)
-    return "" if found is None else f"it has the character U+{ord(found[0]):04X}, which no text has"
+    return "" if found is None else f"U+{ord(found[0]):04X}"
 
 
 def check_schema(value: Any, schema: Mapping[str, Any], place: str = "the answer") -> str:

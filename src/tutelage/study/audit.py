@@ -12,13 +12,13 @@ from typing import Any, get_args
 import numpy as np
 from scipy.stats.contingency import association
 
+from tutelage.corpus.examples import Example
+from tutelage.corpus.study_plan import Kind, Plan, Task
 from tutelage.study.diversity import Diversity, diversity, vocabulary_growth
 from tutelage.study.duplicates import near_duplicates
-from tutelage.study.examples import Example
 from tutelage.study.filters import texts_of
 from tutelage.study.overlap import SuiteOverlap, find_overlap
 from tutelage.study.plain_words import plain_words
-from tutelage.study.plan import Kind, Plan, Task
 from tutelage.study.settings import Filters
 
 SAMPLES = 3

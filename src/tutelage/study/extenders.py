@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from tutelage.study.plan import Kind, Task
+from tutelage.corpus.study_plan import Kind, Task
 from tutelage.study.prompting import Prompts
 from tutelage.study.questions import seed_of
 from tutelage.study.settings import Study

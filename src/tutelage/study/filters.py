@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from tutelage.corpus.examples import Example, Label
+from tutelage.corpus.study_plan import Plan
 from tutelage.study.duplicates import near_duplicates
-from tutelage.study.examples import Example, Label
 from tutelage.study.faults import fault_of
 from tutelage.study.hidden import is_hidden
 from tutelage.study.overlap import SuiteOverlap, find_overlap
 from tutelage.study.plain_words import plain_words
-from tutelage.study.plan import Plan
 from tutelage.study.quarantine import Refused
 from tutelage.study.settings import Filters
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from tutelage.study.plan import ANNOTATED, Kind, Plan
+from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan
 from tutelage.study.settings import Planning, Study
 from tutelage.study.writing import EXPECTED
 

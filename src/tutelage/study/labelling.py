@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from tutelage.corpus.examples import Example, Label
+from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan, Task
 from tutelage.errors import UserError, nearest
 from tutelage.study.asking import Outcome, ask_json
-from tutelage.study.examples import Example, Label
 from tutelage.study.pieces import origin_of
-from tutelage.study.plan import ANNOTATED, Kind, Plan, Task
 from tutelage.study.prompting import Prompts, fenced, tasks_text
 from tutelage.study.quarantine import Refused
 from tutelage.study.questions import TEXT, one_of, question, record

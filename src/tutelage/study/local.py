@@ -65,9 +65,7 @@ class LocalTeacher:
         if missing:
             with stop_flag(STOPPING) as stop, progress(label, missing, "requests") as bar:
                 self._answer_all(unique, stop, bar)
-        answers = [self._store.answer(request.key) for request in requests]
-        end = answers.index(None) if None in answers else len(answers)
-        return [*answers[:end], *([None] * (len(answers) - end))]
+        return self._store.answers([request.key for request in requests])
 
     def _answer_all(self, requests: Sequence[Request], stop: Stop, bar: Tracker) -> None:
         if self._writer is None:

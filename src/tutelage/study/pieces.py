@@ -6,12 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from tutelage.corpus.examples import Example
+from tutelage.corpus.study_plan import Kind
+from tutelage.study.answers import unsound
 from tutelage.study.asking import Outcome
-from tutelage.study.examples import Example
-from tutelage.study.plan import Kind
 from tutelage.study.teacher_llm import Request
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Piece:
 
     def fault(self) -> str | None:
         """Say why no example can be made of it; None if one can."""
-        if found := _CONTROL.search(f"{self.text}{self.pair or ''}"):
-            return f"control character: U+{ord(found[0]):04X}"
+        if found := unsound(f"{self.text}{self.pair or ''}"):
+            return f"control character: {found}"
         if not self.text.strip() or (self.pair is not None and not self.pair.strip()):
             return "no text"
         return None

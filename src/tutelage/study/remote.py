@@ -54,9 +54,7 @@ class RemoteTeacher:
                 asyncio.run(self._send_all(todo, stop, bar))
             if stop.number:
                 raise Interrupted(stop.number)
-        answers = [self._store.answer(request.key) for request in requests]
-        end = answers.index(None) if None in answers else len(answers)
-        return [*answers[:end], *([None] * (len(answers) - end))]
+        return self._store.answers([request.key for request in requests])
 
     async def _send_all(self, requests: Sequence[Request], stop: Stop, bar: Tracker) -> None:
         async with self._endpoint.connected() as clients:

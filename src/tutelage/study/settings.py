@@ -60,7 +60,7 @@ class Teacher(Section):
     timeout: Positive = 300.0
     """Seconds for a whole answer, however slowly it drips."""
     max_megabytes: Positive = 8.0
-    """Largest answer; more is not read."""
+    """Largest answer; more is not read, nor more than `max_tokens` can come to."""
     tries: Annotated[int, Field(ge=1, le=100)] = 6
     """How often a request is sent while the endpoint fails or is busy, with pauses that grow or that it asks for."""
     repairs: Annotated[int, Field(ge=0, le=10)] = 2

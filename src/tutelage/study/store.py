@@ -167,6 +167,12 @@ class Store:
             key, line.get("text", ""), line.get("fault", ""), line.get("finish", "stop"), line["read"], line["written"]
         )
 
+    def answers(self, keys: Sequence[str]) -> list[Answer | None]:
+        """Return the stored answers up to the first that is missing, and None from there on."""
+        found = [self.answer(key) for key in keys]
+        end = found.index(None) if None in found else len(found)
+        return [*found[:end], *[None] * (len(found) - end)]
+
     def __contains__(self, key: object) -> bool:
         return key in self._places
 

@@ -8,12 +8,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tutelage.corpus.study_plan import Plan
 from tutelage.progress import human
 from tutelage.study.audit import Audit
 from tutelage.study.budget import Cost
 from tutelage.study.filters import Filtered
 from tutelage.study.overlap import SuiteOverlap
-from tutelage.study.plan import Plan
 from tutelage.study.settings import Prices
 from tutelage.study.word_ledger import WHY, WordLedger
 

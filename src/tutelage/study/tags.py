@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tutelage.study.examples import Label
+from tutelage.corpus.examples import Label
 
 WORD = "_word"
 """Key of the word in a pair; no task can have this name."""

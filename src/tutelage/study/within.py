@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from tutelage.corpus.study_plan import Task
 from tutelage.errors import UserError
 from tutelage.study.asking import ask_json
 from tutelage.study.extenders import in_turn
 from tutelage.study.pieces import Piece, check_any, origin_of
-from tutelage.study.plan import Task
 from tutelage.study.prompting import Prompts, fenced
 from tutelage.study.quarantine import Refused
 from tutelage.study.questions import TEXT, list_of, question, record, seed_of

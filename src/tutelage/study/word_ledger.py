@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tutelage.study.plan import ANNOTATED, Kind
+from tutelage.corpus.study_plan import ANNOTATED, Kind
 
 Ended = Literal["", "words", "texts", "budget", "exhausted"]
 WHY: dict[Ended, str] = {

@@ -16,12 +16,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tutelage.corpus.examples import Example
+from tutelage.corpus.study_plan import Kind, Plan, Task
 from tutelage.errors import UserError
 from tutelage.study.asking import ask_json
-from tutelage.study.examples import Example
 from tutelage.study.extenders import TARGETS, extensions, in_turn, rare_words, word_forms
 from tutelage.study.pieces import Piece, check_any, origin_of
-from tutelage.study.plan import Kind, Plan, Task
 from tutelage.study.prompting import Prompts, labels_text
 from tutelage.study.quarantine import Refused
 from tutelage.study.questions import list_of, question

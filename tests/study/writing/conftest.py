@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tutelage.study.plan import Lesson, Plan, Task
+from tutelage.corpus.study_plan import Lesson, Plan, Task
 from tutelage.study.settings import Study
 from tutelage.study.teacher_llm import Answer, Request
 

@@ -14,10 +14,10 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tutelage import studies
-from tutelage.study.examples import read_examples
+from tutelage.corpus.examples import read_examples
+from tutelage.corpus.study_plan import write_plan
 from tutelage.study.extenders import word_forms
 from tutelage.study.folder import StudyFolder
-from tutelage.study.plan import write_plan
 from tutelage.study.store import entries
 from tutelage.study.vocabulary import frequent_tokens
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tutelage.corpus import study_plan
+from tutelage.corpus.study_plan import read_plan, write_plan
 from tutelage.errors import UserError
-from tutelage.study.plan import read_plan, write_plan
 from tutelage.study.planning import Planner
 
 

@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from tutelage import studies
+from tutelage.corpus.examples import read_examples
+from tutelage.corpus.study_plan import read_plan, write_plan
 from tutelage.errors import UserError
-from tutelage.study.examples import read_examples
 from tutelage.study.folder import StudyFolder
-from tutelage.study.plan import read_plan, write_plan
 from tutelage.study.store import entries
 
 STAGES = ("plan", "write", "label")

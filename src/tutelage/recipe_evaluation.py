@@ -1,0 +1,55 @@
+"""The part of a recipe that says how models are scored and what is set side by side; see `recipe` for the whole."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from tutelage.recipe_data import Count, Section
+from tutelage.recipe_finetune import Finetuning
+from tutelage.recipe_teacher import Teacher
+
+
+class Compare(Section):
+    """What the report sets side by side."""
+
+    models: tuple[str, ...] = ()
+    """Models in the order of the table; all of them unless given. `ensemble(a, b)` is the direct ensemble of models:
+    the softmax of their mean logits."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Further pairs whose differences are tested, seed by seed; students are always set against their controls,
+    teachers and ensembles."""
+    values: Literal["headlines", "all"] = "headlines"
+    """Of evaluations that give several numbers: test the one that matters most, or each."""
+
+
+class Buckets(Section):
+    """How held-out rows are sorted into easy and hard ones."""
+
+    by: Teacher
+    """The model of this recipe whose loss on a row says how hard it is."""
+    parts: Annotated[int, Field(ge=2, le=20)] = 3
+    """Parts with equal numbers of rows: 3 are easy, medium and hard."""
+
+
+class Evaluation(Section):
+    """How finished models are scored."""
+
+    convention: Literal["2023", "2024", "2025", "2026"] = "2025"
+    """Rules of that year's BabyLM evaluation: start token, leading space, sum or mean, ties."""
+    along: tuple[str, ...] = ()
+    """Repeated at every checkpoint by words seen (`models.*.checkpoints`) of the models compared, for learning curves:
+    suites and other evaluations that need a model and nothing else. The fast ones (`blimp-fast`) are made for it."""
+    batch_tokens: Count | None = None
+    """Tokens scored at once, by masked models on a CPU in each thread; what fits the caches of a CPU, or fills a GPU,
+    unless given."""
+    buckets: Buckets | None = None
+    """The parts of the test split for `buckets`, as in `{by: small, parts: 3}`."""
+    finetune: Finetuning = Finetuning()
+    """How models are fine-tuned for `glue` and `glue:TASK`."""
+
+    @field_validator("convention", mode="before")
+    @classmethod
+    def _year_is_a_name(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
