@@ -2,18 +2,21 @@
 
 import json
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from tutelage import studies
+from tutelage import api, studies
 from tutelage.corpus.examples import read_examples
+from tutelage.corpus.study_plan import read_plan
+from tutelage.recipe_file import recipe_from_text
 from tutelage.study import sending
 from tutelage.study.answers import read_json
 from tutelage.study.asking import ask_json
 from tutelage.study.folder import StudyFolder
 from tutelage.study.remote import RemoteTeacher
-from tutelage.study.settings import Study, Writing
+from tutelage.study.settings import Study
 from tutelage.study.store import costs, entries, open_store
 from tutelage.study.teacher_llm import Message, Request
 
@@ -21,6 +24,10 @@ xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed (extra dev)")
 
 CONTEXT, SLOTS = 4096, 4
+WORDS = (
+    "air all and ask bird blue boat book cake call city cold come cook deer dog door duck east farm fish five girl "
+    "gold hand hat home iron joy king lake leaf milk moon new owl pen rain salt sea sing sky snow star tea wind wolf"
+)
 # Without Jinja, llama.cpp knows some templates by their look; this is one of them.
 TEMPLATE = (
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}"
@@ -48,11 +55,15 @@ SCHEMA = {
 
 
 def write_model(path):
-    """A Llama of one layer with random weights and a byte-level vocabulary, as llama.cpp reads it."""
+    """A Llama of one layer with random weights and a byte-level vocabulary, as llama.cpp reads it.
+
+    All tokens are alike in one place of their vectors, so that the same place of the output layer holds how likely
+    each is everywhere: it says nothing but words in any order, wherever a schema leaves it the choice.
+    """
     from tokenizers import ByteLevelBPETokenizer
 
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(["the cat and the dog"], 300, special_tokens=["<|end|>"], show_progress=False)
+    bpe.train_from_iterator([f" {WORDS}"], 500, min_frequency=1, special_tokens=["<|end|>"], show_progress=False)
     tree = json.loads(bpe._tokenizer.to_str())["model"]
     tokens = sorted(tree["vocab"], key=tree["vocab"].get)
     width, inner, heads = 64, 96, 4
@@ -83,8 +94,13 @@ def write_model(path):
         "blk.0.attn_k": square, "blk.0.attn_v": square, "blk.0.attn_output": square, "blk.0.ffn_gate": tall,
         "blk.0.ffn_up": tall, "blk.0.ffn_down": tall[::-1],
     }  # fmt: skip
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", draw.normal(0, 0.05, shape).astype(np.float32))
+    weights = {name: draw.normal(0, 0.05, shape).astype(np.float32) for name, shape in shapes.items()}
+    likely = {f"Ġ{word}": 1.0 for word in WORDS.split()} | {'"': 1.5, "{": 0.7, ",": 0.6}
+    likely |= dict.fromkeys("}[]:", 0.4)
+    weights["token_embd"][:, 0] = 1
+    weights["output"][:, 0] = [likely.get(token, 0) for token in tokens]
+    for name, values in weights.items():
+        writer.add_tensor(f"{name}.weight", values)
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
     writer.write_header_to_file()
@@ -113,10 +129,14 @@ def _hasty(monkeypatch):
     monkeypatch.setattr(sending, "FIRST_PAUSE", 0.02)
 
 
-def study(server, **teacher):
-    settings = {"concurrency": SLOTS, "tries": 20, "two_steps": False, "timeout": 20}
+def study(server, settings=None, **teacher):
+    defaults = {"concurrency": SLOTS, "tries": 20, "two_steps": False, "timeout": 20}
     return Study.model_validate(
-        {"name": "s", "teacher": {"endpoint": f"{server.listening_address}/v1", **settings, **teacher}}
+        {
+            "name": "s",
+            "teacher": {"endpoint": f"{server.listening_address}/v1", **defaults, **teacher},
+            **(settings or {}),
+        }
     )
 
 
@@ -166,50 +186,63 @@ def test_failures_of_this_server_are_repeated(server, tmp_path) -> None:
     assert time.monotonic() - began < 60
 
 
-PLAN = """
-lessons:
-  - kind: classification
-    tasks: [{name: mood, description: Mood., labels: {glad: Glad., sad: Sad.}}]
-  - kind: pair_classification
-    tasks: [{name: follows, description: Follows., labels: {'yes': It does., 'no': It does not.}}]
-  - kind: tagging
-    tasks: [{name: pos, description: Part of speech., labels: {noun: A thing., other: Anything else.}}]
-  - kind: generation
-    tasks: [{name: tale, description: A tale.}]
+RECIPE = """
+name: taught
+data:
+  corpus: {corpus}
+  separator: brackets
+  tokenizer: {{vocab_size: 300}}
+  test_share: 0.3
+  rows: {{kind: examples, length: 32, buckets: [16]}}
+models:
+  student:
+    preset: modernbert-2m
+    steps: 4
+    evaluations: 2
+    stages: [{{objectives: {{masked: 1, tasks: 0.5}}}}]
+    optim: {{lr: 1.0e-3, batch_rows: 4, warmup_steps: 1}}
+evaluate: [test, tasks]
 """
 
 
 def test_the_whole_way(server, tmp_path) -> None:
-    """The words mean nothing, and all of them come from an answer, or stand in the quarantine."""
-    (tmp_path / "plan.yaml").write_text(PLAN)
-    settings = study(server, max_tokens=400, repairs=1).model_copy(
-        update={
-            "plan": tmp_path / "plan.yaml",
-            "writing": Writing(words=20, examples_per_task=1, examples_per_request=1, generation_per_request=1, wave=4),
-        }
-    )
+    """From no plan to a student. The words mean nothing; all of them come from an answer."""
+    settings = study(
+        server,
+        {
+            "plan": {"tasks": 2, "prompts": 2},
+            "writing": {"words": 1000, "examples_per_task": 35, "examples_per_request": 4, "generation_per_request": 1,
+                        "wave": 4},
+            "labelling": {"ask": "task", "tags": "list", "tagged_words": 4},
+            # Words in any order are no natural language.
+            "filters": {"common_words": 0, "min_words": 1},
+        },
+        max_tokens=600,
+        repairs=10,
+    )  # fmt: skip
     studies.study_run(settings, (), tmp_path)
     folder = StudyFolder(tmp_path / "s")
-    lines = list(entries(folder.requests))
-    answers = {line["answer"]: line["text"] for line in lines if "answer" in line}
+    answers = {line["answer"]: line["text"] for line in entries(folder.requests) if "answer" in line}
+    plan = read_plan(folder.plan)
+    said = " ".join(" ".join(answers.values()).split())
+    for task in plan.tasks():
+        assert all(line in said for line in (task.description, *task.labels.values(), *task.prompts))
     labelled = list(read_examples(folder.labelled))
-    assert labelled
-    labels = 0
+    labels = Counter()
     for example in labelled:
         wrote = next(iter(read_json(answers[example.origin]).values()))
         texts = [text for item in wrote for text in (item.values() if isinstance(item, dict) else [item])]
         assert " ".join(example.text.split()) in [" ".join(text.split()) for text in texts]
         for task, label in example.labels.items():
             (key,) = example.label_origins[task]
-            said = read_json(answers[key])
-            if isinstance(label, tuple):
-                assert label == tuple(row[task] for row in said["words"])
-            else:
-                assert label == said[task]
-            labels += 1
-    assert labels
+            found = read_json(answers[key])[task]
+            assert label == (tuple(found) if isinstance(label, tuple) else found)
+            labels[plan.kind_of(task)] += 1
+    assert labels.keys() == {"classification", "pair_classification", "tagging"}
     taken = {example.id for example in read_examples(folder.corpus / "examples.jsonl")}
     refused = [json.loads(line) for line in (folder.quarantine / "filter.jsonl").open()]
     texts = [line["content"]["id"] for line in refused if "kind" in line["content"]]
     assert sorted([*taken, *texts]) == sorted(example.id for example in labelled)
     assert (folder.audit / "index.html").read_text().rstrip().endswith("</html>")
+    assert api.run(recipe_from_text(RECIPE.format(corpus=folder.corpus)), runs=tmp_path / "runs") is not None
+    assert plan.tasks("classification")[0].name in (tmp_path / "runs" / "taught" / "report.html").read_text()

@@ -316,11 +316,13 @@ evaluate: [test, tasks]
 def test_one_command_goes_all_the_way_and_a_student_learns_from_it(
     server: Any, study: Any, tmp_path: Path, capsys: Any
 ) -> None:
+    """Beside a server that ignores schemas; one that enforces them: `test_llama_cpp.py`."""
     from tutelage import api
     from tutelage.cli import app
     from tutelage.recipe_file import recipe_from_text
 
     file = tmp_path / "study.yaml"
+    server.enforces = False
     settings = study(teacher={"endpoint": server.address}, writing={"words": 1000, "examples_per_task": 20})
     file.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
     for _ in range(2):
