@@ -1,5 +1,6 @@
 """Passages tile files; held-out lines are BabyLlama-2's; smaller budgets lie inside larger ones."""
 
+import hashlib
 import io
 import random
 
@@ -94,6 +95,26 @@ def test_hash_split_takes_whole_documents_by_words():
         assert len(set(member[documents == document])) == 1
     shares = [words[member == i].sum() / words.sum() for i in range(3)]
     assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.01)
+
+
+def test_texts_keep_their_split_when_others_go_by_their_digests():
+    draw = np.random.default_rng(0)
+    words = draw.integers(5, 60, 1000)
+    digests = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(1000)]
+
+    def split_of(numbers):
+        ones = np.ones(len(numbers), dtype=np.int64)
+        passages = splits.Passages(ones, ones, words[numbers], np.arange(len(numbers)))
+        member = splits.split_by_hash("a", passages, 0.05, 0.05, [digests[number] for number in numbers])
+        return dict(zip(numbers, member.tolist(), strict=True))
+
+    whole, fewer = split_of(list(range(1000))), split_of(list(range(3, 1000)))
+    assert [sum(words[n] for n in whole if whole[n] == i) / words.sum() for i in range(3)] == pytest.approx(
+        [0.9, 0.05, 0.05], abs=0.01
+    )
+    assert sum(whole[number] != fewer[number] for number in fewer) <= 3
+    turned = split_of(list(reversed(range(1000))))
+    assert turned == whole
 
 
 def test_subsets_are_nested_and_near_their_budget():

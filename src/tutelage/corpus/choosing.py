@@ -7,6 +7,7 @@ import numpy as np
 from tutelage import recipe
 from tutelage.corpus import splits
 from tutelage.corpus.cleaned import Chosen, CleanedFile
+from tutelage.corpus.examples import read_examples
 from tutelage.corpus.sources import Corpus
 from tutelage.corpus.splits import SPLITS, Split
 from tutelage.errors import UserError
@@ -78,7 +79,9 @@ def _splits_of(corpus: Corpus, file: CleanedFile, data: recipe.Data) -> splits.I
         return np.full(len(file.passages), SPLITS.index("test"), dtype=np.int64)
     test_share = 0.0 if corpus.brings_test or not corpus.held else data.test_share
     if corpus.carve == "hash":
-        member = splits.split_by_hash(file.source.name, file.passages, data.val_share, test_share)
+        # Studies are filtered, edited and extended; the starter is what it is.
+        digests = [example.id for example in read_examples(file.source.path)] if file.source.format == "study" else None
+        member = splits.split_by_hash(file.source.name, file.passages, data.val_share, test_share, digests)
     else:
         cuts = splits.tail_cuts(int(file.passages.lines.sum()), data.val_share, test_share)
         file.cut(cuts)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
@@ -140,13 +140,27 @@ def split_by_tail(passages: Passages, cuts: tuple[int, int]) -> npt.NDArray[np.i
     return np.searchsorted(np.asarray(cuts), first_lines, side="right").astype(np.int8)
 
 
-def split_by_hash(name: str, passages: Passages, val_share: float, test_share: float) -> npt.NDArray[np.int8]:
+def split_by_hash(
+    name: str, passages: Passages, val_share: float, test_share: float, digests: Sequence[str] | None = None
+) -> npt.NDArray[np.int8]:
     """Return for each passage the index of its split: whole documents, drawn by hash, by words.
 
     For files whose end differs from their beginning (the starter corpus goes from theme to theme and kind to kind).
+
+    Args:
+        name: of the file.
+        passages: of the file.
+        val_share: of its words.
+        test_share: likewise.
+        digests: of the documents' texts, where they decide: then texts stay where they are when others come or go, and
+            equal texts of two files go the same way, but for some at the border. Else their numbers and `name` do.
     """
     counts = np.bincount(passages.documents, weights=passages.words).astype(np.int64)
-    total, order = int(counts.sum()), hash_order(f"{name}/documents", len(counts))
+    total = int(counts.sum())
+    if digests is None:
+        order = hash_order(f"{name}/documents", len(counts))
+    else:
+        order = np.argsort(np.asarray(digests), kind="stable")
     before = np.cumsum(counts[order]) - counts[order]
     splits = np.zeros(len(counts), dtype=np.int8)
     splits[order[before < (test_share + val_share) * total]] = SPLITS.index("val")

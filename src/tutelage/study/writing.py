@@ -185,15 +185,15 @@ class Writer:
 
     def _take(self, slot: Slot, pieces: Sequence[Piece], words: int) -> Iterator[Example]:
         """Take or refuse each text of an answer, and note both."""
-        name, taken = slot.task.name, 0
+        name, taken, beyond = slot.task.name, 0, 0
         for piece in pieces:
             fault = piece.fault()
             example = None if fault else piece.example(slot.kind, name)
             self.ledger.written(name, example.word_count if example else 0)
             if example is not None and self.ledger.words >= words:
-                fault = "beyond the words asked for"
+                fault, beyond = "beyond the words asked for", beyond + 1
             elif example is not None and self._full(slot):
-                fault = "beyond the texts asked for"
+                fault, beyond = "beyond the texts asked for", beyond + 1
             elif example is not None:
                 fault = self._known(example)
             if example is None or fault is not None:
@@ -203,7 +203,9 @@ class Writer:
             self.ledger.kept(name, example.word_count)
             self._counts.update(word_forms(f"{example.text} {example.text_pair or ''}"))
             yield example
-        self.ledger.asked(name, barren=taken * 10 <= len(pieces))
+        # What is not wanted any more says nothing about whether the teacher has something new.
+        wanted = len(pieces) - beyond
+        self.ledger.asked(name, barren=taken * 10 <= wanted and (wanted > 0 or not pieces))
 
     def _full(self, slot: Slot) -> bool:
         """Tell whether a task with labels has all its texts."""

@@ -63,6 +63,28 @@ def test_the_free_part_gives_the_list_and_the_rest_keeps_to_it(brain: Any, study
             assert set(material["words"].split(", ")) == set(words.outside(material["text"]))
 
 
+def test_texts_beyond_the_words_of_the_free_part_do_not_end_the_rest(
+    brain: Any, study: Any, plan: Any, helpers: Any, tmp_path: Path
+) -> None:
+    """Long texts, of which a whole wave is asked for at once and few are needed."""
+    (tmp_path / "words.txt").write_text("the\nfox\nfinds\na\nriver")
+
+    def long(kind: str, value: Any, seed: int) -> Any:
+        if kind == "texts":
+            draw = random.Random(seed)
+            value["texts"] = [" ".join(draw.choices(("the fox", "finds a", "river"), k=900)) for _ in value["texts"]]
+        return value
+
+    brain.hook = long
+    writing = {"corpus": "vocabulary", "words": 12_000, "vocabulary": {"words": tmp_path / "words.txt"},
+               "generation_per_request": 1, "wave": 64}  # fmt: skip
+    writer = Writer(helpers.Scripted(brain), study(writing=writing), plan)
+    list(writer.examples())
+    assert any(item.reason == "beyond the words asked for" for item in writer.refused)
+    assert writer.ledger.ended == "words"
+    assert writer.ledger.words >= 12_000
+
+
 def test_texts_that_still_stray_are_refused_with_their_words(
     brain: Any, study: Any, plan: Any, helpers: Any, tmp_path: Path
 ) -> None:
