@@ -1,6 +1,8 @@
 """Training on labels from a recipe's view: runs, exports, scores, controls, and what is refused."""
 
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from tutelage import api
 from tutelage.compare.summary import read_summary
+from tutelage.corpus.examples import Example, write_examples
+from tutelage.corpus.study_plan import Lesson, Plan, Task, write_plan
 from tutelage.errors import UserError
 from tutelage.models.heads import load_heads
 from tutelage.recipe_file import recipe_from_text
@@ -72,6 +76,36 @@ def test_masked_models_are_scored_by_the_heads_they_have(masked) -> None:
     for name in ("plain", "again", "dropped"):
         assert all(value.value is None for value in values[name].values())
     assert read_summary(summary.as_json())
+
+
+def test_a_task_without_labels_in_the_test_split_hides_no_mean(tmp_path) -> None:
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(("red", "green", "blue", "one", "two", "three"), k=9)) for _ in range(200)]
+    examples = [Example("classification", text) for text in texts]
+    # Texts with the smallest digests are the test split.
+    middle = sorted(example.id for example in examples)[100]
+
+    def labels(example):
+        odd = len(example.text) % 2
+        return {"even": "ab"[odd]} | ({"rare": "xy"[odd]} if example.id > middle else {})
+
+    examples = [replace(example, labels=labels(example)) for example in examples]
+    tasks = [Task(name="even", description="E.", labels={"a": "A.", "b": "B."}),
+             Task(name="rare", description="R.", labels={"x": "X.", "y": "Y."})]  # fmt: skip
+    write_plan(Plan(lessons=(Lesson(kind="classification", tasks=tuple(tasks)),)), tmp_path / "corpus/plan.yaml")
+    write_examples(tmp_path / "corpus/examples.jsonl", examples)
+    head = HEAD.replace("corpus: starter", f"corpus: {tmp_path / 'corpus'}").replace(
+        "vocab_size: 500", "vocab_size: 300"
+    )
+    models = "\n".join(line for line in MASKED.splitlines() if not line.startswith(("  dropped", "  again", "  tags")))
+    summary = api.run(recipe_from_text(f"{head}{models}\nevaluate: [tasks]\n"), runs=tmp_path / "runs")
+    values = summary.models["all"].seeds["0"].measures["tasks"].values
+    assert values["accuracy"].value == values["classification"].value == values["classification/even"].value
+    assert "1 without labels in the test split" in values["accuracy"].note
+    assert values["classification/rare"].value is None
+    assert "no label of it" in values["classification/rare"].note
+    plain = summary.models["plain"].seeds["0"].measures["tasks"].values
+    assert "no head" in plain["accuracy"].note
 
 
 def test_a_control_without_tasks_is_the_plain_model_and_keeps_its_weights(masked) -> None:

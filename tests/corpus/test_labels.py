@@ -216,11 +216,14 @@ def test_labels_outside_the_plan_are_left_out_aloud(tmp_path) -> None:
     lines[2]["labels"]["pos"][0] = "Q"
     lines[4]["labels"]["weather"] = "rain"
     lines[6]["labels"]["mood"] = ["glad"] * 10
+    lines[8]["labels"]["same"] = "agree"
+    lines[9]["labels"]["mood"] = "glad"
     made = prepare(data(study(tmp_path / "s", lines)), tmp_path / "out")
-    assert "4 labels are not in the plan and were left out" in made.manifest["notes"]
+    assert "6 labels are not in the plan, or of another kind of text, and were left out" in made.manifest["notes"]
     counts = [split.labels.counts for split in (made.train, made.val, made.test)]
     assert sum(count["mood"] for count in counts) == 19
     assert sum(count["pos"] for count in counts) == 199
+    assert sum(count["same"] for count in counts) == 20
 
 
 def test_nothing_but_brackets_has_labels(tmp_path) -> None:
@@ -255,6 +258,9 @@ def test_damaged_labels_are_told(tmp_path) -> None:
 def test_a_plan_without_examples_is_told(tmp_path) -> None:
     (tmp_path / "plan.yaml").write_text(PLAN)
     with pytest.raises(UserError, match="has a plan, but no examples"):
+        resolve(str(tmp_path))
+    (tmp_path / "requests.jsonl").touch()
+    with pytest.raises(UserError, match=r"is a study; what students read is its corpus, .*corpus"):
         resolve(str(tmp_path))
 
 

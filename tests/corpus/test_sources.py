@@ -49,7 +49,7 @@ def test_plain_folder_and_file(tmp_path):
     corpus = sources.resolve(str(tmp_path))
     assert [file.name for file in corpus.files] == ["a.jsonl", "a.txt", "b"]
     assert not corpus.brings_test
-    assert "another 5 %" in corpus.notes[0]
+    assert "another 5 %" in corpus.origin_of_test
     assert found(tmp_path / "b.txt") == [("train", "b", "text")]
 
 

@@ -215,3 +215,7 @@ def test_causality(make_model) -> None:
 def test_effective_weights_name_the_hidden_factor() -> None:
     said = effective_weights(objectives("next_token", "per_row", 2.0, True), 128)
     assert "358.4" in said  # 0.7 x 4 x 128
+    alone = effective_weights(recipe.Objectives.model_validate({"tasks": 0.5}), 128)
+    assert alone == "0.5 x mean over tasks of texts, 0.5 x mean over tagging tasks"
+    beside = effective_weights(recipe.Objectives.model_validate({"masked": 1, "tasks": 0.5}), 128)
+    assert beside == f"masked 1 per token; {alone}"

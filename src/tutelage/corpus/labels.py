@@ -88,12 +88,12 @@ class LabelWriter:
             starts: the first token of each document, which opens it.
             encoder: that made their tokens.
         """
+        known = {task.name for task in self._tasks}
         for example, start in zip(examples, starts, strict=True):
             classes = [self._number(task, example) for task in range(len(self._tasks)) if not self._tasks[task].tags]
             self._classes.extend(classes)
             self._sure.extend(example.confidence.get(task.name, 1.0) for task in self._tasks)
             self._add_tags(example, start, encoder)
-            known = {task.name for task in self._tasks}
             self.outside += sum(name not in known for name in example.labels)
 
     def _add_tags(self, example: Example, start: int, encoder: Encoder) -> None:
@@ -123,7 +123,8 @@ class LabelWriter:
         label = example.labels.get(task.name)
         if label is None:
             return IGNORE
-        number = self._numbers[index].get(label) if isinstance(label, str) else None
+        fits = (task.kind == "pair_classification") == (example.text_pair is not None)
+        number = self._numbers[index].get(label) if fits and isinstance(label, str) else None
         self.outside += number is None
         self._counts[task.name] += number is not None
         return IGNORE if number is None else number
@@ -214,12 +215,17 @@ class LabelReader:
         tasks: whose labels are read.
         causal: whether the model reads left to right.
         confidence: whether labels weigh as much as they are sure; else all weigh 1.
+
+    Attributes:
+        tasks: as given.
+        counts: labels of each in the whole split.
     """
 
     def __init__(self, labels: Labels, tasks: Sequence[LabelTask], causal: bool, confidence: bool = True) -> None:
         names = [task.name for task in labels.tasks]
         chosen = [names.index(task.name) for task in tasks]
         self.tasks = tuple(tasks)
+        self.counts = {task.name: labels.counts[task.name] for task in tasks}
         self._labels, self._causal, self._confidence = labels, causal, confidence
         J = labels.classes_NJ.shape[1]
         self._classes = [index for index in chosen if index < J]

@@ -221,7 +221,7 @@ def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:
         notes.append("this tokenizer may split the places where long texts are cut in another way than the whole text")
     entries, outside = _encode(cleaned, chosen, data, encoder, building, len(made), frame, tasks)
     if outside:
-        notes.append(f"{outside} labels are not in the plan and were left out")
+        notes.append(f"{outside} labels are not in the plan, or of another kind of text, and were left out")
     lost = {key: sum(entry[key] for entry in entries.values()) for key in ("lost_bytes", "unknown_tokens")}
     if lost["lost_bytes"]:
         notes.append(f"{lost['lost_bytes']} bytes of text are not in the tokenizer's alphabet and were dropped")
@@ -249,7 +249,7 @@ def _clean(
 ) -> tuple[list[CleanedFile], list[CleanedFile], list[str]]:
     """Clean every file; empty ones are kept apart, with a note."""
     cleaned, empty = list[CleanedFile](), list[CleanedFile]()
-    notes = [note for corpus in corpora for note in corpus.notes]
+    notes = [note for corpus in corpora for note in (*corpus.notes, corpus.origin_of_test) if note]
     whole = data.separator == "brackets"
     total = sum(file.path.stat().st_size for corpus in corpora for file in corpus.files)
     with progress("clean", total, "B") as bar:

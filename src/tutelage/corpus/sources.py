@@ -57,6 +57,8 @@ class Corpus:
     """Whether held-out text is the end of each file, or documents drawn by hash."""
     notes: tuple[str, ...] = ()
     """What the manifest and the user should hear."""
+    origin_of_test: str = ""
+    """Where its test split comes from, if that is to be heard too."""
     plan: Path | None = None
     """The study plan that its examples are labelled after."""
     share: float = 1.0
@@ -98,7 +100,7 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
         return _hugging_face(corpus, text_field)
     path = Path(corpus).expanduser()
     if path.is_file():
-        return Corpus(name=corpus, files=(_source(path, "train"),), notes=(_CARVED,))
+        return Corpus(name=corpus, files=(_source(path, "train"),), origin_of_test=_CARVED)
     if path.is_dir():
         return _folder(corpus, path)
     raise UserError(
@@ -123,9 +125,8 @@ def resolve_all(data: recipe.Data, only: Collection[str] | None = None) -> list[
             continue
         other = resolve(one.corpus, data.text_field)
         renamed = tuple(replace(file, name=f"{mix_prefix(number)}{file.name}") for file in other.files)
-        # What is said of its test split does not hold here.
-        notes = tuple(f"{one.corpus}: {note}" for note in other.notes if "test" not in note)
-        corpora.append(replace(other, files=renamed, notes=notes, share=one.share, held=False))
+        notes = tuple(f"{one.corpus}: {note}" for note in other.notes)
+        corpora.append(replace(other, files=renamed, notes=notes, origin_of_test="", share=one.share, held=False))
     return corpora
 
 
@@ -145,7 +146,7 @@ def _starter() -> Corpus:
         for path in starter.example_files()
     )
     note = "test (data.test_share) and val are whole examples drawn by hash, since the files go from theme to theme"
-    return Corpus(name=STARTER, files=files, carve="hash", notes=(note,), plan=starter.plan_file())
+    return Corpus(name=STARTER, files=files, carve="hash", origin_of_test=note, plan=starter.plan_file())
 
 
 def _babylm(corpus: str) -> Corpus:
@@ -154,9 +155,10 @@ def _babylm(corpus: str) -> Corpus:
     train = [_source(path, "train") for path in _fetch(year, part, release.parts[part])]
     notes = [f"licences: {'; '.join(f'{file.name}: {catalogue.LICENCES[file.cleaner]}' for file in train)}"]
     if part in ("dev", "test"):
-        return Corpus(name=corpus, files=tuple(train), notes=(*notes, _CARVED))
+        return Corpus(name=corpus, files=tuple(train), notes=tuple(notes), origin_of_test=_CARVED)
     test = [_source(path, "test") for path in _fetch(year, "dev", release.parts["dev"])]
-    return Corpus(name=corpus, files=(*train, *test), notes=(*notes, "the test split is the corpus's dev set"))
+    from_dev = "the test split is the corpus's dev set"
+    return Corpus(name=corpus, files=(*train, *test), notes=tuple(notes), origin_of_test=from_dev)
 
 
 def _fetch(year: int, name: str, part: Part) -> list[Path]:
@@ -180,16 +182,21 @@ def _hugging_face(corpus: str, text_field: str) -> Corpus:
     files = [
         SourceFile(name=split, split=split, path=path, cleaner="", format="jsonl") for split, path in splits.items()
     ]
-    return Corpus(name=corpus, files=tuple(files), notes=() if "test" in splits else (_CARVED,))
+    return Corpus(name=corpus, files=tuple(files), origin_of_test="" if "test" in splits else _CARVED)
 
 
 def _study(corpus: str, folder: Path, plan: Path) -> Corpus:
+    if (folder / "requests.jsonl").exists():
+        raise UserError(
+            f"data.corpus: {folder} is a study; what students read is its corpus, {folder / 'corpus'}, which "
+            "`tutelage study filter` makes"
+        )
     paths = sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith("."))
     if not paths:
         raise UserError(f"data.corpus: {folder} has a plan, but no examples (*.jsonl): `tutelage study run` makes them")
     files = tuple(SourceFile(name=path.stem, split="train", path=path, cleaner="", format="study") for path in paths)
     note = "test and val are whole examples drawn by hash"
-    return Corpus(name=corpus, files=files, carve="hash", notes=(note,), plan=plan)
+    return Corpus(name=corpus, files=files, carve="hash", origin_of_test=note, plan=plan)
 
 
 def _folder(corpus: str, folder: Path) -> Corpus:
@@ -214,7 +221,7 @@ def _folder(corpus: str, folder: Path) -> Corpus:
     sources = [_source(path, "train") for path in train]
     sources += [_source(path, "test") for path in held_out[kind]] if kind else []
     note = f"the test split is the corpus's {kind} files" if kind else _CARVED
-    return Corpus(name=corpus, files=tuple(_distinct(sources)), notes=(note,))
+    return Corpus(name=corpus, files=tuple(_distinct(sources)), origin_of_test=note)
 
 
 def _readable(folder: Path, kinds: Sequence[str]) -> list[Path]:

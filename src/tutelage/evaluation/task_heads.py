@@ -26,6 +26,7 @@ RULES = "unmasked test split"
 _Of = tuple[MeasuredValue, MeasuredValue, float]
 """Accuracy, macro F1, and what the commonest label alone scores."""
 NO_HEAD = "the model has no head for it"
+BLANK = "the test split has no label of it"
 
 
 def evaluate_heads(
@@ -48,14 +49,15 @@ def evaluate_heads(
 
     Returns:
         `accuracy` and `macro_f1`, means over tasks; the same by family (`tagging`, `tagging:f1`) and by task
-        (`tagging/pos`, `tagging/pos:f1`); None where there is no head. `predictions` counts right
-        labels (rows) by given ones.
+        (`tagging/pos`, `tagging/pos:f1`); None where there is no head, and for tasks without any label in these rows,
+        which no mean counts. `predictions` counts right labels (rows) by given ones.
     """
     assert source.labels is not None
     tasks = source.labels.tasks
     known = {task.name for task in heads.tasks} if heads is not None else set()
+    blank = frozenset(task.name for task in tasks if not source.labels.counts[task.name])
     if heads is None:
-        return MeasuredResult(NAME, RULES, "accuracy", _values(tasks, {}))
+        return MeasuredResult(NAME, RULES, "accuracy", _values(tasks, {}, blank))
     counts = {task.name: np.zeros((len(task.labels),) * 2, dtype=np.int64) for task in tasks if task.name in known}
     columns = {tags: [task.name for task in tasks if task.tags == tags] for tags in (False, True)}
     heads = heads.to(device).eval()
@@ -75,27 +77,28 @@ def evaluate_heads(
                     counts[name] += found.reshape(counts[name].shape)
             bar.advance(batch.token_count)
     rows = {name: table.tolist() for name, table in counts.items()}
-    return MeasuredResult(NAME, RULES, "accuracy", _values(tasks, counts), {"right_by_given": rows})
+    return MeasuredResult(NAME, RULES, "accuracy", _values(tasks, counts, blank), {"right_by_given": rows})
 
 
-def _values(tasks: Sequence[LabelTask], counts: dict[str, NDArray[np.int64]]) -> dict[str, MeasuredValue]:
-    """Make the numbers of tables of right (rows) by given (columns) labels."""
-    single = {task.name: _of_task(task, counts.get(task.name)) for task in tasks}
-    values = _means("accuracy", "macro_f1", list(single.values()))
+def _values(
+    tasks: Sequence[LabelTask], counts: dict[str, NDArray[np.int64]], blank: frozenset[str] = frozenset()
+) -> dict[str, MeasuredValue]:
+    """Make the numbers of tables of right (rows) by given (columns) labels; `blank` tasks have no labels to compare."""
+    single = {task.name: _of_task(counts.get(task.name), task, task.name in blank) for task in tasks}
+    values = _means("accuracy", "macro_f1", tasks, single, blank)
     for family in FAMILIES:
-        members = [single[task.name] for task in tasks if task.kind == family]
-        if members:
-            values |= _means(family, f"{family}:f1", members)
+        if members := [task for task in tasks if task.kind == family]:
+            values |= _means(family, f"{family}:f1", members, single, blank)
     for task in tasks:
         accuracy, f1, _ = single[task.name]
         values |= {f"{task.kind}/{task.name}": accuracy, f"{task.kind}/{task.name}:f1": f1}
     return values
 
 
-def _of_task(task: LabelTask, table: NDArray[np.int64] | None) -> _Of:
+def _of_task(table: NDArray[np.int64] | None, task: LabelTask, blank: bool) -> _Of:
     n = 0 if table is None else int(table.sum())
     if table is None or not n:
-        note = NO_HEAD if table is None else "the test split has no label of it"
+        note = BLANK if blank or table is not None else NO_HEAD
         return MeasuredValue(None, "accuracy", note=note), MeasuredValue(None, "f1", note=note), 0.0
     hits, right, given = np.diag(table), table.sum(1), table.sum(0)
     there = right + given > 0
@@ -106,8 +109,16 @@ def _of_task(task: LabelTask, table: NDArray[np.int64] | None) -> _Of:
     return MeasuredValue(float(hits.sum() / n), "accuracy", n=n, note=note), MeasuredValue(f1, "f1", n=n), share
 
 
-def _means(accuracy: str, f1: str, members: Sequence[_Of]) -> dict[str, MeasuredValue]:
-    """Average over tasks, each alike; None unless all are known."""
+def _means(
+    accuracy: str, f1: str, tasks: Sequence[LabelTask], single: dict[str, _Of], blank: frozenset[str]
+) -> dict[str, MeasuredValue]:
+    """Average over tasks with labels, each alike; None unless the model has a head for each of them.
+
+    The same tasks count for all models.
+    """
+    members = [single[task.name] for task in tasks if task.name not in blank]
+    if not members:
+        return {accuracy: MeasuredValue(None, "accuracy", note=BLANK), f1: MeasuredValue(None, "f1", note=BLANK)}
     found = {}
     for name, ones in ((accuracy, [one for one, _, _ in members]), (f1, [one for _, one, _ in members])):
         known = [one.value for one in ones if one.value is not None]
@@ -117,6 +128,8 @@ def _means(accuracy: str, f1: str, members: Sequence[_Of]) -> dict[str, Measured
             continue
         alone = float(np.mean([share for _, _, share in members]))
         note = f"mean over {len(ones)} tasks; the commonest label of each scores {100 * alone:.1f} %"
+        if without := len(tasks) - len(ones):
+            note += f"; {without} without labels in the test split do not count"
         note = note if name == accuracy else ""
         found[name] = MeasuredValue(float(np.mean(known)), ones[0].unit, n=sum(one.n for one in ones), note=note)
     return found

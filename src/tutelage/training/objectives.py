@@ -188,7 +188,7 @@ def _heard(gate: SkipCertain, entropy_N: Tensor, taught_BT: Tensor, used_N: Tens
 
 
 def effective_weights(objectives: recipe.Objectives, row_length: int) -> str:
-    """Say what the terms weigh per token, reductions and temperature included, for the log."""
+    """Say what the terms weigh, per token with reductions and temperature included, for the log."""
     parts = [f"{name} {term.weight:g}" for name, term in objectives.named().items() if name not in ("distill", "tasks")]
     distill = objectives.distill
     if distill is not None:
@@ -200,4 +200,8 @@ def effective_weights(objectives: recipe.Objectives, row_length: int) -> str:
         parts.append(f"distill {' x '.join(factors)}" + (f" = {total:g}" if len(factors) > 1 else ""))
     changes = distill is not None and (distill.schedule is not None or not isinstance(distill.temperature, float))
     gated = f", teachers heard by {distill.gate.kind}" if distill and distill.gate else ""
-    return ", ".join(parts) + " per token" + (" at first" if changes else "") + gated
+    said = [", ".join(parts) + " per token" + (" at first" if changes else "") + gated] if parts else []
+    if (tasks := objectives.tasks) is not None:
+        tagging = tasks.tagging_weight or tasks.weight
+        said.append(f"{tasks.weight:g} x mean over tasks of texts, {tagging:g} x mean over tagging tasks")
+    return "; ".join(said)
