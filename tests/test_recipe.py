@@ -199,7 +199,15 @@ def test_checkpoints_by_words() -> None:
     assert words("[500, 100K, 1M, 2000000, 1B]") == (500, 100_000, 1_000_000, 2_000_000, 10**9)
     assert [read_words(write_words(count)) for count in (500, 1500, 100_000, 10**9)] == [500, 1500, 100_000, 10**9]
     refused(BASE, "not in rising order", ("models.control.checkpoints=[2M, 1M]",))
-    refused(BASE, "is no number of words", ("models.control.checkpoints=[3 million]",))
+    refused(BASE, "is no number", ("models.control.checkpoints=[3 million]",))
+
+
+def test_what_is_wrong_on_the_command_line_is_told_so_once() -> None:
+    with pytest.raises(UserError, match=r"^on the command line: models\.teacher\.steps: ") as told:
+        recipe_from_text(BASE, "x.yaml", ("models.teacher.steps=-1",))
+    assert "x.yaml:" not in str(told.value)
+    refused(BASE, r"^on the command line: unknown key 'models\.teacher\.lr'; did you mean 'optim\.lr'\?$",
+            ("models.teacher.lr=3",))  # fmt: skip
 
 
 def test_numbers_are_numbers_and_words_are_words() -> None:

@@ -22,8 +22,17 @@ from tutelage.yaml_file import Lines, Place, parse
 Tree = dict[str, Any]
 
 
-def override(tree: Tree, assignments: Sequence[str]) -> None:
+COMMAND_LINE = 0
+"""In place of a line: where overrides stand."""
+
+
+def override(tree: Tree, assignments: Sequence[str], lines: Lines) -> None:
     """Apply `a.b=c` assignments to the tree in place; values are read as YAML, list items by their number.
+
+    Args:
+        tree: what the file says.
+        assignments: in their order.
+        lines: of the tree's places; those overridden are noted as such.
 
     Raises:
         UserError: no `=` in it, or its path goes through something that is no mapping or list.
@@ -35,7 +44,9 @@ def override(tree: Tree, assignments: Sequence[str]) -> None:
         value, _ = parse(text, f"override '{assignment}'")
         keys = path.strip().split(".")
         node: Any = tree
+        place: Place = ()
         for key in keys[:-1]:
+            place = (*place, _index(node, key, assignment) if isinstance(node, list) else key)
             node = _step_into(node, key, assignment)
         last: Any = keys[-1]
         if isinstance(node, list):
@@ -43,6 +54,10 @@ def override(tree: Tree, assignments: Sequence[str]) -> None:
         elif not isinstance(node, dict):
             raise UserError(f"override '{assignment}': '{'.'.join(keys[:-1])}' holds no keys")
         node[last] = value
+        place = (*place, last)
+        for below in [known for known in lines if known[: len(place)] == place]:
+            del lines[below]
+        lines[place] = COMMAND_LINE
 
 
 def _step_into(node: Any, key: str, assignment: str) -> Any:
@@ -233,12 +248,18 @@ def _finding(place: Place, items: list[Any], schema: type[BaseModel]) -> tuple[s
     if items[0]["type"] == "extra_forbidden":
         section = _section_at(place[:-1], schema)
         choices = list(section.model_fields) if section else []
-        hint = nearest(str(place[-1]), choices) or (f"; known keys: {', '.join(choices)}" if choices else "")
-        return "unknown key '", f"'{hint}"
+        deeper = [
+            f"{key}.{place[-1]}"
+            for key in choices
+            if (inner := _section_at((*place[:-1], key), schema)) and place[-1] in inner.model_fields
+        ]
+        hint = f"; did you mean '{deeper[0]}'?" if len(deeper) == 1 else nearest(str(place[-1]), choices)
+        return "unknown key '", "'" + (hint or (f"; known keys: {', '.join(choices)}" if choices else ""))
     first, *others = dict.fromkeys(_in_yaml_words(item["msg"]) for item in items)
     message = ", or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
     given = items[0]["input"]
-    return "", f": {message}" + (f" (given: {given!r})" if isinstance(given, str | int | float | bool) else "")
+    told = isinstance(given, str | int | float | bool) and repr(given) not in message
+    return "", f": {message}" + (f" (given: {given!r})" if told else "")
 
 
 def _in_yaml_words(message: str) -> str:
@@ -247,9 +268,11 @@ def _in_yaml_words(message: str) -> str:
 
 
 def _where(place: Place, lines: Lines, name: str) -> str:
-    """Return the file and, where the place or one around it stands in the file, the line."""
+    """Return the file and, where the place or one around it stands in the file, the line; or that it is an override."""
     while place and place not in lines:
         place = place[:-1]
+    if place and lines[place] == COMMAND_LINE:
+        return "on the command line"
     return f"{name}:{lines[place]}" if place else name
 
 
@@ -312,7 +335,7 @@ def recipe_from_text(text: str, name: str = "recipe", overrides: Sequence[str] =
     tree, lines = parse(text, name)
     if not isinstance(tree, dict):
         raise UserError(f"{name}: a recipe is a mapping of keys to values, see `tutelage show quickstart`")
-    override(tree, overrides)
+    override(tree, overrides, lines)
     resolve_likes(tree, lines, name)
     try:
         return Recipe.model_validate(tree)

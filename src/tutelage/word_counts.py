@@ -29,7 +29,7 @@ def read_words(written: str) -> int:
     """
     found = _WRITTEN.fullmatch(written)
     if found is None:
-        raise ValueError(f"'{written}' is no number of words: write a whole number, or one with K, M or B, such as 3M")
+        raise ValueError(f"'{written}' is no number: write a whole number, or one with K, M or B, such as 3M")
     return int(found[1]) * UNITS.get(found[2], 1)
 
 

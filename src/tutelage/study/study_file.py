@@ -33,7 +33,7 @@ def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
     tree, lines = parse(text, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a study is a mapping of keys to values, see docs/study.md")
-    override(tree, overrides)
+    override(tree, overrides, lines)
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
