@@ -358,9 +358,9 @@ def test_plain_numbers_are_decimal() -> None:
 @pytest.mark.parametrize("item", ["[*l{0}, *l{0}]", "{{<<: [*l{0}, *l{0}]}}", "{{a: *l{0}, b: *l{0}}}"])
 def test_doubling_aliases_are_refused_at_once(item: str) -> None:
     levels = "\n".join(f"l{i}: &l{i} {item.format(i - 1)}" for i in range(1, 23))
-    began = time.monotonic()
+    began = time.process_time()
     refused(f"l0: &l0 {{x: 1}}\n{levels}", r"x\.yaml:\d+: more than 100,000 values with all aliases written out")
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_cuda_graphs_and_what_they_exclude() -> None:

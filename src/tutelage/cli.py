@@ -155,11 +155,13 @@ def export(
 ) -> None:
     """Copy a trained model to a folder that `AutoModelForCausalLM.from_pretrained` loads."""
     from tutelage import api
+    from tutelage.progress import console
 
     if babylm is None:
         api.export(recipe, model, folder, overrides or (), runs)
     else:
         api.export_babylm(recipe, model, babylm, folder, overrides or (), runs)
+    console.print(f"{model}: {folder}")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from tutelage import recipe
 from tutelage.errors import UserError, nearest
 from tutelage.evaluation.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.items import Rows, encode
+from tutelage.evaluation.likelihood import Precision
 from tutelage.evaluation.results import MeasuredResult, SuiteResult
 from tutelage.evaluation.sources import SOURCES
 from tutelage.evaluation.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of
@@ -130,13 +131,13 @@ def _rows(suite: Suite, convention: Convention, tokenizer: Any, kind: Literal["c
     return encode(tokenizer, items_of(suite), kind, convention)
 
 
-def write_score(folder: Path, result: Result, name: str, of: Json) -> Json:
+def write_score(folder: Path, result: Result, name: str, of: Json, precision: Precision) -> Json:
     """Write an evaluation's score, and beside it what was said of every item; return the score.
 
-    `NAME.json` has the score and what it depends on, and is written last. Of suites, `NAME.log_probs.npz` has the
-    log-probabilities of all options, `(N, K)` float32 by `<suite>/<paradigm>`, `NAME.items.npz` the margins and
-    `NAME.chosen.npz` the options chosen, `(N,)` int8; of other evaluations `NAME.predictions.json` has what they keep
-    of single items.
+    `NAME.json` has the score, what it depends on and the arithmetic, and is written last. Of suites,
+    `NAME.log_probs.npz` has the log-probabilities of all options, `(N, K)` float32 by `<suite>/<paradigm>`,
+    `NAME.items.npz` the margins and `NAME.chosen.npz` the options chosen, `(N,)` int8; of other evaluations
+    `NAME.predictions.json` has what they keep of single items.
     """
     if isinstance(result, SuiteResult):
         said = {f"{result.suite}/{uid}": scores_NK for uid, scores_NK in result.log_probs.items()}
@@ -147,7 +148,7 @@ def write_score(folder: Path, result: Result, name: str, of: Json) -> Json:
     elif result.predictions is not None:
         write_json(folder / f"{file_name(name)}.predictions.json", result.predictions, compact=True)
     score = result.to_json()
-    write_json(folder / f"{file_name(name)}.json", {"of": of, "score": score})
+    write_json(folder / f"{file_name(name)}.json", {"of": of, "precision": precision, "score": score})
     return score
 
 

@@ -123,7 +123,7 @@ def _score(guest: Guest, found: Mapping[str, Found], out: Path, settings: recipe
                 speakers=speakers,
                 parts=parts,
             )
-            score = write_score(folder, one.run(context), name, of)
+            score = write_score(folder, one.run(context), name, of, precision)
             shutil.rmtree(parts, ignore_errors=True)
         console.print(f"{guest.label}: {name} {in_words(score)}", markup=False)
         run["measures" if "values" in score else "suites"][name] = score

@@ -159,7 +159,8 @@ class Scoring:
         for name in missing:
             if name in HELD_OUT:
                 score = self._held_out(subject, speakers.ensemble, name)
-                write_json(self.folder(subject) / f"{name}.json", {"of": self._of(subject, name), "score": score})
+                kept = {"of": self._of(subject, name), "precision": self._precision(subject), "score": score}
+                write_json(self.folder(subject) / f"{name}.json", kept)
             else:
                 score = self._evaluate(subject, speakers, name)
             console.print(f"{subject}: {name} {in_words(score)}")
@@ -269,7 +270,7 @@ class Scoring:
             ),
             heads=lambda: self._heads(subject),
         )
-        score = write_score(self.folder(subject), self.found[name].run(context), name, of)
+        score = write_score(self.folder(subject), self.found[name].run(context), name, of, context.precision)
         shutil.rmtree(parts, ignore_errors=True)
         return score
 

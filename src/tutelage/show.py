@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.syntax import Syntax
@@ -125,7 +126,7 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
     """Print the resolved recipe, then a table of estimates."""
     what = load_recipe(source, overrides)
     out = output()
-    text = yaml.safe_dump(what.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_resolved(what), sort_keys=False, allow_unicode=True)
     out.print(Syntax(text, "yaml", background_color="default"))
     with process_group() as group:
         experiment = Experiment(what, runs, group)
@@ -158,6 +159,18 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
         out.print(f"training in all: about {duration(sum(known))}, evaluation apart")
 
 
+def _resolved(what: recipe.Recipe) -> dict[str, Any]:
+    """Return a recipe as a tree: defaults left out, but for the weights of objectives, which one wants to see."""
+    tree = what.model_dump(mode="json", exclude_defaults=True)
+    for name, model in what.models.items():
+        for number, stage in enumerate(model.stages if "stages" in tree["models"][name] else ()):
+            written = tree["models"][name]["stages"][number].get("objectives", {})
+            for term, objective in stage.objectives.named().items():
+                if isinstance(written.get(term), dict):
+                    written[term] = {"weight": objective.weight} | written[term]
+    return tree
+
+
 def _table(rows: Sequence[Estimate]) -> Table:
     table = Table(
         title="What it will take",
@@ -180,9 +193,10 @@ def _table(rows: Sequence[Estimate]) -> Table:
 
 def print_recipes() -> None:
     """List the recipes that come with the package."""
-    out = output()
+    table = Table("recipe", "what it is", box=None, padding=(0, 2, 1, 0))
     for name in sorted(shipped_recipes()):
-        out.print(f"[bold]{name}[/]: {load_recipe(name).description}")
+        table.add_row(f"[bold]{name}[/]", load_recipe(name).description)
+    output().print(table)
 
 
 def print_presets() -> None:
