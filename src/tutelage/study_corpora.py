@@ -69,7 +69,10 @@ def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), o
     examples, plan = _corpus(folder.corpus)
     names = [*study.filters.overlap.suites, *suites]
     stages = _costs(folder.requests, study.teacher.prices)
-    return _audit(examples, plan, study.filters, names, out or folder.audit, count_faults(folder.quarantine), stages)
+    longest = study.labelling.tagged_words
+    return _audit(
+        examples, plan, study.filters, names, out or folder.audit, count_faults(folder.quarantine), stages, longest
+    )
 
 
 def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> Audited:
@@ -93,9 +96,10 @@ def _audit(
     out: Path,
     refused: Mapping[str, Mapping[str, int]],
     stages: Mapping[str, StageCost],
+    tagged_words: int | None = None,
 ) -> Audited:
     sentences = {name: evaluation_sentences(name) for name in dict.fromkeys(suites)}
-    found = audit_examples(examples, plan, settings, sentences, refused, stages)
+    found = audit_examples(examples, plan, settings, sentences, refused, stages, tagged_words)
     # ASCII with escapes: an unfiltered corpus may hold lone surrogates.
     write_text(out / "audit.json", json.dumps(asdict(found), indent=2, allow_nan=False) + "\n")
     write_text(out / "index.html", audit_page(found))

@@ -12,6 +12,8 @@ from tutelage.corpus.study_plan import Kind
 from tutelage.recipe_data import Count, Fraction, Section, Words
 
 Positive = Annotated[float, Field(gt=0)]
+SIMILAR = 0.8
+"""Similarity from which two texts count as one, unless another is given."""
 
 
 class Sampling(Section):
@@ -196,7 +198,7 @@ class Filters(Section):
     max_words: Count = 5000
     letters: Literal["ascii", "latin", "any"] = "latin"
     """Which letters a text may have: `ascii` is nearest to the paper's rule for English; `any` for other scripts."""
-    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = SIMILAR
     """Similarity (Jaccard, of word triples) from which two texts count as one; None looks for equal texts alone."""
     common_words: Fraction | None = 0.2
     """Least share of a text's words that are among the 100 commonest of the corpus, for texts of 20 words and more:
