@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tutelage.errors import UserError
-from tutelage.study.extenders import word_forms
+from tutelage.study.plain_words import word_forms
 
 EXCERPT = 150
 """Words of the list that a prompt shows."""

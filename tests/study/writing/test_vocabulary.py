@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.errors import UserError
-from tutelage.study.extenders import word_forms
+from tutelage.study.plain_words import word_forms
 from tutelage.study.teacher_llm import Answer
 from tutelage.study.vocabulary import WordList, frequent_tokens, frequent_words, read_words
 from tutelage.study.writing import Writer
