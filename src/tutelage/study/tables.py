@@ -122,7 +122,10 @@ def cost_table(costs: Mapping[str, Cost], prices: Prices | None) -> Table:
 
 def forecast_table(requests: Mapping[str, int]) -> Table:
     """Show how many requests the stages will take."""
-    table = Table(title="Forecast", caption="repeats left out")
+    table = Table(
+        title="Forecast",
+        caption="repeats left out; texts of writing tasks taken to have several lines, which are not tagged",
+    )
     table.add_column("for")
     table.add_column("requests", justify="right")
     for name, count in requests.items():
