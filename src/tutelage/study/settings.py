@@ -176,7 +176,8 @@ class Labelling(Section):
     tagged_words: Count = 60
     """Longest text whose words are labelled; texts of several lines never are."""
     votes: Annotated[int, Field(ge=1, le=25)] = 1
-    """How often each label is asked for; the majority wins, and its share is the label's confidence."""
+    """How often each label is asked for; the majority wins, and its share is the label's confidence. More than once
+    needs `teacher.sampling.temperature` above 0."""
 
 
 class Overlap(Section):
@@ -231,4 +232,13 @@ class Study(Section):
         vocabulary = self.writing.vocabulary
         if vocabulary and vocabulary.mode == "tokens" and self.teacher.weights is None:
             raise ValueError("`writing.vocabulary.mode: tokens` needs a teacher that runs here (`teacher.weights`)")
+        return self
+
+    @model_validator(mode="after")
+    def _votes_need_chance(self) -> Study:
+        if self.labelling.votes > 1 and self.teacher.sampling.temperature == 0:
+            raise ValueError(
+                f"`labelling.votes: {self.labelling.votes}` with `teacher.sampling.temperature: 0` pays for the same "
+                "answer again and again; set `votes: 1`, or a temperature above 0"
+            )
         return self
