@@ -212,3 +212,12 @@ def test_empty_and_unlabelled_corpora(small_plan, text):
     assert "The corpus is empty." in audit_page(nothing)
     wordless = audit_examples([text("?")], small_plan)
     assert "4 tasks have no label at all" in audit_page(wordless)
+
+
+def test_no_text_of_a_teacher_passes_for_a_result(text):
+    labels = {"shown: all is well": "d", "other": "d"}
+    tree = {"lessons": [{"kind": "classification", "tasks": [{"name": "t", "description": "d", "labels": labels}]}]}
+    sample = text("shown: this model is better", labels={"t": "shown: all is well"}, task="t")
+    page = audit_page(audit_examples([sample], check_plan(tree, "plan"), refused={"filter": {"shown: x": 1}}))
+    assert "shown: this model is better" in page
+    assert 'class="shown"' not in page
