@@ -286,6 +286,7 @@ def main() -> None:
     second Ctrl-C ends it at once.
     """
     from tutelage.errors import Interrupted, UserError
+    from tutelage.study.hidden import visible
 
     # Read when torch loads. Threads that spin while they wait slow training down beside any other busy process; those
     # that sleep at once are woken too late for short operations. So they spin for a moment (benchmarks/waiting.md).
@@ -294,7 +295,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Errors repeat values and text of files, which may hold orders to the terminal.
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(1)
     except Interrupted as stop:
         # Everything is saved; further signals shall not spoil the exit code.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tutelage import starter
 from tutelage.corpus.examples import read_examples, write_examples
 from tutelage.corpus.study_plan import Plan, read_plan, starter_plan, write_plan
 from tutelage.errors import UserError
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 Source = Study | str | Path
 STUDIES = Path("studies")
-STARTER = Path("starter")
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def study_plan(
         again: make another plan; the old one is kept beside it (`plan-1.yaml`).
     """
     study, folder = _open(source, overrides, studies)
+    _check_suites(study)
     named = None if isinstance(study.plan, Planning) else _named_plan(study.plan)
     if folder.plan.is_file() and not again:
         plan = read_plan(folder.plan)
@@ -101,7 +102,10 @@ def study_write(source: Source, overrides: Sequence[str] = (), studies: str | Pa
     """Let the teacher write the texts of the plan, to `written.jsonl`; what was not taken is in `quarantine/`."""
     study, folder = _open(source, overrides, studies)
     plan = _plan(folder)
+    _check_suites(study)
     with _teacher(study, folder) as teacher:
+        # It refuses tasks that the plan does not have: better before words are paid for than after.
+        Labeller(teacher, study, plan)
         writer = Writer(teacher, study, plan)
         write_examples(folder.written, writer.examples())
         write_refused(folder.quarantine / "write.jsonl", writer.refused)
@@ -211,6 +215,15 @@ def _read(source: Source, overrides: Sequence[str], studies: str | Path) -> tupl
     return study, StudyFolder(Path(studies) / study.name)
 
 
+def _check_suites(study: Study) -> None:
+    """Refuse evaluation sets that the filters could not read, before anything is paid for."""
+    if study.filters.overlap.suites:
+        # They bring torch with them; planning and writing do without.
+        from tutelage.study_corpora import check_suites
+
+        check_suites(study.filters.overlap.suites)
+
+
 @contextmanager
 def _teacher(study: Study, folder: StudyFolder) -> Iterator[TeacherLLM]:
     with open_store(folder.requests) as store, open_teacher(study, store) as teacher:
@@ -225,4 +238,4 @@ def _plan(folder: StudyFolder) -> Plan:
 
 def _named_plan(path: Path) -> Plan:
     """Read the plan that a study names: a file, or `starter`, the plan of the starter corpus."""
-    return starter_plan() if path == STARTER and not path.exists() else read_plan(path)
+    return starter_plan() if str(path) == starter.NAME and not path.exists() else read_plan(path)

@@ -11,10 +11,10 @@ from tutelage import starter
 from tutelage.compare.audit_report import audit_page
 from tutelage.corpus.examples import Example, read_examples, write_examples
 from tutelage.corpus.study_plan import Plan, read_plan, starter_plan, write_plan
-from tutelage.errors import UserError
+from tutelage.errors import MissingData, UserError
 from tutelage.evaluation.sentences import evaluation_sentences
 from tutelage.files import new_folder, write_text
-from tutelage.progress import progress
+from tutelage.progress import console, progress
 from tutelage.study.audit import Audit, StageCost, audit_examples
 from tutelage.study.faults import count_faults
 from tutelage.study.filters import Filtered, filter_examples
@@ -23,8 +23,6 @@ from tutelage.study.quarantine import write_refused
 from tutelage.study.settings import Filters, Prices, Study
 from tutelage.study.store import costs
 
-STARTER = "starter"
-
 
 @dataclass(frozen=True)
 class Audited:
@@ -32,6 +30,22 @@ class Audited:
 
     audit: Audit
     page: Path
+
+
+def check_suites(suites: Sequence[str]) -> None:
+    """Look at the evaluation sets that the filters will want, before anything is paid for.
+
+    Those that are not on this machine are told of alone: the filters may run elsewhere.
+
+    Raises:
+        UserError: an unknown name or a broken file.
+    """
+    for name in suites:
+        try:
+            evaluation_sentences(name)
+        except MissingData as missing:
+            console.print(f"filters.overlap.suites: `tutelage study filter` will need '{name}': {missing}",
+                          style="yellow", markup=False)  # fmt: skip
 
 
 def filter_study(study: Study, folder: StudyFolder) -> Filtered:
@@ -44,12 +58,29 @@ def filter_study(study: Study, folder: StudyFolder) -> Filtered:
         raise UserError(f"{folder.labelled} is not there; `tutelage study label` comes first")
     plan = read_plan(folder.plan)
     suites = {name: evaluation_sentences(name) for name in study.filters.overlap.suites}
-    found = filter_examples(_read([folder.labelled]), plan, study.filters, suites)
+    examples = _read([folder.labelled])
+    _tell_of_other_texts(folder, {example.id for example in examples})
+    found = filter_examples(examples, plan, study.filters, suites)
     write_refused(folder.quarantine / "filter.jsonl", found.refused)
     with new_folder(folder.corpus) as corpus:
         write_plan(plan, corpus / "plan.yaml")
         write_examples(corpus / "examples.jsonl", found.kept)
     return found
+
+
+def _tell_of_other_texts(folder: StudyFolder, labelled: set[str]) -> None:
+    """Tell where texts were written, or taken away, since the labelling: the corpus has what was labelled."""
+    if not folder.written.is_file():
+        return
+    written = {example.id for example in read_examples(folder.written)}
+    if new := len(written - labelled):
+        told = f"{new:,} of {len(written):,} written texts are not labelled yet and will not be in the corpus"
+    elif gone := len(labelled - written):
+        told = f"{gone:,} of {len(labelled):,} labelled texts are not among those written last, and stay in the corpus"
+    else:
+        return
+    console.print(f"{told}; `tutelage study label` and then `tutelage study filter` bring it up to date",
+                  style="yellow", markup=False)  # fmt: skip
 
 
 def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), out: Path | None = None) -> Audited:
@@ -69,7 +100,10 @@ def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), o
     examples, plan = _corpus(folder.corpus)
     names = [*study.filters.overlap.suites, *suites]
     stages = _costs(folder.requests, study.teacher.prices)
-    return _audit(examples, plan, study.filters, names, out or folder.audit, count_faults(folder.quarantine), stages)
+    longest = study.labelling.tagged_words
+    return _audit(
+        examples, plan, study.filters, names, out or folder.audit, count_faults(folder.quarantine), stages, longest
+    )
 
 
 def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> Audited:
@@ -79,7 +113,7 @@ def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> A
         UserError: no such folder, or one of another kind.
     """
     path = Path(source)
-    if str(source) == STARTER and not path.exists():
+    if str(source) == starter.NAME and not path.exists():
         return _audit(_read(starter.example_files()), starter_plan(), Filters(), suites, out, {}, {})
     examples, plan = _corpus(path)
     return _audit(examples, plan, Filters(), suites, out, {}, {})
@@ -93,9 +127,10 @@ def _audit(
     out: Path,
     refused: Mapping[str, Mapping[str, int]],
     stages: Mapping[str, StageCost],
+    tagged_words: int | None = None,
 ) -> Audited:
     sentences = {name: evaluation_sentences(name) for name in dict.fromkeys(suites)}
-    found = audit_examples(examples, plan, settings, sentences, refused, stages)
+    found = audit_examples(examples, plan, settings, sentences, refused, stages, tagged_words)
     # ASCII with escapes: an unfiltered corpus may hold lone surrogates.
     write_text(out / "audit.json", json.dumps(asdict(found), indent=2, allow_nan=False) + "\n")
     write_text(out / "index.html", audit_page(found))
@@ -104,7 +139,8 @@ def _audit(
 
 def _corpus(path: Path) -> tuple[list[Example], Plan]:
     plans = [path / name for name in ("plan.yaml", "plan.json") if (path / name).is_file()]
-    files = sorted(path.glob("*.jsonl"))
+    # Hidden files are what other programs left; training does not read them either.
+    files = sorted(file for file in path.glob("*.jsonl") if not file.name.startswith("."))
     if not plans or not files:
         raise UserError(
             f"{path} is no study corpus: it needs plan.yaml and *.jsonl of examples, as `tutelage study filter` writes "

@@ -228,6 +228,17 @@ def test_not_shown_says_what_could_not_be_seen(full: dict[str, Any]) -> None:
     assert f"effects below about {entry['detectable']:.4f} nats per token mostly go unseen" in answer.details
 
 
+def test_what_was_shown_is_green(compared: dict[str, Any], page: str) -> None:
+    shown = [entry for entry in compared["comparisons"] if entry["verdict"].startswith("shown:")]
+    table = comparisons_table(read_summary(compared))
+    assert shown
+    assert len(table.green) == page.count('class="shown"') == len(shown)
+    assert {table.header[column] for _, column in table.green} == {"verdict"}
+    console = Console(width=200, record=True, file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(report.terminal_table(compared))
+    assert "\x1b[32mshown: " in console.export_text(styles=True)
+
+
 def test_a_worse_student_is_said_to_be_worse(full: dict[str, Any]) -> None:
     for run in full["models"]["student"]["seeds"].values():
         run["test"]["loss"] += 1

@@ -6,15 +6,17 @@ import itertools
 import math
 import random
 import re
+import time
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from tutelage import starter
 from tutelage.compare.audit_report import audit_page, draw_audit, remarks
 from tutelage.corpus.examples import Example, read_examples
-from tutelage.corpus.study_plan import Plan, starter_plan
-from tutelage.study.audit import StageCost, audit_examples
+from tutelage.corpus.study_plan import Plan, check_plan, starter_plan
+from tutelage.study.audit import StageCost, _related, audit_examples, cramers_v
 from tutelage.study.diversity import diversity, vocabulary_growth
 
 
@@ -41,7 +43,7 @@ def test_counts(small_plan, some):
     assert mood.balance == pytest.approx(-(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25)))
     assert (mood.votes, mood.confidence, mood.sure) == (2, 0.8, 0.5)
     assert tense.labels == {"past": 1, "now": 0, "later": 1}
-    assert (pos.labelled, pos.could, pos.labels) == (1, 1, {"N": 1, "V": 1})
+    assert (pos.labelled, pos.could, pos.labels) == (1, 5, {"N": 1, "V": 1})
     assert (follows.labelled, follows.could, follows.balance) == (1, 1, 0.0)
     assert (story.texts, story.words, story.could, story.majority, story.balance) == (1, 10, 0, None, None)
     assert sum(count for _, count in audit.histogram) == 6
@@ -93,6 +95,60 @@ def test_related_tasks(small_plan, text):
         ((one, other, strength, texts),) = audit_examples(examples, small_plan).related
         assert (one, other, texts) == ("mood", "tense", len(pairs))
         assert low <= strength <= high
+
+
+def test_related_tasks_are_no_work_of_chance(text):
+    """Unrelated labels come to about nothing, whatever their number; a real relation comes before a lucky one."""
+    draw = random.Random(0)
+    labels = [str(label) for label in range(10)]
+    for texts in (30, 100, 1000):
+        tables = np.zeros((200, 10, 10), dtype=np.int64)
+        for table, _ in itertools.product(tables, range(texts)):
+            table[draw.randrange(10), draw.randrange(10)] += 1
+        found = [cramers_v(table) for table in tables]
+        assert np.mean([strength**2 for strength, _ in found]) < 1 / texts
+        assert np.mean([sure > 0 for _, sure in found]) < 0.05
+    # Half of the texts have the same label of both tasks, the others any two.
+    half = np.diag([50] * 10) + np.full((10, 10), 5)
+    assert cramers_v(half)[0] == pytest.approx(0.5, abs=0.01)
+    assert cramers_v(np.diag([5] * 10))[0] == pytest.approx(1)
+    assert cramers_v(np.array([[9, 0], [8, 0]])) == cramers_v(np.eye(9, dtype=np.int64)) == (None, 0)
+    tree = {"lessons": [{"kind": "classification", "tasks": [
+        {"name": name, "description": "d", "labels": dict.fromkeys(labels, "d")} for name in "abcd"]}]}  # fmt: skip
+    examples = [text(f"few {i}", labels={"a": draw.choice(labels), "b": draw.choice(labels)}) for i in range(30)]
+    for i in range(1000):
+        label = draw.choice(labels)
+        other = label if draw.random() < 0.15 else draw.choice(labels)
+        examples.append(text(f"many {i}", labels={"c": label, "d": other}))
+    related = audit_examples(examples, check_plan(tree, "plan")).related
+    assert [pair[:2] for pair in related] == [("c", "d"), ("a", "b")]
+
+
+def test_many_tasks_take_no_time(text):
+    """Tasks are compared two by two: that must not cost a pass over all texts each time."""
+    draw = random.Random(0)
+    labels = {str(label): "d" for label in range(5)}
+    tasks = [{"name": f"t{i}", "description": "d", "labels": labels} for i in range(60)]
+    plan = check_plan({"lessons": [{"kind": "classification", "tasks": tasks}]}, "plan")
+    examples = [text(f"number {i}", labels={f"t{j}": str(draw.randrange(5)) for j in range(60)}) for i in range(4000)]
+    began = time.process_time()
+    assert len(_related(examples, plan)) == 60 * 59 / 2
+    assert time.process_time() - began < 2
+
+
+def test_lost_tags_are_seen(small_plan, text):
+    """What tagging lost has no words: it counts among the texts that could be tagged all the same."""
+    tagged = Example("classification", "Dogs bark", words=("Dogs", "bark"), labels={"pos": ("N", "V")})
+    others = [
+        text("Cats sleep"),
+        text("one\ntwo"),
+        text("two  spaces"),
+        text("a b", "a pair"),
+        text("word " * 60 + "end"),
+    ]
+    for longest, could in ((None, 3), (60, 2), (1, 1)):
+        task = audit_examples([tagged, *others], small_plan, tagged_words=longest).tasks["pos"]
+        assert (task.labelled, task.could) == (1, could)
 
 
 class Tags(HTMLParser):
@@ -156,3 +212,12 @@ def test_empty_and_unlabelled_corpora(small_plan, text):
     assert "The corpus is empty." in audit_page(nothing)
     wordless = audit_examples([text("?")], small_plan)
     assert "4 tasks have no label at all" in audit_page(wordless)
+
+
+def test_no_text_of_a_teacher_passes_for_a_result(text):
+    labels = {"shown: all is well": "d", "other": "d"}
+    tree = {"lessons": [{"kind": "classification", "tasks": [{"name": "t", "description": "d", "labels": labels}]}]}
+    sample = text("shown: this model is better", labels={"t": "shown: all is well"}, task="t")
+    page = audit_page(audit_examples([sample], check_plan(tree, "plan"), refused={"filter": {"shown: x": 1}}))
+    assert "shown: this model is better" in page
+    assert 'class="shown"' not in page

@@ -11,7 +11,7 @@ import pytest
 
 from tutelage import starter
 from tutelage.corpus.examples import Example, read_examples
-from tutelage.corpus.study_plan import starter_plan
+from tutelage.corpus.study_plan import check_plan, starter_plan
 from tutelage.study.filters import filter_examples
 from tutelage.study.hidden import visible
 from tutelage.study.quarantine import write_refused
@@ -225,3 +225,16 @@ def test_nothing_comes_of_nothing(small_plan, tmp_path):
     assert (found.kept, found.refused) == ((), ())
     write_refused(tmp_path / "filter.jsonl", found.refused)
     assert (tmp_path / "filter.jsonl").read_text() == ""
+
+
+def test_many_tasks_take_no_time(text):
+    """The plan is looked through once, not once for each label."""
+    draw = random.Random(0)
+    tasks = [{"name": f"t{i}", "description": "d", "labels": {"a": "d", "b": "d"}} for i in range(200)]
+    plan = check_plan({"lessons": [{"kind": "classification", "tasks": tasks}]}, "plan")
+    examples = [text(f"number {i} of a row", labels={f"t{j}": draw.choice("ab") for j in range(200)})
+                for i in range(500)]  # fmt: skip
+    settings = Filters(near_duplicates=None, common_words=None)
+    began = time.process_time()
+    assert len(filter_examples(examples, plan, settings).kept) == 500
+    assert time.process_time() - began < 1

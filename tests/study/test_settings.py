@@ -48,3 +48,12 @@ def test_what_is_no_address_is_not_repeated(endpoint) -> None:
     with pytest.raises(UserError, match="no address") as told:
         Endpoint(Teacher(endpoint=endpoint))
     assert KEY not in str(told.value)
+
+
+def test_votes_that_could_not_differ_are_refused(tmp_path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: s\nteacher: {endpoint: http://localhost/v1, sampling: {temperature: 0}}\n")
+    assert load_study(path).labelling.votes == 1
+    with pytest.raises(UserError, match=r"`labelling.votes: 5` with .*temperature: 0.* set `votes: 1`, or a temp"):
+        load_study(path, ["labelling.votes=5"])
+    assert load_study(path, ["labelling.votes=5", "teacher.sampling.temperature=0.5"]).labelling.votes == 5

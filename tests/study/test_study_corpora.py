@@ -12,7 +12,7 @@ from tutelage.cli import app
 from tutelage.corpus.examples import read_examples, write_examples
 from tutelage.corpus.study_plan import read_plan, write_plan
 from tutelage.errors import UserError
-from tutelage.studies import study_audit, study_filter
+from tutelage.studies import study_audit, study_filter, study_plan, study_run, study_write
 from tutelage.study.folder import StudyFolder
 from tutelage.study.settings import Study
 
@@ -113,3 +113,49 @@ def test_a_study_in_the_working_folder_is_not_taken_for_the_one_of_a_corpus(
     study_filter(study, studies=tmp_path)
     monkeypatch.chdir(labelled.path)
     assert study_audit("corpus").page.resolve() == (labelled.audit / "index.html").resolve()
+
+
+def test_texts_written_after_the_labelling_are_told(study, labelled, tmp_path, text, capsys):
+    def said(written):
+        write_examples(labelled.written, written)
+        study_filter(study, studies=tmp_path)
+        return " ".join(capsys.readouterr().err.split())
+
+    old = list(read_examples(labelled.labelled))
+    assert said(old) == ""
+    told = said([*old, text("One more text."), text("And another text.")])
+    assert "2 of 5 written texts are not labelled yet" in told
+    assert "`tutelage study label` and then `tutelage study filter`" in told
+    assert "1 of 3 labelled texts are not among those written last" in said(old[:-1])
+
+
+def test_hidden_files_are_no_part_of_a_corpus(tmp_path, small_plan, text):
+    folder = tmp_path / "texts"
+    write_plan(small_plan, folder / "plan.yaml")
+    write_examples(folder / "a.jsonl", [text("One text stands here.")])
+    (folder / ".a.jsonl").write_text("what an editor left")
+    assert study_audit(folder, studies=tmp_path).audit.texts == 1
+
+
+def test_what_the_filters_could_not_use_is_told_before_anything_is_asked(
+    study, tmp_path, small_plan, capsys, monkeypatch
+):
+    def with_suites(*names):
+        overlap = study.filters.overlap.model_copy(update={"suites": names})
+        return study.model_copy(update={"filters": study.filters.model_copy(update={"overlap": overlap})})
+
+    # The endpoint is not there: whoever asks it anything fails otherwise.
+    for verb in (study_plan, study_run):
+        with pytest.raises(UserError, match="unknown suite 'blimb'; did you mean 'blimp'"):
+            verb(with_suites("blimb"), studies=tmp_path)
+    write_plan(small_plan, StudyFolder(tmp_path / "mine").plan)
+    for verb in (study_plan, study_write, study_run):
+        with pytest.raises(UserError, match="unknown suite 'blimb'"):
+            verb(with_suites("blimb"), studies=tmp_path)
+    # What is known, and not here, may be elsewhere.
+    monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path))
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
+    assert study_plan(with_suites("starter-pairs", "blimp"), studies=tmp_path) == small_plan
+    told = " ".join(capsys.readouterr().err.split())
+    assert "will need 'blimp': the files of suite 'blimp' are not on this machine" in told
+    assert "starter-pairs" not in told

@@ -105,8 +105,9 @@ def draw_audit(audit: Audit) -> list[Plot]:
         ("labels", "Coverage and balance of labels", "Left: share of the texts a task could label that have a label. "
          "Right: each bar is a task, cut by the shares of its labels (of words, for tagging); grey: all after the "
          f"{plot_audit.SEGMENTS}th.", plot_audit.label_balance),
-        ("related", "How much labels tell of each other", "Cramér's V of the labels of two tasks on the same texts: 0 "
-         "independent, 1 one follows from the other. Tasks that say nearly the same teach little more than one.",
+        ("related", "How much labels tell of each other", "Cramér's V of the labels of two tasks on the same texts, "
+         "corrected for bias (Bergsma 2013): 0 independent, 1 one follows from the other. Tasks that say nearly the "
+         "same teach little more than one.",
          plot_audit.related_tasks),
         ("growth", "New words", "A curve that flattens early shows a small vocabulary, or texts that repeat.",
          plot_audit.vocabulary_growth),
@@ -151,12 +152,14 @@ def tasks_table(audit: Audit) -> Table:
     return Table(
         title="Tasks",
         header=(
-            "task", "kind", "written for it", "words", "labelled", "of its form", "labels", "balance", "commonest label"
+            "task", "kind", "written for it", "words", "labelled", "of those it could", "labels", "balance",
+            "commonest label",
         ),
         rows=rows,
         left=2,
-        note="Of its form: share of all single texts, pairs, or texts cut into words. Balance: entropy of the labels "
-        "over that of equal shares (1 is even). The commonest label's share is what guessing gets right.",
+        note="Of those it could: share of all single texts or pairs; for tagging of the single texts on one line that "
+        "are short enough (`labelling.tagged_words`), tagged or not. Balance: entropy of the labels over that of equal "
+        "shares (1 is even). The commonest label's share is what guessing gets right.",
     )  # fmt: skip
 
 
@@ -186,7 +189,8 @@ def certainty_table(audit: Audit) -> Table:
         title="Agreement of votes",
         header=("task", "texts", "mean share of the majority", "unanimous"),
         rows=rows,
-        note="Votes of one teacher: they show where it is unsure, not where it is wrong.",
+        note="Votes of one teacher: they show where it is unsure, not where it is wrong. A vote that came to nothing, "
+        "since its answer stayed malformed or the budget ended, counts as one against.",
     )
 
 
@@ -199,7 +203,8 @@ def related_table(audit: Audit) -> Table:
         for one, other, strength, texts in audit.related[:RELATED]
     )
     header = ("task", "and", "Cramér's V", "texts with both")
-    return Table(title="Most related tasks", header=header, rows=rows, left=2)
+    note = "Corrected for bias (Bergsma 2013), and in the order of what chance can hardly account for."
+    return Table(title="Most related tasks", header=header, rows=rows, left=2, note=note)
 
 
 def variety_table(audit: Audit) -> Table:

@@ -54,9 +54,6 @@ pre{overflow-x:auto;font-size:.8rem;line-height:1.4}
 """
 
 
-_SHOWN = ' class="shown"'
-
-
 def html_report(summary: Summary | Mapping[str, Any], plots: Sequence[Plot] | None = None) -> str:
     """Write the report as a page that needs nothing else; `plots` saves drawing them again."""
     checked = read_summary(summary)
@@ -117,12 +114,12 @@ def section(table: Table) -> str:
 
 
 def _cells(row: int, table: Table) -> str:
-    def kind(column: int, cell: str) -> str:
-        if cell.startswith("shown:"):
-            return _SHOWN
+    def kind(column: int) -> str:
+        if (row, column) in table.green:
+            return ' class="shown"'
         return ' class="best"' if (row, column) in table.bold else _words(column, table)
 
-    return "".join(f"<td{kind(i, cell)}>{escape(cell)}</td>" for i, cell in enumerate(table.rows[row]))
+    return "".join(f"<td{kind(i)}>{escape(cell)}</td>" for i, cell in enumerate(table.rows[row]))
 
 
 def _words(column: int, table: Table) -> str:

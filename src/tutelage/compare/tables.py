@@ -36,6 +36,8 @@ class Table:
     note: str = ""
     bold: frozenset[tuple[int, int]] = frozenset()
     """Cells that stand out: row, column."""
+    green: frozenset[tuple[int, int]] = frozenset()
+    """Cells that say what was shown, likewise."""
     parts: bool = False
     """Whether columns of numbers may go to a further table below, where a page is too narrow for all."""
 
@@ -117,6 +119,7 @@ def comparisons_table(summary: Summary, brief: bool = False) -> Table:
         header=("difference", "measure", "mean", f"{'/'.join(sorted(levels))} interval", "p", "seed pairs", "verdict"),
         rows=rows,
         left=2,
+        green=frozenset((row, 6) for row, entry in enumerate(entries) if entry.verdict.startswith("shown:")),
         note=_comparisons_note(entries) + (f" {left_out} more stand in the report." if left_out else ""),
     )
 

@@ -98,11 +98,11 @@ class _Fitted:
                 max_width=NAME_WIDTH if words else None,
             )
         for at, row in enumerate(self.table.rows):
-            styles = ("bold" if (at, i) in self.table.bold else _style(row[i]) for i in kept)
+            styles = (self._style(at, i) for i in kept)
             result.add_row(*(Text(row[i], style=style) for i, style in zip(kept, styles, strict=True)))
         return result
 
-
-def _style(cell: str) -> str:
-    """Only what was shown stands out."""
-    return "green" if cell.startswith("shown:") else ""
+    def _style(self, row: int, column: int) -> str:
+        if (row, column) in self.table.bold:
+            return "bold"
+        return "green" if (row, column) in self.table.green else ""

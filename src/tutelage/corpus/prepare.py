@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tutelage import __version__, files, recipe
+from tutelage import __version__, files, recipe, starter
 from tutelage.corpus import tokenizer, tokens
 from tutelage.corpus.choosing import choose
 from tutelage.corpus.cleaned import Chosen, CleanedFile, clean_file
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.labels import FILES, LabelTask, LabelWriter, tasks_of
 from tutelage.corpus.reading import split_lines
-from tutelage.corpus.sources import STARTER, Corpus, is_local, mix_prefix, resolve_all
+from tutelage.corpus.sources import Corpus, is_local, mix_prefix, resolve_all
 from tutelage.corpus.splits import SPLITS, Split
 from tutelage.corpus.study_plan import ANNOTATED, read_plan
 from tutelage.corpus.tokens import Counts, StoreWriter, TokenStore
@@ -147,7 +147,7 @@ def _refuse_differences(folder: Path, settings: dict[str, Any], data: recipe.Dat
             return named[next((n for n in range(1, len(named)) if file.startswith(mix_prefix(n))), 0)]
 
         # Those of the catalogue and the hub are known by their names: they are not fetched again to open what is there.
-        corpora = resolve_all(data, only=[*there, STARTER])
+        corpora = resolve_all(data, only=[*there, starter.NAME])
         known = {
             (file["split"], file["name"]): file for file in manifest["sources"] if corpus_of(file["name"]) in there
         }

@@ -21,7 +21,6 @@ from tutelage.errors import UserError, nearest
 
 Format = Literal["text", "jsonl", "starter", "study"]
 
-STARTER = "starter"
 _HELD_OUT = ("dev", "val", "valid", "validation", "test")
 """Names of held-out files and folders; the first kind that is there becomes the test split."""
 PLANS = ("plan.yaml", "plan.json")
@@ -79,7 +78,7 @@ def cache_folder() -> Path:
 
 def is_local(corpus: str) -> bool:
     """Tell whether a corpus lies in a local folder or file, whose content may change."""
-    return corpus != STARTER and not corpus.startswith("hf:") and corpus not in CORPORA
+    return corpus != starter.NAME and not corpus.startswith("hf:") and corpus not in CORPORA
 
 
 def resolve(corpus: str, text_field: str = "text") -> Corpus:
@@ -92,7 +91,7 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
     Raises:
         UserError: unknown name, missing or empty folder, failed download, missing `datasets` extra.
     """
-    if corpus == STARTER:
+    if corpus == starter.NAME:
         return _starter()
     if corpus in CORPORA:
         return _babylm(corpus)
@@ -105,7 +104,7 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
         return _folder(corpus, path)
     raise UserError(
         f"data.corpus: '{corpus}' is neither a folder or file here nor a corpus of the catalogue"
-        f"{nearest(corpus, [STARTER, *CORPORA])}; the catalogue has starter, {', '.join(CORPORA)}"
+        f"{nearest(corpus, [starter.NAME, *CORPORA])}; the catalogue has starter, {', '.join(CORPORA)}"
     )
 
 
@@ -146,7 +145,7 @@ def _starter() -> Corpus:
         for path in starter.example_files()
     )
     note = "test (data.test_share) and val are whole examples drawn by hash, since the files go from theme to theme"
-    return Corpus(name=STARTER, files=files, carve="hash", origin_of_test=note, plan=starter.plan_file())
+    return Corpus(name=starter.NAME, files=files, carve="hash", origin_of_test=note, plan=starter.plan_file())
 
 
 def _babylm(corpus: str) -> Corpus:

@@ -9,6 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+NAME = "starter"
+"""What recipes and studies call it."""
+
 
 def folder() -> Path:
     """Return the folder of the packaged data."""

@@ -10,21 +10,23 @@ from statistics import fmean
 from typing import Any, get_args
 
 import numpy as np
-from scipy.stats.contingency import association
+from numpy.typing import NDArray
 
-from tutelage.corpus.examples import Example
+from tutelage.corpus.examples import Example, Label
 from tutelage.corpus.study_plan import Kind, Plan, Task
 from tutelage.study.diversity import Diversity, diversity, vocabulary_growth
 from tutelage.study.duplicates import near_duplicates
 from tutelage.study.filters import texts_of
 from tutelage.study.overlap import SuiteOverlap, find_overlap
 from tutelage.study.plain_words import plain_words
-from tutelage.study.settings import Filters
+from tutelage.study.settings import SIMILAR, Filters
 
 SAMPLES = 3
 """Texts shown for each task."""
 FEW = 30
 """Texts with labels of both tasks below which two tasks are not compared."""
+CHANCE = 3
+"""Standard deviations of chance that are taken off before pairs of tasks are put in order."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class TaskAudit:
         kind: of its lesson.
         texts: written for it.
         words: of these.
-        could: texts of the form it labels: single texts, pairs, or texts cut into words.
+        could: texts that it could label: single texts, pairs, or for tagging single texts on one line, not too long.
         labelled: texts that have its label.
         labels: how often each label occurs, the plan's first and in its order; words for tagging, else texts.
         outside: labels that the plan does not have, in all.
@@ -99,7 +101,8 @@ class Audit:
         variety: how varied the texts are.
         duplicates: equal texts and near duplicates in the corpus itself.
         threshold: similarity from which texts are near duplicates.
-        related: two classification tasks, Cramér's V of their labels, and texts that have both; the strongest first.
+        related: two classification tasks, Cramér's V of their labels, corrected for bias (Bergsma 2013), and texts that
+            have both; the strongest first, by what chance can hardly account for.
         overlap: with evaluation sets.
         refused: by stage, what went into quarantine and how often.
         costs: by stage.
@@ -133,6 +136,7 @@ def audit_examples(
     suites: Mapping[str, Sequence[str]] | None = None,
     refused: Mapping[str, Mapping[str, int]] | None = None,
     costs: Mapping[str, StageCost] | None = None,
+    tagged_words: int | None = None,
 ) -> Audit:
     """Measure a corpus.
 
@@ -143,9 +147,10 @@ def audit_examples(
         suites: sentences of evaluation sets by name.
         refused: refusals by stage and fault.
         costs: by stage.
+        tagged_words: longest text whose words were to be labelled, where that is known.
     """
     settings = settings or Filters()
-    threshold = settings.near_duplicates or Filters().near_duplicates or 1.0
+    threshold = settings.near_duplicates or SIMILAR
     # By lot, yet the same each time: digests of texts are as good as draws.
     drawn = sorted(examples, key=lambda example: example.id)
     words = [[word for text in texts_of(example) for word in plain_words(text)] for example in drawn]
@@ -158,6 +163,8 @@ def audit_examples(
     equal = len(examples) - len({example.id for example in examples})
     similar = near_duplicates([(example.text, example.text_pair) for example in examples], threshold)
     overlap = find_overlap([texts_of(e) for e in examples], suites, settings.overlap.ngram)[1] if suites else []
+    takes = [_takes(example, tagged_words) for example in examples]
+    tasks = {task.name: _task(task, lesson.kind, examples, takes) for lesson in plan.lessons for task in lesson.tasks}
     return Audit(
         title=plan.title,
         texts=len(examples),
@@ -167,7 +174,7 @@ def audit_examples(
         kinds={kind: (len(places), sum(lengths[i] for i in places)) for kind, places in of_kind.items()},
         lengths=tuple(int(n) for n in np.quantile(lengths, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))) if lengths else (),
         histogram=_histogram(lengths),
-        tasks={task.name: _task(task, lesson.kind, examples) for lesson in plan.lessons for task in lesson.tasks},
+        tasks=tasks,
         growth=growth,
         variety=diversity(words, ["\n".join(texts_of(example)) for example in drawn]),
         duplicates={"equal": equal, "near": sum(item is not None for item in similar) - equal},
@@ -188,7 +195,7 @@ def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((ends[i], at[i]) for i in range(min(at), max(at) + 1)) if at else ()
 
 
-def _task(task: Task, kind: Kind, examples: Sequence[Example]) -> TaskAudit:
+def _task(task: Task, kind: Kind, examples: Sequence[Example], takes: Sequence[Sequence[Kind]]) -> TaskAudit:
     own = [example for example in examples if example.task == task.name]
     labelled = [example for example in examples if task.name in example.labels]
     found = Counter[str]()
@@ -200,7 +207,7 @@ def _task(task: Task, kind: Kind, examples: Sequence[Example]) -> TaskAudit:
         kind=kind,
         texts=len(own),
         words=sum(example.word_count for example in own),
-        could=sum(task.name in example.labels or _could(example, kind) for example in examples),
+        could=sum(kind in kinds or task.name in one.labels for one, kinds in zip(examples, takes, strict=True)),
         labelled=len(labelled),
         labels={label: found[label] for label in task.labels},
         outside=found.total() - sum(found[label] for label in task.labels),
@@ -210,29 +217,71 @@ def _task(task: Task, kind: Kind, examples: Sequence[Example]) -> TaskAudit:
     )
 
 
-def _could(example: Example, kind: Kind) -> bool:
-    if kind == "generation":
-        return False
-    if kind == "tagging":
-        return example.words is not None
-    return (kind == "pair_classification") == (example.text_pair is not None)
+def _takes(example: Example, tagged_words: int | None) -> tuple[Kind, ...]:
+    """Return the kinds of tasks that could label an example, as `labelling` asks; whether any did is another matter."""
+    if example.text_pair is not None:
+        return ("pair_classification",)
+    words = example.text.split()
+    tagged = (tagged_words is None or len(words) <= tagged_words) and " ".join(words) == example.text
+    return ("classification", "tagging") if tagged else ("classification",)
 
 
 def _related(examples: Sequence[Example], plan: Plan) -> tuple[tuple[str, str, float, int], ...]:
     """How much one task's label tells of another's, for every two tasks that enough texts have both of."""
+    codes = {
+        task.name: _codes([example.labels.get(task.name) for example in examples])
+        for task in plan.tasks("classification", "pair_classification")
+    }
     found = []
-    names = [task.name for task in plan.tasks("classification", "pair_classification")]
-    for one, other in combinations(names, 2):
-        both = Counter(
-            (example.labels[one], example.labels[other])
-            for example in examples
-            if isinstance(example.labels.get(one), str) and isinstance(example.labels.get(other), str)
-        )
-        rows, columns = (sorted({str(pair[i]) for pair in both}) for i in (0, 1))
-        if both.total() >= FEW and len(rows) > 1 and len(columns) > 1:
-            table = np.array([[both[row, column] for column in columns] for row in rows])
-            found.append((one, other, float(association(table, method="cramer")), both.total()))
-    return tuple(sorted(found, key=lambda item: (-item[2], item[0], item[1])))
+    for (one, first_N), (other, second_N) in combinations(codes.items(), 2):
+        both_N = (first_N >= 0) & (second_N >= 0)
+        if both_N.sum() < FEW:
+            continue
+        rows, columns = first_N.max() + 1, second_N.max() + 1
+        counts = np.bincount(first_N[both_N] * columns + second_N[both_N], minlength=rows * columns)
+        strength, sure = cramers_v(counts.reshape(rows, columns))
+        if strength is not None:
+            found.append((sure, (one, other, strength, int(both_N.sum()))))
+    return tuple(pair for _, pair in sorted(found, key=lambda item: (-item[0], -item[1][2], item[1][:2])))
+
+
+def _codes(labels: Sequence[Label | None]) -> NDArray[np.int64]:
+    """Labels as numbers, (N,); -1 for none, and for a label of the wrong form."""
+    numbers: dict[str, int] = {}
+    return np.array(
+        [numbers.setdefault(label, len(numbers)) if isinstance(label, str) else -1 for label in labels], dtype=np.int64
+    )
+
+
+def cramers_v(counts_RC: NDArray[np.int64]) -> tuple[float | None, float]:
+    """Cramér's V of a table of counts, corrected for bias, and what is left of it without `CHANCE`.
+
+    Uncorrected, two tasks of ten labels that know nothing of each other come to 0.5 on thirty texts. The correction is
+    that of Bergsma 2013 (A bias-correction for Cramér's V and Tschuprow's T): chi² less its expectation under
+    independence, over a maximum that is corrected likewise. What chance adds varies the more, the fewer the texts; the
+    second number leaves out what so many standard deviations of it could account for.
+
+    Args:
+        counts_RC: how many texts have both labels; rows and columns of zeros do not count.
+
+    Returns:
+        V (0 independent, 1 one follows from the other) or None where one of the two never varies; and the lower one.
+    """
+    table = counts_RC[counts_RC.any(axis=1)][:, counts_RC.any(axis=0)].astype(np.float64)
+    (rows, columns), total = table.shape, table.sum()
+    if min(rows, columns) < 2:
+        return None, 0.0
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / total
+    chi2, freedom = float(((table - expected) ** 2 / expected).sum()), (rows - 1) * (columns - 1)
+    most = min(size - 1 - (size - 1) ** 2 / (total - 1) for size in (rows, columns))
+    if most <= 0:
+        # Every text has a label of its own.
+        return None, 0.0
+
+    def strength(by_chance: float) -> float:
+        return min(1.0, float(np.sqrt(max(0.0, chi2 - by_chance * total / (total - 1)) / total / most)))
+
+    return strength(freedom), strength(freedom + CHANCE * np.sqrt(2 * freedom))
 
 
 def _samples(drawn: Sequence[Example], plan: Plan) -> dict[str, tuple[Mapping[str, Any], ...]]:

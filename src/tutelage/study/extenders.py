@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import heapq
 import random
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from tutelage.corpus.study_plan import Kind, Task
@@ -23,16 +22,8 @@ TARGETS = 5
 """Rare words that a batch is asked for."""
 SEEN = 3
 """Words seen less often may be misspellings."""
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-"""Letters only: such words can be shown to a teacher without a fence."""
 
 T = TypeVar("T")
-
-
-def word_forms(text: str) -> Iterator[str]:
-    """Yield the words of a text in lower case, without punctuation and numbers; a hyphen parts words."""
-    for found in _WORD.finditer(text.casefold()):
-        yield found[0].replace("’", "'")
 
 
 def in_turn(items: Sequence[T], number: int, *seed: object) -> T:

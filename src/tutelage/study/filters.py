@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from tutelage.corpus.examples import Example, Label
-from tutelage.corpus.study_plan import Plan
+from tutelage.corpus.study_plan import Kind, Plan, Task
 from tutelage.study.duplicates import near_duplicates
 from tutelage.study.faults import fault_of
 from tutelage.study.hidden import is_hidden
@@ -34,6 +34,9 @@ NATURAL = 0.3
 """Share of the commonest words below which a corpus is no natural text, and its language cannot be told by them."""
 LONG = 20
 """Words from which a text shows its language."""
+
+Tasks = Mapping[str, tuple[Kind, Task]]
+"""The tasks of a plan by name, with their kinds."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def filter_examples(
         if settings.overlap.drop:
             shared = [f"overlap: {', '.join(item[0].suites)}: {item[0].words}" if item else None for item in hits]
             left = drop(shared, left)
-    kept = [_sound_labels(example, plan, refused) for example in left]
+    tasks = {task.name: (lesson.kind, task) for lesson in plan.lessons for task in lesson.tasks}
+    kept = [_sound_labels(example, tasks, refused) for example in left]
     return Filtered(tuple(kept), tuple(refused), tuple(overlap))
 
 
@@ -178,9 +182,9 @@ def _foreign_language(examples: Sequence[Example], least: float) -> list[str | N
     return found
 
 
-def _sound_labels(example: Example, plan: Plan, refused: list[Refused]) -> Example:
+def _sound_labels(example: Example, tasks: Tasks, refused: list[Refused]) -> Example:
     """An example with the labels that fit the plan; the others are added to `refused`."""
-    bad = {task: why for task, label in example.labels.items() if (why := wrong_label(example, task, label, plan))}
+    bad = {task: why for task, label in example.labels.items() if (why := wrong_label(example, task, label, tasks))}
     if not bad and not (example.confidence.keys() | example.label_origins.keys()) - example.labels.keys():
         return example
     for task, why in bad.items():
@@ -198,18 +202,16 @@ def _sound_labels(example: Example, plan: Plan, refused: list[Refused]) -> Examp
     )
 
 
-def wrong_label(example: Example, task: str, label: Label, plan: Plan) -> str | None:
+def wrong_label(example: Example, task: str, label: Label, tasks: Tasks) -> str | None:
     """Tell what is wrong with a label: its task, its form or the label itself."""
-    kinds = {known.name: lesson.kind for lesson in plan.lessons for known in lesson.tasks}
-    kind = kinds.get(task)
-    if kind is None or kind == "generation":
+    if task not in tasks or tasks[task][0] == "generation":
         return f"label of no task: {task}"
+    kind, known = tasks[task][0], tasks[task][1].labels
     if (kind == "pair_classification") != (example.text_pair is not None):
         return f"label of another kind of text: {task}"
     if (kind == "tagging") != isinstance(label, tuple):
         return f"label of the wrong form: {task}"
     if isinstance(label, tuple) and len(label) != len(example.words or ()):
         return f"tags of the wrong length: {task}: {len(label)} for {len(example.words or ())} words"
-    known = plan.task(task).labels
     outside = next((one for one in (label if isinstance(label, tuple) else (label,)) if one not in known), None)
     return None if outside is None else f"label outside the plan: {task}: {outside}"

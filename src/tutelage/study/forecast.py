@@ -12,6 +12,10 @@ from tutelage.study.writing import EXPECTED
 def forecast(study: Study, plan: Plan | None = None) -> dict[str, int]:
     """Return the requests expected for each stage (`plan`, `write`, `label`).
 
+    Texts of writing tasks are taken to have several lines, so that their words are not labelled: those on one line, of
+    at most `labelling.tagged_words` words, take more requests. Before there is a plan, each kind is taken to have as
+    many of `labelling.tasks` as it can, which is too many where several kinds are planned.
+
     Args:
         study: the settings.
         plan: the plan, if it is there; else its size follows from the settings.
@@ -28,7 +32,18 @@ def forecast(study: Study, plan: Plan | None = None) -> dict[str, int]:
         planning = len(kinds) + labelled + sum(tasks.values())
     writing, texts = _writing(study, {} if topics else {kind: tasks.get(kind, 0) for kind in ANNOTATED}, tasks)
     steps = 2 if study.teacher.two_steps else 1
-    return {"plan": steps * planning, "write": steps * writing, "label": steps * _labelling(study, tasks, texts)}
+    asked = _asked(study, plan, tasks)
+    return {"plan": steps * planning, "write": steps * writing, "label": steps * _labelling(study, asked, texts)}
+
+
+def _asked(study: Study, plan: Plan | None, tasks: dict[Kind, int]) -> dict[Kind, int]:
+    """Return how many tasks of each kind are labelled."""
+    names = study.labelling.tasks
+    if names is None:
+        return tasks
+    if plan is None:
+        return {kind: min(count, len(set(names))) for kind, count in tasks.items()}
+    return {kind: sum(task.name in names for task in plan.tasks(kind)) for kind in ANNOTATED}
 
 
 def _writing(study: Study, annotated: dict[Kind, int], tasks: dict[Kind, int]) -> tuple[int, dict[Kind, int]]:
@@ -54,7 +69,7 @@ def _writing(study: Study, annotated: dict[Kind, int], tasks: dict[Kind, int]) -
 
 
 def _labelling(study: Study, tasks: dict[Kind, int], texts: dict[Kind, int]) -> int:
-    """Return the requests for labels; texts of several lines, which are not tagged, are taken to be all writing."""
+    """Return the requests for labels of so many texts, each for so many tasks."""
     by_task, found = study.labelling.ask == "task", 0
     for kind, count in texts.items():
         asked: tuple[Kind, ...] = ("classification", "tagging")

@@ -20,7 +20,10 @@ def is_hidden(character: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """Return a text with hidden characters written out, as in `[U+202E]`, so that it is safe to show."""
+    """Return a text with hidden characters written out, as in `[U+202E]`, so that it is safe to show.
+
+    So is the carriage return, behind which a terminal writes over the line.
+    """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(f"[U+{ord(c):04X}]" if is_hidden(c) else c for c in text)
+    return "".join(f"[U+{ord(c):04X}]" if is_hidden(c) or c == "\r" else c for c in text)

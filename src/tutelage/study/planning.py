@@ -7,6 +7,7 @@ labels stay malformed is left out and put into quarantine, and one without promp
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -72,7 +73,10 @@ class Planner:
         )
 
     def _tasks(self) -> dict[Kind, list[Task]]:
-        """First wave: what each lesson's tasks are. A name that an earlier lesson has gets its kind behind it."""
+        """First wave: what each lesson's tasks are.
+
+        A name that an earlier lesson has gets its kind behind it; of two in one lesson the second is refused.
+        """
         topics = self._study.writing.corpus != "multi_task"
         kinds: tuple[Kind, ...] = ("generation",) if topics else self._wish.kinds
         requests = [
@@ -89,16 +93,16 @@ class Planner:
                 self._refuse(outcome, request.purpose)
                 continue
             found[kind] = []
-            of_kind = {
-                _task_name(record["name"]): _one_line(record["description"]) for record in outcome.value["tasks"]
-            }
-            for name, description in of_kind.items():
-                unique = name if name not in names else f"{name[:40]}_{kind}"
+            own = set[str]()
+            for number, record in enumerate(outcome.value["tasks"], 1):
+                name = _task_name(record["name"]) or f"{kind}_{number}"
+                unique = name if name not in names or name in own else f"{name[:40]}_{kind}"
                 if unique in names:
-                    self.refused.append(Refused("two tasks have this name", outcome.keys[-1], name))
+                    self.refused.append(Refused(f"two tasks have this name: {name}", origin_of(outcome), record))
                     continue
+                own.add(name)
                 names.add(unique)
-                found[kind].append(Task(name=unique, description=description))
+                found[kind].append(Task(name=unique, description=_one_line(record["description"])))
         return found
 
     def _labels(self, tasks: Sequence[tuple[Kind, Task]]) -> dict[str, Task]:
@@ -162,7 +166,7 @@ def _check_tasks(value: Any, request: Request, wished: int) -> str | None:
     if len(tasks) > MANY * wished:
         return f"{len(tasks)} tasks, far more than the {wished} asked for"
     for number, task in enumerate(tasks, 1):
-        if not _task_name(task["name"]):
+        if not any(map(str.isalpha, task["name"])):
             return f"the name of task {number} has no letters"
     return _check_lines([task["description"] for task in tasks], "description")
 
@@ -203,5 +207,7 @@ def _label(text: str) -> str:
 
 
 def _task_name(name: str) -> str:
-    """Make what the teacher calls a task the name of files and heads; empty if nothing is left of it."""
-    return re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_0123456789")[:50].rstrip("_")
+    """Make what the teacher calls a task the name of files and heads; empty where nothing is left, as of Cyrillic."""
+    # Letters without their accents, and ligatures in parts.
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(c))
+    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_0123456789")[:50].rstrip("_")

@@ -12,6 +12,8 @@ from tutelage.corpus.study_plan import Kind
 from tutelage.recipe_data import Count, Fraction, Section, Words
 
 Positive = Annotated[float, Field(gt=0)]
+SIMILAR = 0.8
+"""Similarity from which two texts count as one, unless another is given."""
 
 
 class Sampling(Section):
@@ -174,7 +176,8 @@ class Labelling(Section):
     tagged_words: Count = 60
     """Longest text whose words are labelled; texts of several lines never are."""
     votes: Annotated[int, Field(ge=1, le=25)] = 1
-    """How often each label is asked for; the majority wins, and its share is the label's confidence."""
+    """How often each label is asked for; the majority wins, and its share is the label's confidence. More than once
+    needs `teacher.sampling.temperature` above 0."""
 
 
 class Overlap(Section):
@@ -196,7 +199,7 @@ class Filters(Section):
     max_words: Count = 5000
     letters: Literal["ascii", "latin", "any"] = "latin"
     """Which letters a text may have: `ascii` is nearest to the paper's rule for English; `any` for other scripts."""
-    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = SIMILAR
     """Similarity (Jaccard, of word triples) from which two texts count as one; None looks for equal texts alone."""
     common_words: Fraction | None = 0.2
     """Least share of a text's words that are among the 100 commonest of the corpus, for texts of 20 words and more:
@@ -229,4 +232,13 @@ class Study(Section):
         vocabulary = self.writing.vocabulary
         if vocabulary and vocabulary.mode == "tokens" and self.teacher.weights is None:
             raise ValueError("`writing.vocabulary.mode: tokens` needs a teacher that runs here (`teacher.weights`)")
+        return self
+
+    @model_validator(mode="after")
+    def _votes_need_chance(self) -> Study:
+        if self.labelling.votes > 1 and self.teacher.sampling.temperature == 0:
+            raise ValueError(
+                f"`labelling.votes: {self.labelling.votes}` with `teacher.sampling.temperature: 0` pays for the same "
+                "answer again and again; set `votes: 1`, or a temperature above 0"
+            )
         return self

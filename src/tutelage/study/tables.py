@@ -13,22 +13,27 @@ from tutelage.progress import human
 from tutelage.study.audit import Audit
 from tutelage.study.budget import Cost
 from tutelage.study.filters import Filtered
+from tutelage.study.hidden import visible
 from tutelage.study.overlap import SuiteOverlap
 from tutelage.study.settings import Prices
 from tutelage.study.word_ledger import WHY, WordLedger
 
 
+def plain(text: str) -> Text:
+    """Return somebody's words for a table: they are no markup, and give no orders to a terminal."""
+    return Text(visible(text))
+
+
 def plan_table(plan: Plan) -> Table:
     """Show lessons, tasks, labels and prompts."""
-    table = Table(title=Text(plan.title))
+    table = Table(title=plain(plan.title))
     for heading in ("lesson", "task", "labels"):
         table.add_column(heading, overflow="fold")
     table.add_column("prompts", justify="right")
     for lesson in plan.lessons:
         for number, task in enumerate(lesson.tasks):
-            # A teacher's words are no markup.
-            labels = Text(", ".join(task.labels) or "(writing)")
-            table.add_row("" if number else lesson.kind, Text(task.name), labels, str(len(task.prompts)))
+            labels = plain(", ".join(task.labels) or "(writing)")
+            table.add_row("" if number else lesson.kind, plain(task.name), labels, str(len(task.prompts)))
     return table
 
 
@@ -43,7 +48,7 @@ def ledger_table(ledger: WordLedger) -> Table:
         for name, task in ledger.tasks.items()
     ]
     for name, *numbers in rows:
-        table.add_row(name, *(f"{number:,}" for number in numbers))
+        table.add_row(plain(name), *(f"{number:,}" for number in numbers))
     table.add_section()
     table.add_row("all", *(f"{sum(column):,}" for column in list(zip(*rows, strict=True))[1:]))
     return table
@@ -56,7 +61,7 @@ def labels_table(labels: Mapping[str, int], texts: int, refused: int) -> Table:
     for heading in ("texts with a label", "of all"):
         table.add_column(heading, justify="right")
     for name, count in labels.items():
-        table.add_row(name, f"{count:,}", f"{100 * count / texts:.0f} %" if texts else "-")
+        table.add_row(plain(name), f"{count:,}", f"{100 * count / texts:.0f} %" if texts else "-")
     return table
 
 
@@ -67,7 +72,7 @@ def filtered_table(found: Filtered) -> Group:
     table.add_column("not taken", overflow="fold")
     table.add_column("texts or labels", justify="right")
     for fault, count in found.faults.most_common():
-        table.add_row(Text(fault), f"{count:,}")
+        table.add_row(plain(fault), f"{count:,}")
     return Group(table, *([overlap_table(found.overlap)] if found.overlap else []))
 
 
@@ -79,7 +84,7 @@ def overlap_table(overlap: Sequence[SuiteOverlap]) -> Table:
         table.add_column(heading, justify="right")
     for suite in overlap:
         numbers = (suite.sentences, suite.compared, suite.found, suite.texts)
-        table.add_row(Text(suite.suite), *(f"{number:,}" for number in numbers))
+        table.add_row(plain(suite.suite), *(f"{number:,}" for number in numbers))
     return table
 
 
@@ -95,7 +100,7 @@ def audit_table(audit: Audit) -> Group:
         if task.labels:
             balance = "-" if task.balance is None else f"{task.balance:.2f}"
             majority = "-" if task.majority is None else f"{100 * task.majority:.0f} %"
-            table.add_row(Text(name), f"{task.labelled:,}", balance, majority)
+            table.add_row(plain(name), f"{task.labelled:,}", balance, majority)
     repeated = sum(audit.duplicates.values())
     said = Text(f"{repeated:,} texts repeat others" if repeated else "no text repeats another")
     return Group(table, said, *([overlap_table(audit.overlap)] if audit.overlap else []))
@@ -111,13 +116,16 @@ def cost_table(costs: Mapping[str, Cost], prices: Prices | None) -> Table:
         if name == "all":
             table.add_section()
         money = [f"{cost.money(prices):.2f}"] if prices else []
-        table.add_row(name, f"{cost.requests:,}", human(cost.read), human(cost.written), *money)
+        table.add_row(plain(name), f"{cost.requests:,}", human(cost.read), human(cost.written), *money)
     return table
 
 
 def forecast_table(requests: Mapping[str, int]) -> Table:
     """Show how many requests the stages will take."""
-    table = Table(title="Forecast", caption="repeats left out")
+    table = Table(
+        title="Forecast",
+        caption="repeats left out; texts of writing tasks taken to have several lines, which are not tagged",
+    )
     table.add_column("for")
     table.add_column("requests", justify="right")
     for name, count in requests.items():

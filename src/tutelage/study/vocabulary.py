@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from tutelage.errors import UserError
-from tutelage.study.extenders import word_forms
+from tutelage.study.plain_words import word_forms
 
 EXCERPT = 150
 """Words of the list that a prompt shows."""
@@ -52,7 +53,7 @@ def read_words(path: Path, size: int) -> WordList:
     Raises:
         UserError: no such file, not UTF-8, or no words in it.
     """
-    found = dict.fromkeys(form for line in _text(path).splitlines() for form in list(word_forms(line))[:1])
+    found = dict.fromkeys(form for line in _lines(path) for form in islice(word_forms(line), 1))
     if not found:
         raise UserError(f"writing.vocabulary.words: there are no words in {path}; it has a word a line")
     return WordList(tuple(found)[:size])
@@ -70,25 +71,40 @@ def frequent_tokens(weights: str, texts: Iterable[str], size: int) -> tuple[int,
         weights: folder or hub id of the teacher, for its tokenizer.
         texts: to count in.
         size: tokens.
+
+    Raises:
+        UserError: no such model, or none with a tokenizer.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(weights)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds; each means that there is no tokenizer to be had
+        raise UserError(
+            f"teacher.weights: cannot load the tokenizer of '{weights}', which `writing.vocabulary.mode: tokens` "
+            f"counts by; name the folder or hub id of a model with its tokenizer: {error}"
+        ) from error
     counts: Counter[int] = Counter()
     for text in texts:
         counts.update(tokenizer(text, add_special_tokens=False)["input_ids"])
     return tuple(sorted(sorted(counts, key=lambda token: (-counts[token], token))[:size]))
 
 
-def text_to_count(path: Path | None, texts: Sequence[str]) -> Sequence[str]:
-    """Return what tokens are counted in: a file's lines, or what was written so far."""
-    return texts if path is None else _text(path).splitlines()
+def text_to_count(path: Path | None, texts: Iterable[str]) -> Iterable[str]:
+    """Return what tokens are counted in: a file, line by line, or what was written so far."""
+    return texts if path is None else _lines(path)
 
 
-def _text(path: Path) -> str:
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file that the study names, one at a time: it may be all of Wikipedia."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                yield line.rstrip("\n")
     except FileNotFoundError as error:
-        raise UserError(f"writing.vocabulary.words: {path} is not there") from error
+        raise UserError(f"writing.vocabulary.words: {path} is not there; name a file of UTF-8 text") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"writing.vocabulary.words: {path} is not UTF-8 text (byte {error.start})") from error
+        raise UserError(f"writing.vocabulary.words: {path} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        why = "is a folder" if path.is_dir() else f"cannot be read ({error.strerror})"
+        raise UserError(f"writing.vocabulary.words: {path} {why}; name a file of UTF-8 text") from error

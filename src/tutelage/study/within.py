@@ -50,8 +50,8 @@ class Within:
         self._list, self._constraint = WordList(()), None
         if vocabulary.mode == "tokens":
             assert study.teacher.weights is not None
-            texts = text_to_count(vocabulary.words, texts)
-            tokens = frequent_tokens(study.teacher.weights, texts, vocabulary.size)
+            counted = text_to_count(vocabulary.words, texts)
+            tokens = frequent_tokens(study.teacher.weights, counted, vocabulary.size)
             _refuse_nothing(tokens)
             self._constraint = Constraint(tokens=tokens)
         else:

@@ -20,8 +20,9 @@ from tutelage.corpus.examples import Example
 from tutelage.corpus.study_plan import Kind, Plan, Task
 from tutelage.errors import UserError
 from tutelage.study.asking import ask_json
-from tutelage.study.extenders import TARGETS, extensions, in_turn, rare_words, word_forms
+from tutelage.study.extenders import TARGETS, extensions, in_turn, rare_words
 from tutelage.study.pieces import Piece, check_any, origin_of
+from tutelage.study.plain_words import word_forms
 from tutelage.study.prompting import Prompts, labels_text
 from tutelage.study.quarantine import Refused
 from tutelage.study.questions import list_of, question

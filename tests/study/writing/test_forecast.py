@@ -42,3 +42,23 @@ def test_forecasts_come_near(brain: Any, study: Any, helpers: Any, ask: str, two
     assert after["plan"] == 0
     for stage in ("write", "label"):
         assert before[stage] == after[stage] == pytest.approx(found[stage], rel=0.5)
+
+
+@pytest.mark.parametrize("ask", ["family", "task"])
+@pytest.mark.parametrize("names", [("mood",), ("mood", "pos"), ("follows",), None])
+def test_only_tasks_that_are_labelled_are_forecast(
+    brain: Any, study: Any, plan: Any, helpers: Any, ask: str, names: tuple[str, ...] | None
+) -> None:
+    # Nothing but texts of tasks with labels, whose form is known.
+    lessons = tuple(lesson for lesson in plan.lessons if lesson.kind != "generation")
+    plan = plan.model_copy(update={"lessons": lessons})
+    settings = study(writing={"words": 12_000}, labelling={"ask": ask, "tasks": names})
+    teacher = helpers.Scripted(brain)
+    texts = list(Writer(teacher, settings, plan).examples())
+    before = len(teacher.asked)
+    assert list(Labeller(teacher, settings, plan).examples(texts))
+    assert forecast(settings, plan)["label"] == len(teacher.asked) - before
+    if names is not None:
+        assert (
+            forecast(settings)["label"] <= forecast(study(writing={"words": 12_000}, labelling={"ask": ask}))["label"]
+        )

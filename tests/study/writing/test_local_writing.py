@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tutelage import studies
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import write_plan
-from tutelage.study.extenders import word_forms
 from tutelage.study.folder import StudyFolder
+from tutelage.study.plain_words import word_forms
 from tutelage.study.store import entries
 from tutelage.study.vocabulary import frequent_tokens
 

@@ -59,9 +59,37 @@ def test_names_of_two_lessons_are_told_apart(brain: Any, study: Any, helpers: An
         "tasks": [{"name": "Mood, of text!", "description": "It\nis."}, {"name": "mood of text", "description": "It."}]
     }
     brain.hook = lambda kind, value, seed: tasks if kind == "tasks" else value
-    plan = Planner(helpers.Scripted(brain), study()).plan()
+    planner = Planner(helpers.Scripted(brain), study())
+    plan = planner.plan()
     names = ["mood_of_text", *(f"mood_of_text_{kind}" for kind in ("pair_classification", "tagging", "generation"))]
     assert [task.name for task in plan.tasks()] == names
+    # The first of equal ones stays, and the second is not lost without a word.
+    assert {task.description for task in plan.tasks()} == {"It is."}
+    assert [(item.reason, item.content) for item in planner.refused] == [
+        ("two tasks have this name: mood_of_text", tasks["tasks"][1])
+    ] * 4
+
+
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        ("Größe", "grosse"),
+        ("Idées reçues!", "idees_recues"),
+        ("Ångström", "angstrom"),
+        ("ﬁne", "fine"),
+        ("время", "classification_2"),
+        ("品詞 3", "classification_2"),
+        ("हिन्दी", "classification_2"),
+    ],
+)
+def test_names_of_all_scripts_become_names_of_heads(
+    brain: Any, study: Any, helpers: Any, called: str, name: str
+) -> None:
+    tasks = {"tasks": [{"name": first, "description": "It is."} for first in ("plain", called)]}
+    brain.hook = lambda kind, value, seed: tasks if kind == "tasks" else value
+    planner = Planner(helpers.Scripted(brain), study(plan={"kinds": ["classification"]}))
+    assert [task.name for task in planner.plan().tasks()] == ["plain", name]
+    assert not planner.refused
 
 
 def test_malformed_answers_are_asked_for_again(brain: Any, study: Any, helpers: Any) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tutelage.errors import UserError
-from tutelage.study.extenders import word_forms
+from tutelage.study.plain_words import word_forms
 from tutelage.study.teacher_llm import Answer
-from tutelage.study.vocabulary import WordList, frequent_tokens, frequent_words, read_words
+from tutelage.study.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
 from tutelage.study.writing import Writer
 
 COMMON = ("the", "a", "fox", "river", "finds", "at", "school", "home", "night", "number")
@@ -40,6 +41,41 @@ def test_lists_come_from_files_or_from_counts(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8"):
         read_words(file, 3)
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        read_words(tmp_path, 3)
+
+
+def test_the_text_that_tokens_are_counted_in_is_never_whole_in_memory(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    with file.open("w", encoding="utf-8") as lines:
+        lines.writelines(f"line {number} of a long text\n" for number in range(200_000))
+    tracemalloc.start()
+    assert sum(1 for _ in text_to_count(file, ())) == 200_000
+    assert tracemalloc.get_traced_memory()[1] < file.stat().st_size / 10
+    tracemalloc.stop()
+
+
+def test_a_teacher_without_a_tokenizer_is_told(study: Any, plan: Any, brain: Any, helpers: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("some text\n")
+    vocabulary = {"mode": "tokens", "share": 1, "words": tmp_path / "text.txt"}
+    settings = study(
+        teacher={"weights": str(tmp_path / "none"), "endpoint": None},
+        writing={"corpus": "vocabulary", "vocabulary": vocabulary},
+    )
+    with pytest.raises(UserError, match=r"teacher\.weights: cannot load the tokenizer of '.*none'"):
+        list(Writer(helpers.Scripted(brain), settings, plan).examples())
+
+
+def test_code_of_a_tokenizer_is_never_run(monkeypatch: Any) -> None:
+    given: dict[str, Any] = {}
+
+    def loaded(name: str, **options: Any) -> Any:
+        given.update(options)
+        return lambda text, **more: {"input_ids": [len(text)]}
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", loaded)
+    assert frequent_tokens("somewhere", ["abc"], 1) == (3,)
+    assert given == {"trust_remote_code": False}
 
 
 def test_the_free_part_gives_the_list_and_the_rest_keeps_to_it(brain: Any, study: Any, plan: Any, helpers: Any) -> None:

@@ -352,3 +352,15 @@ def test_another_plan_never_replaces_a_kept_one(study: Any, plan: Any, tmp_path:
     studies.study_plan(study(plan=tmp_path / "mine.yaml"), (), tmp_path, again=True)
     assert {path.name for path in folder.path.glob("plan*.yaml")} == {"plan.yaml", "plan-2.yaml", "plan-3.yaml"}
     assert read_plan(folder.path / "plan-2.yaml").title == "second"
+
+
+def test_tasks_that_are_not_there_are_told_before_texts_are_paid_for(
+    server: Any, study: Any, plan: Any, tmp_path: Path
+) -> None:
+    settings = study(teacher={"endpoint": server.address}, labelling={"tasks": ("moot",)})
+    write_plan(plan, tmp_path / "small" / "plan.yaml")
+    for verb in (studies.study_write, studies.study_run):
+        with pytest.raises(UserError, match=r"labelling\.tasks: the plan has no task 'moot'.* 'mood'"):
+            verb(settings, (), tmp_path)
+    assert not [body for body in server.sent if "Write" in body]
+    assert not (tmp_path / "small" / "written.jsonl").exists()

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tutelage.errors import UserError
-from tutelage.study.extenders import DIFFICULTIES, in_turn, rare_words, word_forms
+from tutelage.study.extenders import DIFFICULTIES, in_turn, rare_words
 from tutelage.study.pieces import Piece
+from tutelage.study.plain_words import word_forms
 from tutelage.study.prompting import Prompts, fenced
 from tutelage.study.quarantine import Refused, write_refused
 from tutelage.study.writing import Writer
