@@ -289,6 +289,7 @@ HOSTILE = {
     "no text": raw('{"choices": [{"message": {"content": {"a": 1}}}]}'),
     "an error in disguise": raw('{"error": {"message": "overloaded"}}'),
     "nothing": raw(""),
+    "thoughts alone": raw("<think>" + " " * 50_000),
     "no HTTP": b"hello\r\n\r\n",
     "a server error": http(500, b"\x1b[31m\xff" * 1000),
 }

@@ -23,7 +23,7 @@ import httpx2
 
 from tutelage import __version__
 from tutelage.errors import UserError
-from tutelage.study.answers import Unusable, read_json
+from tutelage.study.answers import Unusable, parse_json
 from tutelage.study.settings import Teacher
 
 CONNECT_SECONDS = 30.0
@@ -228,7 +228,7 @@ class Endpoint:
 
     def _json(self, raw: bytes) -> Any:
         try:
-            return read_json(raw.decode("utf-8"))
+            return parse_json(raw.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise Failed(f"its answer is not UTF-8 (byte {error.start})", billed=True) from error
         except Unusable as error:
@@ -273,7 +273,7 @@ def _message(raw: bytes) -> str:
     """Return what an error's body says, from the places where endpoints say it."""
     text = raw[:4000].decode("utf-8", "replace")
     try:
-        tree = read_json(raw.decode("utf-8", "replace")) if len(raw) <= 4000 else None
+        tree = parse_json(raw.decode("utf-8", "replace")) if len(raw) <= 4000 else None
     except Unusable:
         return text
     for key in ("error", "message", "detail"):
