@@ -72,7 +72,8 @@ def test_what_is_no_json_is_refused_soon(text, fault) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["<think>", "<think> ", "<think>\n{", "```", "```a ", "```\n", "`", '\\"', '"\\', "\n", "{", '{"', "9", "</think>"]
+    "part",
+    ["<think>", "<think> ", "<think>\n{", "```", "```a ", "```\n", "`", '\\"', '"\\', "\n", "{", '{"', "9", "</think>"],
 )
 @pytest.mark.parametrize("begin", ["", "<think>", "<think>" + " " * 30_000, "```\n", '["', "[1.", '{"a": "'])
 def test_time_is_in_proportion_to_length(begin, part) -> None:

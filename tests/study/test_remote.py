@@ -446,7 +446,8 @@ def test_requests_are_never_more_than_the_budget(path) -> None:
         assert len(server.asked) <= 20
         ended = found.index(None)
         assert all(answer is not None for answer in found[:ended])
-        assert found[ended:] == [None] * (50 - ended)
+        # The repeat of one that failed may find no room, while one behind it has its answer.
+        assert found[ended + 8 :] == [None] * (42 - ended)
         assert 12 <= ended <= 15
         ask(server, path, questions(50), {"requests": 20}, concurrency=8)
         assert len(server.asked) <= 20

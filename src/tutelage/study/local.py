@@ -58,11 +58,11 @@ class LocalTeacher:
         self._writer: _Writer | None = None
         store.expect(self._identity)
 
-    def ask(self, requests: Sequence[Request], label: str) -> list[Answer | None]:
+    def ask(self, requests: Sequence[Request], label: str, spend: bool = True) -> list[Answer | None]:
         """Answer requests, in their order; see `teacher_llm.TeacherLLM`."""
         unique = list({request.key: request for request in requests}.values())
         missing = sum(request.key not in self._store for request in unique)
-        if missing:
+        if missing and spend:
             with stop_flag(STOPPING) as stop, progress(label, missing, "requests") as bar:
                 self._answer_all(unique, stop, bar)
         return self._store.answers([request.key for request in requests])

@@ -40,8 +40,10 @@ class RemoteTeacher:
             self._enforces = probe.passed(self._all(probe.requests(), "looking whether schemas are enforced"))
         return self._enforces
 
-    def ask(self, requests: Sequence[Request], label: str) -> list[Answer | None]:
+    def ask(self, requests: Sequence[Request], label: str, spend: bool = True) -> list[Answer | None]:
         """Answer requests, in their order; see `teacher_llm.TeacherLLM`."""
+        if not spend:
+            return self._stored(requests)
         missing = [request for request in requests if request.key not in self._store]
         if any(request.schema is not None for request in missing):
             _ = self.enforces_schemas
@@ -54,6 +56,9 @@ class RemoteTeacher:
                 asyncio.run(self._send_all(todo, stop, bar))
             if stop.number:
                 raise Interrupted(stop.number)
+        return self._stored(requests)
+
+    def _stored(self, requests: Sequence[Request]) -> list[Answer | None]:
         return self._store.answers([request.key for request in requests])
 
     async def _send_all(self, requests: Sequence[Request], stop: Stop, bar: Tracker) -> None:

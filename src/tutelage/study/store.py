@@ -168,10 +168,8 @@ class Store:
         )
 
     def answers(self, keys: Sequence[str]) -> list[Answer | None]:
-        """Return the stored answers up to the first that is missing, and None from there on."""
-        found = [self.answer(key) for key in keys]
-        end = found.index(None) if None in found else len(found)
-        return [*found[:end], *[None] * (len(found) - end)]
+        """Return the stored answers, None for those that are missing."""
+        return [self.answer(key) for key in keys]
 
     def __contains__(self, key: object) -> bool:
         return key in self._places
