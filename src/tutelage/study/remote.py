@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 from tutelage.errors import Interrupted, UserError
 from tutelage.progress import Tracker, progress
@@ -53,7 +55,7 @@ class RemoteTeacher:
         todo = list({request.key: request for request in requests if request.key not in self._store}.values())
         if todo:
             with stop_flag(STOPPING) as stop, progress(label, len(todo), "requests") as bar:
-                asyncio.run(self._send_all(todo, stop, bar))
+                _run(self._send_all(todo, stop, bar))
             if stop.number:
                 raise Interrupted(stop.number)
         return self._stored(requests)
@@ -116,3 +118,27 @@ class RemoteTeacher:
                 messages = (*messages[:-1], replace(messages[-1], content=told))
         body["messages"] = [{"role": message.role, "content": message.content} for message in messages]
         return body
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end; where a loop runs already, as in a notebook, in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    under_way: list[asyncio.Task[Any]] = []
+
+    async def noted() -> None:
+        under_way.extend(asyncio.all_tasks())
+        await work
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(asyncio.run, noted())
+        try:
+            done.result()
+        except KeyboardInterrupt:
+            # A second Ctrl-C drops what is under way; the signal came to this thread.
+            for task in under_way:
+                task.get_loop().call_soon_threadsafe(task.cancel)
+            raise
