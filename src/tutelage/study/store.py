@@ -47,6 +47,7 @@ class Store:
         self.spent = Cost()
         self.teacher: Json | None = None
         self._places: dict[str, int] = {}
+        self._faults: set[str] = set()
         self._shared: set[str] = set()
         self._asked: set[str] = set()
         self._torn = False
@@ -124,6 +125,12 @@ class Store:
         self._asked.add(request.key)
         return [*shared, line]
 
+    def forget_faults(self) -> None:
+        """Take requests whose answer is a fault for unanswered, so that they are asked again; the file keeps all."""
+        for key in self._faults:
+            del self._places[key]
+        self._faults.clear()
+
     def append(self, lines: Sequence[Json]) -> None:
         """Write lines; they are on the disk when this returns, or nothing of them if it raises.
 
@@ -187,6 +194,7 @@ class Store:
             self.spent += cost
             if "answer" in line:
                 self._places[line["answer"]] = place
+                (self._faults.add if "fault" in line else self._faults.discard)(line["answer"])
 
 
 class _UnderWay:
@@ -277,11 +285,37 @@ def costs(path: Path) -> dict[str, Cost]:
     return dict(found)
 
 
+_TEXT, _COUNT = (str,), (int,)
+_SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
+    "teacher": {"teacher": (dict,)},
+    "shared": {"shared": _TEXT, "value": (object,)},
+    "request": {"request": _TEXT, "purpose": _TEXT, "messages": (list,), "worst": (list,)},
+    "again": {"again": _TEXT, "worst": (list,)},
+    "failed": {"failed": _TEXT},
+    "answer": {"answer": _TEXT, "text": _TEXT, "read": _COUNT, "written": _COUNT},
+}
+"""What a line needs to have, by the key that tells its kind."""
+
+
+def _check_shape(line: Json) -> None:
+    """Raise ValueError if a line is not what the head of this file says."""
+    needed = next((shape for kind, shape in _SHAPES.items() if kind in line), {})
+    for key, types in needed.items():
+        if key not in line or not isinstance(line[key], types):
+            raise ValueError(f"its '{key}' is missing, or is not what it should be")
+    counts = [line.get(key, 0) for key in ("requests", "read", "written")]
+    worst = line.get("worst", [0, 0])
+    if len(worst) != 2 or not all(isinstance(count, int) for count in (*worst, *counts)):
+        raise ValueError("its counts are no whole numbers")
+    if any(not isinstance(message, list) or len(message) != 2 for message in line.get("messages", ())):
+        raise ValueError("its 'messages' are no pairs of role and text")
+
+
 def _lines(path: Path) -> Iterator[tuple[int, int, Json]]:
     """Yield place, size and object of each line; a last line without its end is left out.
 
     Raises:
-        UserError: a line that is no JSON object.
+        UserError: a line that is no JSON object, or lacks what the head of this file says.
     """
     size, place = path.stat().st_size, 0
     with path.open("rb") as file, ExitStack() as stack:
@@ -293,6 +327,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, Json]]:
                 line = json.loads(text)
                 if not isinstance(line, dict):
                     raise ValueError("it is no object")
+                _check_shape(line)
             except ValueError as error:
                 raise UserError(
                     f"{path}, line {number} is damaged ({error}); take that line out, and what it held will be asked "
