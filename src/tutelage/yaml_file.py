@@ -7,7 +7,9 @@ times nor octal, and only `true` and `false` are truth values.
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ MAX_CHARACTERS = 1 << 20
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
 SECRET = re.compile(r"(api_?key|password|secret|access_?token|bearer)", re.IGNORECASE)
+_HALF = re.compile("[\ud800-\udfff]")
 YAML = "tag:yaml.org,2002:"
 
 Place = tuple[str | int, ...]
@@ -86,8 +89,7 @@ def parse(text: str, name: str, scale: int = 1, secrets: bool = True) -> tuple[A
     Raises:
         UserError: not YAML, too large or too deep, a tag, or a key that repeats, is no text or looks like a secret.
     """
-    if len(text) > MAX_CHARACTERS * scale:
-        raise UserError(f"{name}: larger than {MAX_CHARACTERS * scale >> 20} MiB; that is no recipe")
+    _check_length(text, name, scale)
     lines: Lines = {}
     try:
         loader = _Loader(text)
@@ -97,7 +99,7 @@ def parse(text: str, name: str, scale: int = 1, secrets: bool = True) -> tuple[A
             return None, lines
         _look_through(node, (), lines, _Checks(name, MAX_VALUES * scale, secrets))
         # Aliases share one object; an override of one place must not change the others.
-        return _unshared(loader.construct_document(node)), lines
+        return _unshared(loader.construct_document(node), name), lines
     except RecursionError as error:
         raise UserError(f"{name}: nested more than {MAX_DEPTH} levels deep; that is no recipe") from error
     except yaml.YAMLError as error:
@@ -108,10 +110,57 @@ def parse(text: str, name: str, scale: int = 1, secrets: bool = True) -> tuple[A
         raise UserError(f"{name}: {error}") from error
 
 
-def _unshared(value: Any) -> Any:
+def parse_json(text: str, name: str, scale: int = 1) -> Any:
+    """Parse JSON text within the limits of `parse`; keys may look like secrets.
+
+    Args:
+        text: one JSON value.
+        name: what errors call it.
+        scale: how many times as large as a recipe it may be.
+
+    Raises:
+        UserError: not JSON, too large or too deep, or a key that repeats.
+    """
+    _check_length(text, name, scale)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise UserError(f"{name}: the key '{twice}' stands in one object a second time")
+        return found
+
+    try:
+        tree = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name}: not valid JSON: {error}") from error
+    if _count(tree, name, 0) > MAX_VALUES * scale:
+        raise UserError(f"{name}: more than {MAX_VALUES * scale:,} values; write fewer")
+    return _unshared(tree, name)
+
+
+def _count(value: Any, name: str, depth: int) -> int:
+    """Count the values of a tree that is not too deep."""
+    if depth > MAX_DEPTH:
+        raise UserError(f"{name}: nested more than {MAX_DEPTH} levels deep")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(_count(item, name, depth + 1) for item in inner)
+
+
+def _check_length(text: str, name: str, scale: int) -> None:
+    if len(text) > MAX_CHARACTERS * scale:
+        raise UserError(f"{name}: larger than {MAX_CHARACTERS * scale >> 20} MiB; that is no recipe")
+
+
+def _unshared(value: Any, name: str) -> Any:
+    """Copy a tree; its texts are checked, since what is no character can never be written down again."""
     if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
+        return {_unshared(key, name): _unshared(item, name) for key, item in value.items()}
+    if isinstance(value, str) and _HALF.search(value):
+        raise UserError(
+            f"{name}: {value[:80]!a} has half of a surrogate pair; write the character itself, or as \\U0001F642"
+        )
+    return [_unshared(item, name) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

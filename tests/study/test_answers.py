@@ -1,5 +1,6 @@
 """What comes as a teacher's JSON may be anything."""
 
+import contextlib
 import json
 import random
 import time
@@ -68,6 +69,23 @@ def test_what_is_no_json_is_refused_soon(text, fault) -> None:
     with pytest.raises(Unusable, match=fault):
         read_json(text)
     assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["<think>", "<think> ", "<think>\n{", "```", "```a ", "```\n", "`", '\\"', '"\\', "\n", "{", '{"', "9", "</think>"],
+)
+@pytest.mark.parametrize("begin", ["", "<think>", "<think>" + " " * 30_000, "```\n", '["', "[1.", '{"a": "'])
+def test_time_is_in_proportion_to_length(begin, part) -> None:
+    began = time.perf_counter()
+    with contextlib.suppress(Unusable):
+        read_json(begin + part * (60_000 // len(part)))
+    assert time.perf_counter() - began < 1
+
+
+def test_thoughts_without_an_end_are_looked_through_for_json() -> None:
+    assert read_json('<think>so it is\n{"a": 1}') == {"a": 1}
+    assert read_json(' <think>[</think> <think>{"a": 1}') == {"a": 1}
 
 
 def test_depth_that_is_allowed_is_read() -> None:

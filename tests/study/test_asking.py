@@ -19,7 +19,8 @@ class Scripted:
     def __init__(self, say, most=10**9):
         self.say, self.most, self.waves, self.asked = say, most, [], []
 
-    def ask(self, requests, label):
+    def ask(self, requests, label, spend=True):
+        assert spend or len(self.asked) == self.most
         self.waves.append((label, len(requests)))
         answers = []
         for request in requests:

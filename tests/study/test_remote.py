@@ -25,6 +25,7 @@ from tutelage.study.remote import RemoteTeacher
 from tutelage.study.settings import Study
 from tutelage.study.store import entries, open_store
 from tutelage.study.teacher_llm import Message, Request
+from tutelage.study.teachers import open_teacher
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 9}}, "required": ["a"]}
 
@@ -289,6 +290,7 @@ HOSTILE = {
     "no text": raw('{"choices": [{"message": {"content": {"a": 1}}}]}'),
     "an error in disguise": raw('{"error": {"message": "overloaded"}}'),
     "nothing": raw(""),
+    "thoughts alone": raw("<think>" + " " * 50_000),
     "no HTTP": b"hello\r\n\r\n",
     "a server error": http(500, b"\x1b[31m\xff" * 1000),
 }
@@ -372,6 +374,11 @@ def test_a_prompt_that_is_too_long_is_a_fault_at_once(path) -> None:
         (http(404), "teacher.endpoint"),
         (http(302, Location="http://elsewhere/v1"), "sends us on to http://elsewhere/v1"),
         (http(400, {"error": {"message": "Unrecognized request argument: top_k"}}), "sampling.top_k: null"),
+        (http(400, {"error": "top_k is not supported in this context"}), "sampling.top_k: null"),
+        (
+            http(400, {"error": "string too long: messages.0.name has a maximum length of 64"}),
+            "does not take our requests",
+        ),
         (http(429, b"", Retry_After="90000"), "asks to wait 25 h"),
     ],
 )
@@ -396,6 +403,95 @@ def test_the_key_is_never_told(path, monkeypatch, capfd) -> None:
         assert key not in repr(error.getrepr(showlocals=False))
     assert key not in path.read_text()
     assert key not in "".join(capfd.readouterr())
+
+
+def test_an_answer_with_the_key_in_it_is_not_kept(path, monkeypatch) -> None:
+    key = "-".join(["sk", "9f8e7d6c5b4a"])
+    monkeypatch.setenv("TUTELAGE_TEACHER_KEY", key)
+    with Server(lambda body, number: completion(f"You sent {key}!" if body["seed"] else "yes")).running() as server:
+        found = ask(server, path, questions(2))
+    assert [bool(answer.fault) for answer in found] == [False, True]
+    assert "has the key in it" in found[1].fault
+    assert found[1].written == 5
+    assert key not in path.read_text()
+    # So short a key stands in many texts.
+    monkeypatch.setenv("TUTELAGE_TEACHER_KEY", "none")
+    with Server(lambda body, number: completion("none of it")).running() as server:
+        assert ask(server, path.with_name("b"), questions(1))[0].text == "none of it"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (904 in the messages)",
+        "request (1407 tokens) exceeds the available context size (256 tokens), try increasing it",
+        "The prompt (total length 25938) is too long to fit into the model (context length 4096)",
+        "The decoder prompt (length 9000) is longer than the maximum model length of 4096",
+        "the input length exceeds the context length",
+        "Requested tokens (2285) exceed context window of 2048",
+        "Input tokens exceed the configured limit of 272000 tokens",
+        "prompt is too long: 205000 tokens > 200000 maximum",
+        "The input token count (1200000) exceeds the maximum number of tokens allowed (1048575)",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096",
+        "Please reduce the length of the messages or completion.",
+    ],
+)
+def test_words_for_a_prompt_that_is_too_long(path, said) -> None:
+    long = http(400, {"error": {"message": said}})
+    with Server(lambda body, number: long if body["seed"] == 1 else completion()).running() as server:
+        found = ask(server, path, questions(2))
+    assert [bool(answer.fault) for answer in found] == [False, True]
+
+
+def test_faults_are_asked_again_where_the_study_says_so(path) -> None:
+    long = http(400, {"error": {"message": "maximum context length is 9 tokens"}})
+    small = True
+    with Server(lambda body, number: long if small and body["seed"] == 1 else completion()).running() as server:
+        ask(server, path, questions(3))
+        small = False
+        with open_store(path) as store, open_teacher(study(server.url), store) as teacher:
+            assert teacher.ask(questions(3), "asking")[1].fault
+        with open_store(path) as store, open_teacher(study(server.url, faults="again"), store) as teacher:
+            assert [answer.text for answer in teacher.ask(questions(3), "asking")] == ["yes"] * 3
+        assert len(server.asked) == 4
+        assert ask(server, path, questions(3))[1].text == "yes"
+    assert len(server.asked) == 4
+
+
+def test_asking_where_a_loop_runs_already(path) -> None:
+    async def cell():
+        return ask(server, path, questions(3))
+
+    with Server(lambda body, number: completion()).running() as server:
+        assert [answer.text for answer in asyncio.run(cell())] == ["yes"] * 3
+        dead = study("http://127.0.0.1:9/v1", tries=1)
+
+        async def failing():
+            with open_store(path.with_name("b")) as store:
+                RemoteTeacher(dead, store).ask(questions(1), "asking")
+
+        with pytest.raises(UserError, match="no connection"):
+            asyncio.run(failing())
+
+
+def test_ctrl_c_where_a_loop_runs_already(path) -> None:
+    async def slow(body, number):
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(9)
+        return completion()
+
+    async def cell():
+        ask(server, path, questions(20))
+
+    with Server(lambda body, number: slow(body, number)).running() as server:
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(cell())
+        assert time.monotonic() - began < 6
+    assert len(server.asked) == 4
 
 
 def test_the_key_stays_with_its_host(path, monkeypatch) -> None:
@@ -445,7 +541,8 @@ def test_requests_are_never_more_than_the_budget(path) -> None:
         assert len(server.asked) <= 20
         ended = found.index(None)
         assert all(answer is not None for answer in found[:ended])
-        assert found[ended:] == [None] * (50 - ended)
+        # The repeat of one that failed may find no room, while one behind it has its answer.
+        assert found[ended + 8 :] == [None] * (42 - ended)
         assert 12 <= ended <= 15
         ask(server, path, questions(50), {"requests": 20}, concurrency=8)
         assert len(server.asked) <= 20
@@ -475,7 +572,15 @@ def test_the_budget_ends_at_the_same_request_however_fast_answers_come(path, con
 
 
 @pytest.mark.parametrize(
-    "usage", [None, {}, [], {"prompt_tokens": "many"}, {"prompt_tokens": -5, "completion_tokens": 1e30}]
+    "usage",
+    [
+        None,
+        {},
+        [],
+        {"prompt_tokens": "many"},
+        {"prompt_tokens": -5, "completion_tokens": 1e30},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+    ],
 )
 def test_costs_that_are_not_told_are_guessed(path, usage) -> None:
     with Server(lambda body, number: completion("yes " * 10) | {"usage": usage}).running() as server:

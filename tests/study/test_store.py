@@ -95,6 +95,39 @@ def test_damage_in_the_middle_is_told_by_its_line(path, damage) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"again": "x"}, {"again": "x", "worst": [1]}, {"again": "x", "worst": [1, None]},
+        {"request": "x", "worst": [1, 2]},
+        {"answer": "x", "text": "t", "read": 1}, {"answer": ["x"], "text": "t", "read": 1, "written": 1},
+        {"failed": "x", "read": "many"}, {"shared": "x"}, {"teacher": "me"},
+        {"request": "x", "purpose": "p", "messages": ["hi"], "worst": [1, 2]},
+    ],
+)  # fmt: skip
+def test_lines_that_are_not_a_stores_are_told(path, line) -> None:
+    with open_store(path) as store:
+        store.append([answer(0)])
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    for reading in (Store, costs, lambda path: list(entries(path))):
+        with pytest.raises(UserError, match=r"line 2 is damaged .*take that line out"):
+            reading(path)
+
+
+def test_faults_are_forgotten_and_kept_in_the_file(path) -> None:
+    fault = {**answer(1, ""), "fault": "given up"}
+    with open_store(path) as store:
+        store.append([answer(0), fault, {**answer(2, ""), "fault": "empty"}, answer(2)])
+        store.forget_faults()
+        assert [request(n).key in store for n in range(3)] == [True, False, True]
+        store.append([fault])
+        assert store.answer(request(1).key).fault == "given up"
+        assert store.spent == Cost(5, 50, 10)
+    with open_store(path) as store:
+        assert request(1).key in store
+
+
 def test_another_teacher_is_refused_with_what_differs(path) -> None:
     with open_store(path) as store:
         store.claim({"model": "m", "sampling": {"top_p": 0.9}})
@@ -123,7 +156,9 @@ def test_what_was_lost_counts_with_its_worst_case(path) -> None:
         spent = store.spent
     with open_store(path) as store:
         assert store.spent == spent
-    assert costs(path) == {"label": Cost(3, 20, 4)}
+    # What is shown is what the budget counts.
+    assert costs(path) == {"label": spent}
+    assert spent == Cost(5, 20 + 2 * worst.read, 4 + 2 * worst.written)
 
 
 def test_two_processes_never_share_a_store(path) -> None:

@@ -17,7 +17,7 @@ from tutelage import starter
 from tutelage.errors import UserError, nearest
 from tutelage.files import write_text
 from tutelage.recipe_data import Section
-from tutelage.yaml_file import MAX_CHARACTERS, dump, parse
+from tutelage.yaml_file import MAX_CHARACTERS, dump, parse, parse_json
 
 Kind = Literal["classification", "pair_classification", "tagging", "generation"]
 """What a lesson's tasks take and give: a text, two texts or the words of a text, and labels; or writing alone."""
@@ -124,14 +124,18 @@ def read_plan(path: Path) -> Plan:
     """Read a plan from YAML or JSON.
 
     Raises:
-        UserError: no such file, not YAML, unknown keys, or a plan that cannot be, with the line of the fault.
+        UserError: no such file, not YAML, unknown keys, or a plan that cannot be, with the line of the fault (YAML).
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there; `tutelage study plan` writes one") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); name the file of a plan") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from error
+    if path.suffix == ".json":
+        return check_plan(parse_json(text, str(path), SCALE), str(path))
     # Labels may be called as they like, `password_reset` too.
     tree, lines = parse(text, str(path), SCALE, secrets=False)
     return check_plan(tree, str(path), lines)

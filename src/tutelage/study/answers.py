@@ -17,10 +17,10 @@ MAX_DEPTH = 64
 MAX_CONTAINERS = 200_000
 """Objects and lists of an answer: they take a hundred times the memory of their text."""
 
+THOUGHTS, THOUGHTS_END = "<think>", "</think>"
 # A string, ended or not, or a bracket. Possessive: nothing is tried twice, so that time is linear.
 _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)```", re.DOTALL)
-_THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _UNSOUND = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -52,15 +52,25 @@ def read_json(text: str) -> Any:
     Raises:
         Unusable: no JSON, nested too deeply, too many parts, not finite, or with characters that no text has.
     """
-    text = _THOUGHTS.sub("", text, count=1).strip() if text.lstrip().startswith("<think>") else text.strip()
+    text = _without_thoughts(text)
     if not text:
         raise Unusable("the answer is empty")
     fenced = None if text[0] in "[{" else _FENCE.search(text)
     if fenced:
-        text = fenced[1].strip()
+        text = fenced[1]
     elif text[0] not in '[{"':
         start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=0)
         text = text[start:]
+    return parse_json(text)
+
+
+def parse_json(text: str) -> Any:
+    """Return the JSON value that a text begins with; more JSON may not follow.
+
+    Raises:
+        Unusable: as `read_json` says.
+    """
+    text = text.strip()
     _check_structure(text)
     try:
         # Not strict: some servers' grammars let line breaks into strings. Other control characters are refused below.
@@ -71,6 +81,13 @@ def read_json(text: str) -> Any:
     if "{" in text[end:] or "[" in text[end:]:
         raise Unusable("there is more JSON after the first value")
     return value
+
+
+def _without_thoughts(text: str) -> str:
+    """Take off what a reasoning model thought aloud before its answer; thoughts without an end stay."""
+    text = text.strip()
+    end = text.find(THOUGHTS_END) if text.startswith(THOUGHTS) else -1
+    return text[end + len(THOUGHTS_END) :].strip() if end >= 0 else text
 
 
 def check_text(text: str) -> str:

@@ -2,6 +2,7 @@
 
 Requests go in waves: first all of them, then all whose answers were unusable, told what was wrong and with other seeds,
 and so on. Each wave follows from the answers before it alone, so that a study that goes on after a kill asks the same.
+Once the budget has ended, later waves take what is stored and ask nothing, or small questions would slip in behind.
 """
 
 from __future__ import annotations
@@ -43,7 +44,12 @@ class Outcome:
 
 
 def ask_json(
-    teacher: TeacherLLM, requests: Sequence[Request], check: Check, settings: Teacher, label: str
+    teacher: TeacherLLM,
+    requests: Sequence[Request],
+    check: Check,
+    settings: Teacher,
+    label: str,
+    spend: bool = True,
 ) -> list[Outcome | None]:
     """Ask requests with schemas until each has a usable answer or `settings.repairs` more answers were no better.
 
@@ -53,36 +59,42 @@ def ask_json(
         check: what else a value has to be.
         settings: says whether the teacher first answers freely and then turns its answer into JSON (`two_steps`).
         label: what progress bars say.
+        spend: whether anything is asked that is not stored.
 
     Returns:
         An outcome each; None where the budget ended before there was one.
     """
     asked = {index: _Asked(request) for index, request in enumerate(requests)}
     if settings.two_steps:
-        _answer_freely(teacher, asked, settings, label)
+        spend = _answer_freely(teacher, asked, settings, label, spend)
     for attempt in range(settings.repairs + 1):
         again = [one for one in asked.values() if one.open]
         if not again:
             break
         wave = [one.request_for_json(attempt) for one in again]
-        for one, request, answer in zip(again, wave, _ask(teacher, wave, label, attempt), strict=True):
+        answers = _ask(teacher, wave, label, attempt, spend)
+        spend = spend and None not in answers
+        for one, request, answer in zip(again, wave, answers, strict=True):
             one.take(request, answer, check)
     return [one.outcome for one in asked.values()]
 
 
-def _answer_freely(teacher: TeacherLLM, asked: dict[int, _Asked], settings: Teacher, label: str) -> None:
-    """Have all requests answered in free text."""
+def _answer_freely(teacher: TeacherLLM, asked: dict[int, _Asked], settings: Teacher, label: str, spend: bool) -> bool:
+    """Have all requests answered in free text; tells whether anything more may be asked."""
     for attempt in range(settings.repairs + 1):
         again = [one for one in asked.values() if one.open and one.free is None]
         if not again:
             break
         wave = [one.request_for_text(attempt) for one in again]
-        for one, answer in zip(again, _ask(teacher, wave, label, attempt), strict=True):
+        answers = _ask(teacher, wave, label, attempt, spend)
+        spend = spend and None not in answers
+        for one, answer in zip(again, answers, strict=True):
             one.take_text(answer, last=attempt == settings.repairs)
+    return spend
 
 
-def _ask(teacher: TeacherLLM, wave: Sequence[Request], label: str, attempt: int) -> list[Answer | None]:
-    return teacher.ask(wave, f"{label}, again" if attempt else label)
+def _ask(teacher: TeacherLLM, wave: Sequence[Request], label: str, attempt: int, spend: bool) -> list[Answer | None]:
+    return teacher.ask(wave, f"{label}, again" if attempt else label, spend)
 
 
 def _seed(seed: int, attempt: int) -> int:

@@ -23,7 +23,7 @@ import httpx2
 
 from tutelage import __version__
 from tutelage.errors import UserError
-from tutelage.study.answers import Unusable, read_json
+from tutelage.study.answers import Unusable, parse_json
 from tutelage.study.settings import Teacher
 
 CONNECT_SECONDS = 30.0
@@ -42,7 +42,14 @@ STOPPING = {
     405: "takes no chat requests at this address; `teacher.endpoint` is the part before /chat/completions",
 }
 _HALF = re.compile("[\ud800-\udfff]")
-TOO_LONG = ("context", "too long", "maximum length", "max_model_len", "prompt is longer")
+# What vLLM, llama.cpp, Ollama, SGLang, TGI and hosted services say of a request that the model cannot read whole.
+_TOO_LONG = re.compile(
+    r"context (?:length|size|window|limit)|(?:prompt|input|request) is (?:too long|longer)|too long to fit"
+    r"|maximum (?:model|prompt) length|reduce the length|too many tokens|tokens exceed|token count.{0,60} exceeds"
+    r"|max_new_tokens. must be"
+)
+SHORTEST_KEY = 8
+"""Characters. What is shorter may stand in any text, and is no key that anybody was given."""
 
 
 class Failed(Exception):
@@ -219,7 +226,7 @@ class Endpoint:
         if status in STOPPING:
             why = STOPPING[status].format(variable=self._settings.key_variable)
             raise UserError(f"{self.shown} {why} ({told})")
-        if status == 413 or any(words in said.lower() for words in TOO_LONG):
+        if status == 413 or _TOO_LONG.search(said.lower()):
             raise Refused(told)
         raise UserError(
             f"{self.shown} does not take our requests ({told}). If it does not know a setting, take that out: "
@@ -228,7 +235,7 @@ class Endpoint:
 
     def _json(self, raw: bytes) -> Any:
         try:
-            return read_json(raw.decode("utf-8"))
+            return parse_json(raw.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise Failed(f"its answer is not UTF-8 (byte {error.start})", billed=True) from error
         except Unusable as error:
@@ -251,10 +258,16 @@ class Endpoint:
         if not content:
             refusal = self.hide(str(message.get("refusal") or ""))
             fault = f"the answer is empty: {refusal}" if refusal else "the answer is empty"
+        elif len(self._key) >= SHORTEST_KEY and self._key in content:
+            fault = "the answer has the key in it, and is not kept"
         elif _HALF.search(content):
             fault = "the answer has half of a surrogate pair, which is no character"
         finish = "length" if choice.get("finish_reason") == "length" else "stop"
-        return Reply("" if fault else content, fault, finish, _count(read), _count(written))
+        # Some servers report 0 for whatever they do not count. No prompt has no tokens, and no text has.
+        told = _count(written)
+        return Reply(
+            "" if fault else content, fault, finish, _count(read) or None, None if content and not told else told
+        )
 
 
 @cache
@@ -273,7 +286,7 @@ def _message(raw: bytes) -> str:
     """Return what an error's body says, from the places where endpoints say it."""
     text = raw[:4000].decode("utf-8", "replace")
     try:
-        tree = read_json(raw.decode("utf-8", "replace")) if len(raw) <= 4000 else None
+        tree = parse_json(raw.decode("utf-8", "replace")) if len(raw) <= 4000 else None
     except Unusable:
         return text
     for key in ("error", "message", "detail"):

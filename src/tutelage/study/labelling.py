@@ -6,6 +6,8 @@ It does not matter what it was written for, so a text carries many labels.
 The words of a text are what its spaces part, punctuation attached: " ".join(words) is the text, so nothing is lost by
 tagging. Texts of several lines, and long ones, are not tagged.
 
+When the budget ends, every text still gets the labels whose answers are stored, whatever they were asked for and when.
+
 An answer for several tasks that stays malformed is asked for again task by task; a label that stays malformed is
 missing, the text is kept, and the pair of both goes into quarantine.
 """
@@ -63,7 +65,7 @@ class Labeller:
     Attributes:
         refused: labels that did not come to anything: reason, key of the request, `{id, task}`.
         labels: by task, how many were given.
-        budget_ended: whether some texts have no labels because the budget ended.
+        budget_ended: whether some labels or votes are missing because the budget ended.
 
     Raises:
         UserError: `labelling.tasks` names what is no task with labels, or a label of words has a space.
@@ -102,10 +104,9 @@ class Labeller:
 
     def _part(self, part: Sequence[Example], label: str) -> list[Example]:
         votes = [_Votes() for _ in part]
-        if not self.budget_ended:
-            failed = self._ask(part, self._questions(part), votes, label)
-            single = [replace(one, tasks=(task,)) for one in failed for task in one.tasks if len(one.tasks) > 1]
-            self._ask(part, single, votes, f"{label}, task by task")
+        failed = self._ask(part, self._questions(part), votes, label)
+        single = [replace(one, tasks=(task,)) for one in failed for task in one.tasks if len(one.tasks) > 1]
+        self._ask(part, single, votes, f"{label}, task by task")
         return [self._labelled(example, found) for example, found in zip(part, votes, strict=True)]
 
     def _questions(self, part: Sequence[Example]) -> list[Question]:
@@ -147,9 +148,9 @@ class Labeller:
             return found if isinstance(found, str) else None
 
         failed = []
-        for one, request, outcome in zip(
-            questions, requests, ask_json(self._teacher, requests, check, self._study.teacher, label), strict=True
-        ):
+        spend = not self.budget_ended
+        outcomes = ask_json(self._teacher, requests, check, self._study.teacher, label, spend)
+        for one, request, outcome in zip(questions, requests, outcomes, strict=True):
             if outcome is None:
                 self.budget_ended = True
             elif outcome.value is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ from tutelage.stopping import Stop, stop_flag
 from tutelage.study.budget import Cost, Ledger, worst_case
 from tutelage.study.grammar import Rule, Rules, mask
 from tutelage.study.prompting import taken_apart
-from tutelage.study.settings import Study
+from tutelage.study.settings import Sampling, Study
 from tutelage.study.store import Store
 from tutelage.study.teacher_llm import Answer, Json, Request
 
@@ -58,18 +58,18 @@ class LocalTeacher:
         self._writer: _Writer | None = None
         store.expect(self._identity)
 
-    def ask(self, requests: Sequence[Request], label: str) -> list[Answer | None]:
+    def ask(self, requests: Sequence[Request], label: str, spend: bool = True) -> list[Answer | None]:
         """Answer requests, in their order; see `teacher_llm.TeacherLLM`."""
         unique = list({request.key: request for request in requests}.values())
         missing = sum(request.key not in self._store for request in unique)
-        if missing:
+        if missing and spend:
             with stop_flag(STOPPING) as stop, progress(label, missing, "requests") as bar:
                 self._answer_all(unique, stop, bar)
         return self._store.answers([request.key for request in requests])
 
     def _answer_all(self, requests: Sequence[Request], stop: Stop, bar: Tracker) -> None:
         if self._writer is None:
-            self._writer = _Writer(self._settings.weights or "", self._settings.sampling.model_dump())
+            self._writer = _Writer(self._settings.weights or "", self._settings.sampling)
         self._store.claim(self._identity)
         ledger = Ledger(self._budget, self._settings.prices, self._store.spent)
         size = self._settings.concurrency
@@ -96,7 +96,7 @@ class LocalTeacher:
         """Write the answers of a batch and store those that are missing."""
         assert self._writer is not None
         new = {request.key for request in batch if request.key not in self._store}
-        # Of a batch that is never finished, nothing was paid.
+        # A batch that is never finished costs nothing, and does not count as requests either.
         asking = (self._store.asking(request, worst=[0, 0]) for request in batch if request.key in new)
         self._store.append([line for lines in asking for line in lines])
         answers = self._writer.write(batch, stop)
@@ -121,10 +121,10 @@ class _Writer:
 
     Args:
         weights: folder or hub id.
-        sampling: as `settings.Sampling` has it.
+        sampling: how tokens are drawn.
     """
 
-    def __init__(self, weights: str, sampling: Json) -> None:
+    def __init__(self, weights: str, sampling: Sampling) -> None:
         set_up()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -147,22 +147,38 @@ class _Writer:
         self._rules = Rules(self._tokenizer, self._ends, self._model.get_output_embeddings().weight.shape[0])
 
     def write(self, requests: Sequence[Request], stop: Stop) -> list[Answer]:
-        """Answer a batch of requests."""
+        """Answer a batch of requests, in parts within which each has all the room that its own prompt leaves it."""
         prompts = [self._encode(request) for request in requests]
         faults = [self._fault(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
-        rows = [
-            _Row(request, prompt, self._rules.rule(request))
-            for request, prompt, fault in zip(requests, prompts, faults, strict=True)
+        rows = {
+            at: _Row(request, prompt, self._rules.rule(request), min(request.max_tokens, self._context - len(prompt)))
+            for at, (request, prompt, fault) in enumerate(zip(requests, prompts, faults, strict=True))
             if not fault
+        }
+        written: dict[int, list[int]] = {}
+        for part in self._parts(rows):
+            written |= zip(part, self._generate([rows[at] for at in part], stop), strict=True)
+        return [
+            Answer(request.key, "", fault, read=len(prompt))
+            if fault
+            else self._decode(request, len(prompt), written[at])
+            for at, (request, prompt, fault) in enumerate(zip(requests, prompts, faults, strict=True))
         ]
-        written = iter(self._generate(rows, stop) if rows else ())
-        answers = []
-        for request, prompt, fault in zip(requests, prompts, faults, strict=True):
-            if fault:
-                answers.append(Answer(request.key, "", fault, read=len(prompt)))
-            else:
-                answers.append(self._decode(request, len(prompt), next(written)))
-        return answers
+
+    def _parts(self, rows: Mapping[int, _Row]) -> list[list[int]]:
+        """Part rows, given by their places, so that the longest prompt and the longest answer of a part fit together.
+
+        They are written side by side, so a long prompt would otherwise cut the answers to all others.
+        """
+        parts: list[list[int]] = []
+        room = 0
+        for at in sorted(rows, key=lambda at: len(rows[at].prompt)):
+            room = max(room, rows[at].room)
+            if not parts or len(rows[at].prompt) + room > self._context:
+                parts.append([])
+                room = rows[at].room
+            parts[-1].append(at)
+        return [sorted(part) for part in parts]
 
     def _encode(self, request: Request) -> list[int]:
         """Return a prompt's tokens. Texts cannot speak as somebody else: control tokens in them are taken apart."""
@@ -181,18 +197,17 @@ class _Writer:
     def _generate(self, rows: Sequence[_Row], stop: Stop) -> list[list[int]]:
         """Return the tokens that the model writes for each row, the one that ends an answer included."""
         longest = max(len(row.prompt) for row in rows)
-        length = min(max(row.request.max_tokens for row in rows), self._context - longest)
         pad = self._ends[0]
         tokens_BT = torch.tensor([[pad] * (longest - len(row.prompt)) + row.prompt for row in rows])
         real_BT = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
         s = self._sampling
         config = GenerationConfig(
-            do_sample=s["temperature"] > 0,
-            temperature=s["temperature"] or None,
-            top_p=s["top_p"],
-            top_k=s["top_k"] or 0,
-            repetition_penalty=s["repetition_penalty"] or 1.0,
-            max_new_tokens=length,
+            do_sample=s.temperature > 0,
+            temperature=s.temperature or None,
+            top_p=s.top_p,
+            top_k=s.top_k or 0,
+            repetition_penalty=s.repetition_penalty or 1.0,
+            max_new_tokens=max(row.room for row in rows),
             eos_token_id=self._ends,
             pad_token_id=pad,
         )
@@ -209,9 +224,9 @@ class _Writer:
         return [self._cut(row, list(out)) for row, out in zip(rows, out_BT[:, longest:].tolist(), strict=True)]
 
     def _cut(self, row: _Row, tokens: list[int]) -> list[int]:
-        """Cut a row after the token that ends it, or at its own limit."""
+        """Cut a row after the token that ends it, or where its own room ends."""
         end = next((at + 1 for at, token in enumerate(tokens) if token in self._ends), len(tokens))
-        return tokens[: min(end, row.request.max_tokens)]
+        return tokens[: min(end, row.room)]
 
     def _decode(self, request: Request, read: int, tokens: list[int]) -> Answer:
         ended = bool(tokens) and tokens[-1] in self._ends
@@ -225,11 +240,12 @@ class _Writer:
 
 @dataclass(frozen=True)
 class _Row:
-    """A request of a batch, its prompt's tokens and what binds its answer."""
+    """A request of a batch, its prompt's tokens, what binds its answer, and how many tokens that may have."""
 
     request: Request
     prompt: list[int]
     rule: Rule | None
+    room: int
 
 
 class _Bound(LogitsProcessor):  # type: ignore[misc]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 from tutelage.errors import Interrupted, UserError
 from tutelage.progress import Tracker, progress
@@ -40,8 +42,10 @@ class RemoteTeacher:
             self._enforces = probe.passed(self._all(probe.requests(), "looking whether schemas are enforced"))
         return self._enforces
 
-    def ask(self, requests: Sequence[Request], label: str) -> list[Answer | None]:
+    def ask(self, requests: Sequence[Request], label: str, spend: bool = True) -> list[Answer | None]:
         """Answer requests, in their order; see `teacher_llm.TeacherLLM`."""
+        if not spend:
+            return self._stored(requests)
         missing = [request for request in requests if request.key not in self._store]
         if any(request.schema is not None for request in missing):
             _ = self.enforces_schemas
@@ -51,9 +55,12 @@ class RemoteTeacher:
         todo = list({request.key: request for request in requests if request.key not in self._store}.values())
         if todo:
             with stop_flag(STOPPING) as stop, progress(label, len(todo), "requests") as bar:
-                asyncio.run(self._send_all(todo, stop, bar))
+                _run(self._send_all(todo, stop, bar))
             if stop.number:
                 raise Interrupted(stop.number)
+        return self._stored(requests)
+
+    def _stored(self, requests: Sequence[Request]) -> list[Answer | None]:
         return self._store.answers([request.key for request in requests])
 
     async def _send_all(self, requests: Sequence[Request], stop: Stop, bar: Tracker) -> None:
@@ -111,3 +118,27 @@ class RemoteTeacher:
                 messages = (*messages[:-1], replace(messages[-1], content=told))
         body["messages"] = [{"role": message.role, "content": message.content} for message in messages]
         return body
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end; where a loop runs already, as in a notebook, in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    under_way: list[asyncio.Task[Any]] = []
+
+    async def noted() -> None:
+        under_way.extend(asyncio.all_tasks())
+        await work
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(asyncio.run, noted())
+        try:
+            done.result()
+        except KeyboardInterrupt:
+            # A second Ctrl-C drops what is under way; the signal came to this thread.
+            for task in under_way:
+                task.get_loop().call_soon_threadsafe(task.cancel)
+            raise

@@ -56,7 +56,8 @@ class Teacher(Section):
     once."""
     sampling: Sampling = Sampling()
     max_tokens: Count = 4096
-    """Longest answer, in tokens."""
+    """Longest answer, in tokens. It is part of what is asked: a change asks a study's questions anew, and pays for them
+    again."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
     """Requests in flight at once."""
     timeout: Positive = 300.0
@@ -67,6 +68,9 @@ class Teacher(Section):
     """How often a request is sent while the endpoint fails or is busy, with pauses that grow or that it asks for."""
     repairs: Annotated[int, Field(ge=0, le=10)] = 2
     """How often an answer of the wrong form is asked for again."""
+    faults: Literal["keep", "again"] = "keep"
+    """`again` asks anew what came to nothing in earlier runs (given up, too long for the model, empty): for one run,
+    once the cause is mended."""
     prices: Prices | None = None
     """To count money."""
 

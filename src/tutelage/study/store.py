@@ -2,7 +2,8 @@
 
     {"teacher": {...}}                      who answers; the first line. Answers of another teacher never mix with its
     {"shared": DIGEST, "value": ...}        what many requests have in common, once: system messages, schemas, ...
-    {"request": KEY, "purpose": ..., ...}   a request, before it is sent; `worst` is the most it may cost
+    {"request": KEY, "purpose": ..., ...}   a request, before it is sent; `worst` is the most it may cost: tokens read
+                                            and written; [0, 0] where it costs nothing unless it is answered
     {"again": KEY, "worst": [...]}          it is sent once more, after ...
     {"failed": KEY, "why": ..., ...}        ... a sending came to nothing, with tokens where it may have cost some;
                                             `requests` is 0 where it was stopped before it was sent
@@ -46,6 +47,7 @@ class Store:
         self.spent = Cost()
         self.teacher: Json | None = None
         self._places: dict[str, int] = {}
+        self._faults: set[str] = set()
         self._shared: set[str] = set()
         self._asked: set[str] = set()
         self._torn = False
@@ -53,16 +55,16 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)
             sync_folder(path.parent)
-        under_way: dict[str, list[Cost]] = defaultdict(list)
+        under_way = _UnderWay()
         end = 0
         for place, size, line in _lines(path):
-            self._note(line, place, under_way)
+            self._note(line, place)
+            under_way.note(line)
             end = place + size
         if end < self._file.seek(0, os.SEEK_END):
             self._file.truncate(end)
         self._end = end
-        for lost in under_way.values():
-            self.spent = sum(lost, self.spent)
+        self.spent = sum(under_way.lost().values(), self.spent)
 
     def close(self) -> None:
         """Close the file."""
@@ -123,6 +125,12 @@ class Store:
         self._asked.add(request.key)
         return [*shared, line]
 
+    def forget_faults(self) -> None:
+        """Take requests whose answer is a fault for unanswered, so that they are asked again; the file keeps all."""
+        for key in self._faults:
+            del self._places[key]
+        self._faults.clear()
+
     def append(self, lines: Sequence[Json]) -> None:
         """Write lines; they are on the disk when this returns, or nothing of them if it raises.
 
@@ -142,7 +150,7 @@ class Store:
                 self._take_back(lines)
                 raise
         for line, text in zip(lines, encoded, strict=True):
-            self._note(line, self._end, None)
+            self._note(line, self._end)
             self._end += len(text)
 
     def _take_back(self, lines: Sequence[Json]) -> None:
@@ -168,37 +176,48 @@ class Store:
         )
 
     def answers(self, keys: Sequence[str]) -> list[Answer | None]:
-        """Return the stored answers up to the first that is missing, and None from there on."""
-        found = [self.answer(key) for key in keys]
-        end = found.index(None) if None in found else len(found)
-        return [*found[:end], *[None] * (len(found) - end)]
+        """Return the stored answers, None for those that are missing."""
+        return [self.answer(key) for key in keys]
 
     def __contains__(self, key: object) -> bool:
         return key in self._places
 
-    def _note(self, line: Json, place: int, under_way: dict[str, list[Cost]] | None) -> None:
-        """Take a line into account; `under_way` collects worst cases while the file is read."""
+    def _note(self, line: Json, place: int) -> None:
+        """Take a line into account."""
         if "teacher" in line:
             self.teacher = line["teacher"]
         elif "shared" in line:
             self._shared.add(line["shared"])
         elif "request" in line or "again" in line:
-            key = line.get("request") or line["again"]
-            self._asked.add(key)
-            if under_way is not None:
-                under_way[key].append(Cost(1, *line["worst"]))
-            return
-        cost = ended(line)
-        if cost is None:
-            return
-        key = line.get("answer") or line["failed"]
-        if "answer" in line:
-            self._places[key] = place
-        self.spent += cost
-        if under_way is not None and under_way[key]:
-            under_way[key].pop()
-            if not under_way[key]:
-                del under_way[key]
+            self._asked.add(line.get("request") or line["again"])
+        elif (cost := ended(line)) is not None:
+            self.spent += cost
+            if "answer" in line:
+                self._places[line["answer"]] = place
+                (self._faults.add if "fault" in line else self._faults.discard)(line["answer"])
+
+
+class _UnderWay:
+    """Sendings that were neither answered nor failed, by request, with the most that each may have cost."""
+
+    def __init__(self) -> None:
+        self._worst: dict[str, list[Cost]] = defaultdict(list)
+
+    def note(self, line: Json) -> None:
+        """Take a line into account."""
+        if "request" in line or "again" in line:
+            worst = Cost(1, *line["worst"])
+            self._worst[line.get("request") or line["again"]].append(worst if worst.tokens else Cost())
+        elif ended(line) is not None:
+            key = line.get("answer") or line["failed"]
+            if len(self._worst[key]) > 1:
+                self._worst[key].pop()
+            else:
+                del self._worst[key]
+
+    def lost(self) -> dict[str, Cost]:
+        """Return what the sendings of each request may have cost, at the end of the file."""
+        return {key: sum(worst, Cost()) for key, worst in self._worst.items()}
 
 
 def ended(line: Json) -> Cost | None:
@@ -247,25 +266,56 @@ def entries(path: Path) -> Iterator[Json]:
 
 
 def costs(path: Path) -> dict[str, Cost]:
-    """Return what each stage cost: the part of a request's purpose before its first slash. Lost sendings left out.
+    """Return what each stage cost: the part of a request's purpose before its first slash.
 
+    Together it is what a budget counts, sendings that were lost with their worst case included.
     Of requests whose line was taken out because it was damaged, the stage is `unknown`.
     """
     stages: dict[str, str] = {}
     found: dict[str, Cost] = defaultdict(Cost)
+    under_way = _UnderWay()
     for line in entries(path):
+        under_way.note(line)
         if "request" in line:
             stages[line["request"]] = line["purpose"].partition("/")[0]
         elif (cost := ended(line)) is not None:
             found[stages.get(line.get("answer") or line["failed"], "unknown")] += cost
+    for key, lost in under_way.lost().items():
+        found[stages.get(key, "unknown")] += lost
     return dict(found)
+
+
+_TEXT, _COUNT = (str,), (int,)
+_SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
+    "teacher": {"teacher": (dict,)},
+    "shared": {"shared": _TEXT, "value": (object,)},
+    "request": {"request": _TEXT, "purpose": _TEXT, "messages": (list,), "worst": (list,)},
+    "again": {"again": _TEXT, "worst": (list,)},
+    "failed": {"failed": _TEXT},
+    "answer": {"answer": _TEXT, "text": _TEXT, "read": _COUNT, "written": _COUNT},
+}
+"""What a line needs to have, by the key that tells its kind."""
+
+
+def _check_shape(line: Json) -> None:
+    """Raise ValueError if a line is not what the head of this file says."""
+    needed = next((shape for kind, shape in _SHAPES.items() if kind in line), {})
+    for key, types in needed.items():
+        if key not in line or not isinstance(line[key], types):
+            raise ValueError(f"its '{key}' is missing, or is not what it should be")
+    counts = [line.get(key, 0) for key in ("requests", "read", "written")]
+    worst = line.get("worst", [0, 0])
+    if len(worst) != 2 or not all(isinstance(count, int) for count in (*worst, *counts)):
+        raise ValueError("its counts are no whole numbers")
+    if any(not isinstance(message, list) or len(message) != 2 for message in line.get("messages", ())):
+        raise ValueError("its 'messages' are no pairs of role and text")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, Json]]:
     """Yield place, size and object of each line; a last line without its end is left out.
 
     Raises:
-        UserError: a line that is no JSON object.
+        UserError: a line that is no JSON object, or lacks what the head of this file says.
     """
     size, place = path.stat().st_size, 0
     with path.open("rb") as file, ExitStack() as stack:
@@ -277,6 +327,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, Json]]:
                 line = json.loads(text)
                 if not isinstance(line, dict):
                     raise ValueError("it is no object")
+                _check_shape(line)
             except ValueError as error:
                 raise UserError(
                     f"{path}, line {number} is damaged ({error}); take that line out, and what it held will be asked "

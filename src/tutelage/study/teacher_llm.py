@@ -99,15 +99,16 @@ class TeacherLLM(Protocol):
     def enforces_schemas(self) -> bool:
         """Whether answers were found to follow their schema by force; they are checked here in any case."""
 
-    def ask(self, requests: Sequence[Request], label: str) -> list[Answer | None]:
+    def ask(self, requests: Sequence[Request], label: str, spend: bool = True) -> list[Answer | None]:
         """Answer requests, in their order; those in the store at no cost.
 
         Args:
             requests: any number; a request that occurs twice is answered once.
             label: what the progress bar says.
+            spend: whether those that are not in the store are asked.
 
         Returns:
-            An answer each; None from where the budget ended, so always a tail.
+            An answer each; None where the budget ended before there was one. What is stored behind its end is there.
 
         Raises:
             UserError: the endpoint cannot be reached or refuses everything.

@@ -21,6 +21,8 @@ def open_teacher(study: Study, store: Store) -> Iterator[TeacherLLM]:
     Raises:
         UserError: an address that cannot be, answers of another teacher in the store, a missing package.
     """
+    if study.teacher.faults == "again":
+        store.forget_faults()
     if study.teacher.endpoint is not None:
         from tutelage.study.remote import RemoteTeacher
 

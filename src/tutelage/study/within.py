@@ -84,10 +84,14 @@ class Within:
         """Ask for the texts of some requests; None from where the budget ended, and what strays goes to `refused`."""
         if self._constraint is not None:
             answers = self._teacher.ask(requests, label)
-            return [
-                None if answer is None else self._held(answer, request, refused)
-                for request, answer in zip(requests, answers, strict=True)
+            # What is stored behind the budget's end waits: what it would follow is not known yet.
+            answered = answers[: answers.index(None)] if None in answers else answers
+            held = [
+                self._held(answer, request, refused)
+                for request, answer in zip(requests, answered, strict=False)
+                if answer is not None
             ]
+            return [*held, *[None] * (len(requests) - len(held))]
         outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
         batches: list[list[Piece] | None] = []
         for request, outcome in zip(requests, outcomes, strict=True):

@@ -148,11 +148,14 @@ class Scripted:
         self.brain, self.limit = brain, limit
         self.asked: dict[str, Request] = {}
 
-    def ask(self, requests: Sequence[Request], label: str) -> list[Answer | None]:
+    def ask(self, requests: Sequence[Request], label: str, spend: bool = True) -> list[Answer | None]:
         answers: list[Answer | None] = []
+        ended = not spend
         for request in requests:
-            if request.key not in self.asked and self.limit is not None and len(self.asked) >= self.limit:
-                return [*answers, *[None] * (len(requests) - len(answers))]
+            ended = ended or (request.key not in self.asked and len(self.asked) == self.limit)
+            if ended and request.key not in self.asked:
+                answers.append(None)
+                continue
             self.asked[request.key] = request
             messages = [(message.role, message.content) for message in request.messages]
             answers.append(Answer(request.key, self.brain.text(messages, request.schema, request.seed)))

@@ -10,6 +10,7 @@ import pytest
 
 from tutelage.corpus.examples import Example, example_of
 from tutelage.errors import UserError
+from tutelage.study import labelling
 from tutelage.study.labelling import Labeller, majority
 from tutelage.study.tags import tags_of_list, tags_of_pairs
 
@@ -151,6 +152,34 @@ def test_the_budget_leaves_the_rest_without_labels(brain: Any, study: Any, plan:
     found, labeller = labelled(helpers.Scripted(brain, limit=3), study(), plan)
     assert labeller.budget_ended
     assert [bool(example.labels) for example in found] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("two_steps", [False, True])
+def test_the_end_of_the_budget_takes_no_label_away(
+    brain: Any, study: Any, plan: Any, helpers: Any, two_steps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelling, "PART", 2)
+
+    def hook(kind: str, value: Any, seed: int) -> Any:
+        # One family is asked again task by task.
+        return {} if kind == "label" and "topic" in value and "mood" in value and seed % 2 else value
+
+    brain.hook = hook
+    teacher = helpers.Scripted(brain)
+    once, votes = (
+        study(teacher={"two_steps": two_steps}),
+        study(teacher={"two_steps": two_steps}, labelling={"votes": 3}),
+    )
+    before, _ = labelled(teacher, once, plan)
+    teacher.limit = len(teacher.asked) + 2
+    found, labeller = labelled(teacher, votes, plan)
+    assert labeller.budget_ended
+    assert len(teacher.asked) == teacher.limit
+    assert [set(example.labels) for example in found] == [set(example.labels) for example in before]
+    teacher.limit = None
+    raised, labeller = labelled(teacher, votes, plan)
+    assert not labeller.budget_ended
+    assert raised == labelled(helpers.Scripted(brain), votes, plan)[0]
 
 
 def test_only_some_tasks(brain: Any, study: Any, plan: Any, helpers: Any) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tutelage.corpus import study_plan
-from tutelage.corpus.study_plan import read_plan, write_plan
+from tutelage.corpus.study_plan import Plan, read_plan, write_plan
 from tutelage.errors import UserError
 from tutelage.study.planning import Planner
 
@@ -176,3 +178,45 @@ def test_a_flood_is_no_plan(brain: Any, study: Any, helpers: Any, kind: str) -> 
         assert {item.reason for item in planner.refused} == {
             "malformed answer: 9 prompts, far more than the 2 asked for"
         }
+
+
+def tree(label: str) -> dict[str, Any]:
+    task = {"name": "mood", "description": "How?", "labels": {label: "happy", "sad": "not happy"}}
+    return {"lessons": [{"kind": "classification", "tasks": [task]}]}
+
+
+@pytest.mark.parametrize("indent", [None, "\t"])
+def test_a_plan_in_json_is_json(tmp_path: Path, indent: str | None) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(tree("🙂"), indent=indent))
+    assert "\\ud83d\\ude42" in path.read_text()
+    plan = read_plan(path)
+    assert plan == Plan.model_validate(tree("🙂"))
+    write_plan(plan, tmp_path / "plan.yaml")
+    assert read_plan(tmp_path / "plan.yaml") == plan
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("plan.json", json.dumps(tree("\ud83d")), "half of a surrogate pair; write the character itself"),
+        ("plan.yaml", json.dumps(tree("🙂")), "half of a surrogate pair; write the character itself"),
+        ("plan.json", '{"title": "a", "title": "b"}', "the key 'title' stands in one object a second time"),
+        ("plan.json", '{"title": ', "not valid JSON"),
+        ("plan.json", "[" * 100_000, "not valid JSON"),
+        ("plan.json", "[" * 60 + "]" * 60, "nested more than 50"),
+        ("plan.json", f"[{'1,' * 3_300_000}1]", "more than 3,200,000 values"),
+        ("plan.json", json.dumps(tree("ok") | {"titel": "x"}), "titel"),
+        ("plan.json", "", "not valid JSON"),
+    ],
+    ids=lambda value: value[:20],
+)  # fmt: skip
+def test_plans_that_cannot_be_read(tmp_path: Path, name: str, text: str, told: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=told):
+        read_plan(tmp_path / name)
+
+
+def test_a_folder_is_no_plan(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name the file of a plan"):
+        read_plan(tmp_path)

@@ -170,7 +170,7 @@ class Held:
     def __init__(self, scripted: Any, strays: bool = False) -> None:
         self.scripted, self.strays, self.constraints = scripted, strays, set[Any]()
 
-    def ask(self, requests: Any, label: str) -> list[Answer | None]:
+    def ask(self, requests: Any, label: str, spend: bool = True) -> list[Answer | None]:
         if requests[0].constraint is None:
             return self.scripted.ask(requests, label)
         answers = []
