@@ -64,8 +64,10 @@ def study_write(file: StudyArgument, changes: Changes = None, studies: Studies =
     from tutelage.progress import output
     from tutelage.study.tables import ledger_table
 
-    output().print(ledger_table(work.study_write(file, changes or (), studies)))
+    ledger = work.study_write(file, changes or (), studies)
+    output().print(ledger_table(ledger))
     _show_cost(file, changes, studies)
+    work.check_budget(ledger)
 
 
 @study.command("label")
@@ -80,8 +82,9 @@ def study_label(file: StudyArgument, changes: Changes = None, studies: Studies =
     from tutelage.study.tables import labels_table
 
     found = work.study_label(file, changes or (), studies)
-    output().print(labels_table(found.labels, found.texts, found.refused))
+    output().print(labels_table(found.labels, found.could, found.refused))
     _show_cost(file, changes, studies)
+    work.check_budget(found)
 
 
 @study.command("filter")
@@ -135,8 +138,9 @@ def study_audit(
 def study_run(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
     """Go all the way: plan (if there is no plan yet), write, label, filter, audit.
 
-    Stop it whenever you like, with Ctrl-C; the same command goes on. How many requests it will take:
-    `tutelage study show study.yaml`. To look at the plan before words are paid for, begin with `tutelage study plan`.
+    Stop it whenever you like, with Ctrl-C; the same command goes on. It stops by itself where the `budget` ends, with
+    exit code 1. How many requests it will take: `tutelage study show study.yaml`. To look at the plan before words are
+    paid for, begin with `tutelage study plan`.
     """
     from tutelage import studies as work
     from tutelage.progress import output
@@ -144,9 +148,12 @@ def study_run(file: StudyArgument, changes: Changes = None, studies: Studies = S
 
     given = (file, changes or (), studies)
     output().print(tables.plan_table(work.study_plan(*given)))
-    output().print(tables.ledger_table(work.study_write(*given)))
+    ledger = work.study_write(*given)
+    output().print(tables.ledger_table(ledger))
+    work.check_budget(ledger)
     labelled = work.study_label(*given)
-    output().print(tables.labels_table(labelled.labels, labelled.texts, labelled.refused))
+    output().print(tables.labels_table(labelled.labels, labelled.could, labelled.refused))
+    work.check_budget(labelled)
     output().print(tables.filtered_table(work.study_filter(*given)))
     audited = work.study_audit(*given)
     output().print(tables.audit_table(audited.audit))

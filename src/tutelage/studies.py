@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING
 
 from tutelage import starter
 from tutelage.corpus.examples import read_examples, write_examples
-from tutelage.corpus.study_plan import Plan, read_plan, starter_plan, write_plan
+from tutelage.corpus.study_plan import Kind, Plan, read_plan, starter_plan, write_plan
 from tutelage.errors import UserError
 from tutelage.files import sweep, write_json, write_text
 from tutelage.progress import console
 from tutelage.study.budget import Cost
 from tutelage.study.folder import StudyFolder
 from tutelage.study.forecast import forecast
+from tutelage.study.hidden import visible
 from tutelage.study.labelling import Labeller
 from tutelage.study.planning import Planner
 from tutelage.study.prompting import copy_prompts
-from tutelage.study.quarantine import write_refused
+from tutelage.study.quarantine import Refused, write_refused
 from tutelage.study.settings import Planning, Prices, Study
 from tutelage.study.store import costs, open_store
 from tutelage.study.study_file import load_study, study_text
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 Source = Study | str | Path
 STUDIES = Path("studies")
+TOLD = 5
+"""Of what was left out of a plan, this many things are told on the terminal."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class Labelled:
     Attributes:
         texts: labelled texts, those without any label included.
         labels: by task, how many texts have a label.
+        could: by task, how many texts could have one: pairs, single texts, or such of one line.
         refused: labels that did not come to anything.
         budget_ended: whether texts were left without labels because the budget ended.
     """
 
     texts: int
     labels: dict[str, int]
+    could: dict[str, int]
     refused: int
     budget_ended: bool
 
@@ -89,6 +94,7 @@ def study_plan(
             planner = Planner(teacher, study, attempt)
             plan = planner.plan()
             write_refused(folder.quarantine / "plan.jsonl", planner.refused)
+        _tell_what_is_missing(planner.refused, [kind for kind in planner.kinds if not plan.tasks(kind)], folder)
     else:
         plan = named
     if folder.plan.is_file():
@@ -110,7 +116,7 @@ def study_write(source: Source, overrides: Sequence[str] = (), studies: str | Pa
         write_examples(folder.written, writer.examples())
         write_refused(folder.quarantine / "write.jsonl", writer.refused)
         write_json(folder.ledger, writer.ledger.to_json())
-    if writer.ledger.ended != "words":
+    if writer.ledger.ended not in ("words", "budget"):
         console.print(f"writing ended with {writer.ledger.words:,} of {study.writing.words:,} words, since "
                       f"{WHY[writer.ledger.ended]}")  # fmt: skip
     return writer.ledger
@@ -127,9 +133,7 @@ def study_label(source: Source, overrides: Sequence[str] = (), studies: str | Pa
         labeller = Labeller(teacher, study, plan)
         write_examples(folder.labelled, labeller.examples(read_examples(folder.written), total))
         write_refused(folder.quarantine / "label.jsonl", labeller.refused)
-    if labeller.budget_ended:
-        console.print("the budget ended before all texts were labelled; raise `budget` and give the same command again")
-    return Labelled(total, dict(labeller.labels), len(labeller.refused), labeller.budget_ended)
+    return Labelled(total, dict(labeller.labels), dict(labeller.could), len(labeller.refused), labeller.budget_ended)
 
 
 def study_filter(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Filtered:
@@ -172,12 +176,33 @@ def study_audit(
 
 
 def study_run(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Audited:
-    """Go all the way: plan (if there is no plan yet), write, label, filter, audit."""
+    """Go all the way: plan (if there is no plan yet), write, label, filter, audit.
+
+    Raises:
+        UserError: the budget ended on the way.
+    """
     study_plan(source, overrides, studies)
-    study_write(source, overrides, studies)
-    study_label(source, overrides, studies)
+    check_budget(study_write(source, overrides, studies))
+    check_budget(study_label(source, overrides, studies))
     study_filter(source, overrides, studies)
     return study_audit(source, overrides, studies)
+
+
+def check_budget(done: WordLedger | Labelled) -> None:
+    """Refuse to go on from a stage that the end of the budget cut off.
+
+    Raises:
+        UserError: it ended.
+    """
+    if isinstance(done, WordLedger):
+        ended, what = done.ended == "budget", f"{done.words:,} words were written"
+    else:
+        ended, what = done.budget_ended, f"{sum(done.labels.values()):,} of {sum(done.could.values()):,} labels came"
+    if ended:
+        raise UserError(
+            f"the budget ended before all was done: {what}. What was answered is kept: raise `budget` and give the "
+            "same command again; or go on with what is there, by the verbs that come next"
+        )
 
 
 def study_costs(
@@ -198,6 +223,20 @@ def study_show(source: Source, overrides: Sequence[str] = (), studies: str | Pat
 def study_prompts(folder: str | Path) -> list[Path]:
     """Copy the shipped prompts to a folder, to be edited and named in a study (`prompts`); what is there stays."""
     return copy_prompts(Path(folder))
+
+
+def _tell_what_is_missing(refused: Sequence[Refused], lost: Sequence[Kind], folder: StudyFolder) -> None:
+    """Say before words are paid for what of the plan came to nothing."""
+    if not refused and not lost:
+        return
+    for item in refused[:TOLD]:
+        what = item.content if isinstance(item.content, str) else item.content["name"]
+        console.print(visible(f"left out of the plan: {what}: {item.reason}"), style="yellow", markup=False)
+    if len(refused) > TOLD:
+        console.print(f"and {len(refused) - TOLD} more", style="yellow")
+    none = f"no task is left of the lessons {', '.join(lost)}; " if lost else ""
+    what = f"{none}see {folder.quarantine / 'plan.jsonl'}; `tutelage study plan --again` asks for another plan"
+    console.print(what, style="yellow", markup=False)
 
 
 def _open(source: Source, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:

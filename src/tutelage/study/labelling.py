@@ -65,6 +65,7 @@ class Labeller:
     Attributes:
         refused: labels that did not come to anything: reason, key of the request, `{id, task}`.
         labels: by task, how many were given.
+        could: by task, how many texts could have one.
         budget_ended: whether some labels or votes are missing because the budget ended.
 
     Raises:
@@ -87,6 +88,7 @@ class Labeller:
                 raise UserError(f"the label '{spaced}' of the tagging task '{task.name}' has a space; write it with _")
         self.refused: list[Refused] = []
         self.labels: Counter[str] = Counter({task.name: 0 for tasks in self._tasks.values() for task in tasks})
+        self.could = self.labels.copy()
         self.budget_ended = False
 
     def examples(self, texts: Iterable[Example], total: int | None = None) -> Iterator[Example]:
@@ -198,6 +200,7 @@ class Labeller:
         asked = self._study.labelling.votes
         decided = {name: majority(given, asked) for name, given in votes.labels.items()}
         self.labels.update(decided.keys())
+        self.could.update(task.name for kind in self._kinds(example) for task in self._tasks[kind])
         tagged = any(isinstance(label, tuple) for label, _ in decided.values())
         return replace(
             example,

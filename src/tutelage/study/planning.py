@@ -40,6 +40,10 @@ class Planner:
         teacher: who plans.
         study: its settings.
         attempt: 0 for the first plan of a study; another number asks with other seeds.
+
+    Attributes:
+        kinds: of the lessons that are asked for.
+        refused: what was left out.
     """
 
     def __init__(self, teacher: TeacherLLM, study: Study, attempt: int = 0) -> None:
@@ -47,6 +51,7 @@ class Planner:
         self._wish = study.plan if isinstance(study.plan, Planning) else Planning()
         self._prompts = Prompts(self._wish.language, self._wish.audience, study.prompts)
         self._attempt = attempt
+        self.kinds: tuple[Kind, ...] = self._wish.kinds if study.writing.corpus == "multi_task" else ("generation",)
         self.refused: list[Refused] = []
 
     def plan(self) -> Plan:
@@ -78,7 +83,7 @@ class Planner:
         A name that an earlier lesson has gets its kind behind it; of two in one lesson the second is refused.
         """
         topics = self._study.writing.corpus != "multi_task"
-        kinds: tuple[Kind, ...] = ("generation",) if topics else self._wish.kinds
+        kinds = self.kinds
         requests = [
             self._question("plan_topics" if topics else "plan_tasks", f"plan/{kind}", TASKS,
                            takes=TAKES[kind], gives=GIVES[kind], count=self._wish.tasks)

@@ -54,14 +54,14 @@ def ledger_table(ledger: WordLedger) -> Table:
     return table
 
 
-def labels_table(labels: Mapping[str, int], texts: int, refused: int) -> Table:
-    """Show how many texts have a label for each task."""
+def labels_table(labels: Mapping[str, int], could: Mapping[str, int], refused: int) -> Table:
+    """Show how many of the texts that could have a label for a task have one."""
     table = Table(title="Labelled", caption=f"{refused:,} labels came to nothing" if refused else None)
     table.add_column("task", overflow="fold")
-    for heading in ("texts with a label", "of all"):
+    for heading in ("texts with a label", "of those that could"):
         table.add_column(heading, justify="right")
     for name, count in labels.items():
-        table.add_row(plain(name), f"{count:,}", f"{100 * count / texts:.0f} %" if texts else "-")
+        table.add_row(plain(name), f"{count:,}", f"{100 * count / could[name]:.0f} %" if could[name] else "-")
     return table
 
 

@@ -233,6 +233,36 @@ def test_the_budget_is_never_exceeded_and_more_of_it_goes_on(
     assert server.sent.most_common(1)[0][1] == 1
 
 
+@pytest.mark.parametrize(("limit", "stage"), [(40, "words were written"), (100, "labels came")])
+def test_a_whole_study_stops_where_its_budget_ends(
+    server: Any, study: Any, tmp_path: Path, limit: int, stage: str
+) -> None:
+    """No corpus is made of what happens to be there."""
+    with pytest.raises(UserError, match=f"budget ended before all was done: .*{stage}.*raise `budget`"):
+        studies.study_run(study(teacher={"endpoint": server.address}, budget={"requests": limit}), (), tmp_path)
+    folder = StudyFolder(tmp_path / "small")
+    assert not folder.corpus.exists()
+    assert folder.written.is_file()
+
+
+def test_what_a_plan_lost_is_told_before_words_are_paid_for(
+    server: Any, study: Any, tmp_path: Path, capsys: Any
+) -> None:
+    def few(kind: str, value: Any, seed: int) -> Any:
+        return {"labels": value["labels"][:1]} if kind == "labels" and seed % 2 else value
+
+    server.brain.hook = few
+    settings = study(teacher={"endpoint": server.address, "repairs": 0})
+    plan = studies.study_plan(settings, (), tmp_path)
+    told = " ".join(capsys.readouterr().err.split())
+    refused = [json.loads(line) for line in (tmp_path / "small/quarantine/plan.jsonl").open()]
+    assert 0 < len(refused) < 6
+    assert told.count("left out of the plan: ") == len(refused)
+    for item in refused:
+        assert item["content"].removesuffix(": its labels") not in {task.name for task in plan.tasks()}
+    assert "`tutelage study plan --again` asks for another plan" in told
+
+
 def test_answers_in_any_order_give_the_same_corpus(server: Any, study: Any, tmp_path: Path) -> None:
     slow = random.Random(1)
     lock, usual = threading.Lock(), server.brain.text
