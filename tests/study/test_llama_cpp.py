@@ -99,6 +99,11 @@ def write_model(path):
     likely |= dict.fromkeys("}[]:", 0.4)
     weights["token_embd"][:, 0] = 1
     weights["output"][:, 0] = [likely.get(token, 0) for token in tokens]
+    # Texts and lists are rarely empty: what opens one speaks against what closes it.
+    for place, (opens, closes) in enumerate(('""', "[]"), start=1):
+        for matrix, token, value in (("token_embd", opens, 1), ("output", closes, -1)):
+            weights[matrix][:, place] = 0
+            weights[matrix][tokens.index(token), place] = value
     for name, values in weights.items():
         writer.add_tensor(f"{name}.weight", values)
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
@@ -211,7 +216,7 @@ def test_the_whole_way(server, tmp_path) -> None:
         server,
         {
             "plan": {"tasks": 2, "prompts": 2},
-            "writing": {"words": 1000, "examples_per_task": 35, "examples_per_request": 4, "generation_per_request": 1,
+            "writing": {"words": 400, "examples_per_task": 35, "examples_per_request": 4, "generation_per_request": 1,
                         "wave": 4},
             "labelling": {"ask": "task", "tags": "list", "tagged_words": 4},
             # Words in any order are no natural language.

@@ -7,7 +7,7 @@ plain writing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -158,12 +158,24 @@ def check_plan(tree: Any, name: str, lines: Mapping[tuple[str | int, ...], int] 
         raise UserError("\n".join(_faults(error.errors(), name, lines or {}))) from error
 
 
-def _faults(errors: Iterable[Any], name: str, lines: Mapping[tuple[str | int, ...], int]) -> Iterable[str]:
-    for fault in errors:
-        place = tuple(fault["loc"])
+def _faults(errors: Sequence[Any], name: str, lines: Mapping[tuple[str | int, ...], int]) -> Iterable[str]:
+    places = [tuple(fault["loc"]) for fault in errors]
+    for fault, place in zip(errors, places, strict=True):
+        # That a whole has nothing in it only follows from what is wrong with its parts.
+        if any(len(other) > len(place) and other[: len(place)] == place for other in places):
+            continue
         known = next((lines[place[:size]] for size in range(len(place), 0, -1) if place[:size] in lines), None)
         where = f"{name}:{known}" if known else name
-        yield f"{where}: {'.'.join(map(str, place)) or 'the plan'}: {fault['msg'].removeprefix('Value error, ')}"
+        said, given = fault["msg"].removeprefix("Value error, "), fault["input"]
+        if fault["type"] == "extra_forbidden":
+            # Keys stand at the top, in `lessons.N`, or in `lessons.N.tasks.N`.
+            section = {3: Lesson, 5: Task}.get(len(place), Plan)
+            said = f"unknown key{nearest(str(place[-1]), section.model_fields)}"
+        elif fault["type"] == "string_pattern_mismatch":
+            said = "a name has letters, digits, _ and -, begins with a letter, and is no longer than 64"
+        if isinstance(given, str | int | float) and str(given)[:60] not in said:
+            said += f" (given: {str(given)[:60]!r})"
+        yield f"{where}: {'.'.join(map(str, place)) or 'the plan'}: {said}"
 
 
 def write_plan(plan: Plan, path: Path) -> None:

@@ -40,6 +40,7 @@ STOPPING = {
     404: "does not know this address or model; `teacher.endpoint` should be the part before /chat/completions, "
     "often ending in /v1, and `teacher.model` a name that the endpoint knows",
     405: "takes no chat requests at this address; `teacher.endpoint` is the part before /chat/completions",
+    501: "has no chat completions; `teacher.endpoint` should be the address of a server that has",
 }
 _HALF = re.compile("[\ud800-\udfff]")
 # What vLLM, llama.cpp, Ollama, SGLang, TGI and hosted services say of a request that the model cannot read whole.
@@ -215,7 +216,7 @@ class Endpoint:
         told = f"HTTP {status}" + (f": {said}" if said else "")
         if status in LIMITED:
             raise Failed(told, _pause(headers), limited=True)
-        if status in (408, 409, 425) or status >= 500:
+        if status in (408, 409, 425) or (status >= 500 and status not in STOPPING):
             raise Failed(told, _pause(headers))
         if 300 <= status < 400:
             place = self.hide(headers.get("Location", "elsewhere"))
@@ -285,6 +286,8 @@ def _count(value: Any) -> int | None:
 def _message(raw: bytes) -> str:
     """Return what an error's body says, from the places where endpoints say it."""
     text = raw[:4000].decode("utf-8", "replace")
+    if text.lstrip().startswith("<"):
+        return "a web page"
     try:
         tree = parse_json(raw.decode("utf-8", "replace")) if len(raw) <= 4000 else None
     except Unusable:

@@ -85,7 +85,10 @@ class RemoteTeacher:
         try:
             names = await self._endpoint.models(clients)
         except (Failed, Refused) as error:
-            raise UserError(f"{self._endpoint.shown} does not tell which model it has: {error}; {remedy}") from error
+            raise UserError(
+                f"{self._endpoint.shown} does not tell which model it has: {error}; start the server if it is not "
+                f"running, correct `teacher.endpoint` if this is not its address, or {remedy}"
+            ) from error
         if len(names) != 1:
             shown = ", ".join(names[:20]) or "none"
             raise UserError(f"{self._endpoint.shown} has {len(names)} models ({shown}); choose one: {remedy}")

@@ -154,7 +154,8 @@ class Wave:
                 await self._fail(request, worst, cost, str(error))
                 if over:
                     raise UserError(
-                        f"the teacher does not answer: {failures} failures in a row, the last one: {error}; everything "
+                        f"the teacher at {self._settings.endpoint} does not answer: {failures} failures in a row, the "
+                        f"last one: {error}; see whether it runs and `teacher.endpoint` is its address. Everything "
                         "answered is stored: run the same command again when it is well"
                     ) from error
                 # Its room in the budget is kept for it meanwhile, or requests behind it would take it.

@@ -220,3 +220,24 @@ def test_plans_that_cannot_be_read(tmp_path: Path, name: str, text: str, told: s
 def test_a_folder_is_no_plan(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name the file of a plan"):
         read_plan(tmp_path)
+
+
+def test_faults_of_an_edited_plan_name_line_value_and_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        "lessons:\n"
+        "- kind: tagging\n"
+        "  tasks:\n"
+        "  - {name: lake two, description: d, labels: {a: x, b: y}}\n"
+        "- kind: pair_clasification\n"
+        "  tasks:\n"
+        "  - {name: q, description: d, labels: {a: x, b: y}, promts: [a]}\n"
+    )
+    with pytest.raises(UserError) as told:
+        read_plan(path)
+    first, second, third = str(told.value).splitlines()
+    assert first.endswith("plan.yaml:4: lessons.0.tasks.0.name: a name has letters, digits, _ and -, begins with a "
+                          "letter, and is no longer than 64 (given: 'lake two')")  # fmt: skip
+    assert ":5: lessons.1.kind: Input should be" in second
+    assert "(given: 'pair_clasification')" in second
+    assert third.endswith("plan.yaml:7: lessons.1.tasks.0.promts: unknown key; did you mean 'prompts'?")
