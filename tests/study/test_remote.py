@@ -414,6 +414,11 @@ def test_an_answer_with_the_key_in_it_is_not_kept(path, monkeypatch) -> None:
     assert "has the key in it" in found[1].fault
     assert found[1].written == 5
     assert key not in path.read_text()
+    # What it cost is counted all the same.
+    unsaid = completion(f"{'word ' * 20}{key}") | {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+    with Server(lambda body, number: unsaid).running() as server:
+        (found,) = ask(server, path.with_name("c"), questions(1))
+    assert found.written == (100 + len(key)) // 2
     # So short a key stands in many texts.
     monkeypatch.setenv("TUTELAGE_TEACHER_KEY", "none")
     with Server(lambda body, number: completion("none of it")).running() as server:

@@ -24,6 +24,7 @@ import httpx2
 from tutelage import __version__
 from tutelage.errors import UserError
 from tutelage.study.answers import Unusable, parse_json
+from tutelage.study.budget import BYTES_A_TOKEN
 from tutelage.study.settings import Teacher
 
 CONNECT_SECONDS = 30.0
@@ -266,6 +267,9 @@ class Endpoint:
         finish = "length" if choice.get("finish_reason") == "length" else "stop"
         # Some servers report 0 for whatever they do not count. No prompt has no tokens, and no text has.
         told = _count(written)
+        if content and fault and not told:
+            # The text is not kept, so nobody can guess by its length later.
+            told = len(content.encode("utf-8", "replace")) // BYTES_A_TOKEN
         return Reply(
             "" if fault else content, fault, finish, _count(read) or None, None if content and not told else told
         )
