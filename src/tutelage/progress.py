@@ -85,7 +85,7 @@ def progress(label: str, total: float | None, unit: str, done: float = 0) -> Ite
         return
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=20),
         TextColumn("{task.percentage:>3.0f} %"),
         _Rate(),
         TimeRemainingColumn(),

@@ -100,7 +100,7 @@ class Labeller:
         """
         rest, done = iter(texts), 0
         while part := list(islice(rest, PART)):
-            label = f"labelling, {done:,} of {total:,} texts" if total else f"labelling, from text {done:,}"
+            label = "labelling" if total is not None and total <= PART else f"labelling from text {done + 1:,}"
             yield from self._part(part, label)
             done += len(part)
 

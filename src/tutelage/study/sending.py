@@ -249,7 +249,7 @@ class Wave:
     def _note(self) -> str:
         spent, left = self._ledger.spent, self._ledger.left()
         money = f", {self._ledger.money:.2f} of money" if self._settings.prices else ""
-        told = f"{human(spent.tokens)} tokens{money} in all, {human(self._words)} words now"
+        told = f"{human(spent.tokens)} tok{money} in all, {human(self._words)} words back"
         return f"{told}; left: {left}" if left else told
 
 

@@ -323,6 +323,17 @@ def test_the_example_of_the_documentation_loads() -> None:
     )
 
 
+def test_the_recipe_of_the_documentation_loads() -> None:
+    from tutelage.recipe_file import load_recipe
+    from tutelage.study.study_file import load_study
+
+    examples = Path(__file__).parents[3] / "examples"
+    student = load_recipe(examples / "study-student.yaml")
+    assert student.data.corpus == f"studies/{load_study(examples / 'study.yaml').name}/corpus"
+    assert student.models["all-labels"].tasks
+    assert not student.models["no-labels"].tasks
+
+
 RECIPE = """
 name: taught
 data:
