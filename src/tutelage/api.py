@@ -260,7 +260,7 @@ def submission_write(
         overrides: of the recipe.
         runs: folder of runs.
         measure: first measure what is missing.
-        incomplete: write also what the code of 2025 refuses, since tasks are missing.
+        incomplete: write also what the code of 2025 refuses, since tasks or checkpoints are missing.
 
     Returns:
         What was written, and what is missing; None in the helping processes of a group.
