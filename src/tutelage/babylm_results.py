@@ -240,9 +240,10 @@ class _Gathered:
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             return replace(line, missing=f"its data are not the published ones: {faults[0]}{more}"), None
-        if name == "glue":
-            score = score | {"headline": task.key}
-        return replace(line, evaluation=name, done=1, score=in_words(score)), result
+        said = in_words(score | {"headline": task.key} if name == "glue" else score)
+        if task.shape == "label":
+            said += f", rules of {score['convention']}"
+        return replace(line, evaluation=name, done=1, score=said), result
 
     def _along(self, task: Task, fast: dict[str, dict[str, Fast]]) -> Line:
         """Collect a fast task of all checkpoints."""
