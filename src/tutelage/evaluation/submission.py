@@ -49,10 +49,6 @@ from tutelage.progress import console
 Json = dict[str, Any]
 
 FILE_NAMES = {
-    "comps_base": "base",
-    "comps_wugs": "wugs",
-    "comps_wugs_dist-before": "wugs_dist_before",
-    "comps_wugs_dist-in-between": "wugs_dist_in_between",
     "wug_adj_nominalization": "wug_adj",
     "wug_past_tense": "wug_past",
 }
