@@ -368,6 +368,20 @@ def test_missing_tasks_are_told_with_what_would_measure_them(copy, tmp_path: Pat
     assert all(fault.missing for fault in validate_submission(results.path.parent, year, "strict-small"))
 
 
+@pytest.mark.parametrize("entry", ["2025"], indirect=True)
+def test_2025_asks_for_every_checkpoint_of_the_track(entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    year, runs = entry
+    monkeypatch.setitem(SCHEDULES, "babylm-strict-small", (*SCHEDULE, 10**6))
+    with pytest.raises(
+        UserError, match=r"complete submissions only; --incomplete .*\n.*training kept 5 of 6 checkpoints"
+    ):
+        write(year, runs, tmp_path / "results")
+    results = write(year, runs, tmp_path / "results", incomplete=True)
+    faults = validate_submission(results.path.parent, year, "strict-small")
+    assert faults
+    assert all(fault.missing for fault in faults)
+
+
 @one_year
 def test_data_that_are_not_here_or_not_the_published_ones(copy, data, tmp_path: Path, monkeypatch) -> None:
     year, runs, _ = copy

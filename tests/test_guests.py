@@ -145,6 +145,28 @@ def test_what_was_measured_is_not_measured_again(made: Path, tmp_path: Path, mon
     assert other.models["first"].seeds["0"].suites["starter-pairs"].convention == "2024"
 
 
+def test_a_year_that_is_asked_for_chooses_the_settings_of_fine_tuning(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path / "data"))
+    (tmp_path / "data/glue").mkdir(parents=True)
+    rows = [{"sentence1": f"A dog {i}.", "sentence2": "A cat.", "label": i % 2} for i in range(32)]
+    for split in ("train", "valid"):
+        (tmp_path / f"data/glue/rte.{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["evaluate", str(first), "-s", "glue:rte", "--out", str(tmp_path / "out"), "--convention", "2026"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    (model,) = summary["models"].values()
+    assert model["seeds"]["0"]["measures"]["glue:rte"]["convention"] == "2026"
+    said = "Convention of 2026, arithmetic in fp32. Fine-tuned by the settings of 2026."
+    assert said in " ".join(done.output.split())
+    assert said in (tmp_path / "out/report.html").read_text()
+    monkeypatch.setattr(api, "evaluate_guests", lambda models, suites, out, settings, *more: settings)
+    plain = api.evaluate_models([first], ["glue:rte"], tmp_path)
+    assert (plain.convention, plain.finetune.rules) == ("2025", "tutelage")
+
+
 def test_a_padded_output_layer_counts_whole(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(SPECIALS)
     folder = make_model(tmp_path / "padded")

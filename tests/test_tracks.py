@@ -22,6 +22,11 @@ def distilled(*teachers: str) -> dict:
     return MODEL | {"stages": [{"objectives": {"distill": {}}, "teachers": [{"model": name} for name in teachers]}]}
 
 
+def selected(scorer: str, reference: str, teachers: dict | None = None) -> dict:
+    select = {"by": "difference", "scorer": scorer, "reference": reference, "share": "50%"}
+    return MODEL | {"stages": [{"select": select} | (teachers or {})]}
+
+
 class Runs:
     """A made-up experiment that keeps all the rules of strict-small, unless told otherwise."""
 
@@ -139,6 +144,48 @@ def test_a_teachers_teacher_from_outside_reaches_the_student(runs: Runs) -> None
     assert "'someone/a-model', a model from outside, reaches large" in found[1].message
 
 
+@pytest.mark.parametrize(
+    ("scorer", "verdicts"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", ("broken", "broken", "unknown", "unknown", "unknown")),
+        ("Qwen/Qwen2.5-72B-Instruct", ("unknown", "unknown", "broken", "broken", "broken")),
+        ("openai-community/gpt2-xl", ("unknown", "unknown", "unknown", "unknown", "unknown")),
+    ],
+)
+def test_scorers_from_outside_count_too(runs: Runs, scorer: str, verdicts: tuple[str, ...]) -> None:
+    runs.add("student", selected(scorer, "small"))
+    runs.add("small")
+    assert tuple(runs.verdicts(track)["teacher access"] for track in TRACKS) != ("kept",) * 5
+    for track, verdict in zip(TRACKS, verdicts, strict=True):
+        small, outside = (one for one in runs.check(track) if one.rule == "teacher access")
+        assert small.verdict == "kept"
+        assert small.message == "'small', whose losses chose the rows or tokens, was trained on the same words"
+        assert outside.verdict == verdict
+        assert f"the losses of '{scorer}', a model from outside, chose the rows or tokens of student" in str(outside)
+
+
+def test_a_scorer_that_outside_models_taught_passes_on_a_choice_only(runs: Runs) -> None:
+    runs.add("student", selected("small", "large"))
+    runs.add("small", distilled("someone/a-model"))
+    runs.add("large", words=95_000_000 * 2)
+    found = [one for one in runs.check("babylm-2025-interaction") if one.rule == "teacher access"]
+    assert [one.verdict for one in found] == ["kept", "kept", "unknown"]
+    assert "reaches small, and student by the choice of rows or tokens only" in found[2].message
+    # As a teacher as well, it passes more on.
+    both = selected("small", "large", {"objectives": {"distill": {}}, "teachers": [{"model": "small"}]})
+    runs.add("student", both)
+    found = [one for one in runs.check("babylm-2025-interaction") if one.rule == "teacher access"]
+    assert [one.verdict for one in found] == ["kept", "kept", "broken"]
+    assert runs.found("epochs of teachers")[0] == "unknown"
+
+
+def test_a_scorers_weights_from_outside(runs: Runs) -> None:
+    runs.add("student", selected("small", "large"))
+    runs.add("small", {"weights": "someone/base", "epochs": 10.0})
+    runs.add("large")
+    assert "small starts from 'someone/base'" in runs.found("weights from outside")[1]
+
+
 def test_weights_and_tokenizers_from_outside(runs: Runs) -> None:
     runs.add("student", {"weights": "someone/base", "epochs": 10.0})
     runs.manifest["settings"]["tokenizer"] = {"kind": "pretrained", "path": "gpt2"}
@@ -220,10 +267,38 @@ def test_a_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {finding.model for finding in found} == {"student", "teacher"}
     broken = {(finding.model, finding.rule) for finding in found if finding.verdict == "broken"}
     assert broken == {("student", "who wrote the corpus"), ("teacher", "who wrote the corpus")}
-    assert "'teacher' teaches, which was trained on the same words" in str(found)
+    assert "'teacher', whose output distribution teaches, was trained on the same words" in str(found)
     # A schedule that such a short run reaches.
     monkeypatch.setitem(TRACKS, "short", Rules("2025", 10**7, 10, (200, 400)))
     by_model = {one.model: one for one in check(tmp_path / "real", "short") if one.rule == "checkpoints"}
     assert by_model["student"].verdict == "kept"
     assert by_model["teacher"].verdict == "broken"
     assert "1 of 2 are not there: chck_400" in by_model["teacher"].message
+
+
+EXAMPLES = """
+name: examples
+data: {corpus: starter, tokenizer: {vocab_size: 400}, rows: {kind: examples, length: 128, buckets: [16, 32, 64]}}
+models:
+  student:
+    config: {model_type: llama, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}
+    steps: 24
+    checkpoints: [SCHEDULE]
+    optim: {batch_rows: 4}
+"""
+
+
+def test_checkpoints_of_texts_of_many_lengths_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of examples differ in length: the one that reaches a number of words may overshoot a mean step."""
+    schedule = tuple(range(50, 1000, 50))
+    api.train(recipe_from_text(EXAMPLES.replace("SCHEDULE", ", ".join(map(str, schedule)))), runs=tmp_path)
+    run = tmp_path / "examples" / "student" / "seed-0"
+    done = json.loads((run / "finished.json").read_text())
+    mean, per_token = done["tokens"] / done["steps"], done["words"] / done["tokens"]
+    reached = [words for words in schedule if words <= done["words"]]
+    kept = [json.loads(file.read_text())["tokens"] for file in sorted(run.glob("checkpoints/*/state.json"))]
+    beyond = [min(tokens for tokens in kept if tokens * per_token >= words) - words / per_token for words in reached]
+    assert max(beyond) > mean, "no step overshoots here, and the test shows nothing"
+    monkeypatch.setitem(TRACKS, "short", Rules("2025", 10**7, 10, schedule))
+    found = next(one for one in check(tmp_path / "examples", "short") if one.rule == "checkpoints")
+    assert found.verdict == "kept", found.message

@@ -97,7 +97,7 @@ def evaluate_models(
     models: Sequence[str | Path],
     suites: Sequence[str],
     out: str | Path = EVALUATED,
-    convention: str = "2025",
+    convention: str | None = None,
     kind: Kind | None = None,
     revision: str | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
@@ -109,14 +109,15 @@ def evaluate_models(
         models: folders or hub ids.
         suites: evaluations by name, as a recipe's `evaluate` has them; no held-out loss, since there is no corpus.
         out: folder for results; what was measured there before is not measured again.
-        convention: the year's rules.
+        convention: the year's rules, also of fine-tuning; unless given those of 2025, with our own for fine-tuning.
         kind: how the models read, `causal` or `masked`; by default as their configuration says.
         revision: branch, tag or commit of hub models.
         precision: arithmetic of the models.
         batch_tokens: tokens scored at once; changes the speed and nothing else.
     """
     try:
-        settings = Evaluation.model_validate({"convention": convention, "batch_tokens": batch_tokens})
+        rules = {} if convention is None else {"convention": convention, "finetune": {"rules": convention}}
+        settings = Evaluation.model_validate(rules | {"batch_tokens": batch_tokens})
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{first['loc'][0]}: {first['msg']} (given: {first['input']!r})") from error
@@ -260,7 +261,7 @@ def submission_write(
         overrides: of the recipe.
         runs: folder of runs.
         measure: first measure what is missing.
-        incomplete: write also what the code of 2025 refuses, since tasks are missing.
+        incomplete: write also what the code of 2025 refuses, since tasks or checkpoints are missing.
 
     Returns:
         What was written, and what is missing; None in the helping processes of a group.

@@ -97,7 +97,7 @@ def write_results(
         track: as `babylm-2026-strict-small`.
         results: folder of results; files are put into `<results>/<model>/`.
         measure: first measure what is missing and can be measured here.
-        incomplete: write also what the year's own code refuses for missing tasks (2025).
+        incomplete: write also what the year's own code refuses for missing tasks or checkpoints (2025).
 
     Raises:
         UserError: an unknown track, a model that is not trained or was scored by the rules of another year, nothing to
@@ -118,7 +118,7 @@ def write_results(
     submission, lines = gathered.submission()
     if not (submission.full or submission.fast or submission.surprisals):
         raise UserError(f"nothing of {track} is measured of {piece} yet:\n{reasons(lines, form.year)}")
-    if not (form.optional or incomplete) and any(line.missing for line in lines):
+    if not (form.optional or incomplete) and any(line.missing or line.note for line in lines):
         raise UserError(
             f"BabyLM {form.year} takes complete submissions only; --incomplete writes what there is. Missing:\n"
             f"{reasons(lines, form.year)}"
@@ -240,9 +240,10 @@ class _Gathered:
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             return replace(line, missing=f"its data are not the published ones: {faults[0]}{more}"), None
-        if name == "glue":
-            score = score | {"headline": task.key}
-        return replace(line, evaluation=name, done=1, score=in_words(score)), result
+        said = in_words(score | {"headline": task.key} if name == "glue" else score)
+        if task.shape == "label":
+            said += f", rules of {score['convention']}"
+        return replace(line, evaluation=name, done=1, score=said), result
 
     def _along(self, task: Task, fast: dict[str, dict[str, Fast]]) -> Line:
         """Collect a fast task of all checkpoints."""

@@ -101,7 +101,10 @@ def evaluate(
         typer.Option("--suite", "-s", help="Score models on this (`blimp`, ...); may be given several times."),
     ] = None,
     convention: Annotated[
-        str | None, typer.Option(help="Rules of that year: 2023, 2024, 2025 (default), 2026.")
+        str | None,
+        typer.Option(
+            help="Rules of that year: 2023, 2024, 2025, 2026. Unless given 2025, and our own for fine-tuning (`glue`)."
+        ),
     ] = None,
     kind: Annotated[str | None, typer.Option(help="`causal` or `masked`, where the model does not say.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
@@ -272,9 +275,7 @@ def _show_scores(
     reads: Literal["causal", "masked"] | None = "causal" if kind == "causal" else "masked" if kind else None
     arithmetic: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"
     models = [first, *(others or ())]
-    summary = api.evaluate_models(
-        models, suites, folder, convention or "2025", reads, revision, arithmetic, batch_tokens
-    )
+    summary = api.evaluate_models(models, suites, folder, convention, reads, revision, arithmetic, batch_tokens)
     output().print(scores_table(summary))
     console.print(f"scores: {folder / 'summary.json'}; report: {folder / 'report.html'}")
 

@@ -41,7 +41,7 @@ from tutelage.evaluation.task_heads import evaluate_heads
 from tutelage.files import read_json, sha256, write_json
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe_finetune import Finetuning
+from tutelage.recipe_finetune import TaskFinetuning
 from tutelage.run_folder import Json
 from tutelage.teaching.teachers import Ensemble
 
@@ -319,8 +319,13 @@ def _glue_inputs(argument: str, settings: recipe.Evaluation) -> Json:
         "files": files,
         "rules": chosen.rules,
         "seeds": list(chosen.seed_list),
-        "settings": {name: Finetuning.of(chosen, name).model_dump(mode="json") for name in tasks},
+        "settings": {name: _told(chosen.of(name)) for name in tasks},
     }
+
+
+def _told(settings: TaskFinetuning) -> Json:
+    """Write settings down; those of later versions only where they were set, or older scores would be measured anew."""
+    return settings.model_dump(mode="json", exclude={"evaluate_end"} if settings.evaluate_end else None)
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {

@@ -83,7 +83,10 @@ class TaskFinetuning(Section):
     epochs: Count = 10
     """Passes over the training rows, at most."""
     evaluate_every: Count | None = None
-    """Steps between evaluations; once after each epoch unless given. The end always counts."""
+    """Steps between evaluations; once after each epoch unless given."""
+    evaluate_end: bool = True
+    """Evaluate after the last step, also where it is no multiple of `evaluate_every`. Without it, the last step counts
+    only where nothing was evaluated before, as in 2023."""
     patience: Count | None = 3
     """Evaluations without a better score after which training stops early; null: never."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0
@@ -183,7 +186,15 @@ _OWN = {
 _OWN_TASKS = {"boolq": {"batch_rows": 16}, "multirc": {"batch_rows": 16}, "wsc": {"epochs": 30}}
 
 _YEARS: Mapping[str, dict[str, Any]] = {
-    "2023": _TRAINER | {"evaluate_every": 200, "patience": 10, "min_gain": 0.001, "seeds": (12,), "tasks": GLUE_11},
+    "2023": _TRAINER
+    | {
+        "evaluate_every": 200,
+        "evaluate_end": False,
+        "patience": 10,
+        "min_gain": 0.001,
+        "seeds": (12,),
+        "tasks": GLUE_11,
+    },
     "2024": _TRAINER | {"patience": 3, "min_gain": 0.001, "seeds": (12,), "tasks": GLUE_11},
     "2025": _OWN | {"pooling": "first", "seeds": (42,), "tasks": GLUE_7},
     "2026": _OWN | {"pooling": "last", "padding": "left", "seeds": (42,), "tasks": GLUE_7},

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from tutelage.errors import UserError, nearest
 from tutelage.files import read_json
-from tutelage.recipe import Model, Teacher
+from tutelage.recipe import Model, Rows, Teacher
 from tutelage.run_folder import Json, RunFolder
 from tutelage.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TRACKS, Rules
 from tutelage.training import checkpoint
@@ -166,17 +166,17 @@ def _tokenizer(trained: _Trained, manifest: Json) -> Finding:
 def _epochs(experiment: Path, trained: _Trained, rules: Rules) -> Iterator[Finding]:
     epochs = max(done["epochs"] for done in trained.runs.values())
     words = max(done["words"] for done in trained.runs.values())
-    # Whole steps may end a little beyond a whole pass.
+    # A length is rounded down to whole steps; only the division that tells their passes is inexact.
     verdict: Verdict = "kept" if epochs <= rules.epochs + 1e-9 else "broken"
     said = f"{epochs:.2f} passes over the training text, {rules.epochs} are allowed for the competition"
     yield Finding(trained.name, "epochs", verdict, said, CALL[rules.year])
     verdict = "kept" if words <= rules.words_seen else "broken"
     said = f"{words:,} words, repeats included; {rules.words_seen:,} are allowed"
     yield Finding(trained.name, "words seen", verdict, said, CALL[rules.year])
-    for teacher in _inside(experiment, trained):
-        longer = max(done["epochs"] for done in teacher.runs.values())
+    for other in _inside(experiment, trained):
+        longer = max(done["epochs"] for done in other.runs.values())
         if longer > rules.epochs:
-            said = f"the teacher '{teacher.name}' read the text {longer:.2f} times; whether it may is not said"
+            said = f"'{other.name}', which it learned by, read the text {longer:.2f} times; whether it may is not said"
             yield Finding(trained.name, "epochs of teachers", "unknown", said, CALL[rules.year])
 
 
@@ -197,42 +197,51 @@ def _teachers(experiment: Path, trained: _Trained, rules: Rules) -> Iterator[Fin
     rule, inside, outside = "teacher access", _inside(experiment, trained), list(_outside(experiment, trained))
     if not inside and not outside:
         yield Finding(trained.name, rule, "kept", "no teacher", CALL[rules.year])
-    for teacher in inside:
-        if teacher.data["train"] == trained.data["train"]:
-            said = f"the output distribution of '{teacher.name}' teaches, which was trained on the same words"
+    heard = {teacher.name for teacher in _inside(experiment, trained, heard=True)}
+    for other in inside:
+        if other.data["train"] == trained.data["train"]:
+            does = "output distribution teaches" if other.name in heard else "losses chose the rows or tokens"
+            said = f"'{other.name}', whose {does}, was trained on the same words"
             yield Finding(trained.name, rule, "kept", said, ANSWERS)
         else:
-            said = (
-                f"'{teacher.name}' was trained on other tokens than this model; its words count towards the budget too"
-            )
+            said = f"'{other.name}' was trained on other tokens than this model; its words count towards the budget too"
             yield Finding(trained.name, rule, "unknown", said, ANSWERS)
-    for teacher_of, name in outside:
-        yield _outside_teacher(trained.name, teacher_of, name, rules)
+    heard_outside = set(_outside(experiment, trained, heard=True))
+    taught = {(one.name, other.model) for one in (trained, *inside) for other in _references(one, heard=True)}
+    for of, name in outside:
+        did = f"the output distribution of '{name}', a model from outside, reaches {of}"
+        if (of, name) not in taught:
+            did = f"the losses of '{name}', a model from outside, chose the rows or tokens of {of}"
+        elif (of, name) not in heard_outside:
+            did += f", and {trained.name} by the choice of rows or tokens only"
+        yield _from_outside(trained.name, name, did, (of, name) in heard_outside, rules)
 
 
-def _outside_teacher(model: str, teacher_of: str, name: str, rules: Rules) -> Finding:
-    """Judge a teacher from outside: distillation passes its output distribution on."""
-    said = f"the output distribution of '{name}', a model from outside, reaches {teacher_of}"
-    if rules.interaction:
+def _from_outside(model: str, name: str, said: str, heard: bool, rules: Rules) -> Finding:
+    """Judge a model from outside by what it did: a teacher passes its output distribution on, a scorer its losses."""
+    rule, approved = "teacher access", rules.approves(name)
+    if rules.interaction and heard:
         said += "; an external model's weights, hidden states and output distribution must not reach what is handed in"
-        return Finding(model, "teacher access", "broken", said, CALL[rules.year])
-    approved = rules.approves(name)
-    if not rules.feedback:
+        return Finding(model, rule, "broken", said, CALL[rules.year])
+    if not rules.feedback and not rules.interaction:
         if approved:
             said += ", and the words it was trained on, far beyond the budget, count"
-            return Finding(model, "teacher access", "broken", said, ANSWERS)
+            return Finding(model, rule, "broken", said, ANSWERS)
         said += "; the words it was trained on count towards the budget, and are not known here"
-        return Finding(model, "teacher access", "unknown", said, ANSWERS)
+        return Finding(model, rule, "unknown", said, ANSWERS)
+    allowed = APPROVED[rules.feedback]
     if approved is False:
-        said += f"; it is none of the approved teachers ({APPROVED[True]})"
-        return Finding(model, "teacher access", "broken", said, CALL[rules.year])
-    told = "an approved teacher" if approved else f"approved only if it is one of these: {APPROVED[True]}"
-    said += f", {told}. Whether a teacher's output distribution may be learned from in 2026 is unverified: ask first"
-    return Finding(model, "teacher access", "unknown", said, CALL[rules.year])
+        said += f"; it is none of the approved models ({allowed})"
+        return Finding(model, rule, "broken", said, CALL[rules.year])
+    told = "an approved model" if approved else f"approved only if it is one of these: {allowed}"
+    asked = "a teacher's output distribution may be learned from" if heard else "its losses may choose"
+    said += f", {told}. Whether {asked} in {rules.year} is unverified: ask first"
+    return Finding(model, rule, "unknown", said, CALL[rules.year])
 
 
-def _references(trained: _Trained) -> list[Teacher]:
-    return [teacher for stage in trained.model.stages for teacher in stage.teachers]
+def _references(trained: _Trained, heard: bool) -> list[Teacher]:
+    """Return the models that a model needed for its training, or of these only whom it heard: its teachers."""
+    return [other for stage in trained.model.stages for other in (stage.teachers if heard else stage.needs)]
 
 
 def _is_inside(experiment: Path, teacher: Teacher) -> bool:
@@ -240,22 +249,22 @@ def _is_inside(experiment: Path, teacher: Teacher) -> bool:
     return any((experiment / teacher.model).glob("seed-*/recipe.json")) and "/" not in teacher.model
 
 
-def _inside(experiment: Path, trained: _Trained) -> list[_Trained]:
-    """Return the teachers of the same experiment, their teachers included."""
+def _inside(experiment: Path, trained: _Trained, heard: bool = False) -> list[_Trained]:
+    """Return the teachers and scorers of the same experiment, and theirs; or only those who reach it by teaching."""
     found: dict[str, _Trained] = {}
     waiting = [trained]
     while waiting:
-        for teacher in _references(waiting.pop()):
-            if _is_inside(experiment, teacher) and teacher.model not in found:
-                found[teacher.model] = _trained(experiment, teacher.model)
-                waiting.append(found[teacher.model])
+        for other in _references(waiting.pop(), heard):
+            if _is_inside(experiment, other) and other.model not in found:
+                found[other.model] = _trained(experiment, other.model)
+                waiting.append(found[other.model])
     return list(found.values())
 
 
-def _outside(experiment: Path, trained: _Trained) -> Iterator[tuple[str, str]]:
-    """Yield (who is taught, by what) for teachers from outside, those of teachers included."""
-    for one in (trained, *_inside(experiment, trained)):
-        for name in dict.fromkeys(t.model for t in _references(one) if not _is_inside(experiment, t)):
+def _outside(experiment: Path, trained: _Trained, heard: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield (who learned by it, its name) for models from outside, those of models inside included; as `_inside`."""
+    for one in (trained, *_inside(experiment, trained, heard)):
+        for name in dict.fromkeys(t.model for t in _references(one, heard) if not _is_inside(experiment, t)):
             yield one.name, name
 
 
@@ -266,9 +275,14 @@ def _checkpoints(trained: _Trained, manifest: Json, rules: Rules) -> Finding:
     train = manifest["splits"]["train"]
     per_token = train["words"] / train["tokens"]
     missing: dict[int, list[str]] = {}
+    rows = Rows.model_validate(trained.data.get("rows", {}))
     for seed, done in trained.runs.items():
         kept = _words_kept(RunFolder(trained.folder / f"seed-{seed}"), per_token)
-        one_step = done["tokens"] * per_token / done["steps"]
+        # Steps of chunks are all alike, those of examples as long as their texts: no longer than full rows.
+        in_step = done["tokens"] / done["steps"]
+        if rows.kind == "examples":
+            in_step = trained.model.optim.batch_rows * rows.length
+        one_step = in_step * per_token
         asked = [words for words in rules.schedule if words <= done["words"]]
         missing[seed] = [revision(words) for words in asked if not any(words <= k < words + one_step for k in kept)]
     reached = sum(words <= max(done["words"] for done in trained.runs.values()) for words in rules.schedule)

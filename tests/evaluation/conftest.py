@@ -147,7 +147,7 @@ def bigram(tokenizer: Any, likely: dict[str, dict[str, float]], kind: str = "cau
 @torch.no_grad()
 def slow_causal(models: list[Any], ids: list[int], scored: list[int]) -> float:
     """Sum of the log-probabilities of positions `scored`, from the mean logits of all models."""
-    logits = torch.stack([copy.deepcopy(hf).double()(torch.tensor([ids])).logits[0] for hf in models]).mean(0)
+    logits = torch.stack([copy.deepcopy(hf).double()(torch.tensor([ids[:-1]])).logits[0] for hf in models]).mean(0)
     log_p = logits.log_softmax(-1)
     return float(sum(log_p[position - 1, ids[position]] for position in scored))
 

@@ -25,7 +25,7 @@ from tutelage.evaluation.acquisition import (
     uniform_surprisal,
 )
 from tutelage.evaluation.acquisition_data import AcquisitionData, find_acquisition, read_contexts, read_shares
-from tutelage.evaluation.conventions import CONVENTIONS
+from tutelage.evaluation.conventions import CONVENTIONS, next_token_by_mask
 
 MONTHS = np.arange(16.0, 31.0)
 SEEN = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]) * 1e6
@@ -292,6 +292,14 @@ def test_contexts_beyond_the_positions_are_counted(world):
         ensemble = world.as_ensemble(world.hugging_face(architecture, len(world.PLAIN)), vocab_size=len(world.PLAIN))
         assert contexts_cut(ensemble, world.PLAIN, contexts) == count
         assert len(checkpoint_surprisals(ensemble, world.PLAIN, contexts, "chck_1M", 10**6)) == 3
+
+
+def test_variants_of_a_year_have_its_rules(world):
+    ensemble = world.as_ensemble(world.hugging_face("llama", len(world.PLAIN)), vocab_size=len(world.PLAIN))
+    said = trajectory([Checkpoint("chck_1M", 10**6, lambda: ensemble)], world.PLAIN, CONTEXTS, "m")
+    data = AcquisitionData(CONTEXTS, np.arange(16.0, 31.0), {})
+    result = evaluate_acquisition(said, data, next_token_by_mask(CONVENTIONS["2025"]), world.PLAIN)
+    assert (result.convention, result.values["aoa"].value) == ("2025-mntp", None)
 
 
 def test_a_backend_that_does_not_fit_is_told(world):

@@ -256,6 +256,27 @@ def test_evaluations_by_steps(world: Any, tokenizer: Any, monkeypatch: pytest.Mo
     assert fitted.epoch == 1.5
 
 
+@pytest.mark.parametrize(("epochs", "scores"), [(2, (0.1, 0.3)), (1, (0.1,)), (0.5, (0.1,))])
+def test_2023_evaluates_at_multiples_only(world: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch,
+                                          epochs: float, scores: tuple[float, ...]) -> None:  # fmt: skip
+    """The end is no candidate, save where nothing else is; what was trained after the best evaluation is undone."""
+    seen = scripted(monkeypatch, [0.1, 0.3, 0.9])
+    settings = settings_of(epochs=max(1, int(epochs)), evaluate_every=3, evaluate_end=False)  # 4 steps an epoch
+    weights: list[torch.Tensor] = []
+    stops = loop._Keeper.stops
+
+    def noting(self: Any, score: float, epoch: float) -> bool:
+        weights.append(classifier.members[0].head[-1].weight.detach().clone())
+        return stops(self, score, epoch)
+
+    monkeypatch.setattr(loop._Keeper, "stops", noting)
+    rows = encode(tokenizer, texts(64 if epochs >= 1 else 32), 32, "x")
+    classifier = build([model_of(world, "llama", tokenizer)], 2, settings, tokenizer, 0)
+    fitted = fit(classifier, rows, rows, "accuracy", settings, READING, 0)
+    assert (fitted.scores, len(seen)) == (scores, len(scores))
+    assert torch.equal(classifier.members[0].head[-1].weight, weights[-1])
+
+
 @pytest.mark.parametrize("select", ["held_out", "scored"])
 def test_who_chooses(world: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str) -> None:
     """With `held_out` no evaluation sees the scored file, and its labels change nothing but its scores."""

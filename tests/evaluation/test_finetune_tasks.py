@@ -188,6 +188,7 @@ def test_average_by_year() -> None:
 
 def test_years_settings() -> None:
     old, new, newest = (Finetuning.model_validate({"rules": year}) for year in (2023, "2025", "2026"))
+    assert not old.evaluate_end
     assert (old.lr, old.batch_rows, old.evaluate_every, old.patience, old.seed_list) == (5e-5, 64, 200, 10, (12,))
     assert (old.max_length, old.head, old.select, old.tasks) == (128, "linear", "scored", GLUE_11)
     assert (new.pooling, new.padding, new.head, new.max_length) == ("first", "right", "mlp", 512)

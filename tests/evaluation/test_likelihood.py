@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from transformers import RobertaConfig, RobertaForMaskedLM
 
 from tutelage.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.items import Item, encode
+from tutelage.models.language_model import LanguageModel
 
 PREFIXED = [
     Item(" sleep on the mat.", prefix="The cats"),
@@ -186,6 +190,39 @@ def test_a_text_longer_than_learned_positions_is_named_and_rotations_have_no_end
     assert np.isfinite(world.score(rotary, world.PLAIN, items, "2025").sum_N).all()
 
 
+@pytest.mark.parametrize("year", ["2023", "2025"])
+def test_the_last_token_of_a_causal_row_needs_no_position(world, year):
+    """Rows of 64 inputs and one target on 64 positions, alone and as branches of a tree."""
+    tokenizer, hf = world.PLAIN, world.hugging_face("gpt2", len(world.PLAIN))
+    text = "The dog saw"
+    start = year == "2023"
+    while len(world.plain_ids(" " * start + text)) + start < 65:
+        text += "x"
+    items = [Item(text), Item(text[:-1]), Item(text[:-1] + "y")]
+    found = world.score(hf, tokenizer, items, year)
+    for item, total in zip(items, found.sum_N, strict=True):
+        ids = [tokenizer.eos_token_id] * start + world.plain_ids(" " * start + item.completion)
+        expected = world.slow_causal([hf], ids, list(range(1, len(ids))))
+        assert total == pytest.approx(expected, abs=1e-3)
+    assert found.tokens_N.max() == 64
+    with pytest.raises(UserError, match=r"has 66 tokens and the model has positions for 64"):
+        world.score(hf, tokenizer, [Item(text + "x")], year)
+
+
+def test_positions_of_robertas_kind_begin_behind_the_padding_id(world):
+    tokenizer = world.byte_tokenizer(template=True)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = RobertaConfig(vocab_size=len(tokenizer), pad_token_id=1, max_position_embeddings=34, **shape)
+    hf = RobertaForMaskedLM(config).eval()
+    assert LanguageModel(copy.deepcopy(hf), "masked", len(tokenizer)).positions == 32
+    text = "The dog saw"
+    while len(tokenizer(text)["input_ids"]) < 32:
+        text += "x"
+    assert np.isfinite(world.score(hf, tokenizer, [Item(text)], "2025").sum_N).all()
+    with pytest.raises(UserError, match=r"has 33 tokens and the model has positions for 32"):
+        world.score(hf, tokenizer, [Item(text + "x")], "2025")
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "bert"])
 def test_what_is_cut_is_read_as_its_end_alone(world, architecture):
     tokenizer, hf = world.PLAIN, world.hugging_face(architecture, len(world.PLAIN))
@@ -194,12 +231,13 @@ def test_what_is_cut_is_read_as_its_end_alone(world, architecture):
     for item, total in zip(items, found.sum_N, strict=True):
         ids = world.plain_ids(item.prefix + item.completion)
         places = range(len(world.plain_ids(item.prefix.strip())), len(ids))
-        gone = max(0, len(ids) - 64)
+        # The last token of a causal row is predicted and never read.
+        gone = max(0, len(ids) - (65 if architecture == "gpt2" else 64))
         ids, places = ids[gone:], [place - gone for place in places]
         slow = (world.slow_causal([hf], ids, places) if architecture == "gpt2"
                 else world.slow_masked([hf], ids, places, tokenizer.mask_token_id))  # fmt: skip
         assert total == pytest.approx(slow, abs=1e-4)
-    with pytest.raises(UserError, match="a word has 64 tokens or more"):
+    with pytest.raises(UserError, match=r"a word has 6[45] tokens or more"):
         world.score(hf, tokenizer, [Item("long" * 40, "The ")], "2025", cut=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from scipy.stats import spearmanr
 
 from tutelage.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
+from tutelage.evaluation.items import Item
+from tutelage.evaluation.questions import Paradigm, Question
 from tutelage.evaluation.suites import evaluate, evaluate_suite, find_suite, items_of, judge
+from tutelage.evaluation.wug import correlated
 
 RATIOS = [0.9, 0.2, 0.5, 0.7, 0.1]
 
@@ -52,8 +56,20 @@ def test_by_hand_the_old_accuracy_and_agreement(suite):
     # Shares: 0.73, 0.88, 0.27, 0.02, 0.5; ranks 4 5 2 1 3 against those of the ratios 5 2 3 4 1.
     assert found.values["spearman"].value == pytest.approx(1 - 6 * (1 + 9 + 1 + 9 + 4) / (5 * 24))
     assert found.values["accuracy"].value == 3 / 5  # the tie counts as the first
-    # People prefer the first of words 0 and 3, the second of 1 and 4, neither of 2.
-    assert (found.values["agreement"].value, found.values["agreement"].n) == (2 / 4, 4)
+    # People prefer the first of words 0 and 3, the second of 1 and 4, neither of 2; the model's tie is at 4.
+    assert (found.values["agreement"].value, found.values["agreement"].n) == (1 / 4, 4)
+
+
+def test_the_likeliest_of_three_may_have_less_than_half():
+    questions = tuple(Question((Item(f"a{i}"), Item(f"b{i}"), Item(f"c{i}"))) for i in range(2))
+    scores = np.array([*np.log([[0.4, 0.35, 0.25], [0.3, 0.4, 0.3]]), [np.nan] * 3])
+    rules = replace(CONVENTIONS["2025"], ties="random")
+    for seed in range(20):
+        # The last question has two options, and whatever it ties with beyond them is not drawn.
+        asked = (*questions[:2], Question((Item(f"a {seed}"), Item(f"b {seed}"))))
+        ratios = np.array([0.8, 0.2, 0.5])
+        found = correlated("wug-past", Paradigm("wug_past_tense", asked), ratios, scores, rules)
+        assert (found.values["agreement"].value, found.values["agreement"].n) == (1, 2)
 
 
 def test_no_correlation_can_be_told_of_equal_shares_or_broken_models(suite):

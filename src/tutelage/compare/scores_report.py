@@ -12,7 +12,7 @@ from tutelage.compare.metrics import MISSING
 from tutelage.compare.plot_style import drawing
 from tutelage.compare.plots import Plan, Plot, slug
 from tutelage.compare.summary import Summary
-from tutelage.compare.table_scores import evaluations_table, published_table
+from tutelage.compare.table_scores import evaluations_table, how_scored, published_table
 from tutelage.compare.tables import Table, origin_table
 from tutelage.evaluation.sources import SOURCES
 from tutelage.progress import human
@@ -69,7 +69,7 @@ def models_scored(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> Tab
         for name, model in summary.models.items()
     )
     known = [f"{name}: {text}." for name, texts in remarks.items() for text in texts]
-    known.append(f"Convention of {settings['evaluation']['convention']}, arithmetic in {settings['precision']}.")
+    known.append(how_scored(summary))
     return Table(
         title="Models, and how they were scored",
         header=("model", "reads", "architecture", "params", "weights"),

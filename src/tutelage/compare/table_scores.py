@@ -46,6 +46,21 @@ def evaluations_table(summary: Summary, brief: bool = False, always: bool = Fals
     )
 
 
+def how_scored(summary: Summary) -> str:
+    """Say by whose rules models from elsewhere were scored, and fine-tuned where they were."""
+    settings = summary.resolved_recipe
+    said = f"Convention of {settings['evaluation']['convention']}, arithmetic in {settings['precision']}."
+    if any(name.partition(":")[0] == "glue" for name in settings["evaluate"]):
+        rules = settings["evaluation"]["finetune"]["rules"]
+        whose = (
+            "tutelage's own settings (--convention YEAR takes a year's)"
+            if rules == "tutelage"
+            else f"the settings of {rules}"
+        )
+        said += f" Fine-tuned by {whose}."
+    return said
+
+
 def published_table(summary: Summary, brief: bool = False) -> Table:
     """What others published on the evaluations that were made here, each with its year's convention.
 

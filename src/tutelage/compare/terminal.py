@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tutelage.compare.headline import headline
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.compare.table_scores import evaluations_table, published_table
+from tutelage.compare.table_scores import evaluations_table, how_scored, published_table
 from tutelage.compare.table_training import reached_table
 from tutelage.compare.tables import Table, comparisons_table, described_table, models_table
 
@@ -42,6 +42,7 @@ def scores_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
     published = published_table(checked, brief=True)
     if published.rows:
         parts.append(Padding(_Fitted(published), (1, 0, 0, 0)))
+    parts.append(Padding(Text(how_scored(checked)), (1, 0, 0, 0)))
     return Group(*parts)
 
 

@@ -29,7 +29,7 @@ from tutelage.errors import UserError
 from tutelage.evaluation.acquisition_data import AcquisitionData, Contexts
 from tutelage.evaluation.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.items import Item, encode
-from tutelage.evaluation.likelihood import Precision, position_limit
+from tutelage.evaluation.likelihood import Precision, row_limit
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.surprisal import Backend, item_surprisals
 from tutelage.teaching.teachers import Ensemble
@@ -135,7 +135,7 @@ def checkpoint_surprisals(
 
 def contexts_cut(ensemble: Ensemble, tokenizer: Any, contexts: Contexts) -> int:
     """Count the contexts of which `checkpoint_surprisals` reads the end only, for want of positions."""
-    limit = position_limit(ensemble)
+    limit = row_limit(ensemble)
     if limit is None:
         return 0
     rows = encode(tokenizer, _items(contexts), ensemble.kind, CONVENTIONS["2025"])
@@ -194,10 +194,11 @@ def evaluate_acquisition(
     Raises:
         UserError: entries without their fields, or a year without this task.
     """
-    if convention.name not in RULES:
-        other = "evaluate_acquisition_2023 (a linear model)" if convention.name == "2023" else "none"
-        raise UserError(f"age of acquisition has rules for {', '.join(RULES)}; for {convention.name}: {other}")
-    rules = RULES[convention.name]
+    year = convention.year
+    if year not in RULES:
+        other = "evaluate_acquisition_2023 (a linear model)" if year == "2023" else "none"
+        raise UserError(f"age of acquisition has rules for {', '.join(RULES)}; for {year}: {other}")
+    rules = RULES[year]
     curves = learning_curves(surprisals)
     checkpoints = len({count for words, _ in curves.values() for count in words.tolist()})
     if checkpoints < FEWEST_CHECKPOINTS:

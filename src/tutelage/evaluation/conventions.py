@@ -94,6 +94,8 @@ class Convention:
     """One year's rules. `dataclasses.replace` makes variants; give them a name of their own."""
 
     name: str
+    year: Literal["2023", "2024", "2025", "2026"]
+    """Whose rules these are, or are a variant of: what is no choice between options goes by it."""
     causal: CausalRules
     masked: MaskedRules
     items: ItemRules
@@ -119,6 +121,7 @@ _ITEMS_2026 = ItemRules(ewok="contexts", entity_nothing="dropped")
 CONVENTIONS: Mapping[str, Convention] = {
     "2023": Convention(
         name="2023",
+        year="2023",
         causal=_LM_EVAL_2023,
         masked=MaskedRules(prefix="ignored", leading_space=True, reduction="sum"),
         items=_ITEMS_UNTIL_2025,
@@ -127,6 +130,7 @@ CONVENTIONS: Mapping[str, Convention] = {
     ),
     "2024": Convention(
         name="2024",
+        year="2024",
         causal=_LM_EVAL_2024,
         masked=MaskedRules(prefix="eos_if_empty", leading_space=True, reduction="mean"),
         items=_ITEMS_UNTIL_2025,
@@ -135,6 +139,7 @@ CONVENTIONS: Mapping[str, Convention] = {
     ),
     "2025": Convention(
         name="2025",
+        year="2025",
         causal=_CAUSAL_2025,
         masked=_MASKED_2025,
         items=_ITEMS_UNTIL_2025,
@@ -143,6 +148,7 @@ CONVENTIONS: Mapping[str, Convention] = {
     ),
     "2026": Convention(
         name="2026",
+        year="2026",
         causal=_CAUSAL_2025,
         masked=_MASKED_2025,
         items=_ITEMS_2026,

@@ -121,7 +121,7 @@ def keep_ends(rows: Rows, limit: int) -> Rows:
     starts_R = np.cumsum([0, *np.minimum(rows.lengths_R, limit)], dtype=np.int64)
     scored_S = rows.scored_S[kept_S]
     if (scored_S[starts_R[:-1]] & (rows.lengths_R > limit)).any():
-        raise UserError(f"a word has {limit} tokens or more, and the model has positions for {limit} in all")
+        raise UserError(f"a word has {limit} tokens or more, and the model takes rows of {limit} at most")
     return Rows(
         tokens_S=rows.tokens_S[kept_S],
         scored_S=scored_S,

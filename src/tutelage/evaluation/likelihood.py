@@ -83,7 +83,7 @@ def log_probs(
     Raises:
         UserError: a text longer than the models' learned positions, or one that the tokenizer cannot write.
     """
-    rows, limit = encode(tokenizer, items, ensemble.kind, convention), position_limit(ensemble)
+    rows, limit = encode(tokenizer, items, ensemble.kind, convention), row_limit(ensemble)
     rows = keep_ends(rows, limit) if cut and limit is not None else rows
     texts = [item.prefix + item.completion for item in items]
     return score_rows(ensemble, tokenizer, rows, texts, convention.masked, batch_tokens, precision, label)
@@ -131,14 +131,20 @@ def position_limit(ensemble: Ensemble) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _check_lengths(ensemble: Ensemble, rows: Rows, texts: Sequence[str]) -> None:
+def row_limit(ensemble: Ensemble) -> int | None:
+    """Return how many tokens a row may have: the last of a causal one is predicted and never read."""
     limit = position_limit(ensemble)
+    return limit if limit is None else limit + (ensemble.kind == "causal")
+
+
+def _check_lengths(ensemble: Ensemble, rows: Rows, texts: Sequence[str]) -> None:
+    limit = row_limit(ensemble)
     if limit is None or int(rows.lengths_R.max(initial=0)) <= limit:
         return
     length_N = rows.lengths_R[rows.row_N]
     first = int(np.argmax(length_N > limit))
     raise UserError(
-        f"item {first} has {length_N[first]} tokens and the model has positions for {limit}: "
+        f"item {first} has {length_N[first]} tokens and the model has positions for {position_limit(ensemble)}: "
         f"{texts[first][:80]!r}; shorten it, or train with longer rows"
     )
 

@@ -70,7 +70,7 @@ class SuiteResult:
         return mean
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores as JSON: macro accuracies, means over fields and phenomena, and every paradigm."""
+        """Return the scores as JSON: macro accuracies, accuracies of fields and phenomena, and every paradigm."""
         return {
             "convention": self.convention.name,
             "accuracy": self.macro("accuracy"),
@@ -104,12 +104,16 @@ class SuiteResult:
         return np.average([shares[uid] for uid in uids], axis=0, weights=weights)
 
     def _means(self, key: Literal["field", "phenomenon"]) -> dict[str, float]:
-        """Unweighted mean accuracy of the paradigms of each field or phenomenon; those without one are left out."""
-        members: dict[str, list[float]] = {}
-        for score in self.paradigms.values():
+        """Accuracy over all items of each field or phenomenon, as the years report it; paradigms of none are left out.
+
+        Over paradigms, alike, where the benchmark averages so (`nested`).
+        """
+        members: dict[str, list[str]] = {}
+        for uid, score in self.paradigms.items():
             if (name := getattr(score, key)) is not None:
-                members.setdefault(name, []).append(score.accuracy)
-        return {name: float(np.mean(members[name])) for name in sorted(members)}
+                members.setdefault(name, []).append(uid)
+        shares = {uid: np.array(score.accuracy) for uid, score in self.paradigms.items()}
+        return {name: float(self._pooled(members[name], shares)) for name in sorted(members)}
 
 
 Unit = Literal["accuracy", "f1", "mcc", "correlation", "percent", "months", "share", "nats"]

@@ -1,4 +1,4 @@
-"""Known benchmarks of choices: where their files go, who publishes them, under which licence, in which format.
+"""Known benchmarks of choices: where their files go, who publishes them, under which licence, how they are read.
 
 Nothing is bundled but the starter pairs. Sizes, formats and readings: the pages named, and the files of the BabyLM
 pipelines (see `conventions.py`).
@@ -16,6 +16,7 @@ from tutelage.evaluation.pairs import read_pairs
 from tutelage.evaluation.questions import Paradigm
 
 Reader = Callable[[Traversable, ItemRules], tuple[Paradigm, ...]]
+"""Every reader is given the rules, though only those of sources that are `by_rules` look at them: one call fits all."""
 
 
 def _pairs(folder: Traversable, rules: ItemRules) -> tuple[Paradigm, ...]:
@@ -34,8 +35,6 @@ class Source:
     """Who publishes it."""
     licence: str
     """As its authors state it."""
-    format: str
-    """Keys of its lines."""
     items: int | None
     """How many it has as published, as far as is known."""
     read: Reader | None = _pairs
@@ -59,60 +58,55 @@ _EWOK_FULL = (
     "evaluation_pipeline.ewok.dl_and_filter of https://github.com/babylm/evaluation-pipeline-2025"
 )
 _PIQA = "https://huggingface.co/datasets/mrlbenchmarks/global-piqa-"
-_PAIRS = "sentence_good, sentence_bad; UID, field, linguistics_term"
-_EWOK_LINES = "Domain, Context1, Context2, Target1, Target2"
-_ENTITY = "input_prefix, options (the first is right), numops"
-_PIQA_LINES = "prompt, solution0, solution1, ..., label, example_id"
-_WUG = "sentences (separated by tabs), ratio"
 
 SOURCES: Mapping[str, Source] = {
-    "blimp": Source(folder="blimp", origin=_BLIMP, licence="CC BY 4.0", format=_PAIRS, items=67000),
+    "blimp": Source(folder="blimp", origin=_BLIMP, licence="CC BY 4.0", items=67000),
     "blimp-filtered": Source(
-        folder="blimp_filtered", origin=_BABYLM_FULL, licence="CC BY 4.0 (BLiMP)", format=_PAIRS, items=59875
+        folder="blimp_filtered", origin=_BABYLM_FULL, licence="CC BY 4.0 (BLiMP)", items=59875
     ),
     "blimp-fast": Source(
-        folder="blimp_fast", origin=_BABYLM_FAST, licence="CC BY 4.0 (BLiMP)", format=_PAIRS, items=13400
+        folder="blimp_fast", origin=_BABYLM_FAST, licence="CC BY 4.0 (BLiMP)", items=13400
     ),
     "blimp-supplement": Source(
-        folder="supplement_filtered", origin=_BABYLM_FULL, licence=_UNSTATED, format=_PAIRS, items=5218
+        folder="supplement_filtered", origin=_BABYLM_FULL, licence=_UNSTATED, items=5218
     ),
     "blimp-supplement-fast": Source(
-        folder="supplement_fast", origin=_BABYLM_FAST, licence=_UNSTATED, format=_PAIRS, items=250
+        folder="supplement_fast", origin=_BABYLM_FAST, licence=_UNSTATED, items=250
     ),
     "ewok": Source(
-        folder="ewok_filtered", origin=_EWOK_FULL, licence=_EWOK, format=_EWOK_LINES, items=7618,
+        folder="ewok_filtered", origin=_EWOK_FULL, licence=_EWOK, items=7618,
         read=read_ewok, by_rules=True,
     ),
     "ewok-fast": Source(
-        folder="ewok_fast", origin=_EWOK_FAST, licence=_EWOK, format=_EWOK_LINES, items=1100,
+        folder="ewok_fast", origin=_EWOK_FAST, licence=_EWOK, items=1100,
         read=read_ewok, by_rules=True,
     ),
     "entity-tracking": Source(
-        folder="entity_tracking", origin=_BABYLM_FULL, licence=_ASKED, format=_ENTITY, items=9483,
+        folder="entity_tracking", origin=_BABYLM_FULL, licence=_ASKED, items=9483,
         read=read_entity_tracking, by_rules=True, nested=True,
     ),
     "entity-tracking-fast": Source(
-        folder="entity_tracking_fast", origin=_BABYLM_FAST, licence=_ASKED, format=_ENTITY, items=None,
+        folder="entity_tracking_fast", origin=_BABYLM_FAST, licence=_ASKED, items=None,
         read=read_entity_tracking, by_rules=True, nested=True,
     ),
     "comps": Source(
         folder="comps", origin="https://github.com/kanishkamisra/comps, folder data/comps", licence=_UNCHECKED,
-        format="prefix_acceptable, prefix_unacceptable, property_phrase", items=91028, read=read_comps,
+        items=91028, read=read_comps,
     ),
     "wug-past": Source(
         folder="wug_past_tense", elsewhere="wug/wug_past_tense.jsonl", origin=_BABYLM_FULL, licence=_UNSTATED,
-        format=_WUG, items=50, read=None,
+        items=50, read=None,
     ),
     "wug-adj": Source(
         folder="wug_adj_nominalization", elsewhere="wug/wug_adj_nominalization.jsonl", origin=_BABYLM_FULL,
-        licence=_UNSTATED, format=_WUG, items=200, read=None,
+        licence=_UNSTATED, items=200, read=None,
     ),
     "global-piqa": Source(
         folder="global_piqa_parallel", origin=f"{_PIQA}parallel (eng_latn)", licence=_UNCHECKED,
-        format=_PIQA_LINES, items=103, read=read_global_piqa,
+        items=103, read=read_global_piqa,
     ),
     "global-piqa-nonparallel": Source(
         folder="global_piqa_nonparallel", origin=f"{_PIQA}nonparallel (eng_latn)", licence=_UNCHECKED,
-        format=_PIQA_LINES, items=100, read=read_global_piqa,
+        items=100, read=read_global_piqa,
     ),
 }  # fmt: skip

@@ -49,10 +49,6 @@ from tutelage.progress import console
 Json = dict[str, Any]
 
 FILE_NAMES = {
-    "comps_base": "base",
-    "comps_wugs": "wugs",
-    "comps_wugs_dist-before": "wugs_dist_before",
-    "comps_wugs_dist-in-between": "wugs_dist_in_between",
     "wug_adj_nominalization": "wug_adj",
     "wug_past_tense": "wug_past",
 }
@@ -190,7 +186,7 @@ def collate(submission: Submission) -> Json:
             collated[form.surprisals] = None
     if form.optional and submission.age_of_acquisition is not None:
         collated["aoa"] = {"aoa": submission.age_of_acquisition}
-    # 2025 ends where training ended, 2026 fills up with nulls.
+    # 2026 fills up with nulls. 2025 takes no less than all; what is written all the same ends where training ended.
     listed = revisions if form.optional else [name for name in revisions if name in submission.fast]
     collated["fast_eval_results"] = {
         task.key: [_scores(submission, name, task.key) for name in listed] for task in form.fast
@@ -243,8 +239,7 @@ def write_submission(submission: Submission, results: Path, incomplete: bool = F
     Args:
         submission: what to write.
         results: folder of results; files are put into `<results>/<model>/`.
-        incomplete: allow missing tasks also in 2025, whose own code stops at them; they are left out. (A checkpoint
-            that was not reached is none: training may end early.)
+        incomplete: allow missing tasks and checkpoints also in 2025, whose own code stops at them; they are left out.
 
     Raises:
         UserError: a name that the published code would cut, an unknown task or revision, tasks that are missing where
@@ -268,13 +263,13 @@ def write_submission(submission: Submission, results: Path, incomplete: bool = F
 
 
 def _refuse(faults: Sequence[Fault], form: Format, incomplete: bool) -> None:
-    """Refuse faults other than missing tasks that may be missing."""
-    faults = [fault for fault in faults if not (fault.missing and (fault.allowed or incomplete))]
+    """Refuse faults that the year's code does not take, but for what may be missing."""
+    faults = [fault for fault in faults if not (fault.allowed or (fault.missing and incomplete))]
     if not faults:
         return
     shown = "\n".join(f"  {fault}" for fault in faults[:20])
     more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
-    remedy = "; missing tasks are left out with incomplete=True" if any(f.missing for f in faults) else ""
+    remedy = "; what is missing is left out with incomplete=True" if any(f.missing for f in faults) else ""
     raise UserError(f"this is no submission of BabyLM {form.year} yet{remedy}:\n{shown}{more}")
 
 

@@ -39,7 +39,7 @@ class Fault:
         place: keys and numbers from the top of the file, or a path.
         message: what is found there, and what should be.
         missing: whether a benchmark or checkpoint is not there at all.
-        allowed: whether the published code takes it (with nothing for this benchmark).
+        allowed: whether the published code takes it: as it is, or with nothing for this benchmark.
     """
 
     place: str
@@ -49,7 +49,8 @@ class Fault:
 
     def __str__(self) -> str:
         """Write it on a line."""
-        return f"{self.place}: {self.message}"
+        # Names may hold what no terminal can write.
+        return f"{self.place}: {self.message}".encode("utf-8", "backslashreplace").decode()
 
 
 Options = Mapping[str, Mapping[str, Sequence[Sequence[str]]]]
@@ -139,26 +140,25 @@ def _check_row(row: Any, place: str, expected: Any, task: Task, known: Sequence[
         yield Fault(place, f"is no object with the keys {', '.join(sorted(keys))}")
         return
     if row["id"] != expected or isinstance(row["id"], bool):
-        yield Fault(f"{place}.id", f"is {row['id']!r}, its place asks for {expected!r}")
+        yield Fault(f"{place}.id", f"is {_shown(row['id'])}, its place asks for {expected!r}")
     pred = row["pred"]
     if task.shape == "label":
         if isinstance(pred, bool) or not isinstance(pred, int) or not 0 <= pred < task.classes:
-            yield Fault(f"{place}.pred", f"is {pred!r}, not a class from 0 to {task.classes - 1}")
+            yield Fault(f"{place}.pred", f"is {_shown(pred)}, not a class from 0 to {task.classes - 1}")
         return
     if task.shape == "reading":
         if not _number(pred) or pred < 0:
-            yield Fault(f"{place}.pred", f"is {pred!r}, not a surprisal of at least 0")
+            yield Fault(f"{place}.pred", f"is {_shown(pred)}, not a surprisal of at least 0")
         before = row["prev_pred"]
-        none = before is None or (isinstance(before, float) and math.isnan(before))
-        if not none and (not _number(before) or before < 0):
-            yield Fault(f"{place}.prev_pred", f"is {before!r}, neither a surprisal of at least 0 nor NaN")
+        if before is not None and not _nan(before) and (not _number(before) or before < 0):
+            yield Fault(f"{place}.prev_pred", f"is {_shown(before)}, neither a surprisal of at least 0 nor NaN")
         return
     if not isinstance(pred, str) or not pred.strip():
-        yield Fault(f"{place}.pred", f"is {pred!r}, not the text of an option")
+        yield Fault(f"{place}.pred", f"is {_shown(pred)}, not the text of an option")
     elif known is not None and pred.strip() not in {text.strip() for text in known}:
-        yield Fault(f"{place}.pred", f"is {pred[:80]!r}, none of the options that stand there in the data file")
+        yield Fault(f"{place}.pred", f"is {_shown(pred)}, none of the options that stand there in the data file")
     if task.shape == "probability" and not (_number(row["prob"]) and 0 <= row["prob"] <= 1):
-        yield Fault(f"{place}.prob", f"is {row['prob']!r}, not a probability")
+        yield Fault(f"{place}.prob", f"is {_shown(row['prob'])}, not a probability")
 
 
 def _check_examples(value: Mapping[str, Any], task: Task, options: Options | None) -> Iterator[Fault]:
@@ -201,36 +201,47 @@ def _check_surprisals(value: Any, form: Format, revisions: Sequence[str]) -> Ite
         return
     if not isinstance(value.get("metadata"), dict):
         yield Fault(f"{key}.metadata", "is no JSON object")
-    by_step: dict[Any, list[tuple[Any, Any]]] = {}
+    by_step: dict[str, list[str]] = {}
+    unknown: dict[str, int] = {}
     for index, row in enumerate(rows):
         place = f"{key}.results[{index}]"
         if not isinstance(row, dict) or row.keys() != set(SURPRISAL_KEYS):
             yield Fault(place, f"is no object with the keys {', '.join(SURPRISAL_KEYS)}")
             continue
         step = row["step"]
-        by_step.setdefault(step, []).append((row["target_word"], row["context_id"]))
-        if step in revisions and row["word_count"] != read_words(str(step).removeprefix("chck_")):
-            yield Fault(f"{place}.word_count", f"is {row['word_count']!r}, the checkpoint is {step}")
-        if not _number(row["surprisal"]):
-            yield Fault(f"{place}.surprisal", f"is {row['surprisal']!r}, not a finite number")
+        if not isinstance(step, str):
+            yield Fault(f"{place}.step", f"is {_shown(step)}, not the name of a checkpoint")
+            continue
+        by_step.setdefault(step, []).append(f"{row['target_word']!r} {row['context_id']!r}")
+        if step in revisions and row["word_count"] != read_words(step.removeprefix("chck_")):
+            yield Fault(f"{place}.word_count", f"is {_shown(row['word_count'])}, the checkpoint is {step}")
+        if _nan(row["surprisal"]):
+            unknown[step] = unknown.get(step, 0) + 1
+        elif not _number(row["surprisal"]):
+            yield Fault(f"{place}.surprisal", f"is {_shown(row['surprisal'])}, neither a finite number nor NaN")
+    for step, count in unknown.items():
+        yield Fault(key, f"has {count} surprisals for {step} that are NaN", allowed=True)
     for step in by_step:
         if step not in revisions:
-            yield Fault(key, f"has a step {step!r}, which is no checkpoint of this track")
-    expected = revisions if form.optional else revisions[: max(1, len(by_step))]
-    for step in expected:
+            yield Fault(key, f"has a step {_shown(step)}, which is no checkpoint of this track")
+    for step in revisions:
         if step not in by_step:
-            yield Fault(key, f"has nothing for {step}")
-    orders = [by_step[step] for step in expected if step in by_step]
-    for step, order in ((step, by_step[step]) for step in expected if step in by_step):
+            # In 2026 surprisals of too few checkpoints are null.
+            yield Fault(key, f"has nothing for {step}", missing=not form.optional)
+    there = [step for step in revisions if step in by_step]
+    for step in there:
+        order, first = by_step[step], by_step[there[0]]
         if len(order) != form.words:
             yield Fault(key, f"has {len(order)} surprisals for {step}, the data {form.words} contexts")
-        elif order != orders[0]:
-            yield Fault(key, f"has its words for {step} in another order than for {expected[0]}")
+        elif order != first:
+            same = sorted(order) == sorted(first)
+            said = f"has its words for {step} in another order than for {there[0]}"
+            yield Fault(key, said if same else f"has other words for {step} than for {there[0]}", allowed=same)
 
 
 def _check_score(value: Any) -> list[Fault]:
     right = isinstance(value, dict) and value.keys() == {"aoa"} and _number(value["aoa"]) and -1 <= value["aoa"] <= 1
-    return [] if right else [Fault("aoa", f'is {str(value)[:60]}, not {{"aoa": a correlation}}')]
+    return [] if right else [Fault("aoa", f'is {_shown(value)}, not {{"aoa": a correlation}}')]
 
 
 def _check_fast(value: Any, form: Format, revisions: Sequence[str]) -> Iterator[Fault]:
@@ -242,20 +253,18 @@ def _check_fast(value: Any, form: Format, revisions: Sequence[str]) -> Iterator[
     for name in value:
         if name not in known:
             yield Fault(f"{place}.{name}", f"is no fast task{nearest(name, known)}")
-    lengths = {key: len(value[key]) for key in known if isinstance(value.get(key), list)}
-    longest = len(revisions) if form.optional else max(lengths.values(), default=0)
     for task in form.fast:
         found = value.get(task.key)
         if not isinstance(found, list):
             yield Fault(f"{place}.{task.key}", "is missing: a list of scores, one for each checkpoint", missing=True)
             continue
-        if len(found) != longest or len(found) > len(revisions):
-            limit = longest if form.optional else f"{longest}, of at most {len(revisions)}"
-            yield Fault(f"{place}.{task.key}", f"has {len(found)} entries, there are {limit} checkpoints")
+        if len(found) != len(revisions):
+            said = f"has {len(found)} entries, there are {len(revisions)} checkpoints"
+            # 2026 fills its lists with nulls.
+            missing = len(found) < len(revisions) and not form.optional
+            yield Fault(f"{place}.{task.key}", said, missing=missing)
         for name, scores in zip(revisions, found, strict=False):
             yield from _check_scores(scores, f"{place}.{task.key}.{name}", task, form)
-    if not longest:
-        yield Fault(place, "holds no checkpoint", missing=True)
 
 
 def _check_scores(scores: Any, place: str, task: Task, form: Format) -> Iterator[Fault]:
@@ -269,15 +278,28 @@ def _check_scores(scores: Any, place: str, task: Task, form: Format) -> Iterator
     measured = task.shape in ("reading", "probability")
     low = -1 if measured else 0
     for name, score in scores.items():
-        if measured and isinstance(score, float) and math.isnan(score):
+        if measured and _nan(score):
             # A correlation that does not exist; the published code writes it so.
             continue
         if not _number(score) or not low <= score <= 1:
-            yield Fault(f"{place}.{name}", f"is {score!r}, not a fraction from {low} to 1")
+            yield Fault(f"{place}.{name}", f"is {_shown(score)}, not a fraction from {low} to 1")
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+def _nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _shown(value: Any) -> str:
+    """Write a value as Python does, the beginning of a long one."""
+    written = repr(value)
+    return written if len(written) <= 80 else f"{written[:80]}..."
 
 
 def validate_submission(
@@ -314,7 +336,7 @@ def validate_submission(
 def _read(file: Path, place: str) -> tuple[Any, list[Fault]]:
     try:
         return json.loads(file.read_text(encoding="utf-8")), []
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         return None, [Fault(place, f"cannot be read as JSON ({error})")]
 
 
@@ -325,7 +347,7 @@ def _track(collated: Any, form: Format) -> Track:
         return "strict-small"
     surprisals, fast = collated.get(form.surprisals), collated.get("fast_eval_results")
     rows = surprisals.get("results") if isinstance(surprisals, dict) else None
-    steps = {row.get("step") for row in rows if isinstance(row, dict)} if isinstance(rows, list) else set()
+    steps = {str(row.get("step")) for row in rows if isinstance(row, dict)} if isinstance(rows, list) else set()
     lists = fast.values() if isinstance(fast, dict) else []
     longest = max((len(value) for value in lists if isinstance(value, list)), default=0)
     return "strict" if max(len(steps), longest) > small else "strict-small"

@@ -5,7 +5,8 @@ share of it is its probability in a softmax over the sums of log-probabilities o
 (`-ity`, `-ness`), three for the past tense. The score is Spearman's rho between the model's shares and people's
 (`decode_wug_tasks`, `rank_and_evaluate_wug` of github.com/babylm/evaluation-pipeline-2025). Until August 2025 it was,
 for adjectives, an accuracy: the share of words of which the model prefers the first alternative, whatever people said;
-`agreement` is the share of words of which it prefers what most people prefer. In 2026 the task was removed.
+`agreement` is the share of words of which it prefers what most people prefer: the first alternative, or another (of
+three alternatives the most likely one may have less than half). In 2026 the task was removed.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def correlated(name: str, paradigm: Paradigm, ratios_N: NDArray[np.float64], sco
         convention: the year's rules.
     """
     shares_N: NDArray[np.float64] = softmax(scores_NK, axis=1)[:, 0]
-    chosen_N = choose(scores_NK, convention, [question.key for question in paradigm.questions])
+    questions = paradigm.questions
+    options_N = np.array([len(question.options) for question in questions])
+    chosen_N = choose(scores_NK, convention, [question.key for question in questions], options_N)
     count = len(ratios_N)
     decided_N = ratios_N != 0.5
     values: Mapping[str, MeasuredValue] = {
@@ -67,10 +70,10 @@ def correlated(name: str, paradigm: Paradigm, ratios_N: NDArray[np.float64], sco
             float(np.mean(chosen_N == 0)), "accuracy", n=count, note="prefers the first alternative: the old score"
         ),
         "agreement": MeasuredValue(
-            float(np.mean((shares_N > 0.5) == (ratios_N > 0.5), where=decided_N)) if decided_N.any() else None,
+            float(np.mean((chosen_N == 0) == (ratios_N > 0.5), where=decided_N)) if decided_N.any() else None,
             "accuracy",
             n=int(decided_N.sum()),
-            note="prefers what most people prefer; without words on which people are even",
+            note="prefers what most people prefer, the first or another; without words on which people are even",
         ),
     }
     predictions = {
@@ -78,7 +81,7 @@ def correlated(name: str, paradigm: Paradigm, ratios_N: NDArray[np.float64], sco
             "predictions": [
                 {"id": f"{paradigm.uid}_{index}", "pred": question.options[choice].completion, "prob": float(share)}
                 for index, (question, choice, share) in enumerate(
-                    zip(paradigm.questions, chosen_N.tolist(), shares_N.tolist(), strict=True)
+                    zip(questions, chosen_N.tolist(), shares_N.tolist(), strict=True)
                 )
             ]
         }

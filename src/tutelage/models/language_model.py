@@ -84,7 +84,16 @@ class LanguageModel(nn.Module):
         """How many tokens a row may have; None where positions are rotations and have no end."""
         config = self.hf.config
         limit = getattr(config, "max_position_embeddings", None)
-        return int(limit) if limit and getattr(config, "rope_parameters", None) is None else None
+        if not limit or getattr(config, "rope_parameters", None) is not None:
+            return None
+        return int(limit) - self.first_position
+
+    @property
+    def first_position(self) -> int:
+        """The position of a row's first token: RoBERTa's kind counts from behind the padding's id."""
+        table = getattr(getattr(self.hf.base_model, "embeddings", None), "position_embeddings", None)
+        padding = getattr(table, "padding_idx", None)
+        return 0 if padding is None else int(padding) + 1
 
     def hidden(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return what the output layer reads, `(B, T, D)`.

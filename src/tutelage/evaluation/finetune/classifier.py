@@ -44,13 +44,13 @@ class Member(nn.Module):
         self.trunk.requires_grad_(True)
         layers = lean(self.trunk) if self.kind == "causal" else []
         self.last = layers[-1] if layers and self.pooling != "mean" else None
-        self.first, self.positions_told = first_position(model), True
+        self.first, self.positions_told = model.first_position, True
         self.reads_lines = False
         if next(self.trunk.parameters()).device.type == "cpu":
             for leads in (True, False):
                 for layer in layers:
                     layer.leads = leads
-                self.reads_lines = reads_lines(self.trunk, self.first, positions(model))
+                self.reads_lines = reads_lines(self.trunk, self.first, model.positions)
                 if self.reads_lines:
                     break
         config = model.hf.config
@@ -169,18 +169,6 @@ def pool(hidden_BTD: Tensor, part: Part, pooling: Pooling) -> Tensor:
     place_BT = places_in_rows(part)
     inside_BT = (place_BT >= 0) & (place_BT < part.lengths_B[:, None])
     return (hidden_BTD * inside_BT[..., None]).sum(1) / part.lengths_B[:, None]
-
-
-def positions(model: LanguageModel) -> int | None:
-    """How many tokens a model can place."""
-    return None if model.positions is None else model.positions - first_position(model)
-
-
-def first_position(model: LanguageModel) -> int:
-    """The position of a text's first token: RoBERTa's kind counts from behind the padding's id."""
-    table = getattr(getattr(model.hf.base_model, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return 0 if padding is None else padding + 1
 
 
 def _head(config: Any, labels: int, settings: TaskFinetuning) -> nn.Module:

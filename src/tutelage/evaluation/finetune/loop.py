@@ -111,14 +111,15 @@ def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, sett
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.advance(len(batch_N), keeper.note)
-            if (step + 1) % every == 0 or step + 1 == total:
+            last = step + 1 == total and (settings.evaluate_end or not keeper.scores)
+            if (step + 1) % every == 0 or last:
                 if not math.isfinite(float(seen)):
                     raise UserError(f"{reading.label}: the loss is not finite after step {step + 1}; lower lr or set "
                                     "precision: fp32")  # fmt: skip
                 predicted_N = predict(classifier, chooser, settings, reading).argmax(1)
                 if keeper.stops(METRICS[metric](chooser.labels_N, predicted_N), (step + 1) / steps):
                     break
-    keeper.restore()
+    keeper.restore((step + 1) / steps)
     return Fitted(classifier, keeper.best, keeper.best_epoch, (step + 1) / steps, tuple(keeper.scores))
 
 
@@ -157,7 +158,7 @@ class _Keeper:
     def __init__(self, classifier: Classifier, settings: TaskFinetuning) -> None:
         self._classifier, self._settings = classifier, settings
         self._weights: dict[str, Tensor] = {}
-        self._last_epoch = self.best_epoch = 0.0
+        self.best_epoch = 0.0
         self._waited = 0
         self.best = -math.inf
         self.scores: list[float] = []
@@ -166,7 +167,6 @@ class _Keeper:
     def stops(self, score: float, epoch: float) -> bool:
         """Take an evaluation's score; tell whether to stop."""
         self.scores.append(score)
-        self._last_epoch = epoch
         gained = score > self.best + self._settings.min_gain
         if score > self.best:
             self.best, self.best_epoch = score, epoch
@@ -176,9 +176,9 @@ class _Keeper:
         return self._settings.patience is not None and self._waited >= self._settings.patience
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Give the classifier its best weights back."""
-        if self.best_epoch != self._last_epoch:
+    def restore(self, epoch: float) -> None:
+        """Give the classifier, trained until an epoch, its best weights back."""
+        if self.best_epoch != epoch:
             for name, tensor in self._learned():
                 tensor.copy_(self._weights[name])
 

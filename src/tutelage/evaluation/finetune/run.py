@@ -12,7 +12,7 @@ import numpy as np
 
 from tutelage import machine
 from tutelage.errors import UserError
-from tutelage.evaluation.finetune.classifier import build, positions
+from tutelage.evaluation.finetune.classifier import build
 from tutelage.evaluation.finetune.loop import Fitted, Reading, fit, predict
 from tutelage.evaluation.finetune.metrics import METRICS, Metric, accuracy
 from tutelage.evaluation.finetune.rows import Rows, encode, split, subset
@@ -184,7 +184,7 @@ def _result(task: Task, rows: Rows, fitted: Fitted, settings: TaskFinetuning, re
 
 def _limit(models: Sequence[LanguageModel], max_length: int, task: str) -> int:
     """Return the longest row: `max_length`, or what the models have positions for."""
-    limit = min([max_length, *(places for model in models if (places := positions(model)) is not None)])
+    limit = min([max_length, *(places for model in models if (places := model.positions) is not None)])
     if limit < max_length:
         console.print(f"{task}: texts are cut at {limit} tokens, not at max_length={max_length}: the model has no more "
                       "positions")  # fmt: skip
