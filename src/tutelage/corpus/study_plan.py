@@ -169,7 +169,7 @@ def _faults(errors: Sequence[Any], name: str, lines: Mapping[tuple[str | int, ..
         said, given = fault["msg"].removeprefix("Value error, "), fault["input"]
         if fault["type"] == "extra_forbidden":
             # Keys stand at the top, in `lessons.N`, or in `lessons.N.tasks.N`.
-            section = {3: Lesson, 5: Task}.get(len(place), Plan)
+            section: type[Section] = Task if len(place) == 5 else Lesson if len(place) == 3 else Plan
             said = f"unknown key{nearest(str(place[-1]), section.model_fields)}"
         elif fault["type"] == "string_pattern_mismatch":
             said = "a name has letters, digits, _ and -, begins with a letter, and is no longer than 64"
