@@ -271,7 +271,7 @@ def test_loss_gradient_and_weights_are_those_of_a_plain_loop(
     assert classifier.reads_lines != padded
     before = {name: parameter.detach().clone() for name, parameter in classifier.named_parameters()}
     twin = copy.deepcopy(classifier).train()
-    monkeypatch.setattr(loop._Keeper, "restore", lambda self: None)
+    monkeypatch.setattr(loop._Keeper, "restore", lambda self, epoch: None)
     fit(classifier, train, train, "accuracy", settings, READING, seed=5)
 
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.3)
