@@ -1,7 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+from tutelage import recipe
+from tutelage.models.build import build
 from tutelage.models.presets import PRESETS
 
 GOLDEN = {
@@ -42,3 +46,26 @@ def test_names_tell_sizes(name: str) -> None:
     vocabulary = 16_000 if name in ("gpt2-10m", "gptj-97m") else 8_000
     told = float(name.split("-")[1].removesuffix("m"))
     assert count(name, vocabulary) / 1e6 == pytest.approx(told, rel=0.3)
+
+
+class Vocabulary(SimpleNamespace):
+    bos_token_id = eos_token_id = cls_token_id = sep_token_id = 0
+    pad_token_id = 3
+
+    def __len__(self) -> int:
+        return 20
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_position_embeddings": 8}])
+@pytest.mark.parametrize("architecture", ["roberta", "bert", "gpt2", "llama", "opt"])
+def test_positions_suffice_for_a_row(architecture: str, settings: dict) -> None:
+    """Also where an architecture's own number is too small, or its first positions are never used."""
+    masked = architecture in ("roberta", "bert")
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = recipe.Model.model_validate(
+        {"config": {"model_type": architecture, **small, **settings}, "kind": "masked" if masked else "causal",
+         "steps": 1, "stages": [{"objectives": {"masked" if masked else "next_token": 1}}]}
+    )  # fmt: skip
+    built = build(model, Vocabulary(), 2100, 0)
+    assert built.positions is None or built.positions >= 2100
+    assert built.hidden(torch.full((1, 2100), 9)).isfinite().all()

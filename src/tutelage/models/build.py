@@ -22,6 +22,9 @@ Kind = Literal["causal", "masked"]
 """How a model reads: left to right, or both ways."""
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions")
+BEHIND_PADDING = ("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+                  "xlm-roberta-xl")  # fmt: skip
+"""Architectures that count positions from behind the padding's id, so that so many are never used."""
 
 
 def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
@@ -45,9 +48,6 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
     architecture = settings.pop("model_type", None)
     if architecture is None:
         raise UserError("models.*.config needs `model_type`, as in {model_type: llama, hidden_size: 256}")
-    for key in POSITION_KEYS:
-        if settings.get(key, row_length) < row_length:
-            settings[key] = row_length
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     if model.reads == "masked":
         ids |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep")}
@@ -58,6 +58,11 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
             raise UserError(
                 f"a {architecture} configuration has no '{unknown[0]}'" + nearest(unknown[0], config.to_dict())
             )
+        needed = row_length + ((tokenizer.pad_token_id or 0) + 1 if architecture in BEHIND_PADDING else 0)
+        for key in POSITION_KEYS:
+            there = settings.get(key, getattr(config, key, None))
+            if isinstance(there, int) and there < needed:
+                settings[key] = needed
         return AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **ids, **settings)
     except UserError:
         raise
