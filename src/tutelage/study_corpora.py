@@ -101,9 +101,8 @@ def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), o
     names = [*study.filters.overlap.suites, *suites]
     stages = _costs(folder.requests, study.teacher.prices)
     longest = study.labelling.tagged_words
-    return _audit(
-        examples, plan, study.filters, names, out or folder.audit, count_faults(folder.quarantine), stages, longest
-    )
+    refused = count_faults(folder.quarantine)
+    return _audit(study.name, examples, plan, study.filters, names, out or folder.audit, refused, stages, longest)
 
 
 def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> Audited:
@@ -114,12 +113,13 @@ def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> A
     """
     path = Path(source)
     if str(source) == starter.NAME and not path.exists():
-        return _audit(_read(starter.example_files()), starter_plan(), Filters(), suites, out, {}, {})
+        return _audit(starter.NAME, _read(starter.example_files()), starter_plan(), Filters(), suites, out, {}, {})
     examples, plan = _corpus(path)
-    return _audit(examples, plan, Filters(), suites, out, {}, {})
+    return _audit(str(source), examples, plan, Filters(), suites, out, {}, {})
 
 
 def _audit(
+    name: str,
     examples: Sequence[Example],
     plan: Plan,
     settings: Filters,
@@ -133,7 +133,7 @@ def _audit(
     found = audit_examples(examples, plan, settings, sentences, refused, stages, tagged_words)
     # ASCII with escapes: an unfiltered corpus may hold lone surrogates.
     write_text(out / "audit.json", json.dumps(asdict(found), indent=2, allow_nan=False) + "\n")
-    write_text(out / "index.html", audit_page(found))
+    write_text(out / "index.html", audit_page(found, name))
     return Audited(found, out / "index.html")
 
 

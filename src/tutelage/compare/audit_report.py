@@ -26,10 +26,15 @@ REASONS = 30
 RELATED = 10
 
 
-def audit_page(audit: Audit) -> str:
-    """Write the page; whatever a teacher wrote is escaped, and characters that cannot be seen are written out."""
+def audit_page(audit: Audit, name: str = "") -> str:
+    """Write the page; whatever a teacher wrote is escaped, and characters that cannot be seen are written out.
+
+    Args:
+        audit: what was found.
+        name: of the study, or folder of the corpus.
+    """
     title = f"{visible(audit.title)}: what the corpus is like"
-    made = f"tutelage {__version__}, {audit.texts:,} texts, {audit.words:,} words"
+    made = f"{visible(name or audit.title)}: {audit.texts:,} texts, {audit.words:,} words; tutelage {__version__}"
     drawings = {plot.name: plot for plot in draw_audit(audit)}
 
     def drawn(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -106,7 +107,7 @@ def section(table: Table) -> str:
         return ""
     head = "".join(f'<th scope="col"{_words(i, table)}>{escape(name)}</th>' for i, name in enumerate(table.header))
     rows = "\n".join(f"<tr>{_cells(i, table)}</tr>" for i in range(len(table.rows)))
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    note = f'<p class="note">{_prose(table.note)}</p>' if table.note else ""
     return (
         f'<section><h2>{escape(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>\n{rows}\n</tbody></table></div>{note}</section>"
@@ -130,8 +131,13 @@ def figure(plot: Plot) -> str:
     """A drawing under its title."""
     return (
         f'<section><h2>{escape(plot.title)}</h2><figure role="img" aria-label="{escape(plot.title)}">{plot.svg()}'
-        f"<figcaption>{escape(plot.caption)}</figcaption></figure></section>"
+        f"<figcaption>{_prose(plot.caption)}</figcaption></figure></section>"
     )
+
+
+def _prose(text: str) -> str:
+    """Escape a caption; what stands in backticks there is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _recipe(summary: Summary) -> str:
