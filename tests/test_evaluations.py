@@ -159,6 +159,7 @@ def test_a_broken_evaluation_leaves_no_score(done: tuple[Path, Any], monkeypatch
         api.evaluate(recipe_from_text(text), runs=done[0])
     score = json.loads((done[0] / "measured" / "student" / "seed-0" / "scores" / "surprise.json").read_text())
     assert score["of"]["convention"] == "2025"
+    assert score["precision"] in ("fp32", "bf16")
 
 
 @pytest.mark.parametrize(

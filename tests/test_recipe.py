@@ -202,6 +202,15 @@ def test_checkpoints_by_words() -> None:
     refused(BASE, "is no number", ("models.control.checkpoints=[3 million]",))
 
 
+def test_show_writes_the_weights_of_objectives_out() -> None:
+    from tutelage.show import _resolved
+
+    tree = _resolved(load_recipe("studyplan-starter"))
+    [stage] = tree["models"]["all-labels"]["stages"]
+    assert stage == {"objectives": {"masked": {"weight": 1.0}, "tasks": {"weight": 0.5}}}
+    assert Recipe.model_validate(tree) == load_recipe("studyplan-starter")
+
+
 def test_what_is_wrong_on_the_command_line_is_told_so_once() -> None:
     with pytest.raises(UserError, match=r"^on the command line: models\.teacher\.steps: ") as told:
         recipe_from_text(BASE, "x.yaml", ("models.teacher.steps=-1",))

@@ -5,6 +5,7 @@ import email.utils
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -380,6 +381,7 @@ def test_a_prompt_that_is_too_long_is_a_fault_at_once(path) -> None:
             "does not take our requests",
         ),
         (http(429, b"", Retry_After="90000"), "asks to wait 25 h"),
+        (http(501, b"<!DOCTYPE html><p>Unsupported method"), r"has no chat completions.*HTTP 501: a web page\)$"),
     ],
 )
 def test_what_no_repeating_mends_stops_at_once(path, reply, told) -> None:
@@ -518,9 +520,11 @@ def test_nobody_there(path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with open_store(path) as store, pytest.raises(UserError, match="no connection"):
+    told = rf"the teacher at {re.escape(url)} does not answer: .*no connection.*see whether it runs"
+    with open_store(path) as store, pytest.raises(UserError, match=told):
         RemoteTeacher(study(url), store).ask(questions(3), "asking")
-    with open_store(path) as store, pytest.raises(UserError, match=r"teacher\.model"):
+    told = r"no connection.*start the server if it is not running, correct `teacher\.endpoint`.*teacher\.model"
+    with open_store(path) as store, pytest.raises(UserError, match=told):
         RemoteTeacher(study(url, model=None), store).ask(questions(3), "asking")
 
 

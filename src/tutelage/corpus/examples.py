@@ -69,6 +69,18 @@ class Example:
         """Whitespace words of all its text."""
         return len(self.text.split()) + len((self.text_pair or "").split())
 
+    def takes(self, tagged_words: int | None = None) -> tuple[Kind, ...]:
+        """Return the kinds of tasks that could label it; words are tagged where spaces alone part them, on one line.
+
+        Args:
+            tagged_words: longest text whose words are to be labelled.
+        """
+        if self.text_pair is not None:
+            return ("pair_classification",)
+        words = self.text.split()
+        tagged = (tagged_words is None or len(words) <= tagged_words) and " ".join(words) == self.text
+        return ("classification", "tagging") if tagged else ("classification",)
+
     def record(self) -> dict[str, Any]:
         """Return it as a line's object, defaults left out."""
         found: dict[str, Any] = {"id": self.id, "kind": self.kind}

@@ -7,16 +7,18 @@ plain writing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from tutelage import starter
 from tutelage.errors import UserError, nearest
 from tutelage.files import write_text
 from tutelage.recipe_data import Section
+from tutelage.recipe_file import explain
 from tutelage.yaml_file import MAX_CHARACTERS, dump, parse, parse_json
 
 Kind = Literal["classification", "pair_classification", "tagging", "generation"]
@@ -28,7 +30,14 @@ MAX_LABELS = 500
 SCALE = 32
 """How many times as large as a recipe a plan may be: 800 tasks with 200 prompts each are."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+
+def _is_a_name(value: str) -> str:
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]{0,63}", value):
+        raise ValueError("a name has letters, digits, _ and -, begins with a letter, and is no longer than 64")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_is_a_name)]
 """Of a task: it becomes a key of files and the name of a head."""
 Line = Annotated[str, Field(min_length=1, max_length=2000)]
 
@@ -155,27 +164,7 @@ def check_plan(tree: Any, name: str, lines: Mapping[tuple[str | int, ...], int] 
     try:
         return Plan.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(_faults(error.errors(), name, lines or {}))) from error
-
-
-def _faults(errors: Sequence[Any], name: str, lines: Mapping[tuple[str | int, ...], int]) -> Iterable[str]:
-    places = [tuple(fault["loc"]) for fault in errors]
-    for fault, place in zip(errors, places, strict=True):
-        # That a whole has nothing in it only follows from what is wrong with its parts.
-        if any(len(other) > len(place) and other[: len(place)] == place for other in places):
-            continue
-        known = next((lines[place[:size]] for size in range(len(place), 0, -1) if place[:size] in lines), None)
-        where = f"{name}:{known}" if known else name
-        said, given = fault["msg"].removeprefix("Value error, "), fault["input"]
-        if fault["type"] == "extra_forbidden":
-            # Keys stand at the top, in `lessons.N`, or in `lessons.N.tasks.N`.
-            section: type[Section] = Task if len(place) == 5 else Lesson if len(place) == 3 else Plan
-            said = f"unknown key{nearest(str(place[-1]), section.model_fields)}"
-        elif fault["type"] == "string_pattern_mismatch":
-            said = "a name has letters, digits, _ and -, begins with a letter, and is no longer than 64"
-        if isinstance(given, str | int | float) and str(given)[:60] not in said:
-            said += f" (given: {str(given)[:60]!r})"
-        yield f"{where}: {'.'.join(map(str, place)) or 'the plan'}: {said}"
+        raise UserError(explain(error, tree, dict(lines or {}), name, Plan)) from error
 
 
 def write_plan(plan: Plan, path: Path) -> None:

@@ -77,8 +77,8 @@ class SuiteResult:
             "strict": self.macro("strict"),
             "items": sum(score.n for score in self.paradigms.values()),
             "chance": self._chance(),
-            "fields": self._means("field"),
-            "phenomena": self._means("phenomenon"),
+            "fields": self._shares_of("field"),
+            "phenomena": self._shares_of("phenomenon"),
             "paradigms": {uid: asdict(score) for uid, score in self.paradigms.items()},
         }
 
@@ -103,7 +103,7 @@ class SuiteResult:
         weights = [1 if self.nested else self.paradigms[uid].n for uid in uids]
         return np.average([shares[uid] for uid in uids], axis=0, weights=weights)
 
-    def _means(self, key: Literal["field", "phenomenon"]) -> dict[str, float]:
+    def _shares_of(self, key: Literal["field", "phenomenon"]) -> dict[str, float]:
         """Accuracy over all items of each field or phenomenon, as the years report it; paradigms of none are left out.
 
         Over paradigms, alike, where the benchmark averages so (`nested`).

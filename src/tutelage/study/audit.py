@@ -163,7 +163,7 @@ def audit_examples(
     equal = len(examples) - len({example.id for example in examples})
     similar = near_duplicates([(example.text, example.text_pair) for example in examples], threshold)
     overlap = find_overlap([texts_of(e) for e in examples], suites, settings.overlap.ngram)[1] if suites else []
-    takes = [_takes(example, tagged_words) for example in examples]
+    takes = [example.takes(tagged_words) for example in examples]
     tasks = {task.name: _task(task, lesson.kind, examples, takes) for lesson in plan.lessons for task in lesson.tasks}
     return Audit(
         title=plan.title,
@@ -215,15 +215,6 @@ def _task(task: Task, kind: Kind, examples: Sequence[Example], takes: Sequence[S
         confidence=fmean(sure) if sure else None,
         sure=sum(value >= 1 for value in sure) / len(sure) if sure else None,
     )
-
-
-def _takes(example: Example, tagged_words: int | None) -> tuple[Kind, ...]:
-    """Return the kinds of tasks that could label an example, as `labelling` asks; whether any did is another matter."""
-    if example.text_pair is not None:
-        return ("pair_classification",)
-    words = example.text.split()
-    tagged = (tagged_words is None or len(words) <= tagged_words) and " ".join(words) == example.text
-    return ("classification", "tagging") if tagged else ("classification",)
 
 
 def _related(examples: Sequence[Example], plan: Plan) -> tuple[tuple[str, str, float, int], ...]:

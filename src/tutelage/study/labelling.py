@@ -115,7 +115,7 @@ class Labeller:
         """List what is asked about each text: all tasks of a kind at once, or each by itself; once for each vote."""
         found = []
         for number, example in enumerate(part):
-            for kind in self._kinds(example):
+            for kind in example.takes(self._study.labelling.tagged_words):
                 tasks = self._tasks[kind]
                 at_once = [tasks] if self._study.labelling.ask == "family" else [(task,) for task in tasks]
                 found += [
@@ -125,14 +125,6 @@ class Labeller:
                     for vote in range(self._study.labelling.votes)
                 ]
         return found
-
-    def _kinds(self, example: Example) -> tuple[Kind, ...]:
-        """Return the kinds of tasks that an example is labelled for."""
-        if example.text_pair is not None:
-            return ("pair_classification",)
-        words = example.text.split()
-        tagged = len(words) <= self._study.labelling.tagged_words and " ".join(words) == example.text
-        return ("classification", "tagging") if tagged else ("classification",)
 
     def _ask(
         self, part: Sequence[Example], questions: Sequence[Question], votes: Sequence[_Votes], label: str
@@ -200,7 +192,9 @@ class Labeller:
         asked = self._study.labelling.votes
         decided = {name: majority(given, asked) for name, given in votes.labels.items()}
         self.labels.update(decided.keys())
-        self.could.update(task.name for kind in self._kinds(example) for task in self._tasks[kind])
+        self.could.update(
+            task.name for kind in example.takes(self._study.labelling.tagged_words) for task in self._tasks[kind]
+        )
         tagged = any(isinstance(label, tuple) for label, _ in decided.values())
         return replace(
             example,

@@ -83,17 +83,16 @@ class Planner:
         A name that an earlier lesson has gets its kind behind it; of two in one lesson the second is refused.
         """
         topics = self._study.writing.corpus != "multi_task"
-        kinds = self.kinds
         requests = [
             self._question("plan_topics" if topics else "plan_tasks", f"plan/{kind}", TASKS,
                            takes=TAKES[kind], gives=GIVES[kind], count=self._wish.tasks)
-            for kind in kinds
+            for kind in self.kinds
         ]  # fmt: skip
         check = partial(_check_tasks, wished=self._wish.tasks)
         outcomes = self._ask(requests, check, "planning tasks")
         names = set[str]()
         found: dict[Kind, list[Task]] = {}
-        for kind, request, outcome in zip(kinds, requests, outcomes, strict=True):
+        for kind, request, outcome in zip(self.kinds, requests, outcomes, strict=True):
             if outcome.value is None:
                 self._refuse(outcome, request.purpose)
                 continue

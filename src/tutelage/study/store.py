@@ -194,7 +194,10 @@ class Store:
             self.spent += cost
             if "answer" in line:
                 self._places[line["answer"]] = place
-                (self._faults.add if "fault" in line else self._faults.discard)(line["answer"])
+                if "fault" in line:
+                    self._faults.add(line["answer"])
+                else:
+                    self._faults.discard(line["answer"])
 
 
 class _UnderWay:

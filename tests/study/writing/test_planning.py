@@ -240,4 +240,4 @@ def test_faults_of_an_edited_plan_name_line_value_and_remedy(tmp_path: Path) -> 
                           "letter, and is no longer than 64 (given: 'lake two')")  # fmt: skip
     assert ":5: lessons.1.kind: Input should be" in second
     assert "(given: 'pair_clasification')" in second
-    assert third.endswith("plan.yaml:7: lessons.1.tasks.0.promts: unknown key; did you mean 'prompts'?")
+    assert third.endswith("plan.yaml:7: unknown key 'lessons.1.tasks.0.promts'; did you mean 'prompts'?")

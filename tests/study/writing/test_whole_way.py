@@ -261,6 +261,12 @@ def test_what_a_plan_lost_is_told_before_words_are_paid_for(
     for item in refused:
         assert item["content"].removesuffix(": its labels") not in {task.name for task in plan.tasks()}
     assert "`tutelage study plan --again` asks for another plan" in told
+    server.brain.hook = lambda kind, value, seed: {"labels": value["labels"][:1]} if kind == "labels" else value
+    plan = studies.study_plan(settings.model_copy(update={"name": "bare"}), (), tmp_path)
+    told = " ".join(capsys.readouterr().err.split())
+    assert [lesson.kind for lesson in plan.lessons] == ["generation"]
+    assert told.count("left out of the plan: ") == 5
+    assert "and 1 more no task is left of the lessons classification, pair_classification, tagging; see" in told
 
 
 def test_answers_in_any_order_give_the_same_corpus(server: Any, study: Any, tmp_path: Path) -> None:
