@@ -180,7 +180,7 @@ def compare_masked(folder: Path, metric: str) -> dict[str, Any]:
 
 def write_down(rows: dict[str, Any]) -> None:
     """Write the JSON and the table."""
-    from tutelage.machine import environment
+    from tutelage.base.machine import environment
 
     machine, written = environment(), HERE / "agreement.json"
     if written.is_file():

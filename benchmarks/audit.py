@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 from common import Json, arguments, median, peak_mb, table
 from common import write as write_page
 
-from tutelage import machine, starter
+from tutelage import starter
+from tutelage.base import machine
 from tutelage.compare.audit_report import audit_page
 from tutelage.corpus.examples import Example, read_examples, write_examples
 from tutelage.corpus.study_plan import Plan, starter_plan

@@ -131,7 +131,7 @@ def run(folder: Path, model: Path, name: str, batch_size: int, limit: int = 0) -
 
 def ours(folder: Path, model: Path, precision: str) -> dict[str, Any]:
     """Accuracies and the log-probabilities of all sentences, by paradigm."""
-    from tutelage import machine
+    from tutelage.base import machine
     from tutelage.corpus import tokenizer
     from tutelage.evaluation.conventions import CONVENTIONS
     from tutelage.evaluation.suites import evaluate_suite, find_suite
@@ -200,7 +200,7 @@ def summary(found: dict[str, list[Any]], sizes: dict[str, int], model: Path, arg
     """Medians, and how the numbers agree in each precision."""
     from transformers import AutoModelForCausalLM
 
-    from tutelage.machine import environment
+    from tutelage.base.machine import environment
 
     last = {name: runs[-1] for name, runs in found.items()}
     return {

@@ -32,7 +32,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tutelage.machine import cores
+from tutelage.base.machine import cores
 from tutelage.training.timed import Clock, MadeUpText
 
 HERE = Path(__file__).parent
@@ -341,7 +341,7 @@ def write(name: str, title: str, text: str, data: Json, arguments: argparse.Name
 
     `how` says what was run, where it was not steps on made-up text.
     """
-    from tutelage.machine import environment
+    from tutelage.base.machine import environment
 
     machine = environment()
     how = how or (

@@ -49,7 +49,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from ways import autocast, ensemble, form_of, hf_model, hf_trainer, ours, plain_loop, rows_of, text_of
 
-from tutelage import machine, recipe
+from tutelage import recipe
+from tutelage.base import machine
 from tutelage.corpus.batches import BatchSource
 from tutelage.training.parallel import process_group
 

@@ -163,7 +163,7 @@ def examples(work: Work) -> tuple[list[Any], list[Any]]:
 
 def ours(work: Work, clock: Any) -> Json:
     """Fine-tune by tutelage's loop, choosing on the scored rows as Trainer does."""
-    from tutelage import machine
+    from tutelage.base import machine
     from tutelage.corpus import tokenizer
     from tutelage.evaluation.finetune.classifier import build
     from tutelage.evaluation.finetune.loop import Reading, fit

@@ -31,7 +31,8 @@ import torch
 from common import Json, MemoryClock, Modes, Runs, Work, arguments, child, median, run_rounds, table
 from common import write as write_page
 
-from tutelage import caching, machine, recipe
+from tutelage import caching, recipe
+from tutelage.base import machine
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import build, shape
 from tutelage.models.cost import cost_of

@@ -94,7 +94,7 @@ def save_model(folder: Path) -> None:
 
 def ours(work: Work, clock: Any) -> Json:
     """Score by tutelage."""
-    from tutelage import machine
+    from tutelage.base import machine
     from tutelage.corpus import tokenizer
     from tutelage.evaluation.conventions import CONVENTIONS
     from tutelage.evaluation.items import Item

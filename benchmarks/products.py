@@ -13,7 +13,7 @@ import torch
 from common import Json, arguments, median, table
 from common import write as write_page
 
-from tutelage import machine
+from tutelage.base import machine
 from tutelage.models import products
 
 SHAPES = ((4096, 256, 256), (4096, 256, 1024), (4096, 1024, 256), (4096, 256, 8000), (4096, 4096, 4096))

@@ -119,7 +119,7 @@ def main() -> None:
     """Measure and write down."""
     from common import arguments, table, write
 
-    from tutelage import machine
+    from tutelage.base import machine
 
     args = arguments(
         __doc__, rounds=0, steps=0,

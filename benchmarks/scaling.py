@@ -33,7 +33,7 @@ from common import write as write_page
 from distillation import loop_babyllama
 from ways import ours, plain_loop
 
-from tutelage import machine
+from tutelage.base import machine
 
 
 def plain(work: Work, clock: object) -> Json:

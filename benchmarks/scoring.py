@@ -21,7 +21,8 @@ from common import Json, arguments, median, table
 from common import write as write_page
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tutelage import machine, recipe
+from tutelage import recipe
+from tutelage.base import machine
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import attention
 from tutelage.models.language_model import LanguageModel

@@ -197,7 +197,7 @@ def measure(kind: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write down."""
-    from tutelage.machine import environment
+    from tutelage.base.machine import environment
 
     found = [measure(kind) for kind in SIZES]
     machine = environment()

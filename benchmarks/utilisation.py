@@ -38,7 +38,7 @@ from common import (
 from common import write as write_page
 from ways import form_of, hf_model, ours
 
-from tutelage import machine
+from tutelage.base import machine
 from tutelage.models.cost import cost_of
 from tutelage.training.timed import product_rate
 

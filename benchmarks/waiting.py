@@ -33,7 +33,8 @@ def tokens_per_second() -> float:
     """Train for some steps in this process; the median, without the first steps."""
     import torch
 
-    from tutelage import machine, recipe
+    from tutelage import recipe
+    from tutelage.base import machine
     from tutelage.corpus.batches import BatchSource
     from tutelage.models.build import build
     from tutelage.teaching.teachers import Ensemble
@@ -76,7 +77,7 @@ def measure(way: str) -> float:
 
 def main() -> None:
     """Measure and write down."""
-    from tutelage.machine import environment
+    from tutelage.base.machine import environment
 
     found: dict[str, dict[str, list[float]]] = {}
     for state in ("idle machine", "one core busy"):

@@ -13,7 +13,8 @@ import torch
 from common import Json, MemoryClock, Work
 from torch import Tensor
 
-from tutelage import machine, recipe
+from tutelage import recipe
+from tutelage.base import machine
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import load
 from tutelage.teaching.teachers import Ensemble

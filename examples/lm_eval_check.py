@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.errors import UserError, nearest
+from tutelage.base.errors import UserError, nearest
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.pairs import Paradigm
 from tutelage.evaluation.suites import Suite, evaluate_suite, find_suite

@@ -11,7 +11,7 @@ import torch
 
 from tutelage import api, evaluations
 from tutelage.babylm_export import export_babylm
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.suites import evaluate, find_suite
 from tutelage.experiment import Experiment, Piece

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tutelage import api
 from tutelage.babylm_export import export_babylm
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Teacher
 from tutelage.recipe_file import recipe_from_text

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from tutelage import api, starter
 from tutelage.babylm_results import reasons
 from tutelage.babylm_scores import task_results
+from tutelage.base.errors import UserError
 from tutelage.cli import app
-from tutelage.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.reading import EYE_TRACKING, SELF_PACED
 from tutelage.evaluation.submission import text_of

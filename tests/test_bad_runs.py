@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from tutelage import api
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
+from tutelage.base.run_folder import RunFolder
 from tutelage.recipe_file import recipe_from_text
-from tutelage.run_folder import RunFolder
 from tutelage.training import checkpoint
 
 RECIPE = """

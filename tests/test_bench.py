@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tutelage import api, recipe
+from tutelage.base.errors import UserError
 from tutelage.bench import table
-from tutelage.errors import UserError
 from tutelage.training.timed import Clock, Enough, MadeUpText, product_rate, time_plain_loop, time_training
 
 

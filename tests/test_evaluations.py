@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tutelage import api, evaluations
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.likelihood import log_probs
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tutelage import api
+from tutelage.base.errors import UserError
 from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import read_summary
 from tutelage.corpus.prepare import Prepared
-from tutelage.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.build import load
 from tutelage.recipe import Teacher
@@ -162,7 +162,7 @@ def test_teachers_that_are_not_compared_still_cost_something(done) -> None:
 def test_a_run_keeps_the_precision_it_began_with(done, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = opened(done[0])[0].wish(Piece("student", 0))
     other = "fp32" if begun["model"]["precision"] == "bf16" else "bf16"
-    monkeypatch.setattr("tutelage.machine.precision", lambda wish: other)
+    monkeypatch.setattr("tutelage.base.machine.precision", lambda wish: other)
     assert opened(done[0])[0].wish(Piece("student", 0)) == begun
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tutelage import api, costs
+from tutelage.base.errors import UserError
 from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import Summary
-from tutelage.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Teacher
 from tutelage.recipe_file import recipe_from_text

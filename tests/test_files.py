@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tutelage import files
-from tutelage.errors import UserError
+from tutelage.base import files
+from tutelage.base.errors import UserError
 
 
 def forked(work):

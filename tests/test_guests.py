@@ -22,9 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from typer.testing import CliRunner
 
 from tutelage import api, starter
+from tutelage.base.errors import UserError
 from tutelage.cli import app
 from tutelage.compare.summary import read_summary
-from tutelage.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.guests import missing_characters, open_guests
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tutelage import api
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.reading import EYE_TRACKING, SELF_PACED
 from tutelage.recipe_file import recipe_from_text
 

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from tutelage import progress as module
+from tutelage.base import progress as module
 
 
 class Terminal(io.StringIO):

@@ -5,7 +5,7 @@ import time
 import pytest
 import yaml
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.recipe import Recipe, Teacher
 from tutelage.recipe_file import load_recipe, recipe_from_text, shipped_recipes
 from tutelage.word_counts import read_words, revision, write_words

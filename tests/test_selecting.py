@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage import api, machine, selecting
+from tutelage import api, selecting
+from tutelage.base import machine
+from tutelage.base.errors import Interrupted, UserError
 from tutelage.compare.cost import cost_of
-from tutelage.errors import Interrupted, UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Teacher
 from tutelage.recipe_file import recipe_from_text

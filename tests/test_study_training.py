@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from tutelage import api
+from tutelage.base.errors import UserError
 from tutelage.compare.summary import read_summary
 from tutelage.corpus.examples import Example, write_examples
 from tutelage.corpus.study_plan import Lesson, Plan, Task, write_plan
-from tutelage.errors import UserError
 from tutelage.models.heads import load_heads
 from tutelage.recipe_file import recipe_from_text
 

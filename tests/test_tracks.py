@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tutelage import api
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.recipe_file import recipe_from_text
 from tutelage.track_rules import TRACKS, Rules
 from tutelage.tracks import Finding, check

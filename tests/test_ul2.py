@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tutelage import api
+from tutelage.base.errors import UserError
 from tutelage.caching import cache_of
-from tutelage.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Objectives
 from tutelage.recipe_file import recipe_from_text

@@ -19,20 +19,20 @@ from tutelage import caches, token_scores, tracks
 from tutelage import show as estimates
 from tutelage.babylm_export import export_babylm as make_upload_folder
 from tutelage.babylm_results import Results, format_of, options_here, write_results
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.files import write_text
+from tutelage.base.progress import console
 from tutelage.compare.report import publish as publish_summary
 from tutelage.compare.report import write_html
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
-from tutelage.errors import UserError, nearest
 from tutelage.evaluation import data as benchmarks
 from tutelage.evaluation.submission_check import Fault, validate_submission
 from tutelage.experiment import Experiment
-from tutelage.files import write_text
 from tutelage.guest_scores import evaluate_guests
 from tutelage.model_card import model_card
 from tutelage.models.build import Kind, save
 from tutelage.piece_training import train_piece
-from tutelage.progress import console
 from tutelage.recipe import Evaluation, Recipe, Teacher
 from tutelage.recipe_file import load_recipe, shipped_recipes
 from tutelage.results import summarise

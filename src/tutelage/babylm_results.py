@@ -14,7 +14,9 @@ from typing import cast
 from rich.table import Table
 
 from tutelage.babylm_scores import example_ids, surprisal_rows, task_results
-from tutelage.errors import MissingData, UserError, nearest
+from tutelage.base.errors import MissingData, UserError, nearest
+from tutelage.base.progress import progress
+from tutelage.base.run_folder import Json
 from tutelage.evaluation.acquisition import as_submission, evaluate_acquisition
 from tutelage.evaluation.acquisition_data import find_acquisition
 from tutelage.evaluation.conventions import CONVENTIONS
@@ -24,10 +26,8 @@ from tutelage.evaluation.submission_format import FORMATS, Backend, Format, Task
 from tutelage.evaluation.suites import find_suite
 from tutelage.evaluations import Found, find
 from tutelage.experiment import Experiment, Piece
-from tutelage.progress import progress
 from tutelage.recipe import Evaluation, Teacher
 from tutelage.recipe_finetune import GLUE_7
-from tutelage.run_folder import Json
 from tutelage.scoring import Scoring, Subject, in_words
 from tutelage.track_rules import TRACKS
 from tutelage.word_counts import revision

@@ -13,7 +13,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
+from tutelage.base.files import read_json
+from tutelage.base.run_folder import Json
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.tasks import find_task, read_scored
 from tutelage.evaluation.questions import Paradigm
@@ -28,9 +30,7 @@ from tutelage.evaluation.submission import (
 from tutelage.evaluation.submission_format import Task
 from tutelage.evaluation.suites import Suite
 from tutelage.evaluations import Found, file_name
-from tutelage.files import read_json
 from tutelage.recipe import Evaluation
-from tutelage.run_folder import Json
 
 
 def task_results(task: Task, found: Found, folder: Path, score: Json, settings: Evaluation) -> Fast:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from rich.table import Table
 
-from tutelage import machine, recipe
-from tutelage.errors import UserError, nearest
+from tutelage import recipe
+from tutelage.base import machine
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.progress import console, human
 from tutelage.models.build import shape
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.presets import PRESETS
-from tutelage.progress import console, human
 from tutelage.training.form import Form
 from tutelage.training.timed import (
     LONG_RUN,

@@ -14,13 +14,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tutelage import recipe
+from tutelage.base.errors import Interrupted
+from tutelage.base.files import locked
+from tutelage.base.progress import console, duration, human
+from tutelage.base.stopping import stop_flag
 from tutelage.corpus.batches import BatchSource, Examples
 from tutelage.corpus.tokens import TokenStore
-from tutelage.errors import Interrupted
-from tutelage.files import locked
 from tutelage.models.cost import Cost
-from tutelage.progress import console, duration, human
-from tutelage.stopping import stop_flag
 from tutelage.teaching.cache import SMALLER, TeacherCache, epochs_read
 from tutelage.teaching.cache_error import error_of
 from tutelage.teaching.cache_store import check_size

@@ -158,7 +158,7 @@ def export(
 ) -> None:
     """Copy a trained model to a folder that `AutoModelForCausalLM.from_pretrained` loads."""
     from tutelage import api
-    from tutelage.progress import console
+    from tutelage.base.progress import console
 
     if babylm is None:
         api.export(recipe, model, folder, overrides or (), runs)
@@ -182,7 +182,7 @@ def score(
     quantiles of the rows' scores. A pass that was interrupted goes on where it stopped; what is scored stays.
     """
     from tutelage import api
-    from tutelage.progress import output
+    from tutelage.base.progress import output
 
     output().print(str(api.score(recipe, model, overrides or (), runs, to)), highlight=False, markup=False)
 
@@ -222,8 +222,8 @@ def bench(
     run it twice to see how steady the numbers are. For the time of a whole recipe: `tutelage show RECIPE`.
     """
     from tutelage import api
+    from tutelage.base.progress import output
     from tutelage.bench import table
-    from tutelage.progress import output
 
     output().print(table(api.bench(preset, vocabulary, rows, length, steps)))
 
@@ -244,9 +244,9 @@ def _options(
 def _show_table(summary: object) -> None:
     if summary is None:
         return
+    from tutelage.base.progress import output
     from tutelage.compare.report import terminal_table
     from tutelage.compare.summary import Summary
-    from tutelage.progress import output
 
     assert isinstance(summary, Summary)
     output().print(terminal_table(summary))
@@ -264,8 +264,8 @@ def _show_scores(
     out: Path | None,
 ) -> None:
     from tutelage import api
+    from tutelage.base.progress import console, output
     from tutelage.compare.terminal import scores_table
-    from tutelage.progress import console, output
 
     if kind not in (None, "causal", "masked"):
         raise typer.BadParameter(f"'{kind}' is no kind: causal or masked", param_hint="--kind")
@@ -286,7 +286,7 @@ def main() -> None:
     Exit codes: 0 done, 1 a user's error, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM. Training saves before it leaves; a
     second Ctrl-C ends it at once.
     """
-    from tutelage.errors import Interrupted, UserError
+    from tutelage.base.errors import Interrupted, UserError
     from tutelage.study.hidden import visible
 
     # Read when torch loads. Threads that spin while they wait slow training down beside any other busy process; those

@@ -41,7 +41,7 @@ def submission_write(
     """
     from tutelage import api
     from tutelage.babylm_results import reasons, table
-    from tutelage.progress import output
+    from tutelage.base.progress import output
 
     written = api.submission_write(recipe, model, folder, track, overrides or (), runs, evaluate, incomplete)
     if written is None:
@@ -106,7 +106,7 @@ def cache_build(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs 
 def cache_info(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS) -> None:
     """Print what the caches of a recipe hold: kind, bytes a token, size, filled share, error."""
     from tutelage import api
-    from tutelage.progress import output
+    from tutelage.base.progress import output
 
     for found in api.cache_info(recipe, overrides or (), runs):
         output().print(str(found), highlight=False)
@@ -116,7 +116,7 @@ def cache_info(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs =
 def cache_verify(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS) -> None:
     """Read all caches of a recipe and compare every checksum; exit code 1 if something is damaged."""
     from tutelage import api
-    from tutelage.progress import output
+    from tutelage.base.progress import output
 
     reports = api.cache_verify(recipe, overrides or (), runs)
     for found in reports:

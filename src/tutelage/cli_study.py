@@ -46,7 +46,7 @@ def study_plan(
     `plan: mine.yaml` in the study takes a plan from a file, `plan: starter` that of the starter corpus.
     """
     from tutelage import studies as work
-    from tutelage.progress import output
+    from tutelage.base.progress import output
     from tutelage.study.tables import plan_table
 
     output().print(plan_table(work.study_plan(file, changes or (), studies, again)))
@@ -61,7 +61,7 @@ def study_write(file: StudyArgument, changes: Changes = None, studies: Studies =
     `ledger.json`. More words later: `tutelage study write study.yaml writing.words=2M` asks for the difference.
     """
     from tutelage import studies as work
-    from tutelage.progress import output
+    from tutelage.base.progress import output
     from tutelage.study.tables import ledger_table
 
     ledger = work.study_write(file, changes or (), studies)
@@ -78,7 +78,7 @@ def study_label(file: StudyArgument, changes: Changes = None, studies: Studies =
     Labels that stay malformed are missing, and stand in `quarantine/label.jsonl`.
     """
     from tutelage import studies as work
-    from tutelage.progress import output
+    from tutelage.base.progress import output
     from tutelage.study.tables import labels_table
 
     found = work.study_label(file, changes or (), studies)
@@ -97,7 +97,7 @@ def study_filter(file: StudyArgument, changes: Changes = None, studies: Studies 
     Try other settings at no cost: `tutelage study filter study.yaml filters.near_duplicates=0.6`.
     """
     from tutelage import studies as work
-    from tutelage.progress import output
+    from tutelage.base.progress import output
     from tutelage.study.tables import filtered_table
 
     output().print(filtered_table(work.study_filter(file, changes or (), studies)))
@@ -126,7 +126,7 @@ def study_audit(
     `tutelage study audit starter --suite starter-pairs`
     """
     from tutelage import studies as work
-    from tutelage.progress import output
+    from tutelage.base.progress import output
     from tutelage.study.tables import audit_table
 
     found = work.study_audit(source, changes or (), studies, suite or (), out)
@@ -143,7 +143,7 @@ def study_run(file: StudyArgument, changes: Changes = None, studies: Studies = S
     paid for, begin with `tutelage study plan`.
     """
     from tutelage import studies as work
-    from tutelage.progress import output
+    from tutelage.base.progress import output
     from tutelage.study import tables
 
     given = (file, changes or (), studies)
@@ -169,7 +169,7 @@ def study_show(file: StudyArgument, changes: Changes = None, studies: Studies = 
     `labelling.ask=task` multiplies it; try `tutelage study show study.yaml labelling.votes=5`.
     """
     from tutelage import studies as work
-    from tutelage.progress import output
+    from tutelage.base.progress import output
     from tutelage.study.tables import forecast_table
 
     output().print(forecast_table(work.study_show(file, changes or (), studies)))
@@ -191,7 +191,7 @@ def study_prompts(folder: Annotated[Path, typer.Argument(help="A folder, made if
 
 def _show_cost(file: str, changes: list[str] | None, studies: Path) -> None:
     from tutelage import studies as work
-    from tutelage.progress import output
+    from tutelage.base.progress import output
     from tutelage.study.tables import cost_table
 
     costs, prices = work.study_costs(file, changes or (), studies)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tutelage import caching, recipe, selecting
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 
 if TYPE_CHECKING:
     from tutelage.experiment import Experiment

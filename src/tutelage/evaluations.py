@@ -16,16 +16,16 @@ from typing import Any, Literal
 import numpy as np
 
 from tutelage import recipe
-from tutelage.errors import UserError, nearest
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
+from tutelage.base.run_folder import Json
 from tutelage.evaluation.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.items import Rows, encode
 from tutelage.evaluation.likelihood import Precision
 from tutelage.evaluation.results import MeasuredResult, SuiteResult
 from tutelage.evaluation.sources import SOURCES
 from tutelage.evaluation.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of
-from tutelage.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.measurements import MEASUREMENTS, Context, Need
-from tutelage.run_folder import Json
 
 Result = SuiteResult | MeasuredResult
 

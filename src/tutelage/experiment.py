@@ -12,21 +12,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tutelage import caching, costs, machine, recipe, selecting
+from tutelage import caching, costs, recipe, selecting
+from tutelage.base import machine
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.files import fingerprint, read_json
+from tutelage.base.progress import console
+from tutelage.base.run_folder import Json, RunFolder
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.labels import LabelReader, LabelTask
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
 from tutelage.corpus.ul2 import mixture_of
-from tutelage.errors import UserError, nearest
-from tutelage.files import fingerprint, read_json
 from tutelage.models.build import Kind, build, load, shape, shape_of
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
-from tutelage.progress import console
 from tutelage.recipe import Recipe
-from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching import outside
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint, form

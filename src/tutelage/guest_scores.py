@@ -14,21 +14,22 @@ from typing import Any
 
 import torch
 
-from tutelage import __version__, machine, recipe
+from tutelage import __version__, recipe
+from tutelage.base import machine
+from tutelage.base.errors import UserError
+from tutelage.base.files import fingerprint, write_json, write_text
+from tutelage.base.progress import console
+from tutelage.base.run_folder import Json
 from tutelage.compare.scores_report import scores_page
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.likelihood import Precision
 from tutelage.evaluations import Found, file_name, find, read_score, write_score
-from tutelage.files import fingerprint, write_json, write_text
 from tutelage.guests import Guest, missing_characters, open_guests
 from tutelage.measurements import Context, Speakers
 from tutelage.models.build import Kind
 from tutelage.models.cost import cost_of
 from tutelage.models.language_model import LanguageModel
-from tutelage.progress import console
-from tutelage.run_folder import Json
 from tutelage.scoring import in_words
 
 UNREADABLE = 0.5

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tutelage.base.errors import UserError
+from tutelage.base.files import explain_disk_errors, fingerprint, read_json
+from tutelage.base.progress import console, human
 from tutelage.corpus.tokenizer import tokenizer_id
-from tutelage.errors import UserError
 from tutelage.evaluation.conventions import Convention
-from tutelage.files import explain_disk_errors, fingerprint, read_json
 from tutelage.models.build import Kind, read_weights
 from tutelage.models.language_model import LanguageModel
-from tutelage.progress import console, human
 from tutelage.recipe import is_path
 from tutelage.teaching import outside
 

@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
+from tutelage.base.files import read_json, sha256, write_json
+from tutelage.base.run_folder import Json
 from tutelage.corpus.batches import BatchSource
-from tutelage.errors import UserError
 from tutelage.evaluation import data
 from tutelage.evaluation.acquisition import (
     Checkpoint,
@@ -38,11 +40,9 @@ from tutelage.evaluation.likelihood import Precision
 from tutelage.evaluation.reading import evaluate_reading, find_reading
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.task_heads import evaluate_heads
-from tutelage.files import read_json, sha256, write_json
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe_finetune import TaskFinetuning
-from tutelage.run_folder import Json
 from tutelage.teaching.teachers import Ensemble
 
 PREDICTORS_2023 = "english_american_predictors.csv"

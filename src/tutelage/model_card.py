@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tutelage.base.run_folder import Json
 from tutelage.recipe import Recipe
-from tutelage.run_folder import Json
 
 
 def model_card(what: Recipe, name: str, seed: int, done: Json) -> str:

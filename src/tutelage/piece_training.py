@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
-from tutelage import caching, costs, machine, selecting
-from tutelage.errors import UserError
+from tutelage import caching, costs, selecting
+from tutelage.base import machine
+from tutelage.base.errors import UserError
+from tutelage.base.files import fingerprint, read_json, write_json
+from tutelage.base.progress import console, duration
+from tutelage.base.run_folder import Json, RunFolder
 from tutelage.experiment import Experiment, Piece
-from tutelage.files import fingerprint, read_json, write_json
 from tutelage.model_card import model_card
 from tutelage.models.build import attention, save
 from tutelage.models.cost import cost_of
-from tutelage.progress import console, duration
-from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching.gates import gate_of
 from tutelage.training import checkpoint, form
 from tutelage.training.form import Form

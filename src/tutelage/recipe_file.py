@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tutelage.errors import UserError, nearest
+from tutelage.base.errors import UserError, nearest
 from tutelage.recipe import Recipe
 from tutelage.yaml_file import Lines, Place, parse
 

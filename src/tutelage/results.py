@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from tutelage import __version__, costs, selecting
+from tutelage.base.errors import UserError
+from tutelage.base.files import read_json, write_json
+from tutelage.base.machine import environment
+from tutelage.base.run_folder import Json, RunFolder, differences
 from tutelage.compare.comparisons import compare, pairs_to_compare, student_and_control, with_comparisons
 from tutelage.compare.summary import Summary, read_models, read_summary
-from tutelage.errors import UserError
 from tutelage.evaluations import save_arrays
 from tutelage.experiment import Experiment, Piece
-from tutelage.files import read_json, write_json
-from tutelage.machine import environment
 from tutelage.recipe import Compare, ensemble_members
-from tutelage.run_folder import Json, RunFolder, differences
 from tutelage.scoring import HELD_OUT, Scoring, Subject
 from tutelage.word_checkpoints import words_at_best
 

@@ -19,19 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
+from tutelage.base.files import fingerprint, read_json, write_json
+from tutelage.base.progress import console
+from tutelage.base.run_folder import Json, differences
 from tutelage.compare.metrics import UNITS
 from tutelage.corpus.batches import BatchSource
-from tutelage.errors import UserError
 from tutelage.evaluation.acquisition import Checkpoint
 from tutelage.evaluation.buckets import row_losses
 from tutelage.evaluations import Found, check_name, file_name, find, needs_of, read_score, write_score
 from tutelage.experiment import Experiment
-from tutelage.files import fingerprint, read_json, write_json
 from tutelage.measurements import Context, Need, Speakers
 from tutelage.models.build import Kind
 from tutelage.models.heads import TaskHeads, load_heads
-from tutelage.progress import console
-from tutelage.run_folder import Json, differences
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.heldout import held_out
 from tutelage.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints

@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tutelage import caching, recipe
+from tutelage.base.errors import Interrupted, UserError
+from tutelage.base.files import fingerprint, locked, read_json, sha256, write_bytes, write_json
+from tutelage.base.progress import console, duration
+from tutelage.base.run_folder import Json, RunFolder
+from tutelage.base.stopping import stop_flag
 from tutelage.corpus.batches import BatchSource, Ints, keyed_generator
 from tutelage.corpus.tokens import TokenStore
-from tutelage.errors import Interrupted, UserError
-from tutelage.files import fingerprint, locked, read_json, sha256, write_bytes, write_json
 from tutelage.models.build import attention
-from tutelage.progress import console, duration
-from tutelage.run_folder import Json, RunFolder
-from tutelage.stopping import stop_flag
 from tutelage.teaching import selection
 from tutelage.teaching.scores import Scores, folder_of
 from tutelage.teaching.teachers import Ensemble

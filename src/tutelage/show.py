@@ -16,11 +16,12 @@ import yaml
 from rich.syntax import Syntax
 from rich.table import Table
 
-from tutelage import caches, costs, machine, recipe
+from tutelage import caches, costs, recipe
+from tutelage.base import machine
+from tutelage.base.progress import duration, human, output
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
-from tutelage.progress import duration, human, output
 from tutelage.recipe_file import load_recipe, shipped_recipes
 from tutelage.training.parallel import process_group
 from tutelage.training.probe import probe

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tutelage import starter
+from tutelage.base.errors import UserError
+from tutelage.base.files import sweep, write_json, write_text
+from tutelage.base.progress import console
 from tutelage.corpus.examples import read_examples, write_examples
 from tutelage.corpus.study_plan import Kind, Plan, read_plan, starter_plan, write_plan
-from tutelage.errors import UserError
-from tutelage.files import sweep, write_json, write_text
-from tutelage.progress import console
 from tutelage.study.budget import Cost
 from tutelage.study.folder import StudyFolder
 from tutelage.study.forecast import forecast

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tutelage import starter
+from tutelage.base.errors import MissingData, UserError
+from tutelage.base.files import new_folder, write_text
+from tutelage.base.progress import console, progress
 from tutelage.compare.audit_report import audit_page
 from tutelage.corpus.examples import Example, read_examples, write_examples
 from tutelage.corpus.study_plan import Plan, read_plan, starter_plan, write_plan
-from tutelage.errors import MissingData, UserError
 from tutelage.evaluation.sentences import evaluation_sentences
-from tutelage.files import new_folder, write_text
-from tutelage.progress import console, progress
 from tutelage.study.audit import Audit, StageCost, audit_examples
 from tutelage.study.faults import count_faults
 from tutelage.study.filters import Filtered, filter_examples

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tutelage import recipe, selecting
+from tutelage.base.progress import duration, human
 from tutelage.experiment import Experiment
-from tutelage.progress import duration, human
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 TOP = 10

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from tutelage.errors import UserError, nearest
-from tutelage.files import read_json
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.files import read_json
+from tutelage.base.run_folder import Json, RunFolder
 from tutelage.recipe import Model, Rows, Teacher
-from tutelage.run_folder import Json, RunFolder
 from tutelage.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TRACKS, Rules
 from tutelage.training import checkpoint
 from tutelage.word_counts import revision

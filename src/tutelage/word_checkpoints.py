@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import Teacher

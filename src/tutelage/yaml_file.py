@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 
 MAX_CHARACTERS = 1 << 20
 MAX_VALUES = 100_000

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tutelage.base.errors import UserError
 from tutelage.compare.comparisons import compare, compare_paradigms, pairs_to_compare, with_comparisons
 from tutelage.compare.statistics import paired_t
-from tutelage.errors import UserError
 
 
 def by_metric(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

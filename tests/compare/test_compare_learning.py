@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from tutelage.base.errors import UserError
 from tutelage.compare import plots
 from tutelage.compare.plot_learning import learning_curves, repeated
 from tutelage.compare.plot_style import drawing
 from tutelage.compare.summary import read_summary
-from tutelage.errors import UserError
 from tutelage.word_counts import SCHEDULES
 
 SCHEDULE = SCHEDULES["babylm-strict-small"]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tutelage.base.errors import UserError
 from tutelage.compare import plots, report
 from tutelage.compare.comparisons import with_comparisons
 from tutelage.compare.cost import cost_of
@@ -24,7 +25,6 @@ from tutelage.compare.plot_teaching import describe_objectives, teaching_columns
 from tutelage.compare.plot_training import thin
 from tutelage.compare.summary import read_summary
 from tutelage.compare.tables import comparisons_table, models_table
-from tutelage.errors import UserError
 
 HOSTILE = "<script>alert(1)</script>|`x`_*[a](http://e.vil)$b$ [red]&amp;\"'"
 

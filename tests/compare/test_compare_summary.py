@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tutelage.base.errors import UserError
 from tutelage.compare.summary import base_name, read_summary
-from tutelage.errors import UserError
 
 
 def test_what_is_read_is_what_is_written(compared: dict[str, Any]) -> None:

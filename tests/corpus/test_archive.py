@@ -5,9 +5,9 @@ import zipfile
 
 import pytest
 
+from tutelage.base.errors import UserError
 from tutelage.corpus import archive
 from tutelage.corpus.archive import unpack
-from tutelage.errors import UserError
 
 
 def make(path, members, compression=zipfile.ZIP_DEFLATED):

@@ -6,9 +6,9 @@ import os
 import pytest
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus import prepare as module
 from tutelage.corpus.prepare import prepare
-from tutelage.errors import UserError
 
 LINES = "some words in a line of text\n" * 200
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import IGNORE, BatchSource, Masking
-from tutelage.errors import UserError
 
 MASKING = Masking(rate=0.3, mask_id=3, vocab_size=60, special_ids=(0, 1, 2, 3, 4, 5), seed=9)
 

@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tutelage.base.errors import UserError
 from tutelage.corpus import download as module
 from tutelage.corpus.download import download
-from tutelage.errors import UserError
 
 CONTENT = bytes(i * i % 251 for i in range(300_000))
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.examples import example_of
 from tutelage.corpus.labels import IGNORE, LabelReader
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.sources import resolve
-from tutelage.errors import UserError
 
 PLAN = """
 lessons:

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus import sources
 from tutelage.corpus.labels import IGNORE
 from tutelage.corpus.prepare import prepare
 from tutelage.corpus.sources import resolve
-from tutelage.errors import UserError
 from tutelage.recipe_file import recipe_from_text
 
 

@@ -9,12 +9,13 @@ import time
 import numpy as np
 import pytest
 
-from tutelage import files, recipe
+from tutelage import recipe
+from tutelage.base import files
+from tutelage.base.errors import UserError
 from tutelage.corpus import cleaned, tokenizer
 from tutelage.corpus import prepare as module
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore, token_dtype
-from tutelage.errors import UserError
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "cat", "sat", "on", "mat", "while"]
 

@@ -7,8 +7,8 @@ import types
 import pytest
 
 from tutelage import starter
+from tutelage.base.errors import UserError
 from tutelage.corpus import catalogue, huggingface, sources
-from tutelage.errors import UserError
 
 
 def write(folder, *names):

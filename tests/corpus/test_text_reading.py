@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
+from tutelage.base.errors import UserError
 from tutelage.corpus import reading
-from tutelage.errors import UserError
 
 
 def read(path, encoding="utf-8"):

@@ -6,10 +6,10 @@ import random
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from tutelage.base.errors import UserError
 from tutelage.corpus import tokenizer
 from tutelage.corpus.encoding import Encoder, Text, pieces
 from tutelage.corpus.reading import split_lines
-from tutelage.errors import UserError
 from tutelage.recipe import Tokenizer as Options
 
 WORDS = [

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.corpus.ul2 import Mixture, mixture_of, span_count
-from tutelage.errors import UserError
 
 SENTINELS = tuple(range(1000, 1400))
 SHORT, LONG, DENSE = (0.15, 3.0), (0.15, 64.0), (0.5, 3.0)

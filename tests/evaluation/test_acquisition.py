@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.acquisition import (
     RULES,
     Checkpoint,

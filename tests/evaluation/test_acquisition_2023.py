@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
 from tutelage.evaluation.acquisition_data import CATEGORIES, Predictors, read_predictors
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import IGNORE, BatchSource
-from tutelage.errors import UserError
 from tutelage.evaluation.buckets import buckets, row_losses
 from tutelage.teaching.teachers import Ensemble
 

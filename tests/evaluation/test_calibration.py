@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import IGNORE, BatchSource, Masking
-from tutelage.errors import UserError
 from tutelage.evaluation import batching
 from tutelage.evaluation.calibration import calibration
 from tutelage.teaching.teachers import Ensemble

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import huggingface_hub.constants
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation import data as module
 from tutelage.evaluation import ewok, publishers
 from tutelage.evaluation.data import Benchmark, available, data_folders, describe, find, get

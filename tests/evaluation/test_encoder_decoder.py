@@ -10,7 +10,7 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast, T5Config
 from transformers import T5ForConditionalGeneration as T5
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.encoder_decoder import encoder_decoder_log_probs, load_encoder_decoder
 from tutelage.evaluation.items import Item

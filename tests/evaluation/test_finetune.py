@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.finetune import loop
 from tutelage.evaluation.finetune.classifier import build
 from tutelage.evaluation.finetune.loop import Reading, fit, predict

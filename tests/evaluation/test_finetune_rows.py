@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.finetune import classifier as classifier_module
 from tutelage.evaluation.finetune import loop
 from tutelage.evaluation.finetune import rows as rows_module

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.run import glue_average
 from tutelage.evaluation.finetune.tasks import (

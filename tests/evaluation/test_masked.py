@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS, next_token_by_mask
 from tutelage.evaluation.items import Item, encode
 from tutelage.evaluation.likelihood import log_probs

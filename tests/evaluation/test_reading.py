@@ -7,7 +7,7 @@ import csv
 import numpy as np
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation import reading, tables
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.reading import (

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.pairs import read_pairs
 from tutelage.evaluation.questions import Paradigm, Question

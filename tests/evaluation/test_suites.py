@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS, choose, strictly_right
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.results import ParadigmScore, SuiteResult

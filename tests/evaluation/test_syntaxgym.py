@@ -9,7 +9,7 @@ from math import log, log2
 import numpy as np
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.formulas import parse
 from tutelage.evaluation.items import Item

@@ -9,7 +9,7 @@ from math import log
 import numpy as np
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS, next_token_by_mask
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.likelihood import log_probs

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("llguidance", reason="llguidance is not installed (extra local-teacher)")
 
-from tutelage.errors import Interrupted, UserError
+from tutelage.base.errors import Interrupted, UserError
 from tutelage.study.answers import check_schema, read_json
 from tutelage.study.grammar import Rules, mask, word_grammar
 from tutelage.study.local import LocalTeacher, _Writer

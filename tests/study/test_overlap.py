@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.sentences import evaluation_sentences
 from tutelage.study.filters import filter_examples
 from tutelage.study.overlap import SHORTEST, find_overlap

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.errors import Interrupted, UserError
+from tutelage.base.errors import Interrupted, UserError
 from tutelage.study import sending
 from tutelage.study.budget import Cost, worst_case
 from tutelage.study.remote import RemoteTeacher

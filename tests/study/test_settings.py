@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.study.endpoint import Endpoint
 from tutelage.study.settings import Study, Teacher
 from tutelage.study.study_file import load_study

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.study.budget import Cost, worst_case
 from tutelage.study.store import Store, costs, entries, open_store
 from tutelage.study.teacher_llm import Answer, Constraint, Message, Request

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tutelage import recipe
+from tutelage.base.run_folder import RunFolder
 from tutelage.corpus.batches import BatchSource, Masking
-from tutelage.run_folder import RunFolder
 from tutelage.teaching import ahead
 from tutelage.teaching.ahead import Ahead, reading_ahead
 from tutelage.teaching.teachers import Ensemble

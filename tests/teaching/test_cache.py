@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.teaching.cache import TeacherCache
 from tutelage.teaching.cache_error import error_of
 from tutelage.teaching.signal import DenseSignal, SparseSignal

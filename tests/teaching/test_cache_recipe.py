@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.recipe import Cache
 from tutelage.recipe_file import recipe_from_text
 

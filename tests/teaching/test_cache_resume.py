@@ -20,10 +20,10 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 import yaml
 
 from tutelage import api
+from tutelage.base.errors import Interrupted, UserError
+from tutelage.base.files import locked
 from tutelage.caching import cache_of, opened_at
-from tutelage.errors import Interrupted, UserError
 from tutelage.experiment import Experiment, Piece
-from tutelage.files import locked
 from tutelage.recipe_file import recipe_from_text
 from tutelage.teaching.cache import TeacherCache
 from tutelage.training.parallel import Group

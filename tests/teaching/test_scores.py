@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import IGNORE, BatchSource
-from tutelage.errors import UserError
 from tutelage.teaching import scores as module
 from tutelage.teaching.scores import FIELDS, Scores, _in_one_loop, compiled_measures, in_tiles, measures
 from tutelage.teaching.teachers import Ensemble

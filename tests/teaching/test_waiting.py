@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tutelage import recipe
+from tutelage.base.run_folder import RunFolder
 from tutelage.corpus.batches import Batch, BatchSource
 from tutelage.models.language_model import LanguageModel
-from tutelage.run_folder import RunFolder
 from tutelage.teaching import ahead
 from tutelage.training import loop
 from tutelage.training.form import Form

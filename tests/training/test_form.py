@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
-from tutelage.errors import UserError
 from tutelage.training import form
 from tutelage.training.form import Form, choose, remembered
 from tutelage.training.objectives import Learner, count, scales_for

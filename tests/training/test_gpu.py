@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tutelage import machine, recipe
+from tutelage import recipe
+from tutelage.base import machine
+from tutelage.base.run_folder import RunFolder
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.attention import give_attention, is_causal_form
 from tutelage.models.build import build
 from tutelage.models.language_model import LanguageModel
-from tutelage.run_folder import RunFolder
 from tutelage.teaching import ahead
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import form as forms

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tutelage import recipe
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.recipe_file import recipe_from_text
 from tutelage.training.plan import Plan, plan
 

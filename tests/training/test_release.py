@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tutelage import api, machine
+from tutelage import api
+from tutelage.base import machine
 from tutelage.experiment import Experiment
 from tutelage.recipe_file import recipe_from_text
 from tutelage.teaching.teachers import Ensemble

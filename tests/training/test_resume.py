@@ -19,7 +19,7 @@ import torch
 import transformers.models.gpt2.modeling_gpt2  # noqa: F401 - once here, rather than in every forked attempt
 
 from tutelage import api
-from tutelage.errors import Interrupted
+from tutelage.base.errors import Interrupted
 from tutelage.recipe_file import recipe_from_text
 
 RECIPE = """

@@ -16,11 +16,11 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
+from tutelage.base.files import sha256
+from tutelage.base.run_folder import RunFolder
 from tutelage.corpus.batches import BatchSource, Masking
-from tutelage.errors import UserError
-from tutelage.files import sha256
 from tutelage.models.language_model import LanguageModel
-from tutelage.run_folder import RunFolder
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint, sharding
 from tutelage.training.loop import Job, _gradients, train

@@ -7,13 +7,13 @@ from html import escape
 from typing import Any
 
 from tutelage import __version__
+from tutelage.base.progress import human
 from tutelage.compare import plot_audit
 from tutelage.compare.html import figure, page, section
 from tutelage.compare.metrics import MISSING
 from tutelage.compare.plot_style import drawing
 from tutelage.compare.plots import Plot
 from tutelage.compare.tables import Table
-from tutelage.progress import human
 from tutelage.study.audit import Audit
 from tutelage.study.hidden import visible
 

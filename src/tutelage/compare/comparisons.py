@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.base.errors import UserError, nearest
 from tutelage.compare.cost import is_labelled, sources_of
 from tutelage.compare.items import item_differences, macro_groups, read_margins, tie_credit
 from tutelage.compare.metrics import conventions, facts_of, metrics_of, suites_of, values_of
@@ -20,7 +21,6 @@ from tutelage.compare.over_training import curve_difference, reached
 from tutelage.compare.statistics import Estimate, holm, paired_t, seeds_and_items, sign_flip_p
 from tutelage.compare.summary import Model, Summary, base_name, read_models, read_summary
 from tutelage.compare.summary_pairs import Comparison, ParadigmDifferences, ParadigmRow
-from tutelage.errors import UserError, nearest
 
 LEVEL = 0.95
 _MARGIN_TOLERANCE = 0.005

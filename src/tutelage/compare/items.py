@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tutelage.base.errors import UserError
 from tutelage.compare.metrics import conventions
 from tutelage.compare.statistics import Array
 from tutelage.compare.summary import Model
 from tutelage.compare.summary_runs import SeedRun, Suite
-from tutelage.errors import UserError
 
 
 def read_margins(

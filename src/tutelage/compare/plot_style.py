@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tutelage.base.progress import human
 from tutelage.compare.summary import Summary
-from tutelage.progress import human
 
 INK = "#1f2328"
 FAINT = "#6e7781"

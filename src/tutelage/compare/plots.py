@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tutelage.base.files import write_bytes, write_text
 from tutelage.compare import (
     plot_heard,
     plot_learning,
@@ -23,7 +24,6 @@ from tutelage.compare import (
 )
 from tutelage.compare.plot_style import drawing, to_png, to_svg
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.files import write_bytes, write_text
 
 
 @dataclass(frozen=True, slots=True)

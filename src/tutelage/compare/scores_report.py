@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 
+from tutelage.base.progress import human
 from tutelage.compare import plot_measures, plot_scores
 from tutelage.compare.html import figure, page, section
 from tutelage.compare.metrics import MISSING
@@ -15,7 +16,6 @@ from tutelage.compare.summary import Summary
 from tutelage.compare.table_scores import evaluations_table, how_scored, published_table
 from tutelage.compare.tables import Table, origin_table
 from tutelage.evaluation.sources import SOURCES
-from tutelage.progress import human
 
 
 def scores_page(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> str:

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from tutelage.base.errors import UserError
+from tutelage.base.files import read_json
 from tutelage.compare.summary_pairs import Comparison, CurveDifference, Difference, ParadigmDifferences, Reached
 from tutelage.compare.summary_runs import Amount, Count, Role, SeedRun, Selection, Strict
-from tutelage.errors import UserError
-from tutelage.files import read_json
 
 SCHEMA = 1
 """Version of the shape; it rises when a reader of the old shape would misread the new one."""

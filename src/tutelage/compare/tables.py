@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tutelage.base.progress import duration, human
 from tutelage.compare.cost import cost_of, mean_of
 from tutelage.compare.metrics import (
     MISSING,
@@ -19,7 +20,6 @@ from tutelage.compare.metrics import (
 )
 from tutelage.compare.summary import Summary
 from tutelage.compare.summary_pairs import Comparison
-from tutelage.progress import duration, human
 
 WIDE = 3
 """More measures than this become rows rather than columns."""

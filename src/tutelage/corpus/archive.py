@@ -14,9 +14,9 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from tutelage import files
-from tutelage.errors import UserError
-from tutelage.progress import human, progress
+from tutelage.base import files
+from tutelage.base.errors import UserError
+from tutelage.base.progress import human, progress
 
 MAX_MEMBERS = 10_000
 MAX_BYTES = 20 << 30

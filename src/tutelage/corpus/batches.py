@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus.labels import IGNORE as IGNORE
 from tutelage.corpus.labels import LabelReader, Place
 from tutelage.corpus.masking import Ints as Ints
 from tutelage.corpus.masking import Masking as Masking
 from tutelage.corpus.masking import keyed_generator as keyed_generator
-from tutelage.errors import UserError
 
 if TYPE_CHECKING:
     from tutelage.corpus.ul2 import Mixture

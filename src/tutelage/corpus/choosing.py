@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus import splits
 from tutelage.corpus.cleaned import Chosen, CleanedFile
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.sources import Corpus
 from tutelage.corpus.splits import SPLITS, Split
-from tutelage.errors import UserError
 
 
 def choose(

@@ -10,15 +10,15 @@ from typing import BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tutelage import files
+from tutelage.base import files
+from tutelage.base.errors import UserError
+from tutelage.base.progress import Tracker
 from tutelage.corpus import reading, splits
 from tutelage.corpus.cleaning import Behaviour, clean_blocks
 from tutelage.corpus.encoding import Text
 from tutelage.corpus.examples import Example, read_examples
 from tutelage.corpus.sources import SourceFile
 from tutelage.corpus.splits import Ints, Passages
-from tutelage.errors import UserError
-from tutelage.progress import Tracker
 
 Chosen = npt.NDArray[np.bool_]
 STUDIED = ("starter", "study")

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import httpx2
 
-from tutelage import files
-from tutelage.errors import UserError
-from tutelage.progress import human, progress
+from tutelage.base import files
+from tutelage.base.errors import UserError
+from tutelage.base.progress import human, progress
 
 ATTEMPTS = 5
 """Tries in a row without a new byte before giving up; waits double from one second."""

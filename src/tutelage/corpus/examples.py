@@ -20,10 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+from tutelage.base.errors import UserError
+from tutelage.base.files import write_lines
 from tutelage.corpus.reading import json_records
 from tutelage.corpus.study_plan import Kind
-from tutelage.errors import UserError
-from tutelage.files import write_lines
 
 KINDS = get_args(Kind)
 FIELDS = {"kind", "text", "text_pair", "words", "labels", "confidence", "task", "origin", "label_origins", "id"}

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from tutelage import files
-from tutelage.errors import UserError
-from tutelage.progress import progress
+from tutelage.base import files
+from tutelage.base.errors import UserError
+from tutelage.base.progress import progress
 
 _TEST_SPLITS = ("validation", "dev", "test")
 """The first of these that a dataset has is the test split, as with BabyLM's dev files."""

@@ -25,11 +25,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tutelage import files
+from tutelage.base import files
+from tutelage.base.errors import UserError
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.examples import Example
 from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan
-from tutelage.errors import UserError
 
 IGNORE = -100
 """A label that is missing, and the target of a position that has no loss."""

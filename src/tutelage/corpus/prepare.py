@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tutelage import __version__, files, recipe, starter
+from tutelage import __version__, recipe, starter
+from tutelage.base import files
+from tutelage.base.errors import UserError
+from tutelage.base.progress import console, progress
 from tutelage.corpus import tokenizer, tokens
 from tutelage.corpus.choosing import choose
 from tutelage.corpus.cleaned import Chosen, CleanedFile, clean_file
@@ -30,8 +33,6 @@ from tutelage.corpus.sources import Corpus, is_local, mix_prefix, resolve_all
 from tutelage.corpus.splits import SPLITS, Split
 from tutelage.corpus.study_plan import ANNOTATED, read_plan
 from tutelage.corpus.tokens import Counts, StoreWriter, TokenStore
-from tutelage.errors import UserError
-from tutelage.progress import console, progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 
 BLOCK_BYTES = 1 << 20
 MAX_LINE = 16 << 20

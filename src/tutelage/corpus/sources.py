@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from tutelage import recipe, starter
+from tutelage.base.errors import UserError, nearest
 from tutelage.corpus import catalogue, huggingface
 from tutelage.corpus.archive import unpack
 from tutelage.corpus.catalogue import CORPORA, RELEASES, Part
 from tutelage.corpus.download import download
-from tutelage.errors import UserError, nearest
 
 Format = Literal["text", "jsonl", "starter", "study"]
 

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from tutelage import starter
-from tutelage.errors import UserError, nearest
-from tutelage.files import write_text
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.files import write_text
 from tutelage.recipe_data import Section
 from tutelage.recipe_file import explain
 from tutelage.yaml_file import MAX_CHARACTERS, dump, parse, parse_json

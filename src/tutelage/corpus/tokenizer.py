@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage import files, recipe
-from tutelage.errors import UserError
+from tutelage import recipe
+from tutelage.base import files
+from tutelage.base.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tutelage import files
+from tutelage.base import files
+from tutelage.base.errors import UserError
 from tutelage.corpus.encoding import Encoder, Text
 from tutelage.corpus.labels import Labels
-from tutelage.errors import UserError
 
 FORMAT = 1
 """Version of the layout; another one is refused."""

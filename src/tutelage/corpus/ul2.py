@@ -20,8 +20,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import Ints, keyed_generator
-from tutelage.errors import UserError
 
 RowKind = Literal["causal", "prefix", "span"]
 KINDS: tuple[RowKind, ...] = get_args(RowKind)

@@ -25,7 +25,7 @@ from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.special import expit
 from scipy.stats import pearsonr
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.acquisition_data import AcquisitionData, Contexts
 from tutelage.evaluation.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.items import Item, encode

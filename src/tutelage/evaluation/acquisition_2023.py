@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.acquisition_data import Predictors
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.tables import linear_models

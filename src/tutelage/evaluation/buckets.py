@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tutelage.base.errors import UserError
+from tutelage.base.progress import progress
 from tutelage.corpus.batches import IGNORE, BatchSource
-from tutelage.errors import UserError
 from tutelage.evaluation.likelihood import Precision
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.progress import progress
 from tutelage.teaching.teachers import Ensemble
 
 NAMES = {2: ("easy", "hard"), 3: ("easy", "medium", "hard")}

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tutelage.base.errors import UserError
+from tutelage.base.progress import progress
 from tutelage.corpus.batches import IGNORE, BatchSource
-from tutelage.errors import UserError
 from tutelage.evaluation.batching import logit_rows
 from tutelage.evaluation.likelihood import Precision
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.progress import progress
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
 

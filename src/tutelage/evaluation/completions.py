@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib.resources.abc import Traversable
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.conventions import ItemRules
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.questions import Paradigm, Question, grouped, json_files, json_lines, text, whole_number

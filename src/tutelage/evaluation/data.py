@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tutelage import files
+from tutelage.base import files
+from tutelage.base.errors import MissingData, UserError, nearest
+from tutelage.base.progress import console
 from tutelage.corpus.archive import list_members, unpack
 from tutelage.corpus.download import download
-from tutelage.errors import MissingData, UserError, nearest
 from tutelage.evaluation import ewok
 from tutelage.evaluation.publishers import HubFolder, OsfFolder, Publisher, RemoteFile, ZipArchive
-from tutelage.progress import console
 
 PASSWORD = "TUTELAGE_EWOK_PASSWORD"
 """Environment variable for the password of EWoK's fast set, which BabyLM's README gives to people."""

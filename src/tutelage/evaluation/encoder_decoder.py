@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage import recipe
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
+from tutelage.base.progress import progress
 from tutelage.evaluation.batching import batch_size, whole_float32
 from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.items import Item, encode
 from tutelage.evaluation.likelihood import Likelihood, Precision
 from tutelage.evaluation.masked import copies
-from tutelage.progress import progress
 
 Way = Literal["mask", "prefix"]
 """`mask`: each scored token is masked in the encoder, the decoder reads [bos, mask] and its last position predicts the

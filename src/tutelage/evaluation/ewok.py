@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tutelage import files
+from tutelage.base import files
+from tutelage.base.errors import UserError
 from tutelage.corpus.download import download
-from tutelage.errors import UserError
 from tutelage.evaluation import publishers
 
 DATASET = "ewok-core/ewok-core-1.0"

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 
 Region = tuple[str, str]
 """A region's number, or `*`, and its condition."""

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
+from tutelage.base.progress import progress
 from tutelage.evaluation.batching import batch_size, batches, places, target_log_probs, whole_float32
 from tutelage.evaluation.conventions import Convention, MaskedRules, Reduction
 from tutelage.evaluation.items import Item, Rows, encode, keep_ends
@@ -29,7 +30,6 @@ from tutelage.evaluation.masked import masked_log_probs
 from tutelage.evaluation.products import FrozenProducts
 from tutelage.evaluation.trees import BUNDLE, Bundles, branches, bundle, nodes, read
 from tutelage.models.language_model import LanguageModel
-from tutelage.progress import progress
 from tutelage.teaching.teachers import Ensemble
 
 Precision = Literal["fp32", "bf16"]

@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
+from tutelage.base.progress import progress
 from tutelage.evaluation.batching import target_log_probs
 from tutelage.evaluation.conventions import MaskedRules
 from tutelage.evaluation.items import Rows
 from tutelage.evaluation.products import FrozenProducts
 from tutelage.evaluation.threads import side_by_side
-from tutelage.progress import progress
 from tutelage.teaching.teachers import Ensemble
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources.abc import Traversable
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.questions import Paradigm, Question, json_files, json_lines, optional_text, read_text, text
 

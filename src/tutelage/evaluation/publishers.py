@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tutelage.base.errors import UserError
 from tutelage.corpus.download import download
-from tutelage.errors import UserError
 
 OSF = "https://api.osf.io/v2"
 HUB = "https://huggingface.co"

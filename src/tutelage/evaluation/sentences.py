@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tutelage.base.errors import UserError
 from tutelage.corpus.reading import json_records, lines
-from tutelage.errors import UserError
 from tutelage.evaluation.finetune.tasks import TASKS, read_scored
 from tutelage.evaluation.suites import find_suite, items_of
 from tutelage.recipe_finetune import GLUE_7

@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.errors import UserError, nearest
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.files import new_folder
+from tutelage.base.progress import console
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.questions import Paradigm, Question
 from tutelage.evaluation.results import MeasuredResult
@@ -43,8 +45,6 @@ from tutelage.evaluation.submission_format import (
     prediction_file,
     schedule,
 )
-from tutelage.files import new_folder
-from tutelage.progress import console
 
 Json = dict[str, Any]
 

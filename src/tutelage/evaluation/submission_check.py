@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import UserError, nearest
+from tutelage.base.errors import UserError, nearest
 from tutelage.evaluation.submission_format import (
     FORMATS,
     Format,

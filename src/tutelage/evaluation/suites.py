@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage import starter
-from tutelage.errors import MissingData, UserError, nearest
+from tutelage.base.errors import MissingData, UserError, nearest
+from tutelage.base.progress import console
 from tutelage.evaluation.conventions import CONVENTIONS, Convention, ItemRules, Reduction, choose, strictly_right
 from tutelage.evaluation.data import available, data_folders
 from tutelage.evaluation.items import Item, Rows, encode
@@ -30,7 +31,6 @@ from tutelage.evaluation.results import MeasuredResult, ParadigmScore, SuiteResu
 from tutelage.evaluation.sources import SOURCES, Source
 from tutelage.evaluation.syntaxgym import margins, read_syntaxgym
 from tutelage.evaluation.wug import correlated, read_wug
-from tutelage.progress import console
 from tutelage.teaching.teachers import Ensemble
 
 

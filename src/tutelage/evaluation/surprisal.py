@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.items import Item, Rows
 from tutelage.evaluation.likelihood import Precision, log_probs, score_rows

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.formulas import Formula, Region, parse
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.questions import Paradigm, Question, read_text

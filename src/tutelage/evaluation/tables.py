@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.errors import UserError, nearest
+from tutelage.base.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tutelage.base.progress import progress
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.corpus.labels import LabelTask
 from tutelage.evaluation.likelihood import Precision
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
-from tutelage.progress import progress
 
 NAME = "tasks"
 FAMILIES = ("classification", "pair_classification", "tagging")

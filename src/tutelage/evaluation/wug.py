@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import spearmanr
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.conventions import Convention, choose
 from tutelage.evaluation.items import Item
 from tutelage.evaluation.questions import Paradigm, Question, json_files, json_lines, number, text

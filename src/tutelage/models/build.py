@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 
 from tutelage import recipe
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.files import new_folder
 from tutelage.corpus.tokenizer import save as save_tokenizer
-from tutelage.errors import UserError, nearest
-from tutelage.files import new_folder
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.presets import PRESETS

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tutelage.base.errors import UserError
+from tutelage.base.files import read_json, write_json
 from tutelage.corpus.labels import IGNORE, LabelTask
-from tutelage.errors import UserError
-from tutelage.files import read_json, write_json
 
 WEIGHTS, SETTINGS = "heads.safetensors", "heads.json"
 DEVIATION = 0.02

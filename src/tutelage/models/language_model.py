@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.models.products import hasten
 from tutelage.models.recorded import Recorded
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from tutelage.machine import cpu_info
+from tutelage.base.machine import cpu_info
 
 
 @cache

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 
 Read = Callable[[Tensor], Tensor]
 """Tokens `(B, T)` in, hidden states `(B, T, D)` out."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tutelage.files import fingerprint
+from tutelage.base.files import fingerprint
 from tutelage.study.answers import Unusable, check_schema, read_json, without_values
 from tutelage.study.settings import Teacher
 from tutelage.study.teacher_llm import Answer, Message, Request, TeacherLLM

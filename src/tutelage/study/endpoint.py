@@ -22,7 +22,7 @@ from typing import Any
 import httpx2
 
 from tutelage import __version__
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.study.answers import Unusable, parse_json
 from tutelage.study.budget import BYTES_A_TOKEN
 from tutelage.study.settings import Teacher

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from tutelage.base.errors import UserError
 from tutelage.corpus.reading import json_records
-from tutelage.errors import UserError
 
 
 def fault_of(reason: str) -> str:

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.examples import Example, Label
 from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan, Task
-from tutelage.errors import UserError, nearest
 from tutelage.study.asking import Outcome, ask_json
 from tutelage.study.pieces import origin_of
 from tutelage.study.prompting import Prompts, fenced, tasks_text

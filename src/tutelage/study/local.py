@@ -24,11 +24,11 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from tutelage.errors import Interrupted, UserError
-from tutelage.files import fingerprint
-from tutelage.machine import set_up
-from tutelage.progress import Tracker, console, human, progress
-from tutelage.stopping import Stop, stop_flag
+from tutelage.base.errors import Interrupted, UserError
+from tutelage.base.files import fingerprint
+from tutelage.base.machine import set_up
+from tutelage.base.progress import Tracker, console, human, progress
+from tutelage.base.stopping import Stop, stop_flag
 from tutelage.study.budget import Cost, Ledger, worst_case
 from tutelage.study.grammar import Rule, Rules, mask
 from tutelage.study.prompting import taken_apart

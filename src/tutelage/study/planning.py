@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from tutelage.base.errors import UserError
 from tutelage.corpus.study_plan import ANNOTATED, MAX_LABELS, Kind, Lesson, Plan, Task
-from tutelage.errors import UserError
 from tutelage.study.asking import Outcome, ask_json
 from tutelage.study.pieces import origin_of
 from tutelage.study.prompting import GIVES, TAKES, Prompts, labels_text

@@ -16,8 +16,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.study_plan import Kind, Plan, Task
-from tutelage.errors import UserError, nearest
 from tutelage.study.teacher_llm import Message
 
 SUFFIX = ".txt"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.files import write_lines
+from tutelage.base.files import write_lines
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from tutelage.errors import Interrupted, UserError
-from tutelage.progress import Tracker, progress
-from tutelage.stopping import Stop, stop_flag
+from tutelage.base.errors import Interrupted, UserError
+from tutelage.base.progress import Tracker, progress
+from tutelage.base.stopping import Stop, stop_flag
 from tutelage.study import probe
 from tutelage.study.answers import for_servers
 from tutelage.study.budget import Ledger

@@ -17,10 +17,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
-from tutelage.errors import UserError
-from tutelage.files import fingerprint
-from tutelage.progress import Tracker, console, duration, human
-from tutelage.stopping import Stop
+from tutelage.base.errors import UserError
+from tutelage.base.files import fingerprint
+from tutelage.base.progress import Tracker, console, duration, human
+from tutelage.base.stopping import Stop
 from tutelage.study.budget import BYTES_A_TOKEN, Cost, Ledger, worst_case
 from tutelage.study.endpoint import Failed, Refused, Reply
 from tutelage.study.settings import Teacher

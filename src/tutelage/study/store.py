@@ -24,9 +24,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import UserError
-from tutelage.files import explain_disk_errors, fingerprint, locked, sync_folder
-from tutelage.progress import progress
+from tutelage.base.errors import UserError
+from tutelage.base.files import explain_disk_errors, fingerprint, locked, sync_folder
+from tutelage.base.progress import progress
 from tutelage.study.budget import Cost, worst_case
 from tutelage.study.teacher_llm import Answer, Json, Request
 

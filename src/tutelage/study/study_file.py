@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.recipe_file import explain, override
 from tutelage.study.settings import Study
 from tutelage.yaml_file import dump, parse

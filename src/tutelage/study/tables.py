@@ -8,8 +8,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tutelage.base.progress import human
 from tutelage.corpus.study_plan import Plan
-from tutelage.progress import human
 from tutelage.study.audit import Audit
 from tutelage.study.budget import Cost
 from tutelage.study.filters import Filtered

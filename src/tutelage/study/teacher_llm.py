@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
-from tutelage.files import fingerprint
+from tutelage.base.files import fingerprint
 
 Json = dict[str, Any]
 

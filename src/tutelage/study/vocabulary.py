@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.study.plain_words import word_forms
 
 EXCERPT = 150

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from tutelage.base.errors import UserError
 from tutelage.corpus.study_plan import Task
-from tutelage.errors import UserError
 from tutelage.study.asking import ask_json
 from tutelage.study.extenders import in_turn
 from tutelage.study.pieces import Piece, check_any, origin_of

@@ -16,9 +16,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tutelage.base.errors import UserError
 from tutelage.corpus.examples import Example
 from tutelage.corpus.study_plan import Kind, Plan, Task
-from tutelage.errors import UserError
 from tutelage.study.asking import ask_json
 from tutelage.study.extenders import TARGETS, extensions, in_turn, rare_words
 from tutelage.study.pieces import Piece, check_any, origin_of

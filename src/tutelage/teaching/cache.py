@@ -24,9 +24,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
+from tutelage.base.progress import console, progress
 from tutelage.corpus.batches import Batch, BatchSource, keyed_generator, to_device
-from tutelage.files import fingerprint, read_json, write_bytes, write_json
-from tutelage.progress import console, progress
 from tutelage.teaching.cache_store import SlotStore
 from tutelage.teaching.encoding import Encoding, Hidden
 from tutelage.teaching.signal import DenseSignal, Heads, Signal

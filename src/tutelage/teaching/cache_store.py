@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tutelage.errors import UserError
-from tutelage.files import explain_disk_errors, read_json, sha256, sync_folder, write_json
-from tutelage.progress import human
-from tutelage.run_folder import differences
+from tutelage.base.errors import UserError
+from tutelage.base.files import explain_disk_errors, read_json, sha256, sync_folder, write_json
+from tutelage.base.progress import human
+from tutelage.base.run_folder import differences
 from tutelage.teaching.encoding import Array, Field
 
 MANIFEST = "manifest.json"

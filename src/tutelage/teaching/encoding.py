@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.teaching.sampling import most_likely, systematic
 from tutelage.teaching.signal import Combine, DenseSignal, Heads, Signal, SparseSignal
 

@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import UserError, nearest
-from tutelage.files import fingerprint, sha256
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.files import fingerprint, sha256
 from tutelage.models.build import Kind, load
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import Teacher, is_path

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tutelage.base.errors import UserError
+from tutelage.base.files import fingerprint, read_json, write_json
+from tutelage.base.progress import console, progress
 from tutelage.corpus.batches import IGNORE, Batch, BatchSource, Chunks, to_device
-from tutelage.errors import UserError
-from tutelage.files import fingerprint, read_json, write_json
-from tutelage.progress import console, progress
 from tutelage.teaching.cache_store import MANIFEST, SlotStore
 from tutelage.teaching.encoding import Field
 from tutelage.teaching.signal import DenseSignal

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import Batch
-from tutelage.errors import UserError
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.signal import Combine, DenseSignal, Heads
 

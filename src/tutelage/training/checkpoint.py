@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tutelage.errors import UserError
-from tutelage.files import new_folder, read_json, sha256, write_json
-from tutelage.progress import console
+from tutelage.base.errors import UserError
+from tutelage.base.files import new_folder, read_json, sha256, write_json
+from tutelage.base.progress import console
 from tutelage.training.sharding import part_of, reshard, whole
 
 NAME = re.compile(r"step-(\d{9})")

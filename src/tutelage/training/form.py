@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
+from tutelage.base.files import read_json, write_json
+from tutelage.base.progress import console, duration
+from tutelage.base.run_folder import Json
 from tutelage.corpus.batches import BatchSource, Chunks
-from tutelage.errors import UserError
-from tutelage.files import read_json, write_json
 from tutelage.models.attention import CAUSAL, give_attention, is_causal_form
 from tutelage.models.build import attention
 from tutelage.models.language_model import LanguageModel
-from tutelage.progress import console, duration
-from tutelage.run_folder import Json
 from tutelage.training.probe import Probe, probe
 
 MEASURED_FROM = {"cpu": 300.0, "cuda": 60.0}

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from tutelage.base.progress import progress
+from tutelage.base.run_folder import Json
 from tutelage.corpus.batches import IGNORE, Batch, BatchSource
 from tutelage.models.language_model import LanguageModel
-from tutelage.progress import progress
-from tutelage.run_folder import Json
 from tutelage.teaching.gates import Advantage, Gate, SkipCertain
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.objectives import taught_positions

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tutelage.base.progress import progress
 from tutelage.corpus.batches import IGNORE, BatchSource
-from tutelage.progress import progress
 from tutelage.teaching.signal import DenseSignal
 
 Speak = Callable[[Tensor, Tensor | None], DenseSignal]

@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import partial
 
 from tutelage import recipe
+from tutelage.base.progress import console
 from tutelage.corpus.batches import Batch
-from tutelage.progress import console
 from tutelage.teaching.ahead import reading_ahead
 from tutelage.teaching.signal import Voice
 from tutelage.teaching.teachers import Ensemble

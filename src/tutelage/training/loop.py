@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tutelage.base.errors import Interrupted, UserError
+from tutelage.base.progress import console, progress
+from tutelage.base.run_folder import RunFolder
+from tutelage.base.stopping import Stop, stop_flag
 from tutelage.corpus.batches import Batch, to_device
-from tutelage.errors import Interrupted, UserError
-from tutelage.progress import console, progress
-from tutelage.run_folder import RunFolder
-from tutelage.stopping import Stop, stop_flag
 from tutelage.teaching.signal import DenseSignal, Voice
 from tutelage.training import checkpoint
 from tutelage.training.checkpoint import State

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
-from tutelage.errors import UserError
 from tutelage.teaching.schedule import Fade, Glide
 from tutelage.word_counts import ALMOST, write_words
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tutelage.run_folder import Json, Lines, RunFolder
+from tutelage.base.run_folder import Json, Lines, RunFolder
 from tutelage.training.checkpoint import State
 from tutelage.training.heldout import HeldOut
 from tutelage.training.objectives import Counts

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from tutelage import machine
-from tutelage.progress import console, human
+from tutelage.base import machine
+from tutelage.base.progress import console, human
 
 KEPT = 100
 """Looks whose mean is the speed before teachers go."""

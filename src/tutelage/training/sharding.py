@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.models.language_model import LanguageModel
 
 

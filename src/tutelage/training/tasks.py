@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tutelage import recipe
+from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.labels import LabelTask
-from tutelage.errors import UserError, nearest
 
 
 def learned(what: recipe.Tasks, known: Sequence[LabelTask]) -> list[LabelTask]:

@@ -20,11 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tutelage import machine, recipe
+from tutelage import recipe
+from tutelage.base import machine
+from tutelage.base.run_folder import Json, RunFolder
 from tutelage.corpus.batches import Batch, BatchSource, Tokens
 from tutelage.models.build import build, config_for
 from tutelage.models.products import product
-from tutelage.run_folder import Json, RunFolder
 from tutelage.teaching.schedule import Fade
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.form import Form, choose

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tutelage.base.errors import UserError
 from tutelage.corpus.examples import Example, example_of
-from tutelage.errors import UserError
 from tutelage.study import labelling
 from tutelage.study.labelling import Labeller, majority
 from tutelage.study.tags import tags_of_list, tags_of_pairs

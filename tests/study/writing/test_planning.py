@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tutelage.base.errors import UserError
 from tutelage.corpus import study_plan
 from tutelage.corpus.study_plan import Plan, read_plan, write_plan
-from tutelage.errors import UserError
 from tutelage.study.planning import Planner
 
 

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.study.plain_words import word_forms
 from tutelage.study.teacher_llm import Answer
 from tutelage.study.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count

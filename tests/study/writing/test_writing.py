@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.study.extenders import DIFFICULTIES, in_turn, rare_words
 from tutelage.study.pieces import Piece
 from tutelage.study.plain_words import word_forms

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 from tutelage.evaluation.finetune.attention import LINE, reads_lines
 from tutelage.evaluation.finetune.layers import lean
 from tutelage.evaluation.finetune.rows import Part

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage import recipe
+from tutelage.base.errors import UserError
+from tutelage.base.progress import progress
 from tutelage.corpus.batches import keyed_generator
-from tutelage.errors import UserError
 from tutelage.evaluation.finetune.attention import Ints
 from tutelage.evaluation.finetune.classifier import Classifier
 from tutelage.evaluation.finetune.metrics import METRICS, Metric
 from tutelage.evaluation.finetune.rows import Part, Rows, collate, line_up, lines, order, parts, scored_batches
-from tutelage.progress import progress
 from tutelage.recipe_finetune import TaskFinetuning
 from tutelage.training.optim import adamw, lr_at
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tutelage.base.errors import UserError
 from tutelage.corpus.batches import keyed_generator, to_device
-from tutelage.errors import UserError
 from tutelage.evaluation.finetune.attention import Group, Ints, groups_of
 from tutelage.evaluation.finetune.tasks import Example
 

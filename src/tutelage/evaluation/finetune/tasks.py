@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import MissingData, UserError, nearest
+from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.evaluation.data import data_folders
 from tutelage.evaluation.finetune.metrics import Metric
 from tutelage.recipe_finetune import GLUE_7, GLUE_11, MSGS, Rules

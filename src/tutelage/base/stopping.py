@@ -7,7 +7,7 @@ import signal as signals
 from collections.abc import Iterator
 from types import FrameType
 
-from tutelage.progress import console
+from tutelage.base.progress import console
 
 
 class Stop:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tutelage import __version__
-from tutelage.errors import UserError
+from tutelage.base.errors import UserError
 
 PAGES_KEPT = 1 << 30
 """Blocks of memory up to this size are kept for reuse when they are freed."""

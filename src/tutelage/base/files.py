@@ -24,8 +24,8 @@ from typing import Any, BinaryIO, Literal
 
 from safetensors import SafetensorError
 
-from tutelage.errors import UserError
-from tutelage.progress import console
+from tutelage.base.errors import UserError
+from tutelage.base.progress import console
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<process>\d+)@(?P<host>.*)")
 

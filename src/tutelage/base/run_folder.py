@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import UserError
-from tutelage.files import explain_disk_errors, locked, read_json, sweep, write_json
-from tutelage.machine import environment
+from tutelage.base.errors import UserError
+from tutelage.base.files import explain_disk_errors, locked, read_json, sweep, write_json
+from tutelage.base.machine import environment
 
 Json = dict[str, Any]
 
