@@ -169,7 +169,7 @@ def ours(work: Work, clock: Any) -> Json:
     from tutelage.evaluation.finetune.loop import Reading, fit
     from tutelage.evaluation.finetune.rows import encode
     from tutelage.models.build import load
-    from tutelage.recipe_finetune import TaskFinetuning
+    from tutelage.recipe.finetune import TaskFinetuning
 
     machine.set_up()
     words = tokenizer.load(f"{work.folder}/model")

@@ -1,7 +1,7 @@
 """Write the lower parts of `docs/recipes.md` and `docs/study-keys.md` from the schemas: every section, key, default.
 
-The text above a page's marker is written by hand and kept. Run `python docs/make_recipes.py` after a change of
-`src/tutelage/recipe.py` or `study/settings.py`; `--check` only tells, by exit code 1, whether a page is stale.
+The text above a page's marker is written by hand and kept. Run `python docs/make_recipes.py` after a change in
+`src/tutelage/recipe/` or of `study/settings.py`; `--check` only tells, by exit code 1, whether a page is stale.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tutelage.recipe import Recipe
 from tutelage.study.settings import Study
 
 PAGES: dict[Path, tuple[type[BaseModel], str]] = {
-    Path(__file__).with_name("recipes.md"): (Recipe, "src/tutelage/recipe.py"),
+    Path(__file__).with_name("recipes.md"): (Recipe, "src/tutelage/recipe/"),
     Path(__file__).with_name("study-keys.md"): (Study, "src/tutelage/study/settings.py"),
 }
 MARKER = "<!-- Written by docs/make_recipes.py from {source}: edit that file, then run the script. -->"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tutelage.corpus.batches import IGNORE
 from tutelage.experiment import Experiment
-from tutelage.recipe_file import load_recipe
+from tutelage.recipe.load import load_recipe
 from tutelage.training.parallel import process_group
 
 

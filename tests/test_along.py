@@ -16,7 +16,7 @@ from tutelage.evaluation.conventions import CONVENTIONS
 from tutelage.evaluation.suites import evaluate, find_suite
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.build import load
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 from tutelage.scoring import Scoring
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.parallel import Group

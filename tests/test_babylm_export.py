@@ -12,7 +12,7 @@ from tutelage.babylm_export import export_babylm
 from tutelage.base.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Teacher
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 from tutelage.training import checkpoint
 from tutelage.training.parallel import Group
 from tutelage.word_checkpoints import word_checkpoints

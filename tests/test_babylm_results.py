@@ -28,8 +28,8 @@ from tutelage.evaluation.submission_check import validate_submission
 from tutelage.evaluation.submission_format import FORMATS, prediction_file, schedule
 from tutelage.evaluation.suites import find_suite
 from tutelage.evaluations import file_name, find
-from tutelage.recipe_file import recipe_from_text
-from tutelage.word_counts import SCHEDULES, write_words
+from tutelage.recipe.load import recipe_from_text
+from tutelage.recipe.words import SCHEDULES, write_words
 
 RECIPE = """
 name: entry

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tutelage import api
 from tutelage.base.errors import UserError
 from tutelage.base.run_folder import RunFolder
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 from tutelage.training import checkpoint
 
 RECIPE = """

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tutelage.recipe_file import load_recipe, shipped_recipes
+from tutelage.recipe.load import load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

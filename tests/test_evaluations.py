@@ -17,7 +17,7 @@ from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluations import check_name, find, names
 from tutelage.measurements import Context, Measurement
 from tutelage.recipe import Evaluation
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 
 RECIPE = """
 name: measured

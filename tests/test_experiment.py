@@ -18,12 +18,12 @@ from tutelage.corpus.prepare import Prepared
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.build import load
 from tutelage.recipe import Teacher
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
+from tutelage.recipe.words import SCHEDULES
 from tutelage.results import _without_local_paths
 from tutelage.scoring import Scoring
 from tutelage.training import checkpoint
 from tutelage.training.parallel import Group
-from tutelage.word_counts import SCHEDULES
 
 RECIPE = """
 name: toy

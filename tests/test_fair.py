@@ -13,7 +13,7 @@ from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import Summary
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Teacher
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 from tutelage.training.parallel import Group
 
 RECIPE = """

@@ -12,7 +12,7 @@ import pytest
 from tutelage import api
 from tutelage.base.errors import UserError
 from tutelage.evaluation.reading import EYE_TRACKING, SELF_PACED
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 
 RECIPE = """
 name: measured

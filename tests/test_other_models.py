@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from tutelage import api
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 
 HEAD = """
 name: other

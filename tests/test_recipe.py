@@ -7,8 +7,8 @@ import yaml
 
 from tutelage.base.errors import UserError
 from tutelage.recipe import Recipe, Teacher
-from tutelage.recipe_file import load_recipe, recipe_from_text, shipped_recipes
-from tutelage.word_counts import read_words, revision, write_words
+from tutelage.recipe.load import load_recipe, recipe_from_text, shipped_recipes
+from tutelage.recipe.words import read_words, revision, write_words
 
 BASE = """
 name: base

@@ -16,7 +16,7 @@ from tutelage.base.errors import Interrupted, UserError
 from tutelage.compare.cost import cost_of
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Teacher
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.scores import Scores
 from tutelage.training import checkpoint
 from tutelage.training.parallel import Group

@@ -16,7 +16,7 @@ from tutelage.compare.summary import read_summary
 from tutelage.corpus.examples import Example, write_examples
 from tutelage.corpus.study_plan import Lesson, Plan, Task, write_plan
 from tutelage.models.heads import load_heads
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 
 HEAD = """
 name: labels

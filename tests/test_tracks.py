@@ -7,10 +7,10 @@ import pytest
 
 from tutelage import api
 from tutelage.base.errors import UserError
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
+from tutelage.recipe.words import SCHEDULES
 from tutelage.track_rules import TRACKS, Rules
 from tutelage.tracks import Finding, check
-from tutelage.word_counts import SCHEDULES
 
 SMALL = SCHEDULES["babylm-strict-small"]
 MODEL = {"preset": "llama-1m", "epochs": 10.0}

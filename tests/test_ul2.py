@@ -11,7 +11,7 @@ from tutelage.base.errors import UserError
 from tutelage.caching import cache_of
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Objectives
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 from tutelage.training.parallel import process_group
 
 RECIPE = """

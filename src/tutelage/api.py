@@ -34,7 +34,7 @@ from tutelage.model_card import model_card
 from tutelage.models.build import Kind, save
 from tutelage.piece_training import train_piece
 from tutelage.recipe import Evaluation, Recipe, Teacher
-from tutelage.recipe_file import load_recipe, shipped_recipes
+from tutelage.recipe.load import load_recipe, shipped_recipes
 from tutelage.results import summarise
 from tutelage.scoring import HELD_OUT, Scoring
 from tutelage.teaching import outside

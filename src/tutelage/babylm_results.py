@@ -27,10 +27,10 @@ from tutelage.evaluation.suites import find_suite
 from tutelage.evaluations import Found, find
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Evaluation, Teacher
-from tutelage.recipe_finetune import GLUE_7
+from tutelage.recipe.finetune import GLUE_7
+from tutelage.recipe.words import revision
 from tutelage.scoring import Scoring, Subject, in_words
 from tutelage.track_rules import TRACKS
-from tutelage.word_counts import revision
 
 AOA = "aoa"
 NOT_HERE = (

@@ -28,6 +28,7 @@ from tutelage.models.cost import Cost, cost_of
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import Recipe
+from tutelage.recipe.words import write_words
 from tutelage.teaching import outside
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint, form
@@ -36,7 +37,6 @@ from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
 from tutelage.training.tasks import learned, task_weights
-from tutelage.word_counts import write_words
 
 UNCHANGING: dict[str, Any] = {
     **dict.fromkeys(("keep", "checkpoints", "save_minutes", "like", "without", "seeds"), True),

@@ -42,7 +42,7 @@ from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.task_heads import evaluate_heads
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe_finetune import TaskFinetuning
+from tutelage.recipe.finetune import TaskFinetuning
 from tutelage.teaching.teachers import Ensemble
 
 PREDICTORS_2023 = "english_american_predictors.csv"

@@ -22,7 +22,7 @@ from tutelage.base.progress import duration, human, output
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
-from tutelage.recipe_file import load_recipe, shipped_recipes
+from tutelage.recipe.load import load_recipe, shipped_recipes
 from tutelage.training.parallel import process_group
 from tutelage.training.probe import probe
 

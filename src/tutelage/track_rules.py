@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tutelage.word_counts import SCHEDULES
+from tutelage.recipe.words import SCHEDULES
 
 CALL = {
     "2025": "call of 2025, arXiv 2502.10645",

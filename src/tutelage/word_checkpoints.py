@@ -13,8 +13,8 @@ from tutelage.base.errors import UserError
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import Teacher
+from tutelage.recipe.words import revision, write_words
 from tutelage.training import checkpoint
-from tutelage.word_counts import revision, write_words
 
 
 class WordCheckpoint(NamedTuple):

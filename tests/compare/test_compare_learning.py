@@ -11,7 +11,7 @@ from tutelage.compare import plots
 from tutelage.compare.plot_learning import learning_curves, repeated
 from tutelage.compare.plot_style import drawing
 from tutelage.compare.summary import read_summary
-from tutelage.word_counts import SCHEDULES
+from tutelage.recipe.words import SCHEDULES
 
 SCHEDULE = SCHEDULES["babylm-strict-small"]
 EVEN = tuple(range(10**6, 10**7 + 1, 10**6))

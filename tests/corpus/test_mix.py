@@ -11,7 +11,7 @@ from tutelage.corpus import sources
 from tutelage.corpus.labels import IGNORE
 from tutelage.corpus.prepare import prepare
 from tutelage.corpus.sources import resolve
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 
 
 def write(folder, name: str, word: str, documents: int):

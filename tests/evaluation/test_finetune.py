@@ -20,7 +20,7 @@ from tutelage.evaluation.finetune.rows import Rows, encode, line_up
 from tutelage.evaluation.finetune.run import finetune, finetune_together
 from tutelage.evaluation.finetune.tasks import Example
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe_finetune import Finetuning, TaskFinetuning
+from tutelage.recipe.finetune import Finetuning, TaskFinetuning
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "dog", "cat", "cow"]
 READING = Reading(0, 64, "fp32", "test")

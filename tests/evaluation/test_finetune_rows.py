@@ -20,7 +20,7 @@ from tutelage.evaluation.finetune.loop import Reading, fit, predict
 from tutelage.evaluation.finetune.rows import Part, Rows, collate, encode, line_up, lines, order, parts, split, subset
 from tutelage.evaluation.finetune.tasks import Example
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe_finetune import TaskFinetuning
+from tutelage.recipe.finetune import TaskFinetuning
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "dog", "cat", "cow"]
 READING = Reading(0, 64, "fp32", "test")

@@ -21,7 +21,7 @@ from tutelage.evaluation.finetune.tasks import (
     trained_together,
 )
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.recipe_finetune import GLUE_7, GLUE_11, MSGS, Finetuning
+from tutelage.recipe.finetune import GLUE_7, GLUE_11, MSGS, Finetuning
 
 
 def write(folder: Path, name: str, rows: list[object]) -> Path:

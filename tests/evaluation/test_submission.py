@@ -31,7 +31,7 @@ from tutelage.evaluation.submission import (
 from tutelage.evaluation.submission_check import check_collated, validate_submission
 from tutelage.evaluation.submission_format import FORMATS, schedule
 from tutelage.evaluation.submission_older import SIZES_2024, SUB_TASKS_2023, write_2023, write_2024
-from tutelage.word_counts import read_words
+from tutelage.recipe.words import read_words
 
 
 @pytest.fixture(scope="module", autouse=True)

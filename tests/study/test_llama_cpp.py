@@ -10,7 +10,7 @@ import pytest
 from tutelage import api, studies
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import read_plan
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 from tutelage.study import sending
 from tutelage.study.answers import read_json
 from tutelage.study.asking import ask_json

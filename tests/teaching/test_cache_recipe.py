@@ -6,7 +6,7 @@ import pytest
 
 from tutelage.base.errors import UserError
 from tutelage.recipe import Cache
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 
 RECIPE = """
 name: keys

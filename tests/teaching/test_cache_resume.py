@@ -24,7 +24,7 @@ from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.files import locked
 from tutelage.caching import cache_of, opened_at
 from tutelage.experiment import Experiment, Piece
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.cache import TeacherCache
 from tutelage.training.parallel import Group
 

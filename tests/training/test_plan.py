@@ -7,7 +7,7 @@ import pytest
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 from tutelage.training.plan import Plan, plan
 
 WORDS_PER_TOKEN = 0.75

@@ -20,7 +20,7 @@ import transformers.models.gpt2.modeling_gpt2  # noqa: F401 - once here, rather 
 
 from tutelage import api
 from tutelage.base.errors import Interrupted
-from tutelage.recipe_file import recipe_from_text
+from tutelage.recipe.load import recipe_from_text
 
 RECIPE = """
 name: resume

@@ -17,9 +17,9 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from tutelage import starter
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import write_text
-from tutelage.recipe_data import Section
-from tutelage.recipe_file import explain
-from tutelage.yaml_file import MAX_CHARACTERS, dump, parse, parse_json
+from tutelage.recipe.data import Section
+from tutelage.recipe.load import explain
+from tutelage.recipe.yaml import MAX_CHARACTERS, dump, parse, parse_json
 
 Kind = Literal["classification", "pair_classification", "tagging", "generation"]
 """What a lesson's tasks take and give: a text, two texts or the words of a text, and labels; or writing alone."""

@@ -10,7 +10,7 @@ from tutelage.base.errors import UserError
 from tutelage.corpus.reading import json_records, lines
 from tutelage.evaluation.finetune.tasks import TASKS, read_scored
 from tutelage.evaluation.suites import find_suite, items_of
-from tutelage.recipe_finetune import GLUE_7
+from tutelage.recipe.finetune import GLUE_7
 
 GLUE = "glue"
 ENDINGS = (".txt", ".jsonl")

@@ -25,7 +25,7 @@ from tutelage.evaluation.submission_format import (
     prediction_file,
     schedule,
 )
-from tutelage.word_counts import read_words
+from tutelage.recipe.words import read_words
 
 MULTIMODAL = ("vqa", "winoground", "devbench")
 SURPRISAL_KEYS = ("step", "word_count", "target_word", "context_id", "context", "surprisal")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tutelage.word_counts import SCHEDULES, revision
+from tutelage.recipe.words import SCHEDULES, revision
 
 Year = Literal["2025", "2026"]
 Track = Literal["strict-small", "strict", "interaction"]

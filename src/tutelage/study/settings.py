@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from tutelage.corpus.study_plan import Kind
-from tutelage.recipe_data import Count, Fraction, Section, Words
+from tutelage.recipe.data import Count, Fraction, Section, Words
 
 Positive = Annotated[float, Field(gt=0)]
 SIMILAR = 0.8

@@ -8,9 +8,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tutelage.base.errors import UserError
-from tutelage.recipe_file import explain, override
+from tutelage.recipe.load import explain, override
+from tutelage.recipe.yaml import dump, parse
 from tutelage.study.settings import Study
-from tutelage.yaml_file import dump, parse
 
 
 def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:

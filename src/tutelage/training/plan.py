@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
+from tutelage.recipe.words import ALMOST, write_words
 from tutelage.teaching.schedule import Fade, Glide
-from tutelage.word_counts import ALMOST, write_words
 
 
 @dataclass(frozen=True)

@@ -330,7 +330,7 @@ def test_the_example_of_the_documentation_loads() -> None:
 
 
 def test_the_recipe_of_the_documentation_loads() -> None:
-    from tutelage.recipe_file import load_recipe
+    from tutelage.recipe.load import load_recipe
     from tutelage.study.study_file import load_study
 
     examples = Path(__file__).parents[3] / "examples"
@@ -366,7 +366,7 @@ def test_one_command_goes_all_the_way_and_a_student_learns_from_it(
     """Beside a server that ignores schemas; one that enforces them: `test_llama_cpp.py`."""
     from tutelage import api
     from tutelage.cli import app
-    from tutelage.recipe_file import recipe_from_text
+    from tutelage.recipe.load import recipe_from_text
 
     file = tmp_path / "study.yaml"
     server.enforces = False

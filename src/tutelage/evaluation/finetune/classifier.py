@@ -20,7 +20,7 @@ from tutelage.evaluation.finetune.attention import LINE, reads_lines
 from tutelage.evaluation.finetune.layers import lean
 from tutelage.evaluation.finetune.rows import Part
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe_finetune import Adapters, TaskFinetuning
+from tutelage.recipe.finetune import Adapters, TaskFinetuning
 
 Pooling = Literal["first", "last", "last_token", "mean"]
 

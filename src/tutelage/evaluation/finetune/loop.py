@@ -25,7 +25,7 @@ from tutelage.evaluation.finetune.attention import Ints
 from tutelage.evaluation.finetune.classifier import Classifier
 from tutelage.evaluation.finetune.metrics import METRICS, Metric
 from tutelage.evaluation.finetune.rows import Part, Rows, collate, line_up, lines, order, parts, scored_batches
-from tutelage.recipe_finetune import TaskFinetuning
+from tutelage.recipe.finetune import TaskFinetuning
 from tutelage.training.optim import adamw, lr_at
 
 DROPOUT = 13

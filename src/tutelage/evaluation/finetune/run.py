@@ -20,7 +20,7 @@ from tutelage.evaluation.finetune.rows import Rows, encode, split, subset
 from tutelage.evaluation.finetune.tasks import Task, averaged, find_task, read_scored, read_train
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe_finetune import Finetuning, Grid, Rules, TaskFinetuning
+from tutelage.recipe.finetune import Finetuning, Grid, Rules, TaskFinetuning
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.evaluation.data import data_folders
 from tutelage.evaluation.finetune.metrics import Metric
-from tutelage.recipe_finetune import GLUE_7, GLUE_11, MSGS, Rules
+from tutelage.recipe.finetune import GLUE_7, GLUE_11, MSGS, Rules
 
 FOLDERS = ("glue", "glue_filtered", "msgs", "msgs_filtered")
 SOURCE = "https://osf.io/ryjfm (BabyLM 2025, evaluation_data/full_eval/glue_filtered)"

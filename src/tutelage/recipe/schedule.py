@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tutelage.recipe_data import Section, Share
-from tutelage.word_counts import read_words
+from tutelage.recipe.data import Section, Share
+from tutelage.recipe.words import read_words
 
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 _COUNT = re.compile(r"([1-9]\d*[KMB]?) (tokens|words)")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe_objective import Objective
+from tutelage.recipe.objective import Objective
 
 Family = Literal["classification", "pair_classification", "tagging"]
 

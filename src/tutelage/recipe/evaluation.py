@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from tutelage.recipe_data import Count, Section
-from tutelage.recipe_finetune import Finetuning
-from tutelage.recipe_teacher import Teacher
+from tutelage.recipe.data import Count, Section
+from tutelage.recipe.finetune import Finetuning
+from tutelage.recipe.teacher import Teacher
 
 
 class Compare(Section):

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe_data import Section
-from tutelage.word_counts import read_words
+from tutelage.recipe.data import Section
+from tutelage.recipe.words import read_words
 
 TEACHER = re.compile(
     r"(?P<model>[^\[\]@]+)(\[(?P<seed>\d+)\])?(@(?P<checkpoint>best|last|step-\d+|words-[1-9]\d*[KMB]?))?"

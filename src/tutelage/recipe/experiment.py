@@ -3,7 +3,7 @@
 Every key is documented by the string below it; `docs/recipes.md` is generated from these. Unknown keys are refused
 with the nearest match and the line; values have types and bounds. Secrets never stand in a recipe.
 
-Reading goes: YAML text -> plain tree (`yaml_file`) -> `a.b=c` overrides -> `like`/`without` resolved -> this schema.
+Reading goes: YAML text -> plain tree (`recipe.yaml`) -> `a.b=c` overrides -> `like`/`without` resolved -> this schema.
 """
 
 from __future__ import annotations
@@ -15,35 +15,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tutelage.recipe_data import Count as Count
-from tutelage.recipe_data import Data as Data
-from tutelage.recipe_data import Rows as Rows
-from tutelage.recipe_data import Section as Section
-from tutelage.recipe_data import Share as Share
-from tutelage.recipe_data import Tokenizer as Tokenizer
-from tutelage.recipe_data import Words as Words
-from tutelage.recipe_evaluation import Compare as Compare
-from tutelage.recipe_evaluation import Evaluation as Evaluation
-from tutelage.recipe_finetune import Finetuning as Finetuning
-from tutelage.recipe_schedule import Gate as Gate
-from tutelage.recipe_schedule import Length as Length
-from tutelage.recipe_schedule import TemperatureSchedule as TemperatureSchedule
-from tutelage.recipe_schedule import WeightSchedule as WeightSchedule
-from tutelage.recipe_schedule import read_length as read_length
-from tutelage.recipe_stage import TEACHER as TEACHER
-from tutelage.recipe_stage import Cache as Cache
-from tutelage.recipe_stage import Denoiser as Denoiser
-from tutelage.recipe_stage import Distill as Distill
-from tutelage.recipe_stage import Kind as Kind
-from tutelage.recipe_stage import Masked as Masked
-from tutelage.recipe_stage import Objective as Objective
-from tutelage.recipe_stage import Objectives as Objectives
-from tutelage.recipe_stage import Select as Select
-from tutelage.recipe_stage import Stage as Stage
-from tutelage.recipe_stage import Tasks as Tasks
-from tutelage.recipe_stage import Teacher as Teacher
-from tutelage.recipe_stage import Ul2 as Ul2
-from tutelage.word_counts import SCHEDULES
+from tutelage.recipe.data import Count, Data, Section, Share, Words
+from tutelage.recipe.evaluation import Compare, Evaluation
+from tutelage.recipe.stage import TEACHER, Kind, Stage, Tasks, Ul2
+from tutelage.recipe.words import SCHEDULES
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 

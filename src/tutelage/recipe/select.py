@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tutelage.recipe_data import Count, Section
-from tutelage.recipe_teacher import Teacher
+from tutelage.recipe.data import Count, Section
+from tutelage.recipe.teacher import Teacher
 
 
 def _as_share(value: Any) -> Any:

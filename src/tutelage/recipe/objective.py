@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tutelage.recipe_data import Section
+from tutelage.recipe.data import Section
 
 
 class Objective(Section):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from tutelage.word_counts import read_words
+from tutelage.recipe.words import read_words
 
 
 def _as_number(value: Any) -> Any:

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe_data import Count, Fraction, Section, Share
-from tutelage.recipe_objective import Objective as Objective
-from tutelage.recipe_schedule import Gate, Span, TemperatureSchedule, WeightSchedule
-from tutelage.recipe_select import Select as Select
-from tutelage.recipe_tasks import Tasks as Tasks
-from tutelage.recipe_teacher import TEACHER as TEACHER
-from tutelage.recipe_teacher import Teacher as Teacher
+from tutelage.recipe.data import Count, Fraction, Section, Share
+from tutelage.recipe.objective import Objective as Objective
+from tutelage.recipe.schedule import Gate, Span, TemperatureSchedule, WeightSchedule
+from tutelage.recipe.select import Select as Select
+from tutelage.recipe.tasks import Tasks as Tasks
+from tutelage.recipe.teacher import TEACHER as TEACHER
+from tutelage.recipe.teacher import Teacher as Teacher
 
 Kind = Literal["causal", "masked"]
 """How a model reads: left to right, or both ways."""

@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tutelage.base.errors import UserError, nearest
-from tutelage.recipe import Recipe
-from tutelage.yaml_file import Lines, Place, parse
+from tutelage.recipe.experiment import Recipe
+from tutelage.recipe.yaml import Lines, Place, parse
 
 Tree = dict[str, Any]
 
@@ -298,7 +298,7 @@ def _section_at(place: Place, schema: type[BaseModel]) -> type[BaseModel] | None
 def shipped_recipes() -> dict[str, Any]:
     """Return the recipes that come with the package, by name: inside it, or beside it in a source checkout."""
     packaged = resources.files("tutelage") / "recipes"
-    folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
+    folder = packaged if packaged.is_dir() else Path(__file__).parents[3] / "recipes"
     entries = folder.iterdir() if folder.is_dir() else ()
     return {entry.name.removesuffix(".yaml"): entry for entry in entries if entry.name.endswith(".yaml")}
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tutelage.base.errors import nearest
-from tutelage.recipe_data import Count, Section, Share
+from tutelage.recipe.data import Count, Section, Share
 
 Rules = Literal["2023", "2024", "2025", "2026", "tutelage"]
 Rate = Annotated[float, Field(gt=0)]
