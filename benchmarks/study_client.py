@@ -97,7 +97,7 @@ def serve_waiting() -> None:
 
 def prompts(count: int, tokens: int, seed: int) -> list[Any]:
     """Requests that no round before had."""
-    from tutelage.study.teacher_llm import Message, Request
+    from tutelage.study.client.teacher_llm import Message, Request
 
     return [
         Request((Message("user", f"{TEXT[:200]} ({seed}/{n})"),), f"write/{n}", seed=n, max_tokens=tokens)
@@ -115,8 +115,8 @@ def study(address: str) -> Any:
 
 def bare(address: str, requests: list[Any]) -> None:
     """Send what ours would send, and read what comes."""
-    from tutelage.study.remote import RemoteTeacher
-    from tutelage.study.store import open_store
+    from tutelage.study.client.remote import RemoteTeacher
+    from tutelage.study.client.store import open_store
 
     with tempfile.TemporaryDirectory() as folder, open_store(Path(folder) / "requests.jsonl") as store:
         teacher = RemoteTeacher(study(address), store)
@@ -149,8 +149,8 @@ def bare(address: str, requests: list[Any]) -> None:
 
 def ours(address: str, requests: list[Any]) -> None:
     """Ask as a study does."""
-    from tutelage.study.remote import RemoteTeacher
-    from tutelage.study.store import open_store
+    from tutelage.study.client.remote import RemoteTeacher
+    from tutelage.study.client.store import open_store
 
     with tempfile.TemporaryDirectory(dir=HERE) as folder, open_store(Path(folder) / "requests.jsonl") as store:
         answers = RemoteTeacher(study(address), store).ask(requests, "asking")

@@ -20,24 +20,24 @@ from tutelage.base.files import sweep, write_json, write_text
 from tutelage.base.progress import console
 from tutelage.corpus.examples import read_examples, write_examples
 from tutelage.corpus.study_plan import Kind, Plan, read_plan, starter_plan, write_plan
-from tutelage.study.budget import Cost
+from tutelage.study.client.budget import Cost
+from tutelage.study.client.client import open_teacher
+from tutelage.study.client.store import costs, open_store
+from tutelage.study.client.teacher_llm import TeacherLLM
+from tutelage.study.filter.hidden import visible
+from tutelage.study.filter.quarantine import Refused, write_refused
 from tutelage.study.folder import StudyFolder
-from tutelage.study.forecast import forecast
-from tutelage.study.hidden import visible
-from tutelage.study.labelling import Labeller
-from tutelage.study.planning import Planner
-from tutelage.study.prompting import copy_prompts
-from tutelage.study.quarantine import Refused, write_refused
 from tutelage.study.settings import Planning, Prices, Study
-from tutelage.study.store import costs, open_store
 from tutelage.study.study_file import load_study, study_text
-from tutelage.study.teacher_llm import TeacherLLM
-from tutelage.study.teachers import open_teacher
-from tutelage.study.word_ledger import WHY, WordLedger
-from tutelage.study.writing import Writer
+from tutelage.study.write.forecast import forecast
+from tutelage.study.write.labelling import Labeller
+from tutelage.study.write.planning import Planner
+from tutelage.study.write.prompting import copy_prompts
+from tutelage.study.write.word_ledger import WHY, WordLedger
+from tutelage.study.write.writing import Writer
 
 if TYPE_CHECKING:
-    from tutelage.study.filters import Filtered
+    from tutelage.study.filter.filters import Filtered
     from tutelage.study_corpora import Audited
 
 Source = Study | str | Path

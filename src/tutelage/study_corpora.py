@@ -15,13 +15,13 @@ from tutelage.compare.audit_report import audit_page
 from tutelage.corpus.examples import Example, read_examples, write_examples
 from tutelage.corpus.study_plan import Plan, read_plan, starter_plan, write_plan
 from tutelage.evaluation.sentences import evaluation_sentences
-from tutelage.study.audit import Audit, StageCost, audit_examples
-from tutelage.study.faults import count_faults
-from tutelage.study.filters import Filtered, filter_examples
+from tutelage.study.client.store import costs
+from tutelage.study.filter.audit import Audit, StageCost, audit_examples
+from tutelage.study.filter.faults import count_faults
+from tutelage.study.filter.filters import Filtered, filter_examples
+from tutelage.study.filter.quarantine import write_refused
 from tutelage.study.folder import StudyFolder
-from tutelage.study.quarantine import write_refused
 from tutelage.study.settings import Filters, Prices, Study
-from tutelage.study.store import costs
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tutelage.study.answers import (
+from tutelage.study.client.answers import (
     MAX_CONTAINERS,
     MAX_DEPTH,
     Unusable,

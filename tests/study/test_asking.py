@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tutelage.study.asking import Outcome, ask_json
+from tutelage.study.client.asking import Outcome, ask_json
+from tutelage.study.client.teacher_llm import Answer, Message, Request
 from tutelage.study.settings import Teacher
-from tutelage.study.teacher_llm import Answer, Message, Request
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 

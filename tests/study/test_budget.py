@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from tutelage.study.budget import Cost, Ledger, worst_case
+from tutelage.study.client.budget import Cost, Ledger, worst_case
+from tutelage.study.client.teacher_llm import Message, Request
 from tutelage.study.settings import Budget, Prices
-from tutelage.study.teacher_llm import Message, Request
 
 PRICES = Prices(read=1.0, written=4.0)
 LIMITS = [Budget(requests=12), Budget(tokens=900), Budget(money=0.002), Budget(requests=9, tokens=700), Budget()]

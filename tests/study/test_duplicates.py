@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tutelage.study.duplicates import near_duplicates
-from tutelage.study.plain_words import plain_words
+from tutelage.study.filter.duplicates import near_duplicates
+from tutelage.study.filter.text import plain_words
 
 
 def triples(text):

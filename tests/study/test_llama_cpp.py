@@ -11,14 +11,14 @@ from tutelage import api, studies
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import read_plan
 from tutelage.recipe.load import recipe_from_text
-from tutelage.study import sending
-from tutelage.study.answers import read_json
-from tutelage.study.asking import ask_json
+from tutelage.study.client import sending
+from tutelage.study.client.answers import read_json
+from tutelage.study.client.asking import ask_json
+from tutelage.study.client.remote import RemoteTeacher
+from tutelage.study.client.store import costs, entries, open_store
+from tutelage.study.client.teacher_llm import Message, Request
 from tutelage.study.folder import StudyFolder
-from tutelage.study.remote import RemoteTeacher
 from tutelage.study.settings import Study
-from tutelage.study.store import costs, entries, open_store
-from tutelage.study.teacher_llm import Message, Request
 
 xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (extra dev)")
 gguf = pytest.importorskip("gguf", reason="gguf is not installed (extra dev)")

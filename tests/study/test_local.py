@@ -9,12 +9,12 @@ import torch
 pytest.importorskip("llguidance", reason="llguidance is not installed (extra local-teacher)")
 
 from tutelage.base.errors import Interrupted, UserError
-from tutelage.study.answers import check_schema, read_json
-from tutelage.study.grammar import Rules, mask, word_grammar
-from tutelage.study.local import LocalTeacher, _Writer
+from tutelage.study.client.answers import check_schema, read_json
+from tutelage.study.client.grammar import Rules, mask, word_grammar
+from tutelage.study.client.local import LocalTeacher, _Writer
+from tutelage.study.client.store import entries, open_store
+from tutelage.study.client.teacher_llm import Constraint, Message, Request
 from tutelage.study.settings import Budget, Study
-from tutelage.study.store import entries, open_store
-from tutelage.study.teacher_llm import Constraint, Message, Request
 
 TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
 WORDS = ("cat", "dog", "catalogue", "the", "it's", "Paris", "naïve", "runs", "a", "42")

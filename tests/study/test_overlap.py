@@ -8,9 +8,9 @@ import pytest
 
 from tutelage.base.errors import UserError
 from tutelage.evaluation.sentences import evaluation_sentences
-from tutelage.study.filters import filter_examples
-from tutelage.study.overlap import SHORTEST, find_overlap
-from tutelage.study.plain_words import plain_words
+from tutelage.study.filter.filters import filter_examples
+from tutelage.study.filter.overlap import SHORTEST, find_overlap
+from tutelage.study.filter.text import plain_words
 from tutelage.study.settings import Filters
 
 

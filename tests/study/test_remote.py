@@ -20,13 +20,13 @@ from pathlib import Path
 import pytest
 
 from tutelage.base.errors import Interrupted, UserError
-from tutelage.study import sending
-from tutelage.study.budget import Cost, worst_case
-from tutelage.study.remote import RemoteTeacher
+from tutelage.study.client import sending
+from tutelage.study.client.budget import Cost, worst_case
+from tutelage.study.client.client import open_teacher
+from tutelage.study.client.remote import RemoteTeacher
+from tutelage.study.client.store import entries, open_store
+from tutelage.study.client.teacher_llm import Message, Request
 from tutelage.study.settings import Study
-from tutelage.study.store import entries, open_store
-from tutelage.study.teacher_llm import Message, Request
-from tutelage.study.teachers import open_teacher
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 9}}, "required": ["a"]}
 
@@ -619,8 +619,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_remote import questions, study
-from tutelage.study.remote import RemoteTeacher
-from tutelage.study.store import open_store
+from tutelage.study.client.remote import RemoteTeacher
+from tutelage.study.client.store import open_store
 with open_store(Path(sys.argv[3])) as store:
     RemoteTeacher(study(sys.argv[2]), store).ask(questions(120), "asking")
 """

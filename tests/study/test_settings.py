@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from tutelage.base.errors import UserError
-from tutelage.study.endpoint import Endpoint
+from tutelage.study.client.endpoint import Endpoint
 from tutelage.study.settings import Study, Teacher
 from tutelage.study.study_file import load_study
 

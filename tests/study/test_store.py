@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.study.budget import Cost, worst_case
-from tutelage.study.store import Store, costs, entries, open_store
-from tutelage.study.teacher_llm import Answer, Constraint, Message, Request
+from tutelage.study.client.budget import Cost, worst_case
+from tutelage.study.client.store import Store, costs, entries, open_store
+from tutelage.study.client.teacher_llm import Answer, Constraint, Message, Request
 
 SYSTEM = Message("system", "You label texts. " * 50)
 SCHEMA = {"type": "object"}
@@ -162,7 +162,7 @@ def test_what_was_lost_counts_with_its_worst_case(path) -> None:
 
 
 def test_two_processes_never_share_a_store(path) -> None:
-    code = "import sys; from pathlib import Path; from tutelage.study.store import open_store\n" \
+    code = "import sys; from pathlib import Path; from tutelage.study.client.store import open_store\n" \
            "with open_store(Path(sys.argv[1])): pass"  # fmt: skip
     with open_store(path):
         found = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from tutelage import cli
 from tutelage.corpus.study_plan import write_plan
-from tutelage.study.filters import Filtered
-from tutelage.study.overlap import SuiteOverlap
-from tutelage.study.quarantine import Refused
+from tutelage.study.filter.filters import Filtered
+from tutelage.study.filter.overlap import SuiteOverlap
+from tutelage.study.filter.quarantine import Refused
 from tutelage.study.tables import filtered_table, plan_table
 
 ORDERS = "A\x1b]0;owned\x07\x1b[31m\u202e\rB"

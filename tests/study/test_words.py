@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 import unicodedata
 
-from tutelage.study.duplicates import near_duplicates
-from tutelage.study.overlap import find_overlap
-from tutelage.study.plain_words import plain_words, word_forms
-from tutelage.study.vocabulary import WordList, read_words
+from tutelage.study.filter.duplicates import near_duplicates
+from tutelage.study.filter.overlap import find_overlap
+from tutelage.study.filter.text import plain_words, word_forms
+from tutelage.study.write.vocabulary import WordList, read_words
 
 
 def test_marks_belong_to_words() -> None:

@@ -14,8 +14,8 @@ from tutelage.compare.metrics import MISSING
 from tutelage.compare.plot_style import drawing
 from tutelage.compare.plots import Plot
 from tutelage.compare.tables import Table
-from tutelage.study.audit import Audit
-from tutelage.study.hidden import visible
+from tutelage.study.filter.audit import Audit
+from tutelage.study.filter.hidden import visible
 
 LONGEST = 400
 """Characters of a sample that are shown."""

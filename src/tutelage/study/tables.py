@@ -10,13 +10,13 @@ from rich.text import Text
 
 from tutelage.base.progress import human
 from tutelage.corpus.study_plan import Plan
-from tutelage.study.audit import Audit
-from tutelage.study.budget import Cost
-from tutelage.study.filters import Filtered
-from tutelage.study.hidden import visible
-from tutelage.study.overlap import SuiteOverlap
+from tutelage.study.client.budget import Cost
+from tutelage.study.filter.audit import Audit
+from tutelage.study.filter.filters import Filtered
+from tutelage.study.filter.hidden import visible
+from tutelage.study.filter.overlap import SuiteOverlap
 from tutelage.study.settings import Prices
-from tutelage.study.word_ledger import WHY, WordLedger
+from tutelage.study.write.word_ledger import WHY, WordLedger
 
 
 def plain(text: str) -> Text:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tutelage.corpus.study_plan import Lesson, Plan, Task
+from tutelage.study.client.teacher_llm import Answer, Request
 from tutelage.study.settings import Study
-from tutelage.study.teacher_llm import Answer, Request
 
 NOUNS = (
     "fox",

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tutelage.study.forecast import forecast
-from tutelage.study.labelling import Labeller
-from tutelage.study.planning import Planner
-from tutelage.study.writing import Writer
+from tutelage.study.write.forecast import forecast
+from tutelage.study.write.labelling import Labeller
+from tutelage.study.write.planning import Planner
+from tutelage.study.write.writing import Writer
 
 
 @pytest.mark.parametrize("two_steps", [False, True])

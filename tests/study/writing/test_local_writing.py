@@ -16,10 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tutelage import studies
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import write_plan
+from tutelage.study.client.store import entries
+from tutelage.study.filter.text import word_forms
 from tutelage.study.folder import StudyFolder
-from tutelage.study.plain_words import word_forms
-from tutelage.study.store import entries
-from tutelage.study.vocabulary import frequent_tokens
+from tutelage.study.write.vocabulary import frequent_tokens
 
 WORDS = ("cat", "dog", "the", "it's", "runs", "a", "well")
 

@@ -11,7 +11,7 @@ import pytest
 from tutelage.base.errors import UserError
 from tutelage.corpus import study_plan
 from tutelage.corpus.study_plan import Plan, read_plan, write_plan
-from tutelage.study.planning import Planner
+from tutelage.study.write.planning import Planner
 
 
 def test_a_whole_plan_comes_out_and_can_be_written_and_read(

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tutelage.base.errors import UserError
-from tutelage.study.plain_words import word_forms
-from tutelage.study.teacher_llm import Answer
-from tutelage.study.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
-from tutelage.study.writing import Writer
+from tutelage.study.client.teacher_llm import Answer
+from tutelage.study.filter.text import word_forms
+from tutelage.study.write.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
+from tutelage.study.write.writing import Writer
 
 COMMON = ("the", "a", "fox", "river", "finds", "at", "school", "home", "night", "number")
 

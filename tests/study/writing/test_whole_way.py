@@ -21,8 +21,8 @@ from tutelage import studies
 from tutelage.base.errors import UserError
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import read_plan, write_plan
+from tutelage.study.client.store import entries
 from tutelage.study.folder import StudyFolder
-from tutelage.study.store import entries
 
 STAGES = ("plan", "write", "label")
 FILES = ("plan.yaml", "written.jsonl", "ledger.json", "labelled.jsonl",

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.study.extenders import DIFFICULTIES, in_turn, rare_words
-from tutelage.study.pieces import Piece
-from tutelage.study.plain_words import word_forms
-from tutelage.study.prompting import Prompts, fenced
-from tutelage.study.quarantine import Refused, write_refused
-from tutelage.study.writing import Writer
+from tutelage.study.filter.quarantine import Refused, write_refused
+from tutelage.study.filter.text import word_forms
+from tutelage.study.write.extenders import DIFFICULTIES, in_turn, rare_words
+from tutelage.study.write.pieces import Piece
+from tutelage.study.write.prompting import Prompts, fenced
+from tutelage.study.write.writing import Writer
 
 
 def written(teacher: Any, study: Any, plan: Any) -> tuple[list[Any], Writer]:

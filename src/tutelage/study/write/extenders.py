@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from tutelage.corpus.study_plan import Kind, Task
-from tutelage.study.prompting import Prompts
-from tutelage.study.questions import seed_of
+from tutelage.study.client.questions import seed_of
 from tutelage.study.settings import Study
+from tutelage.study.write.prompting import Prompts
 
 DIFFICULTIES = ("easy", "neither easy nor hard", "hard")
 TARGETS = 5

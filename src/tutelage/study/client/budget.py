@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tutelage.study.client.teacher_llm import Request
 from tutelage.study.settings import Budget, Prices
-from tutelage.study.teacher_llm import Request
 
 BYTES_A_TOKEN = 2
 """Of a prompt, to guess its tokens before the teacher counts them; more is usual in every language."""

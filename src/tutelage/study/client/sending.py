@@ -21,11 +21,11 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint
 from tutelage.base.progress import Tracker, console, duration, human
 from tutelage.base.stopping import Stop
-from tutelage.study.budget import BYTES_A_TOKEN, Cost, Ledger, worst_case
-from tutelage.study.endpoint import Failed, Refused, Reply
+from tutelage.study.client.budget import BYTES_A_TOKEN, Cost, Ledger, worst_case
+from tutelage.study.client.endpoint import Failed, Refused, Reply
+from tutelage.study.client.store import Store
+from tutelage.study.client.teacher_llm import Json, Message, Request
 from tutelage.study.settings import Teacher
-from tutelage.study.store import Store
-from tutelage.study.teacher_llm import Json, Message, Request
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds, where an endpoint does not say how long to wait; doubled after each failure."""

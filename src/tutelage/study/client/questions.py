@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from tutelage.study.client.teacher_llm import Message, Request
 from tutelage.study.settings import Study
-from tutelage.study.teacher_llm import Message, Request
 
 TEXT = {"type": "string"}
 

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from tutelage.base.errors import UserError
-from tutelage.study.plain_words import word_forms
+from tutelage.study.filter.text import word_forms
 
 EXCERPT = 150
 """Words of the list that a prompt shows."""

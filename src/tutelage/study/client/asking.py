@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.base.files import fingerprint
-from tutelage.study.answers import Unusable, check_schema, read_json, without_values
+from tutelage.study.client.answers import Unusable, check_schema, read_json, without_values
+from tutelage.study.client.teacher_llm import Answer, Message, Request, TeacherLLM
 from tutelage.study.settings import Teacher
-from tutelage.study.teacher_llm import Answer, Message, Request, TeacherLLM
 
 Check = Callable[[Any, Request], str | None]
 """Tells what is wrong with a value that follows its schema; None if nothing is."""

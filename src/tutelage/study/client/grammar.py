@@ -17,7 +17,7 @@ from llguidance.hf import from_tokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
 
-from tutelage.study.teacher_llm import Request
+from tutelage.study.client.teacher_llm import Request
 
 Bools = npt.NDArray[np.bool_]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tutelage.study.client.store import Store
+from tutelage.study.client.teacher_llm import TeacherLLM
 from tutelage.study.settings import Study
-from tutelage.study.store import Store
-from tutelage.study.teacher_llm import TeacherLLM
 
 
 @contextmanager
@@ -24,10 +24,10 @@ def open_teacher(study: Study, store: Store) -> Iterator[TeacherLLM]:
     if study.teacher.faults == "again":
         store.forget_faults()
     if study.teacher.endpoint is not None:
-        from tutelage.study.remote import RemoteTeacher
+        from tutelage.study.client.remote import RemoteTeacher
 
         yield RemoteTeacher(study, store)
     else:
-        from tutelage.study.local import LocalTeacher
+        from tutelage.study.client.local import LocalTeacher
 
         yield LocalTeacher(study, store)

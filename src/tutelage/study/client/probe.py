@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.study.answers import Unusable, check_schema, read_json
-from tutelage.study.teacher_llm import Answer, Message, Request
+from tutelage.study.client.answers import Unusable, check_schema, read_json
+from tutelage.study.client.teacher_llm import Answer, Message, Request
 
 SCHEMA = {
     "type": "object",

@@ -27,8 +27,8 @@ from typing import Any
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, locked, sync_folder
 from tutelage.base.progress import progress
-from tutelage.study.budget import Cost, worst_case
-from tutelage.study.teacher_llm import Answer, Json, Request
+from tutelage.study.client.budget import Cost, worst_case
+from tutelage.study.client.teacher_llm import Answer, Json, Request
 
 SHOW_BYTES = 64 << 20
 """A store larger than this takes seconds to read; a bar shows it."""

@@ -14,7 +14,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.study.plain_words import plain_words
+from tutelage.study.filter.text import plain_words
 
 Texts = tuple[str, str | None]
 """A text, and the second one of a pair."""

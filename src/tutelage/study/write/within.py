@@ -13,15 +13,15 @@ from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.corpus.study_plan import Task
-from tutelage.study.asking import ask_json
-from tutelage.study.extenders import in_turn
-from tutelage.study.pieces import Piece, check_any, origin_of
-from tutelage.study.prompting import Prompts, fenced
-from tutelage.study.quarantine import Refused
-from tutelage.study.questions import TEXT, list_of, question, record, seed_of
+from tutelage.study.client.asking import ask_json
+from tutelage.study.client.questions import TEXT, list_of, question, record, seed_of
+from tutelage.study.client.teacher_llm import Answer, Constraint, Request, TeacherLLM
+from tutelage.study.filter.quarantine import Refused
 from tutelage.study.settings import Study
-from tutelage.study.teacher_llm import Answer, Constraint, Request, TeacherLLM
-from tutelage.study.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
+from tutelage.study.write.extenders import in_turn
+from tutelage.study.write.pieces import Piece, check_any, origin_of
+from tutelage.study.write.prompting import Prompts, fenced
+from tutelage.study.write.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
 
 MAX_NAMED = 50
 """Words outside the list that a text is given back with."""

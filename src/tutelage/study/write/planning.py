@@ -14,13 +14,13 @@ from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.corpus.study_plan import ANNOTATED, MAX_LABELS, Kind, Lesson, Plan, Task
-from tutelage.study.asking import Outcome, ask_json
-from tutelage.study.pieces import origin_of
-from tutelage.study.prompting import GIVES, TAKES, Prompts, labels_text
-from tutelage.study.quarantine import Refused
-from tutelage.study.questions import list_of, question
+from tutelage.study.client.asking import Outcome, ask_json
+from tutelage.study.client.questions import list_of, question
+from tutelage.study.client.teacher_llm import Request, TeacherLLM
+from tutelage.study.filter.quarantine import Refused
 from tutelage.study.settings import Planning, Study
-from tutelage.study.teacher_llm import Request, TeacherLLM
+from tutelage.study.write.pieces import origin_of
+from tutelage.study.write.prompting import GIVES, TAKES, Prompts, labels_text
 
 MAX_LINE = 2000
 """Characters of a description, definition or prompt."""

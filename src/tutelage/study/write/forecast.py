@@ -6,7 +6,7 @@ from math import ceil
 
 from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan
 from tutelage.study.settings import Planning, Study
-from tutelage.study.writing import EXPECTED
+from tutelage.study.write.writing import EXPECTED
 
 
 def forecast(study: Study, plan: Plan | None = None) -> dict[str, int]:

@@ -12,14 +12,14 @@ from typing import Any
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.progress import Tracker, progress
 from tutelage.base.stopping import Stop, stop_flag
-from tutelage.study import probe
-from tutelage.study.answers import for_servers
-from tutelage.study.budget import Ledger
-from tutelage.study.endpoint import Clients, Endpoint, Failed, Refused, Reply
-from tutelage.study.sending import Wave
+from tutelage.study.client import probe
+from tutelage.study.client.answers import for_servers
+from tutelage.study.client.budget import Ledger
+from tutelage.study.client.endpoint import Clients, Endpoint, Failed, Refused, Reply
+from tutelage.study.client.sending import Wave
+from tutelage.study.client.store import Store
+from tutelage.study.client.teacher_llm import Answer, Json, Request
 from tutelage.study.settings import Study
-from tutelage.study.store import Store
-from tutelage.study.teacher_llm import Answer, Json, Request
 
 STOPPING = "asking no more; waiting for the answers under way; once more to drop them"
 SCHEMA = "Reply with JSON alone, following this schema:\n{schema}"

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from tutelage.corpus.examples import Example, Label
 from tutelage.corpus.study_plan import Kind, Plan, Task
-from tutelage.study.diversity import Diversity, diversity, vocabulary_growth
-from tutelage.study.duplicates import near_duplicates
-from tutelage.study.filters import texts_of
-from tutelage.study.overlap import SuiteOverlap, find_overlap
-from tutelage.study.plain_words import plain_words
+from tutelage.study.filter.diversity import Diversity, diversity, vocabulary_growth
+from tutelage.study.filter.duplicates import near_duplicates
+from tutelage.study.filter.filters import texts_of
+from tutelage.study.filter.overlap import SuiteOverlap, find_overlap
+from tutelage.study.filter.text import plain_words
 from tutelage.study.settings import SIMILAR, Filters
 
 SAMPLES = 3

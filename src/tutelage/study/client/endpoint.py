@@ -23,8 +23,8 @@ import httpx2
 
 from tutelage import __version__
 from tutelage.base.errors import UserError
-from tutelage.study.answers import Unusable, parse_json
-from tutelage.study.budget import BYTES_A_TOKEN
+from tutelage.study.client.answers import Unusable, parse_json
+from tutelage.study.client.budget import BYTES_A_TOKEN
 from tutelage.study.settings import Teacher
 
 CONNECT_SECONDS = 30.0

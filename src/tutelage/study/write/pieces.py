@@ -8,9 +8,9 @@ from typing import Any
 
 from tutelage.corpus.examples import Example
 from tutelage.corpus.study_plan import Kind
-from tutelage.study.answers import unsound
-from tutelage.study.asking import Outcome
-from tutelage.study.teacher_llm import Request
+from tutelage.study.client.answers import unsound
+from tutelage.study.client.asking import Outcome
+from tutelage.study.client.teacher_llm import Request
 
 
 @dataclass(frozen=True)

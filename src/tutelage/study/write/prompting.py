@@ -18,7 +18,7 @@ from string import Template
 
 from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.study_plan import Kind, Plan, Task
-from tutelage.study.teacher_llm import Message
+from tutelage.study.client.teacher_llm import Message
 
 SUFFIX = ".txt"
 NEEDED = {"text", "text_pair", "words", "tasks"}

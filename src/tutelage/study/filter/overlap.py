@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tutelage.study.plain_words import plain_words
+from tutelage.study.filter.text import plain_words
 
 SHORTEST = 5
 """Words of the shortest sentence that is looked for."""

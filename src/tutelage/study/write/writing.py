@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from tutelage.base.errors import UserError
 from tutelage.corpus.examples import Example
 from tutelage.corpus.study_plan import Kind, Plan, Task
-from tutelage.study.asking import ask_json
-from tutelage.study.extenders import TARGETS, extensions, in_turn, rare_words
-from tutelage.study.pieces import Piece, check_any, origin_of
-from tutelage.study.plain_words import word_forms
-from tutelage.study.prompting import Prompts, labels_text
-from tutelage.study.quarantine import Refused
-from tutelage.study.questions import list_of, question
+from tutelage.study.client.asking import ask_json
+from tutelage.study.client.questions import list_of, question
+from tutelage.study.client.teacher_llm import Request, TeacherLLM
+from tutelage.study.filter.quarantine import Refused
+from tutelage.study.filter.text import word_forms
 from tutelage.study.settings import Study
-from tutelage.study.teacher_llm import Request, TeacherLLM
-from tutelage.study.within import Within
-from tutelage.study.word_ledger import WordLedger
+from tutelage.study.write.extenders import TARGETS, extensions, in_turn, rare_words
+from tutelage.study.write.pieces import Piece, check_any, origin_of
+from tutelage.study.write.prompting import Prompts, labels_text
+from tutelage.study.write.within import Within
+from tutelage.study.write.word_ledger import WordLedger
 
 PATIENCE = 5
 """Requests in a row that may bring (nearly) nothing new before a task counts as exhausted."""

@@ -16,12 +16,12 @@ from typing import Any
 
 from tutelage.corpus.examples import Example, Label
 from tutelage.corpus.study_plan import Kind, Plan, Task
-from tutelage.study.duplicates import near_duplicates
-from tutelage.study.faults import fault_of
-from tutelage.study.hidden import is_hidden
-from tutelage.study.overlap import SuiteOverlap, find_overlap
-from tutelage.study.plain_words import plain_words
-from tutelage.study.quarantine import Refused
+from tutelage.study.filter.duplicates import near_duplicates
+from tutelage.study.filter.faults import fault_of
+from tutelage.study.filter.hidden import is_hidden
+from tutelage.study.filter.overlap import SuiteOverlap, find_overlap
+from tutelage.study.filter.quarantine import Refused
+from tutelage.study.filter.text import plain_words
 from tutelage.study.settings import Filters
 
 JOINERS = frozenset("\u200c\u200d\u200e\u200f\u061c")

@@ -23,14 +23,14 @@ from typing import Any
 from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.examples import Example, Label
 from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan, Task
-from tutelage.study.asking import Outcome, ask_json
-from tutelage.study.pieces import origin_of
-from tutelage.study.prompting import Prompts, fenced, tasks_text
-from tutelage.study.quarantine import Refused
-from tutelage.study.questions import TEXT, one_of, question, record
+from tutelage.study.client.asking import Outcome, ask_json
+from tutelage.study.client.questions import TEXT, one_of, question, record
+from tutelage.study.client.teacher_llm import Request, TeacherLLM
+from tutelage.study.filter.quarantine import Refused
 from tutelage.study.settings import Study
-from tutelage.study.tags import WORD, tags_of_list, tags_of_pairs
-from tutelage.study.teacher_llm import Request, TeacherLLM
+from tutelage.study.write.pieces import origin_of
+from tutelage.study.write.prompting import Prompts, fenced, tasks_text
+from tutelage.study.write.tags import WORD, tags_of_list, tags_of_pairs
 
 PART = 2048
 """Texts whose questions are under way together."""

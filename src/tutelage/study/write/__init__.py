@@ -1,0 +1,1 @@
+"""An LLM plans tasks, writes texts and labels them."""
