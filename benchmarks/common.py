@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.base.machine import cores
-from tutelage.training.timed import Clock, MadeUpText
+from tutelage.bench.timed import Clock, MadeUpText
 
 HERE = Path(__file__).parent
 PEERS = ("torch", "transformers", "accelerate", "trl", "liger-kernel")

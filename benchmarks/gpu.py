@@ -33,6 +33,7 @@ from common import write as write_page
 
 from tutelage import caching, recipe
 from tutelage.base import machine
+from tutelage.bench.timed import Clock, Enough, MadeUpText, Vocabulary, product_rate, time_training
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import build, shape
 from tutelage.models.cost import cost_of
@@ -41,7 +42,6 @@ from tutelage.teaching.signal import Voice
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.form import Form
 from tutelage.training.parallel import process_group
-from tutelage.training.timed import Clock, Enough, MadeUpText, Vocabulary, product_rate, time_training
 
 ON_PAPER = 989e12
 EPOCH = 14e6

@@ -63,9 +63,9 @@ def student(case: Case, distill: dict[str, Any] | None, rows: int, precision: st
 def seconds(distill: dict[str, Any] | None, args: Any, heard: int | None = None) -> list[float]:
     """Train for some steps, twice as many where the teacher is let go in the middle; return what each took."""
     from tutelage import recipe
+    from tutelage.bench.timed import Clock, MadeUpText, Vocabulary, time_training
     from tutelage.models.build import build
     from tutelage.teaching.teachers import Ensemble
-    from tutelage.training.timed import Clock, MadeUpText, Vocabulary, time_training
 
     case = CASES[args.case]
 
@@ -84,9 +84,9 @@ def seconds(distill: dict[str, Any] | None, args: Any, heard: int | None = None)
 def share_of_flops(case: Case) -> float:
     """Return the teacher's forward operations over the student's training operations, per token."""
     from tutelage import recipe
+    from tutelage.bench.timed import Vocabulary
     from tutelage.models.build import shape
     from tutelage.models.cost import cost_of
-    from tutelage.training.timed import Vocabulary
 
     one, other = (
         cost_of(shape(recipe.Model(preset=name, steps=1), Vocabulary(case.vocabulary), LENGTH), "causal", LENGTH)

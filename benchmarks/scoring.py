@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tutelage import recipe
 from tutelage.base import machine
+from tutelage.bench.timed import MadeUpText
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import attention
 from tutelage.models.language_model import LanguageModel
@@ -30,7 +31,6 @@ from tutelage.models.presets import PRESETS
 from tutelage.teaching import scores
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.form import Form
-from tutelage.training.timed import MadeUpText
 
 SHAPES = (("llama-2m", 4000), ("llama-10m", 8000))
 LENGTH = 128

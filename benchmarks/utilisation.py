@@ -39,8 +39,8 @@ from common import write as write_page
 from ways import form_of, hf_model, ours
 
 from tutelage.base import machine
+from tutelage.bench.timed import product_rate
 from tutelage.models.cost import cost_of
-from tutelage.training.timed import product_rate
 
 VOCABULARY = 8000
 AIM = "at least 20 %, better 30 %, in bf16"

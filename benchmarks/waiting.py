@@ -35,12 +35,12 @@ def tokens_per_second() -> float:
 
     from tutelage import recipe
     from tutelage.base import machine
+    from tutelage.bench.timed import MadeUpText, Vocabulary
     from tutelage.corpus.batches import BatchSource
     from tutelage.models.build import build
     from tutelage.teaching.teachers import Ensemble
     from tutelage.training.objectives import Learner, count, scales_for
     from tutelage.training.optim import adamw
-    from tutelage.training.timed import MadeUpText, Vocabulary
 
     machine.set_up()
     llama = {"model_type": "llama", "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from tutelage import recipe
 from tutelage.base import machine
+from tutelage.bench.timed import LONG_RUN, Enough, MadeUpText, Vocabulary, choose_form, time_training
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import load
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import loop
 from tutelage.training.form import Form
-from tutelage.training.timed import LONG_RUN, Enough, MadeUpText, Vocabulary, choose_form, time_training
 
 
 def text_of(work: Work) -> MadeUpText:

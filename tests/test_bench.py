@@ -10,8 +10,8 @@ import torch
 
 from tutelage import api, recipe
 from tutelage.base.errors import UserError
-from tutelage.bench import table
-from tutelage.training.timed import Clock, Enough, MadeUpText, product_rate, time_plain_loop, time_training
+from tutelage.bench.bench import table
+from tutelage.bench.timed import Clock, Enough, MadeUpText, product_rate, time_plain_loop, time_training
 
 
 def test_made_up_text_repeats_and_can_be_learned() -> None:

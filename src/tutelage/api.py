@@ -14,7 +14,6 @@ from typing import Literal
 import yaml
 from pydantic import ValidationError
 
-from tutelage import bench as timing
 from tutelage import caches, token_scores, tracks
 from tutelage import show as estimates
 from tutelage.babylm_export import export_babylm as make_upload_folder
@@ -22,6 +21,7 @@ from tutelage.babylm_results import Results, format_of, options_here, write_resu
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import write_text
 from tutelage.base.progress import console
+from tutelage.bench import bench as timing
 from tutelage.compare.report import publish as publish_summary
 from tutelage.compare.report import write_html
 from tutelage.compare.summary import Summary

@@ -223,7 +223,7 @@ def bench(
     """
     from tutelage import api
     from tutelage.base.progress import output
-    from tutelage.bench import table
+    from tutelage.bench.bench import table
 
     output().print(table(api.bench(preset, vocabulary, rows, length, steps)))
 

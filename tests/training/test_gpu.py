@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.run_folder import RunFolder
+from tutelage.bench.timed import Vocabulary
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.attention import give_attention, is_causal_form
 from tutelage.models.build import build
@@ -23,7 +24,6 @@ from tutelage.training.objectives import Learner, count, scales_for
 from tutelage.training.optim import adamw
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan
-from tutelage.training.timed import Vocabulary
 
 pytestmark = [
     pytest.mark.gpu,

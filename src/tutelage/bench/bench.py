@@ -11,19 +11,11 @@ from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.progress import console, human
+from tutelage.bench.timed import LONG_RUN, Clock, MadeUpText, Vocabulary, product_rate, time_plain_loop, time_training
 from tutelage.models.build import shape
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.presets import PRESETS
 from tutelage.training.form import Form
-from tutelage.training.timed import (
-    LONG_RUN,
-    Clock,
-    MadeUpText,
-    Vocabulary,
-    product_rate,
-    time_plain_loop,
-    time_training,
-)
 
 PATIENCE = 1.0
 """Seconds for one product of matrices; smaller ones are timed where larger ones would take longer."""
