@@ -40,7 +40,7 @@ from tutelage.models.cost import cost_of
 from tutelage.teaching.cache import TeacherCache
 from tutelage.teaching.signal import Voice
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.form import Form
+from tutelage.training.execution import Form
 from tutelage.training.parallel import process_group
 
 ON_PAPER = 989e12

@@ -30,7 +30,7 @@ from tutelage.models.language_model import LanguageModel
 from tutelage.models.presets import PRESETS
 from tutelage.teaching import scores
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.form import Form
+from tutelage.training.execution import Form
 
 SHAPES = (("llama-2m", 4000), ("llama-10m", 8000))
 LENGTH = 128

@@ -20,7 +20,7 @@ from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import load
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import loop
-from tutelage.training.form import Form
+from tutelage.training.execution import Form
 
 
 def text_of(work: Work) -> MadeUpText:

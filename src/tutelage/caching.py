@@ -26,7 +26,7 @@ from tutelage.teaching.cache_error import error_of
 from tutelage.teaching.cache_store import check_size
 from tutelage.teaching.encoding import Encoding, Hidden, Sparse, TopK
 from tutelage.teaching.signal import Voice
-from tutelage.training.form import Form
+from tutelage.training.execution import Form
 from tutelage.training.parallel import Group
 
 if TYPE_CHECKING:

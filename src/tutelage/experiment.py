@@ -31,8 +31,8 @@ from tutelage.recipe import Recipe
 from tutelage.recipe.words import write_words
 from tutelage.teaching import outside
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training import checkpoint, form
-from tutelage.training.form import Form
+from tutelage.training import checkpoint, execution
+from tutelage.training.execution import Form
 from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
@@ -334,7 +334,7 @@ class Experiment:
         for piece in pieces:
             if self.run_of(piece).finished is None:
                 model = self.recipe.models[piece.name]
-                form.check(piece.name, model, self.group.size)
+                execution.check(piece.name, model, self.group.size)
                 for stage in model.stages:
                     self.check_memory(stage.teachers if stage.cache is None else (), model.reads)
                     for scorer in stage.select.scorers if stage.select else ():

@@ -17,9 +17,9 @@ from tutelage.model_card import model_card
 from tutelage.models.build import attention, save
 from tutelage.models.cost import cost_of
 from tutelage.teaching.gates import gate_of
-from tutelage.training import checkpoint, form
-from tutelage.training.form import Form
-from tutelage.training.hearing import heard_by_difficulty
+from tutelage.training import checkpoint, execution
+from tutelage.training.execution import Form
+from tutelage.training.gate_report import heard_by_difficulty
 from tutelage.training.loop import Job, train
 from tutelage.training.objectives import Learner, first_temperature
 
@@ -85,7 +85,7 @@ def form_of(experiment: Experiment, piece: Piece) -> Form:
     def choose() -> tuple[Form, Json]:
         source = experiment.rows_of(experiment.data.train, model, rows, shuffle=True)
         at_once = micros == 1 and group.size == 1
-        return form.choose(
+        return execution.choose(
             model, lambda: experiment.new_model(piece).to(group.device), source, precision, steps, at_once
         )
 
@@ -93,7 +93,7 @@ def form_of(experiment: Experiment, piece: Piece) -> Form:
     if group.is_main and checkpoint.steps_in(experiment.run_of(piece).checkpoints) and not run.is_file():
         # Begun by a version that knew the plain form only.
         write_json(run, asdict(Form(attention())))
-    chosen = asdict(form.remembered(run, shared, key, choose)) if group.is_main else None
+    chosen = asdict(execution.remembered(run, shared, key, choose)) if group.is_main else None
     return Form(**group.from_main(chosen))
 
 

@@ -29,7 +29,7 @@ from tutelage.models.build import attention
 from tutelage.teaching import selection
 from tutelage.teaching.scores import Scores, folder_of
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.form import Form
+from tutelage.training.execution import Form
 
 if TYPE_CHECKING:
     from tutelage.experiment import Experiment, Piece

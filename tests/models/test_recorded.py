@@ -10,7 +10,7 @@ import torch
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
-from tutelage.training.form import Form
+from tutelage.training.execution import Form
 from tutelage.training.objectives import Learner, count, scales_for
 from tutelage.training.optim import adamw
 

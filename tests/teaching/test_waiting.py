@@ -16,7 +16,7 @@ from tutelage.corpus.batches import Batch, BatchSource
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching import ahead
 from tutelage.training import loop
-from tutelage.training.form import Form
+from tutelage.training.execution import Form
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan
 

@@ -10,8 +10,8 @@ import torch
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
-from tutelage.training import form
-from tutelage.training.form import Form, choose, remembered
+from tutelage.training import execution
+from tutelage.training.execution import Form, choose, remembered
 from tutelage.training.objectives import Learner, count, scales_for
 from tutelage.training.probe import Probe
 
@@ -111,10 +111,10 @@ def pretend(
         give(self, model).given = self
         return model
 
-    monkeypatch.setattr(form, "probe", measure)
+    monkeypatch.setattr(execution, "probe", measure)
     monkeypatch.setattr(Form, "give", give_and_note)
-    monkeypatch.setattr(form, "on_gpu", lambda: gpu)
-    monkeypatch.setattr(form, "attention", lambda: "sdpa" if gpu else "eager")
+    monkeypatch.setattr(execution, "on_gpu", lambda: gpu)
+    monkeypatch.setattr(execution, "attention", lambda: "sdpa" if gpu else "eager")
     return tried
 
 
@@ -209,7 +209,7 @@ def test_real_forms_agree_and_wrong_ones_do_not(
     def build():
         return make_model(architecture, 1, dropout=dropout)
 
-    trials = form.Trials(Form("eager"), build, source, stage, "fp32", 1000)
+    trials = execution.Trials(Form("eager"), build, source, stage, "fp32", 1000)
     for name in ("sdpa", "causal"):
         trials.form = Form("eager")
         trials.consider(Form(name), worth=-1000.0)
@@ -250,7 +250,7 @@ def test_wishes_come_first(store, make_model) -> None:
 
 
 def test_padded_rows_of_many_lengths_are_not_compiled(store, make_model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(form, "probe", lambda *_: Probe(10.0, 10.0, 4.0, 1.0))
+    monkeypatch.setattr(execution, "probe", lambda *_: Probe(10.0, 10.0, 4.0, 1.0))
     source = BatchSource(store, recipe.Rows(kind="examples", length=16, buckets=(8,)), 8, seed=0)
     found, _ = choose(recipe.Model(preset="llama-1m", steps=9000), lambda: make_model("llama", 1), source, "fp32", 9000)
     assert not found.compiled
@@ -272,17 +272,17 @@ def test_choices_are_shared_and_kept(tmp_path: Path) -> None:
 
 def test_wish_for_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     model = recipe.Model(preset="llama-1m", steps=10, cuda_graphs="on", optim=recipe.Optim(batch_rows=8))
-    monkeypatch.setattr(form, "on_gpu", lambda: False)
-    form.check("x", model.model_copy(update={"cuda_graphs": "auto"}), 3)
+    monkeypatch.setattr(execution, "on_gpu", lambda: False)
+    execution.check("x", model.model_copy(update={"cuda_graphs": "auto"}), 3)
     with pytest.raises(UserError, match=r"models\.x\.cuda_graphs=on needs a CUDA GPU"):
-        form.check("x", model, 1)
-    monkeypatch.setattr(form, "on_gpu", lambda: True)
-    form.check("x", model, 1)
+        execution.check("x", model, 1)
+    monkeypatch.setattr(execution, "on_gpu", lambda: True)
+    execution.check("x", model, 1)
     with pytest.raises(UserError, match="needs a single process, and there are 2"):
-        form.check("x", model, 2)
+        execution.check("x", model, 2)
     cut = model.model_copy(update={"optim": recipe.Optim(batch_rows=8, micro_batch_rows=4)})
     with pytest.raises(UserError, match="micro_batch_rows=4 cuts its 8 rows"):
-        form.check("x", cut, 1)
-    monkeypatch.setattr(form, "attention", lambda: "sdpa")
-    assert form.plain_form(model) == Form("causal", graphed=True)
-    assert form.plain_form(model.model_copy(update={"kind": "masked"})) == Form("sdpa", graphed=True)
+        execution.check("x", cut, 1)
+    monkeypatch.setattr(execution, "attention", lambda: "sdpa")
+    assert execution.plain_form(model) == Form("causal", graphed=True)
+    assert execution.plain_form(model.model_copy(update={"kind": "masked"})) == Form("sdpa", graphed=True)

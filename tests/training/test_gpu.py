@@ -17,9 +17,9 @@ from tutelage.models.build import build
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching import ahead
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training import form as forms
+from tutelage.training import execution as forms
 from tutelage.training import loop
-from tutelage.training.form import Form
+from tutelage.training.execution import Form
 from tutelage.training.objectives import Learner, count, scales_for
 from tutelage.training.optim import adamw
 from tutelage.training.parallel import Group

@@ -9,14 +9,14 @@ from tutelage import recipe
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.teaching.gates import Advantage, Confidence, Gate, SkipCertain
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training import hearing
-from tutelage.training.hearing import heard_by_difficulty
+from tutelage.training import gate_report
+from tutelage.training.gate_report import heard_by_difficulty
 
 
 @pytest.mark.parametrize("gate", [SkipCertain(0.5), Advantage(0.3), Confidence()], ids=["skip", "advantage", "sure"])
 @pytest.mark.parametrize("kind", ["chunks", "examples"])
 def test_bins_equal_the_definition(store, make_model, monkeypatch: pytest.MonkeyPatch, gate: Gate, kind: str) -> None:
-    monkeypatch.setattr(hearing, "BINS", 7)
+    monkeypatch.setattr(gate_report, "BINS", 7)
     source = BatchSource(store, recipe.Rows(kind=kind, length=16, buckets=(8,)), 5, seed=0, shuffle=False)
     student, ensemble = make_model("llama", 1), Ensemble([make_model("llama", 2), make_model("gpt2", 3)])
     T, found = 2.0, []

@@ -15,7 +15,7 @@ from tutelage.bench.timed import LONG_RUN, Clock, MadeUpText, Vocabulary, produc
 from tutelage.models.build import shape
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.presets import PRESETS
-from tutelage.training.form import Form
+from tutelage.training.execution import Form
 
 PATIENCE = 1.0
 """Seconds for one product of matrices; smaller ones are timed where larger ones would take longer."""

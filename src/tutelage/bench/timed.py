@@ -28,7 +28,7 @@ from tutelage.models.build import build, config_for
 from tutelage.models.products import product
 from tutelage.teaching.schedule import Fade
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.form import Form, choose
+from tutelage.training.execution import Form, choose
 from tutelage.training.loop import Job, train
 from tutelage.training.parallel import process_group
 from tutelage.training.plan import Plan
