@@ -27,7 +27,7 @@ from tutelage.base import machine
 from tutelage.compare.audit_report import audit_page
 from tutelage.corpus.examples import Example, read_examples, write_examples
 from tutelage.corpus.study_plan import Plan, starter_plan
-from tutelage.evaluation.sentences import evaluation_sentences
+from tutelage.evaluation.suites.sentences import evaluation_sentences
 from tutelage.study.filter.audit import audit_examples
 from tutelage.study.filter.filters import filter_examples
 from tutelage.study.settings import Filters

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from tutelage import api, evaluations
+from tutelage import api
 from tutelage.babylm_export import export_babylm
 from tutelage.base.errors import UserError
-from tutelage.evaluation.conventions import CONVENTIONS
-from tutelage.evaluation.suites import evaluate, find_suite
+from tutelage.evaluation import named
+from tutelage.evaluation.suites.conventions import CONVENTIONS
+from tutelage.evaluation.suites.suites import evaluate, find_suite
 from tutelage.experiment import Experiment, Piece
 from tutelage.models.build import load
 from tutelage.recipe.load import recipe_from_text
@@ -76,7 +77,7 @@ def done(text: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any
         return evaluate(ensemble, tokenizer, suite, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluations, "evaluate", counted)
+        patch.setattr(named, "evaluate", counted)
         with pytest.raises(Killed):
             api.run(recipe_from_text(text), runs=runs)
         assert len(scored) == 6
@@ -156,12 +157,12 @@ def test_texts_are_tokenized_once(
         shutil.rmtree(folder)
     calls: list[int] = []
 
-    def counted(tokenizer, items, *rest, encode=evaluations.encode):
+    def counted(tokenizer, items, *rest, encode=named.encode):
         calls.append(len(items))
         return encode(tokenizer, items, *rest)
 
-    monkeypatch.setattr(evaluations, "encode", counted)
-    monkeypatch.setattr("tutelage.evaluation.suites.encode", lambda *a: pytest.fail("tokenized once more"))
+    monkeypatch.setattr(named, "encode", counted)
+    monkeypatch.setattr("tutelage.evaluation.suites.suites.encode", lambda *a: pytest.fail("tokenized once more"))
     api.evaluate(recipe_from_text(text), runs=tmp_path / "runs")
     assert sorted(calls) == [6, 1920]
 

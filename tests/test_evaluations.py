@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tutelage import api, evaluations
+from tutelage import api
 from tutelage.base.errors import UserError
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.likelihood import log_probs
+from tutelage.evaluation import named
+from tutelage.evaluation.likelihood.causal import log_probs
+from tutelage.evaluation.measurements import Context, Measurement
+from tutelage.evaluation.named import check_name, find, names
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.evaluations import check_name, find, names
-from tutelage.measurements import Context, Measurement
+from tutelage.evaluation.suites.items import Item
 from tutelage.recipe import Evaluation
 from tutelage.recipe.load import recipe_from_text
 
@@ -75,7 +76,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         "surprise": Measurement(surprise, lambda argument, settings: {"sentences": len(SENTENCES)}),
         "months": Measurement(months, lambda argument, settings: {"argument": argument}, ("early", "late")),
     }
-    monkeypatch.setattr(evaluations, "MEASUREMENTS", made)
+    monkeypatch.setattr(named, "MEASUREMENTS", made)
 
 
 @pytest.fixture
@@ -152,9 +153,9 @@ def test_parts_survive_a_stop(registered: None, tmp_path: Path) -> None:
 
 def test_a_broken_evaluation_leaves_no_score(done: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     text = RECIPE.replace("values: all}", 'values: all}\nevaluation: {convention: "2026"}')
-    broken = dict(evaluations.MEASUREMENTS)
+    broken = dict(named.MEASUREMENTS)
     broken["surprise"] = Measurement(lambda context: 1 / 0, lambda argument, settings: {})
-    monkeypatch.setattr(evaluations, "MEASUREMENTS", broken)
+    monkeypatch.setattr(named, "MEASUREMENTS", broken)
     with pytest.raises(ZeroDivisionError):
         api.evaluate(recipe_from_text(text), runs=done[0])
     score = json.loads((done[0] / "measured" / "student" / "seed-0" / "scores" / "surprise.json").read_text())
@@ -188,7 +189,7 @@ def test_missing_files_are_told_before_training(
     def gone(argument: str, settings: Evaluation) -> dict[str, Any]:
         raise UserError("the files of 'surprise' are not on this machine")
 
-    monkeypatch.setattr(evaluations, "MEASUREMENTS", {"surprise": Measurement(surprise, gone)})
+    monkeypatch.setattr(named, "MEASUREMENTS", {"surprise": Measurement(surprise, gone)})
     monkeypatch.setattr("tutelage.piece_training.train", lambda *a: pytest.fail("trained"))
     text = RECIPE.replace(', "months:late"', "")
     with pytest.raises(UserError, match="not on this machine"):

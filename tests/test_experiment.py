@@ -110,7 +110,7 @@ def test_second_run_computes_nothing(done, monkeypatch: pytest.MonkeyPatch) -> N
     runs = done[0]
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("hf/*")}
     monkeypatch.setattr("tutelage.piece_training.train", lambda *a: pytest.fail("trained again"))
-    monkeypatch.setattr("tutelage.evaluations.evaluate", lambda *a: pytest.fail("scored again"))
+    monkeypatch.setattr("tutelage.evaluation.named.evaluate", lambda *a: pytest.fail("scored again"))
     monkeypatch.setattr("tutelage.scoring.held_out", lambda *a, **k: pytest.fail("measured again"))
     api.run(recipe_from_text(RECIPE), runs=runs)
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("hf/*")} == before

@@ -25,8 +25,8 @@ from tutelage import api, starter
 from tutelage.base.errors import UserError
 from tutelage.cli import app
 from tutelage.compare.summary import read_summary
-from tutelage.evaluation.conventions import CONVENTIONS
-from tutelage.guests import missing_characters, open_guests
+from tutelage.evaluation.external import missing_characters, open_guests
+from tutelage.evaluation.suites.conventions import CONVENTIONS
 
 SPECIALS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 MASKED = {**SPECIALS, "mask_token": "<mask>", "cls_token": "<cls>", "sep_token": "<sep>"}
@@ -138,7 +138,7 @@ def test_scores_are_those_of_the_plain_model(made: Path, tmp_path: Path) -> None
 def test_what_was_measured_is_not_measured_again(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = api.evaluate_models([made / "first"], ["starter-pairs"], tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("tutelage.evaluations.evaluate", lambda *a: pytest.fail("scored again"))
+        patch.setattr("tutelage.evaluation.named.evaluate", lambda *a: pytest.fail("scored again"))
         again = api.evaluate_models([made / "first"], ["starter-pairs"], tmp_path)
     assert again.models == once.models
     other = api.evaluate_models([made / "first"], ["starter-pairs"], tmp_path, convention="2024")

@@ -11,7 +11,7 @@ import pytest
 
 from tutelage import api
 from tutelage.base.errors import UserError
-from tutelage.evaluation.reading import EYE_TRACKING, SELF_PACED
+from tutelage.evaluation.psychometrics.reading import EYE_TRACKING, SELF_PACED
 from tutelage.recipe.load import recipe_from_text
 
 RECIPE = """

@@ -26,8 +26,8 @@ from tutelage.compare.report import publish as publish_summary
 from tutelage.compare.report import write_html
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
-from tutelage.evaluation import data as benchmarks
 from tutelage.evaluation.submission_check import Fault, validate_submission
+from tutelage.evaluation.suites import data as benchmarks
 from tutelage.experiment import Experiment
 from tutelage.guest_scores import evaluate_guests
 from tutelage.model_card import model_card

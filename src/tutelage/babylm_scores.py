@@ -18,7 +18,7 @@ from tutelage.base.files import read_json
 from tutelage.base.run_folder import Json
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.tasks import find_task, read_scored
-from tutelage.evaluation.questions import Paradigm
+from tutelage.evaluation.named import Found, file_name
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.submission import (
     Fast,
@@ -28,8 +28,8 @@ from tutelage.evaluation.submission import (
     suite_predictions,
 )
 from tutelage.evaluation.submission_format import Task
-from tutelage.evaluation.suites import Suite
-from tutelage.evaluations import Found, file_name
+from tutelage.evaluation.suites.questions import Paradigm
+from tutelage.evaluation.suites.suites import Suite
 from tutelage.recipe import Evaluation
 
 

@@ -22,11 +22,11 @@ from tutelage.base.progress import console
 from tutelage.base.run_folder import Json
 from tutelage.compare.scores_report import scores_page
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.evaluation.conventions import CONVENTIONS
-from tutelage.evaluation.likelihood import Precision
-from tutelage.evaluations import Found, file_name, find, read_score, write_score
-from tutelage.guests import Guest, missing_characters, open_guests
-from tutelage.measurements import Context, Speakers
+from tutelage.evaluation.external import Guest, missing_characters, open_guests
+from tutelage.evaluation.likelihood.causal import Precision
+from tutelage.evaluation.measurements import Context, Speakers
+from tutelage.evaluation.named import Found, file_name, find, read_score, write_score
+from tutelage.evaluation.suites.conventions import CONVENTIONS
 from tutelage.models.build import Kind
 from tutelage.models.cost import cost_of
 from tutelage.models.language_model import LanguageModel

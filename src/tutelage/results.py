@@ -16,7 +16,7 @@ from tutelage.base.machine import environment
 from tutelage.base.run_folder import Json, RunFolder, differences
 from tutelage.compare.comparisons import compare, pairs_to_compare, student_and_control, with_comparisons
 from tutelage.compare.summary import Summary, read_models, read_summary
-from tutelage.evaluations import save_arrays
+from tutelage.evaluation.named import save_arrays
 from tutelage.experiment import Experiment, Piece
 from tutelage.recipe import Compare, ensemble_members
 from tutelage.scoring import HELD_OUT, Scoring, Subject

@@ -25,11 +25,11 @@ from tutelage.base.progress import console
 from tutelage.base.run_folder import Json, differences
 from tutelage.compare.metrics import UNITS
 from tutelage.corpus.batches import BatchSource
-from tutelage.evaluation.acquisition import Checkpoint
 from tutelage.evaluation.buckets import row_losses
-from tutelage.evaluations import Found, check_name, file_name, find, needs_of, read_score, write_score
+from tutelage.evaluation.measurements import Context, Need, Speakers
+from tutelage.evaluation.named import Found, check_name, file_name, find, needs_of, read_score, write_score
+from tutelage.evaluation.psychometrics.acquisition import Checkpoint
 from tutelage.experiment import Experiment
-from tutelage.measurements import Context, Need, Speakers
 from tutelage.models.build import Kind
 from tutelage.models.heads import TaskHeads, load_heads
 from tutelage.teaching.teachers import Ensemble

@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 
 from tutelage.base.errors import UserError
-from tutelage.baselines import NEAR, published, relevant
 from tutelage.compare import plots, report
 from tutelage.compare.comparisons import compare, with_comparisons
 from tutelage.compare.headline import headline
@@ -24,6 +23,7 @@ from tutelage.compare.statistics import paired_t
 from tutelage.compare.summary import read_summary
 from tutelage.compare.table_scores import evaluations_table, published_table
 from tutelage.compare.tables import comparisons_table, described_table, models_table
+from tutelage.evaluation.baselines import NEAR, published, relevant
 from tutelage.evaluation.results import Unit
 
 KINDS = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.acquisition import (
+from tutelage.evaluation.psychometrics.acquisition import (
     RULES,
     Checkpoint,
     ages,
@@ -24,8 +24,13 @@ from tutelage.evaluation.acquisition import (
     trajectory,
     uniform_surprisal,
 )
-from tutelage.evaluation.acquisition_data import AcquisitionData, find_acquisition, read_contexts, read_shares
-from tutelage.evaluation.conventions import CONVENTIONS, next_token_by_mask
+from tutelage.evaluation.psychometrics.acquisition_data import (
+    AcquisitionData,
+    find_acquisition,
+    read_contexts,
+    read_shares,
+)
+from tutelage.evaluation.suites.conventions import CONVENTIONS, next_token_by_mask
 
 MONTHS = np.arange(16.0, 31.0)
 SEEN = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]) * 1e6
@@ -147,7 +152,7 @@ def test_no_age_lies_outside_the_checkpoints(year, surprisal):
 
 def test_an_age_beyond_all_numbers_is_none(monkeypatch):
     """A nearly flat curve may cross its level where ten to that power is no float any more."""
-    monkeypatch.setattr("tutelage.evaluation.acquisition._crossing", lambda *_: 400.0)
+    monkeypatch.setattr("tutelage.evaluation.psychometrics.acquisition._crossing", lambda *_: 400.0)
     assert model_age(SEEN, falling(7.0), 18.0, RULES["2025"]) is None
 
 

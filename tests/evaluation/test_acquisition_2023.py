@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
-from tutelage.evaluation.acquisition_data import CATEGORIES, Predictors, read_predictors
+from tutelage.evaluation.psychometrics.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
+from tutelage.evaluation.psychometrics.acquisition_data import CATEGORIES, Predictors, read_predictors
 
 needs_statsmodels = pytest.mark.skipif(
     not __import__("importlib.util").util.find_spec("statsmodels"), reason="statsmodels is not installed"

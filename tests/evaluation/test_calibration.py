@@ -11,8 +11,8 @@ import torch
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import IGNORE, BatchSource, Masking
-from tutelage.evaluation import batching
 from tutelage.evaluation.calibration import calibration
+from tutelage.evaluation.likelihood import batching
 from tutelage.teaching.teachers import Ensemble
 
 CPU = torch.device("cpu")

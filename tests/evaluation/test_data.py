@@ -15,10 +15,10 @@ import huggingface_hub.constants
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation import data as module
-from tutelage.evaluation import ewok, publishers
-from tutelage.evaluation.data import Benchmark, available, data_folders, describe, find, get
-from tutelage.evaluation.publishers import OsfFolder, ZipArchive
+from tutelage.evaluation.suites import data as module
+from tutelage.evaluation.suites import ewok, publishers
+from tutelage.evaluation.suites.data import Benchmark, available, data_folders, describe, find, get
+from tutelage.evaluation.suites.publishers import OsfFolder, ZipArchive
 
 PAIRS = b'{"sentence_good": "a", "sentence_bad": "b"}\n'
 

@@ -11,10 +11,10 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTok
 from transformers import T5ForConditionalGeneration as T5
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.conventions import CONVENTIONS
-from tutelage.evaluation.encoder_decoder import encoder_decoder_log_probs, load_encoder_decoder
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.suites import find_suite, items_of, judge
+from tutelage.evaluation.likelihood.encoder_decoder import encoder_decoder_log_probs, load_encoder_decoder
+from tutelage.evaluation.suites.conventions import CONVENTIONS
+from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.suites.suites import find_suite, items_of, judge
 
 PREFIXED = [
     Item(" sleep on the mat.", prefix="The cats"),

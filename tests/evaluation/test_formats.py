@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.conventions import CONVENTIONS
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.sources import SOURCES
-from tutelage.evaluation.suites import evaluate, find_suite, items_of, judge
+from tutelage.evaluation.suites.conventions import CONVENTIONS
+from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.suites.sources import SOURCES
+from tutelage.evaluation.suites.suites import evaluate, find_suite, items_of, judge
 
 EWOK = {"Domain": "spatial-relations", "Context1": "The cup is left of Ann.", "Context2": "The cup is right of Ann.",
         "Target1": "Ann looks left.", "Target2": "Ann looks right.", "ContextType": "direct",

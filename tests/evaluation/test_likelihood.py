@@ -10,8 +10,8 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.conventions import CONVENTIONS
-from tutelage.evaluation.items import Item, encode
+from tutelage.evaluation.suites.conventions import CONVENTIONS
+from tutelage.evaluation.suites.items import Item, encode
 from tutelage.models.language_model import LanguageModel
 
 PREFIXED = [
@@ -127,7 +127,7 @@ def test_equal_items_and_equal_beginnings_are_computed_once(world, monkeypatch):
         asked.append(len(index_M))
         return torch.zeros(len(index_M))
 
-    monkeypatch.setattr("tutelage.evaluation.likelihood.target_log_probs", count)
+    monkeypatch.setattr("tutelage.evaluation.likelihood.causal.target_log_probs", count)
     good, bad = "The cats sleep on the mat.", "The cats sleeps on the mat."
     hf = world.hugging_face("llama", len(world.PLAIN))
     world.score(hf, world.PLAIN, [Item(good), Item(bad), Item(good)], "2025")
@@ -250,7 +250,8 @@ def test_a_masked_model_needs_a_mask_token(world):
 def test_scores_are_in_whole_float32_whatever_a_training_allowed(world, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "tutelage.evaluation.likelihood.batches", lambda *_: seen.append(torch.get_float32_matmul_precision()) or []
+        "tutelage.evaluation.likelihood.causal.batches",
+        lambda *_: seen.append(torch.get_float32_matmul_precision()) or [],
     )
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")

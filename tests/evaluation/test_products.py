@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tutelage.evaluation.products import FrozenProducts
+from tutelage.evaluation.likelihood.frozen import FrozenProducts
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert", "modernbert"])

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation import reading, tables
-from tutelage.evaluation.conventions import CONVENTIONS
-from tutelage.evaluation.reading import (
+from tutelage.evaluation.psychometrics import reading, tables
+from tutelage.evaluation.psychometrics.reading import (
     BASELINE,
     EYE_TRACKING,
     SELF_PACED,
@@ -19,7 +18,8 @@ from tutelage.evaluation.reading import (
     find_reading,
     read_reading,
 )
-from tutelage.evaluation.surprisal import Following, surprisals
+from tutelage.evaluation.psychometrics.surprisal import Following, surprisals
+from tutelage.evaluation.suites.conventions import CONVENTIONS
 
 needs_statsmodels = pytest.mark.skipif(
     not __import__("importlib.util").util.find_spec("statsmodels"), reason="statsmodels is not installed"

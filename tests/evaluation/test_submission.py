@@ -12,9 +12,6 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.pairs import read_pairs
-from tutelage.evaluation.questions import Paradigm, Question
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.submission import (
     Fast,
@@ -31,6 +28,9 @@ from tutelage.evaluation.submission import (
 from tutelage.evaluation.submission_check import check_collated, validate_submission
 from tutelage.evaluation.submission_format import FORMATS, schedule
 from tutelage.evaluation.submission_older import SIZES_2024, SUB_TASKS_2023, write_2023, write_2024
+from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.suites.pairs import read_pairs
+from tutelage.evaluation.suites.questions import Paradigm, Question
 from tutelage.recipe.words import read_words
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.surprisal import Following, surprisals
+from tutelage.evaluation.psychometrics.surprisal import Following, surprisals
 
 PAIRS = [
     Following("sleep", "The cats"),

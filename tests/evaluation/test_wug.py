@@ -10,11 +10,11 @@ import pytest
 from scipy.stats import spearmanr
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.conventions import CONVENTIONS
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.questions import Paradigm, Question
-from tutelage.evaluation.suites import evaluate, evaluate_suite, find_suite, items_of, judge
-from tutelage.evaluation.wug import correlated
+from tutelage.evaluation.suites.conventions import CONVENTIONS
+from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.suites.questions import Paradigm, Question
+from tutelage.evaluation.suites.suites import evaluate, evaluate_suite, find_suite, items_of, judge
+from tutelage.evaluation.suites.wug import correlated
 
 RATIOS = [0.9, 0.2, 0.5, 0.7, 0.1]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.conventions import CONVENTIONS, next_token_by_mask
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.likelihood import log_probs
-from tutelage.evaluation.suites import evaluate_suite, find_suite, judge
+from tutelage.evaluation.likelihood.causal import log_probs
+from tutelage.evaluation.suites.conventions import CONVENTIONS, next_token_by_mask
+from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.suites.suites import evaluate_suite, find_suite, judge
 
 WORDS = "the a cat cats sleep sleeps red blue box nothing"
 YEARS = ("2023", "2024", "2025", "2026")

@@ -8,7 +8,7 @@ import torch
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, masking_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from tutelage.evaluation.trees import branches, read
+from tutelage.evaluation.likelihood.prefixes import branches, read
 from tutelage.models.attention import CAUSAL, REGISTERED, give_attention, is_causal_form
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.sentences import evaluation_sentences
+from tutelage.evaluation.suites.sentences import evaluation_sentences
 from tutelage.study.filter.filters import filter_examples
 from tutelage.study.filter.overlap import SHORTEST, find_overlap
 from tutelage.study.filter.text import plain_words

@@ -15,7 +15,7 @@ from tutelage.compare.plots import Plan, Plot, slug
 from tutelage.compare.summary import Summary
 from tutelage.compare.table_scores import evaluations_table, how_scored, published_table
 from tutelage.compare.tables import Table, origin_table
-from tutelage.evaluation.sources import SOURCES
+from tutelage.evaluation.suites.sources import SOURCES
 
 
 def scores_page(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from tutelage.baselines import Published, relevant, wanted
 from tutelage.compare.metrics import (
     FEW,
     MISSING,
@@ -19,6 +18,7 @@ from tutelage.compare.metrics import (
 )
 from tutelage.compare.summary import Model, Summary
 from tutelage.compare.tables import Table
+from tutelage.evaluation.baselines import Published, relevant, wanted
 
 
 def evaluations_table(summary: Summary, brief: bool = False, always: bool = False) -> Table:

@@ -30,8 +30,6 @@ from numpy.typing import NDArray
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import new_folder
 from tutelage.base.progress import console
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.questions import Paradigm, Question
 from tutelage.evaluation.results import MeasuredResult
 from tutelage.evaluation.submission_check import Fault, validate_submission
 from tutelage.evaluation.submission_format import (
@@ -45,6 +43,8 @@ from tutelage.evaluation.submission_format import (
     prediction_file,
     schedule,
 )
+from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.suites.questions import Paradigm, Question
 
 Json = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 from tutelage.base.errors import UserError
 from tutelage.corpus.reading import json_records, lines
 from tutelage.evaluation.finetune.tasks import TASKS, read_scored
-from tutelage.evaluation.suites import find_suite, items_of
+from tutelage.evaluation.suites.suites import find_suite, items_of
 from tutelage.recipe.finetune import GLUE_7
 
 GLUE = "glue"

@@ -19,13 +19,13 @@ from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.base.run_folder import Json
-from tutelage.evaluation.conventions import CONVENTIONS, Convention
-from tutelage.evaluation.items import Rows, encode
-from tutelage.evaluation.likelihood import Precision
+from tutelage.evaluation.likelihood.causal import Precision
+from tutelage.evaluation.measurements import MEASUREMENTS, Context, Need
 from tutelage.evaluation.results import MeasuredResult, SuiteResult
-from tutelage.evaluation.sources import SOURCES
-from tutelage.evaluation.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of
-from tutelage.measurements import MEASUREMENTS, Context, Need
+from tutelage.evaluation.suites.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.suites.items import Rows, encode
+from tutelage.evaluation.suites.sources import SOURCES
+from tutelage.evaluation.suites.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of
 
 Result = SuiteResult | MeasuredResult
 

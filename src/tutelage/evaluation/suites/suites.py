@@ -21,16 +21,23 @@ from numpy.typing import NDArray
 from tutelage import starter
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.progress import console
-from tutelage.evaluation.conventions import CONVENTIONS, Convention, ItemRules, Reduction, choose, strictly_right
-from tutelage.evaluation.data import available, data_folders
-from tutelage.evaluation.items import Item, Rows, encode
-from tutelage.evaluation.likelihood import Precision, score_rows
-from tutelage.evaluation.pairs import read_pairs, read_zorro
-from tutelage.evaluation.questions import Paradigm
+from tutelage.evaluation.likelihood.causal import Precision, score_rows
 from tutelage.evaluation.results import MeasuredResult, ParadigmScore, SuiteResult
-from tutelage.evaluation.sources import SOURCES, Source
-from tutelage.evaluation.syntaxgym import margins, read_syntaxgym
-from tutelage.evaluation.wug import correlated, read_wug
+from tutelage.evaluation.suites.conventions import (
+    CONVENTIONS,
+    Convention,
+    ItemRules,
+    Reduction,
+    choose,
+    strictly_right,
+)
+from tutelage.evaluation.suites.data import available, data_folders
+from tutelage.evaluation.suites.items import Item, Rows, encode
+from tutelage.evaluation.suites.pairs import read_pairs, read_zorro
+from tutelage.evaluation.suites.questions import Paradigm
+from tutelage.evaluation.suites.sources import SOURCES, Source
+from tutelage.evaluation.suites.syntaxgym import margins, read_syntaxgym
+from tutelage.evaluation.suites.wug import correlated, read_wug
 from tutelage.teaching.teachers import Ensemble
 
 

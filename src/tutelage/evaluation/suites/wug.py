@@ -20,10 +20,10 @@ from scipy.special import softmax
 from scipy.stats import spearmanr
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.conventions import Convention, choose
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.questions import Paradigm, Question, json_files, json_lines, number, text
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
+from tutelage.evaluation.suites.conventions import Convention, choose
+from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.suites.questions import Paradigm, Question, json_files, json_lines, number, text
 
 
 def read_wug(folder: Traversable) -> tuple[Paradigm, NDArray[np.float64]]:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from importlib.resources.abc import Traversable
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.questions import Paradigm, Question, json_files, json_lines, optional_text, read_text, text
+from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.suites.questions import (
+    Paradigm,
+    Question,
+    json_files,
+    json_lines,
+    optional_text,
+    read_text,
+    text,
+)
 
 AS_PUBLISHED = {"syntax_semantics": "syntax/semantics", "s-selection": "argument_structure"}
 """BLiMP's files write one field in two ways, and one of the paper's 12 phenomena under two names."""

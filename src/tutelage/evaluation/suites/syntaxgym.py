@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.formulas import Formula, Region, parse
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.questions import Paradigm, Question, read_text
+from tutelage.evaluation.suites.formulas import Formula, Region, parse
+from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.suites.questions import Paradigm, Question, read_text
 
 
 def read_syntaxgym(folder: Traversable) -> tuple[Paradigm, ...]:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 
-from tutelage.evaluation.completions import read_comps, read_entity_tracking, read_ewok, read_global_piqa
-from tutelage.evaluation.conventions import ItemRules
-from tutelage.evaluation.pairs import read_pairs
-from tutelage.evaluation.questions import Paradigm
+from tutelage.evaluation.suites.completions import read_comps, read_entity_tracking, read_ewok, read_global_piqa
+from tutelage.evaluation.suites.conventions import ItemRules
+from tutelage.evaluation.suites.pairs import read_pairs
+from tutelage.evaluation.suites.questions import Paradigm
 
 Reader = Callable[[Traversable, ItemRules], tuple[Paradigm, ...]]
 """Every reader is given the rules, though only those of sources that are `by_rules` look at them: one call fits all."""

@@ -9,9 +9,17 @@ from __future__ import annotations
 from importlib.resources.abc import Traversable
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.conventions import ItemRules
-from tutelage.evaluation.items import Item
-from tutelage.evaluation.questions import Paradigm, Question, grouped, json_files, json_lines, text, whole_number
+from tutelage.evaluation.suites.conventions import ItemRules
+from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.suites.questions import (
+    Paradigm,
+    Question,
+    grouped,
+    json_files,
+    json_lines,
+    text,
+    whole_number,
+)
 
 COMPS_FILES = {
     "comps_base": "base",

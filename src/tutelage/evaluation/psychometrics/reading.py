@@ -4,7 +4,7 @@ The task of BabyLM since 2025 (github.com/babylm/evaluation-pipeline-2025, `eval
 of 205 English sentences that people read on an eye tracker and at their own pace (de Varda, Marelli and Amenta 2023).
 Two linear models are fitted to each kind of reading time, without and with the surprisal; the score is the share of
 the remaining variance that surprisal takes away, 100 (R2 - R2_base) / (1 - R2_base). What the surprisal is:
-`evaluation/surprisal.py`.
+`evaluation/psychometrics/surprisal.py`.
 
 Shapes: N words, P predictors.
 """
@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.evaluation.conventions import Convention
-from tutelage.evaluation.data import find
-from tutelage.evaluation.likelihood import Precision
+from tutelage.evaluation.likelihood.causal import Precision
+from tutelage.evaluation.psychometrics.surprisal import Backend, Following, surprisals
+from tutelage.evaluation.psychometrics.tables import linear_models, read_table
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.surprisal import Backend, Following, surprisals
-from tutelage.evaluation.tables import linear_models, read_table
+from tutelage.evaluation.suites.conventions import Convention
+from tutelage.evaluation.suites.data import find
 from tutelage.teaching.teachers import Ensemble
 
 EYE_TRACKING = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
@@ -73,7 +73,7 @@ def read_reading(path: Path) -> ReadingData:
 
 
 def find_reading() -> ReadingData:
-    """Read the benchmark where `evaluation/data.py` looks for it.
+    """Read the benchmark where `evaluation/suites/data.py` looks for it.
 
     Raises:
         UserError: it is not on this machine, or broken.

@@ -1,0 +1,1 @@
+"""Log-probabilities of many strings: causal, masked and encoder-decoder models."""

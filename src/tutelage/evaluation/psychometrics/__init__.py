@@ -1,0 +1,1 @@
+"""Models beside people: reading times and ages of acquisition."""
