@@ -24,10 +24,10 @@ from common import write as write_page
 
 from tutelage import starter
 from tutelage.base import machine
-from tutelage.compare.audit_report import audit_page
 from tutelage.corpus.examples import Example, read_examples, write_examples
 from tutelage.corpus.study_plan import Plan, starter_plan
 from tutelage.evaluation.suites.sentences import evaluation_sentences
+from tutelage.report.audit_page import audit_page
 from tutelage.study.filter.audit import audit_examples
 from tutelage.study.filter.filters import filter_examples
 from tutelage.study.settings import Filters

@@ -22,19 +22,19 @@ from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import write_text
 from tutelage.base.progress import console
 from tutelage.bench import bench as timing
-from tutelage.compare.report import publish as publish_summary
-from tutelage.compare.report import write_html
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.evaluation.submission_check import Fault, validate_submission
 from tutelage.evaluation.suites import data as benchmarks
 from tutelage.experiment import Experiment
 from tutelage.guest_scores import evaluate_guests
-from tutelage.model_card import model_card
 from tutelage.models.build import Kind, save
 from tutelage.piece_training import train_piece
 from tutelage.recipe import Evaluation, Recipe, Teacher
 from tutelage.recipe.load import load_recipe, shipped_recipes
+from tutelage.report.model_card import model_card
+from tutelage.report.report import publish as publish_summary
+from tutelage.report.report import write_html
 from tutelage.results import summarise
 from tutelage.scoring import HELD_OUT, Scoring
 from tutelage.teaching import outside

@@ -245,8 +245,8 @@ def _show_table(summary: object) -> None:
     if summary is None:
         return
     from tutelage.base.progress import output
-    from tutelage.compare.report import terminal_table
     from tutelage.compare.summary import Summary
+    from tutelage.report.report import terminal_table
 
     assert isinstance(summary, Summary)
     output().print(terminal_table(summary))
@@ -265,7 +265,7 @@ def _show_scores(
 ) -> None:
     from tutelage import api
     from tutelage.base.progress import console, output
-    from tutelage.compare.terminal import scores_table
+    from tutelage.report.terminal import scores_table
 
     if kind not in (None, "causal", "masked"):
         raise typer.BadParameter(f"'{kind}' is no kind: causal or masked", param_hint="--kind")

@@ -20,7 +20,6 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, write_json, write_text
 from tutelage.base.progress import console
 from tutelage.base.run_folder import Json
-from tutelage.compare.scores_report import scores_page
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.evaluation.external import Guest, missing_characters, open_guests
 from tutelage.evaluation.likelihood.causal import Precision
@@ -30,6 +29,7 @@ from tutelage.evaluation.suites.conventions import CONVENTIONS
 from tutelage.models.build import Kind
 from tutelage.models.cost import cost_of
 from tutelage.models.language_model import LanguageModel
+from tutelage.report.scores_report import scores_page
 from tutelage.scoring import in_words
 
 UNREADABLE = 0.5

@@ -13,9 +13,9 @@ from tutelage.base.files import fingerprint, read_json, write_json
 from tutelage.base.progress import console, duration
 from tutelage.base.run_folder import Json, RunFolder
 from tutelage.experiment import Experiment, Piece
-from tutelage.model_card import model_card
 from tutelage.models.build import attention, save
 from tutelage.models.cost import cost_of
+from tutelage.report.model_card import model_card
 from tutelage.teaching.gates import gate_of
 from tutelage.training import checkpoint, execution
 from tutelage.training.execution import Form

@@ -11,10 +11,10 @@ from tutelage import starter
 from tutelage.base.errors import MissingData, UserError
 from tutelage.base.files import new_folder, write_text
 from tutelage.base.progress import console, progress
-from tutelage.compare.audit_report import audit_page
 from tutelage.corpus.examples import Example, read_examples, write_examples
 from tutelage.corpus.study_plan import Plan, read_plan, starter_plan, write_plan
 from tutelage.evaluation.suites.sentences import evaluation_sentences
+from tutelage.report.audit_page import audit_page
 from tutelage.study.client.store import costs
 from tutelage.study.filter.audit import Audit, StageCost, audit_examples
 from tutelage.study.filter.faults import count_faults

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.compare import plots
-from tutelage.compare.plot_learning import learning_curves, repeated
-from tutelage.compare.plot_style import drawing
 from tutelage.compare.summary import read_summary
 from tutelage.recipe.words import SCHEDULES
+from tutelage.report import plots
+from tutelage.report.plot_learning import learning_curves, repeated
+from tutelage.report.plot_style import drawing
 
 SCHEDULE = SCHEDULES["babylm-strict-small"]
 EVEN = tuple(range(10**6, 10**7 + 1, 10**6))

@@ -14,17 +14,17 @@ import pytest
 from rich.console import Console
 
 from tutelage.base.errors import UserError
-from tutelage.compare import plots, report
 from tutelage.compare.comparisons import compare, with_comparisons
-from tutelage.compare.headline import headline
 from tutelage.compare.metrics import UNITS, evaluations_of, main_evaluations
-from tutelage.compare.plot_scores import apart
 from tutelage.compare.statistics import paired_t
 from tutelage.compare.summary import read_summary
-from tutelage.compare.table_scores import evaluations_table, published_table
-from tutelage.compare.tables import comparisons_table, described_table, models_table
 from tutelage.evaluation.baselines import NEAR, published, relevant
 from tutelage.evaluation.results import Unit
+from tutelage.report import plots, report
+from tutelage.report.headline import headline
+from tutelage.report.plot_scores import apart
+from tutelage.report.table_scores import evaluations_table, published_table
+from tutelage.report.tables import comparisons_table, described_table, models_table
 
 KINDS = {
     "reading": ("eye_tracking", "percent", "higher", 0.4),

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tutelage.compare import plots, report
 from tutelage.compare.comparisons import student_and_control, with_comparisons
-from tutelage.compare.headline import headline
 from tutelage.compare.over_training import crossing, curve_difference, reached
 from tutelage.compare.statistics import paired_t
 from tutelage.compare.summary import read_models, read_summary
-from tutelage.compare.table_training import curve_table, reached_table
+from tutelage.report import plots, report
+from tutelage.report.headline import headline
+from tutelage.report.table_training import curve_table, reached_table
 
 FLOPS_A_STEP = 1000.0
 TEACHING = 200.0

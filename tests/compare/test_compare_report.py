@@ -16,15 +16,15 @@ import pytest
 from rich.console import Console
 
 from tutelage.base.errors import UserError
-from tutelage.compare import plots, report
 from tutelage.compare.comparisons import with_comparisons
 from tutelage.compare.cost import cost_of
-from tutelage.compare.headline import headline
-from tutelage.compare.plot_style import MARKERS, looks
-from tutelage.compare.plot_teaching import describe_objectives, teaching_columns
-from tutelage.compare.plot_training import thin
 from tutelage.compare.summary import read_summary
-from tutelage.compare.tables import comparisons_table, models_table
+from tutelage.report import plots, report
+from tutelage.report.headline import headline
+from tutelage.report.plot_style import MARKERS, looks
+from tutelage.report.plot_teaching import describe_objectives, teaching_columns
+from tutelage.report.plot_training import thin
+from tutelage.report.tables import comparisons_table, models_table
 
 HOSTILE = "<script>alert(1)</script>|`x`_*[a](http://e.vil)$b$ [red]&amp;\"'"
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tutelage import starter
-from tutelage.compare.audit_report import audit_page, draw_audit, remarks
 from tutelage.corpus.examples import Example, read_examples
 from tutelage.corpus.study_plan import Plan, check_plan, starter_plan
+from tutelage.report.audit_page import audit_page, draw_audit, remarks
 from tutelage.study.filter.audit import StageCost, _related, audit_examples, cramers_v
 from tutelage.study.filter.diversity import diversity, vocabulary_growth
 

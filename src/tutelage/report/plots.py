@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.base.files import write_bytes, write_text
-from tutelage.compare import (
-    plot_heard,
+from tutelage.compare.summary import Summary, read_summary
+from tutelage.report import (
+    plot_gate,
     plot_learning,
     plot_measures,
     plot_scores,
@@ -22,8 +23,7 @@ from tutelage.compare import (
     plot_training,
     selections,
 )
-from tutelage.compare.plot_style import drawing, to_png, to_svg
-from tutelage.compare.summary import Summary, read_summary
+from tutelage.report.plot_style import drawing, to_png, to_svg
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +97,14 @@ def plans(summary: Summary) -> Iterator[Plan]:
         "How loud the teachers were",
         "The teachers' weight in the loss, step by step; below it, where a gate chose among tokens, the share of that "
         "weight that was heard.",
-        plot_heard.teacher_weight,
+        plot_gate.teacher_weight,
     )
     yield Plan(
         "heard-by-difficulty",
         "Where the teachers were heard",
         "Held-out tokens in ten parts, from those that the teachers predict best to those that they predict worst; the "
         "gate's mean weight in each, once training was over. Thin: one seed. Thick: mean over seeds.",
-        plot_heard.heard_by_difficulty,
+        plot_gate.heard_by_difficulty,
     )
     yield Plan(
         "selections",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.compare.plot_style import COLOURS, FAINT, GRID, INK, PAPER, human_axis, label, new_figure
+from tutelage.report.plot_style import COLOURS, FAINT, GRID, INK, PAPER, human_axis, label, new_figure
 from tutelage.study.filter.audit import Audit
 from tutelage.study.filter.hidden import visible
 

@@ -13,8 +13,8 @@ from tutelage.compare.cost import cost_of, mean_of, sources_of
 from tutelage.compare.metrics import MISSING, UNITS, measure_name, values_of
 from tutelage.compare.summary import Summary
 from tutelage.compare.summary_pairs import Comparison
-from tutelage.compare.table_training import share
-from tutelage.compare.tables import flops_text, p_value, scale_of, signed
+from tutelage.report.table_training import share
+from tutelage.report.tables import flops_text, p_value, scale_of, signed
 
 ALSO = 4
 """Further measures told one by one; the rest is counted."""

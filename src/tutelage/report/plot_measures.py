@@ -6,8 +6,8 @@ from statistics import fmean
 from typing import Any
 
 from tutelage.compare.metrics import FEW, UNITS, facts_of, headlines_of, measured_of, values_of
-from tutelage.compare.plot_style import FAINT, INK, label, looks, new_figure
 from tutelage.compare.summary import Summary
+from tutelage.report.plot_style import FAINT, INK, label, looks, new_figure
 
 COLUMNS = 3
 

@@ -9,7 +9,7 @@ from tutelage.compare.metrics import MISSING
 from tutelage.compare.over_training import AMOUNTS
 from tutelage.compare.summary import Summary
 from tutelage.compare.summary_pairs import CurveDifference, CurvePoint, Reached
-from tutelage.compare.tables import Table, signed
+from tutelage.report.tables import Table, signed
 
 ROWS = 20
 """Steps that a table of differences shows, evenly chosen where there are more."""

@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from tutelage.compare.metrics import UNITS
-from tutelage.compare.plot_scores import draw_chance
-from tutelage.compare.plot_style import GRID, INK, PAPER, human_axis, label, looks, new_figure
 from tutelage.compare.summary import Model, Summary
 from tutelage.compare.summary_runs import Along
+from tutelage.report.plot_scores import draw_chance
+from tutelage.report.plot_style import GRID, INK, PAPER, human_axis, label, looks, new_figure
 
 UNEVEN = 2.0
 """With a longest gap between checkpoints of more than so many shortest ones, a schedule is drawn on a logarithmic axis:

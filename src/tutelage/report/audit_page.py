@@ -8,12 +8,12 @@ from typing import Any
 
 from tutelage import __version__
 from tutelage.base.progress import human
-from tutelage.compare import plot_audit
-from tutelage.compare.html import figure, page, section
 from tutelage.compare.metrics import MISSING
-from tutelage.compare.plot_style import drawing
-from tutelage.compare.plots import Plot
-from tutelage.compare.tables import Table
+from tutelage.report import plot_audit
+from tutelage.report.html import figure, page, section
+from tutelage.report.plot_style import drawing
+from tutelage.report.plots import Plot
+from tutelage.report.tables import Table
 from tutelage.study.filter.audit import Audit
 from tutelage.study.filter.hidden import visible
 

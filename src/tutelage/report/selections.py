@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from tutelage.compare.metrics import MISSING
-from tutelage.compare.plot_style import FAINT, INK, label, looks, new_figure
 from tutelage.compare.summary import Summary
 from tutelage.compare.summary_runs import Selection
-from tutelage.compare.tables import Table
+from tutelage.report.plot_style import FAINT, INK, label, looks, new_figure
+from tutelage.report.tables import Table
 
 COLUMNS = 3
 LETTERS = 140

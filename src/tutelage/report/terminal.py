@@ -11,11 +11,11 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tutelage.compare.headline import headline
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.compare.table_scores import evaluations_table, how_scored, published_table
-from tutelage.compare.table_training import reached_table
-from tutelage.compare.tables import Table, comparisons_table, described_table, models_table
+from tutelage.report.headline import headline
+from tutelage.report.table_scores import evaluations_table, how_scored, published_table
+from tutelage.report.table_training import reached_table
+from tutelage.report.tables import Table, comparisons_table, described_table, models_table
 
 NAME_WIDTH = 26
 """Longer names are folded."""

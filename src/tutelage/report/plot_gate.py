@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.compare.plot_style import GRID, PAPER, human_axis, label, looks, new_figure
 from tutelage.compare.summary import Model, Summary
+from tutelage.report.plot_style import GRID, PAPER, human_axis, label, looks, new_figure
 
 _PANELS = {"teacher_weight": "teachers' weight", "teacher_heard": "share heard"}
 

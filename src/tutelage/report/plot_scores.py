@@ -7,11 +7,11 @@ from typing import Any
 
 from tutelage.compare.comparisons import paradigm_differences, student_and_control
 from tutelage.compare.metrics import suites_of, values_of
-from tutelage.compare.plot_style import FAINT, INK, PAPER, label, looks, new_figure
 from tutelage.compare.summary import Model, Summary
 from tutelage.compare.summary_pairs import ParadigmDifferences, ParadigmRow
 from tutelage.compare.summary_runs import Suite
 from tutelage.evaluation.baselines import NEAR, Published, relevant
+from tutelage.report.plot_style import FAINT, INK, PAPER, label, looks, new_figure
 
 MAX_CATEGORIES = 20
 """More columns than this are no longer read side by side."""

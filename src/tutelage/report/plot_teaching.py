@@ -9,8 +9,8 @@ from typing import Any
 from tutelage.base.progress import human
 from tutelage.compare.cost import mean_of, sources_of
 from tutelage.compare.metrics import values_of
-from tutelage.compare.plot_style import FAINT, INK, PAPER, WIDTH, label, looks
 from tutelage.compare.summary import Model, Summary
+from tutelage.report.plot_style import FAINT, INK, PAPER, WIDTH, label, looks
 
 _BOX_HEIGHT = 0.62
 _ROW = 0.86

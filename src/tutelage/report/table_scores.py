@@ -17,8 +17,8 @@ from tutelage.compare.metrics import (
     values_of,
 )
 from tutelage.compare.summary import Model, Summary
-from tutelage.compare.tables import Table
 from tutelage.evaluation.baselines import Published, relevant, wanted
+from tutelage.report.tables import Table
 
 
 def evaluations_table(summary: Summary, brief: bool = False, always: bool = False) -> Table:

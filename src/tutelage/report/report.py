@@ -9,12 +9,12 @@ from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, read_json, write_json, write_text
-from tutelage.compare.html import html_report
-from tutelage.compare.markdown import markdown_report
-from tutelage.compare.plot_training import thin
-from tutelage.compare.plots import draw, save
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.compare.terminal import terminal_table
+from tutelage.report.html import html_report
+from tutelage.report.markdown import markdown_report
+from tutelage.report.plot_training import thin
+from tutelage.report.plots import draw, save
+from tutelage.report.terminal import terminal_table
 
 __all__ = ["html_report", "markdown_report", "publish", "terminal_table", "write_html"]
 

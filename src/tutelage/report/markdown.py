@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tutelage.compare.headline import headline
-from tutelage.compare.plots import Plan, Plot, plans
-from tutelage.compare.selections import examples_table, selections_table
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.compare.table_scores import evaluations_table, published_table
-from tutelage.compare.table_training import curve_table, reached_table
-from tutelage.compare.tables import (
+from tutelage.report.headline import headline
+from tutelage.report.plots import Plan, Plot, plans
+from tutelage.report.selections import examples_table, selections_table
+from tutelage.report.table_scores import evaluations_table, published_table
+from tutelage.report.table_training import curve_table, reached_table
+from tutelage.report.tables import (
     Table,
     comparisons_table,
     cost_table,

@@ -7,15 +7,15 @@ from functools import partial
 from html import escape
 
 from tutelage.base.progress import human
-from tutelage.compare import plot_measures, plot_scores
-from tutelage.compare.html import figure, page, section
 from tutelage.compare.metrics import MISSING
-from tutelage.compare.plot_style import drawing
-from tutelage.compare.plots import Plan, Plot, slug
 from tutelage.compare.summary import Summary
-from tutelage.compare.table_scores import evaluations_table, how_scored, published_table
-from tutelage.compare.tables import Table, origin_table
 from tutelage.evaluation.suites.sources import SOURCES
+from tutelage.report import plot_measures, plot_scores
+from tutelage.report.html import figure, page, section
+from tutelage.report.plot_style import drawing
+from tutelage.report.plots import Plan, Plot, slug
+from tutelage.report.table_scores import evaluations_table, how_scored, published_table
+from tutelage.report.tables import Table, origin_table
 
 
 def scores_page(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> str:

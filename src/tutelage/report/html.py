@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from tutelage.compare.headline import Answer, headline
-from tutelage.compare.plots import THEME, Plot, draw
-from tutelage.compare.selections import examples_table, selections_table
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.compare.table_scores import evaluations_table, published_table
-from tutelage.compare.table_training import curve_table, reached_table
-from tutelage.compare.tables import (
+from tutelage.report.headline import Answer, headline
+from tutelage.report.plots import THEME, Plot, draw
+from tutelage.report.selections import examples_table, selections_table
+from tutelage.report.table_scores import evaluations_table, published_table
+from tutelage.report.table_training import curve_table, reached_table
+from tutelage.report.tables import (
     Table,
     comparisons_table,
     cost_table,

@@ -9,10 +9,10 @@ import numpy as np
 
 from tutelage.compare.cost import Cost, cost_of
 from tutelage.compare.metrics import values_of
-from tutelage.compare.plot_style import FAINT, GRID, INK, PAPER, human_axis, label, looks, new_figure
 from tutelage.compare.statistics import Array
 from tutelage.compare.summary import Model, Summary
 from tutelage.compare.summary_runs import Point
+from tutelage.report.plot_style import FAINT, GRID, INK, PAPER, human_axis, label, looks, new_figure
 
 MAX_POINTS = 150
 """Points of a drawn or published line; more cannot be seen and make the file heavy."""
