@@ -185,7 +185,7 @@ def trainer_gkd(work: Work, clock: MemoryClock) -> Json:
 @contextmanager
 def opened_cache(work: Work) -> Iterator[Any]:
     """Open the cache of what the teachers say, filled where it was not."""
-    from tutelage import caching
+    from tutelage.experiment import caching
     from tutelage.teaching.cache import TeacherCache
 
     distill = {"weight": 0.5, "temperature": work.temperature}

@@ -31,10 +31,11 @@ import torch
 from common import Json, MemoryClock, Modes, Runs, Work, arguments, child, median, run_rounds, table
 from common import write as write_page
 
-from tutelage import caching, recipe
+from tutelage import recipe
 from tutelage.base import machine
 from tutelage.bench.timed import Clock, Enough, MadeUpText, Vocabulary, product_rate, time_training
 from tutelage.corpus.batches import BatchSource
+from tutelage.experiment import caching
 from tutelage.models.build import build, shape
 from tutelage.models.cost import cost_of
 from tutelage.teaching.cache import TeacherCache

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from tutelage.corpus.batches import IGNORE
-from tutelage.experiment import Experiment
+from tutelage.experiment.setup import Experiment
 from tutelage.recipe.load import load_recipe
 from tutelage.training.parallel import process_group
 

@@ -15,13 +15,13 @@ from tutelage.base.errors import UserError
 from tutelage.evaluation import named
 from tutelage.evaluation.suites.conventions import CONVENTIONS
 from tutelage.evaluation.suites.suites import evaluate, find_suite
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment.score import Scoring
+from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.word_checkpoints import word_checkpoints
 from tutelage.models.build import load
 from tutelage.recipe.load import recipe_from_text
-from tutelage.scoring import Scoring
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.parallel import Group
-from tutelage.word_checkpoints import word_checkpoints
 
 RECIPE = """
 name: curves
@@ -195,7 +195,7 @@ def test_revisions_carry_their_scores(done: tuple[Path, Any], text: str, tmp_pat
 def test_what_needs_more_than_a_model_is_refused_before_anything_is_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
-    monkeypatch.setattr("tutelage.experiment.prepare", lambda *a: pytest.fail("prepared"))
+    monkeypatch.setattr("tutelage.experiment.setup.prepare", lambda *a: pytest.fail("prepared"))
     text = RECIPE.replace('[starter-pairs, "PAIRS"]', f"[{name}]")
     for verb in (api.show, api.train, api.run):
         with pytest.raises(UserError, match=message):

@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tutelage import api
 from tutelage.babylm_export import export_babylm
 from tutelage.base.errors import UserError
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.word_checkpoints import word_checkpoints
 from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.training import checkpoint
 from tutelage.training.parallel import Group
-from tutelage.word_checkpoints import word_checkpoints
 
 RECIPE = """
 name: words

@@ -176,7 +176,7 @@ def test_a_broken_evaluation_leaves_no_score(done: tuple[Path, Any], monkeypatch
 def test_a_wrong_name_is_told_before_anything_is_prepared(
     registered: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
-    monkeypatch.setattr("tutelage.experiment.prepare", lambda *a: pytest.fail("prepared"))
+    monkeypatch.setattr("tutelage.experiment.setup.prepare", lambda *a: pytest.fail("prepared"))
     text = RECIPE.replace("starter-pairs", f'"{name}"')
     for verb in (api.show, api.train, api.run):
         with pytest.raises(UserError, match=message):
@@ -190,7 +190,7 @@ def test_missing_files_are_told_before_training(
         raise UserError("the files of 'surprise' are not on this machine")
 
     monkeypatch.setattr(named, "MEASUREMENTS", {"surprise": Measurement(surprise, gone)})
-    monkeypatch.setattr("tutelage.piece_training.train", lambda *a: pytest.fail("trained"))
+    monkeypatch.setattr("tutelage.experiment.train.train", lambda *a: pytest.fail("trained"))
     text = RECIPE.replace(', "months:late"', "")
     with pytest.raises(UserError, match="not on this machine"):
         api.run(recipe_from_text(text), runs=tmp_path)

@@ -15,13 +15,13 @@ from tutelage.base.errors import UserError
 from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import read_summary
 from tutelage.corpus.prepare import Prepared
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment.score import Scoring
+from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.summary import _without_local_paths
 from tutelage.models.build import load
 from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.recipe.words import SCHEDULES
-from tutelage.results import _without_local_paths
-from tutelage.scoring import Scoring
 from tutelage.training import checkpoint
 from tutelage.training.parallel import Group
 
@@ -109,9 +109,9 @@ def test_page_exists_and_is_self_contained(done) -> None:
 def test_second_run_computes_nothing(done, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = done[0]
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("hf/*")}
-    monkeypatch.setattr("tutelage.piece_training.train", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr("tutelage.experiment.train.train", lambda *a: pytest.fail("trained again"))
     monkeypatch.setattr("tutelage.evaluation.named.evaluate", lambda *a: pytest.fail("scored again"))
-    monkeypatch.setattr("tutelage.scoring.held_out", lambda *a, **k: pytest.fail("measured again"))
+    monkeypatch.setattr("tutelage.experiment.score.held_out", lambda *a, **k: pytest.fail("measured again"))
     api.run(recipe_from_text(RECIPE), runs=runs)
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("hf/*")} == before
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutelage import api, costs
+from tutelage import api
 from tutelage.base.errors import UserError
 from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import Summary
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment import plans
+from tutelage.experiment.setup import Experiment, Piece
 from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.training.parallel import Group
@@ -77,10 +78,10 @@ def test_curves_of_cost_end_at_the_whole_cost(done) -> None:
 
 def test_teachers_count_while_they_teach(done) -> None:
     experiment = opened(done[0])
-    whole = costs.teacher_flops(experiment, "salt")
-    assert costs.teacher_flops(experiment, "salt", until=12) == whole > 0
-    assert costs.teacher_flops(experiment, "salt", until=3) == pytest.approx(whole / 4)
-    assert costs.teacher_flops(experiment, "salt", until=0) == 0
+    whole = plans.teacher_flops(experiment, "salt")
+    assert plans.teacher_flops(experiment, "salt", until=12) == whole > 0
+    assert plans.teacher_flops(experiment, "salt", until=3) == pytest.approx(whole / 4)
+    assert plans.teacher_flops(experiment, "salt", until=0) == 0
 
 
 def test_baselines_are_controls_and_are_reached_or_not(done) -> None:
@@ -184,7 +185,7 @@ def test_a_selection_can_be_left_out_with_the_teachers_or_alone() -> None:
 
 def test_scoring_counts_in_a_length_by_flops(done) -> None:
     experiment = opened(done[0], RECIPE.replace("evaluate:", SELECTED.strip("\n") + "\nevaluate:"))
-    scoring = costs.flops(experiment, "salt-ds") - costs.flops(experiment, "salt")
+    scoring = plans.flops(experiment, "salt-ds") - plans.flops(experiment, "salt")
     source = experiment.rows_of(experiment.data.train, experiment.recipe.models["small"], 8, shuffle=False)
     small = experiment.cost_of(Teacher(model="small"), "causal")
     assert scoring == pytest.approx(small.forward_flops * source.tokens_per_epoch)

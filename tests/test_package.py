@@ -84,8 +84,9 @@ def test_help_needs_nothing_heavy() -> None:
 
 
 def test_verbs_are_functions_of_the_same_name() -> None:
-    from tutelage import api, show
+    from tutelage import api
     from tutelage.cli import app
+    from tutelage.experiment import show
 
     for command in app.registered_commands:
         name = command.callback.__name__

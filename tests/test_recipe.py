@@ -203,7 +203,7 @@ def test_checkpoints_by_words() -> None:
 
 
 def test_show_writes_the_weights_of_objectives_out() -> None:
-    from tutelage.show import _resolved
+    from tutelage.experiment.show import _resolved
 
     tree = _resolved(load_recipe("studyplan-starter"))
     [stage] = tree["models"]["all-labels"]["stages"]

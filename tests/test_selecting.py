@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage import api, selecting
+from tutelage import api
 from tutelage.base import machine
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.compare.cost import cost_of
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment import selections
+from tutelage.experiment.setup import Experiment, Piece
 from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.scores import Scores
@@ -81,7 +82,7 @@ def rows_read(runs: Path, steps: range, select: str = SALT_DS) -> list[int]:
     experiment = opened(runs, select)
     piece = Piece("chosen", 0)
     source = experiment.rows_of(experiment.data.train, experiment.recipe.models["chosen"], 8, shuffle=True)
-    found = selecting.read(experiment.run_of(piece), 0)
+    found = selections.read(experiment.run_of(piece), 0)
     selected = source.with_rows(found.rows, found.targets)
     ends = experiment.plan_of("chosen").ends
     batches = [selected.batch(step) if step < ends[0] else source.batch(step) for step in steps]
@@ -105,7 +106,7 @@ def test_selected_rows_are_those_of_the_formula(done: Path) -> None:
             gold = log_p.gather(-1, batch.tokens_BT[:, 1:, None])
             loss = -gold.squeeze(-1) * ((log_p > gold).sum(-1) < 10)
             expected += np.median(loss.numpy(), axis=1).tolist()
-    found = selecting.read(experiment.run_of(Piece("chosen", 0)), 0)
+    found = selections.read(experiment.run_of(Piece("chosen", 0)), 0)
     count = round(0.25 * source.count)
     threshold = sorted(expected)[-count]
     assert len(found.rows) == count
@@ -134,8 +135,8 @@ def test_the_first_stage_reads_selected_rows_and_the_second_goes_on_as_ever(done
 def test_every_way_trains(small_done: Path, select: str) -> None:
     api.train(recipe_from_text(text(select)), runs=small_done, model="chosen")
     experiment = opened(small_done, select)
-    (facts,) = selecting.facts_of(experiment, Piece("chosen", 0))
-    found = selecting.read(experiment.run_of(Piece("chosen", 0)), 0)
+    (facts,) = selections.facts_of(experiment, Piece("chosen", 0))
+    found = selections.read(experiment.run_of(Piece("chosen", 0)), 0)
     rows = experiment.data.train.__len__() // 16
     expected = {"rows: 100": 100, "25%": round(0.25 * rows), "band": round(0.8 * rows) - round(0.2 * rows)}
     size = next((size for key, size in expected.items() if key in select), rows)
@@ -198,9 +199,9 @@ def test_a_damaged_selection_is_told(done: Path, tmp_path: Path) -> None:
     run = opened(tmp_path).run_of(Piece("chosen", 0))
     (run.path / "selections" / "stage-1.npz").write_bytes(b"")
     with pytest.raises(UserError, match=r"stage-1\.npz is missing or not what was written: delete"):
-        selecting.read(run, 0)
+        selections.read(run, 0)
     with pytest.raises(UserError, match="other scores or settings"):
-        selecting.read(run, 0, key="another")
+        selections.read(run, 0, key="another")
 
 
 @pytest.mark.parametrize(

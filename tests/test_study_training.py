@@ -179,7 +179,7 @@ def test_causal_students_learn_labels_beside_text_and_teachers(tmp_path: Path) -
 
 
 def test_weights_at_first_do_not_depend_on_heads(tmp_path: Path) -> None:
-    from tutelage.experiment import Experiment, Piece
+    from tutelage.experiment.setup import Experiment, Piece
     from tutelage.training.parallel import Group
 
     what = recipe_from_text(HEAD + MASKED)

@@ -8,8 +8,8 @@ import torch
 
 from tutelage import api
 from tutelage.base.errors import UserError
-from tutelage.caching import cache_of
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment.caching import cache_of
+from tutelage.experiment.setup import Experiment, Piece
 from tutelage.recipe import Objectives
 from tutelage.recipe.load import recipe_from_text
 from tutelage.training.parallel import process_group

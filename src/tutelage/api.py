@@ -14,8 +14,7 @@ from typing import Literal
 import yaml
 from pydantic import ValidationError
 
-from tutelage import caches, token_scores, tracks
-from tutelage import show as estimates
+from tutelage import tracks
 from tutelage.babylm_export import export_babylm as make_upload_folder
 from tutelage.babylm_results import Results, format_of, options_here, write_results
 from tutelage.base.errors import UserError, nearest
@@ -26,17 +25,19 @@ from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.evaluation.submission_check import Fault, validate_submission
 from tutelage.evaluation.suites import data as benchmarks
-from tutelage.experiment import Experiment
-from tutelage.guest_scores import evaluate_guests
+from tutelage.experiment import caches, token_scores
+from tutelage.experiment import show as estimates
+from tutelage.experiment.score import HELD_OUT, Scoring
+from tutelage.experiment.score_external import evaluate_guests
+from tutelage.experiment.setup import Experiment
+from tutelage.experiment.summary import summarise
+from tutelage.experiment.train import train_piece
 from tutelage.models.build import Kind, save
-from tutelage.piece_training import train_piece
 from tutelage.recipe import Evaluation, Recipe, Teacher
 from tutelage.recipe.load import load_recipe, shipped_recipes
 from tutelage.report.model_card import model_card
 from tutelage.report.report import publish as publish_summary
 from tutelage.report.report import write_html
-from tutelage.results import summarise
-from tutelage.scoring import HELD_OUT, Scoring
 from tutelage.teaching import outside
 from tutelage.training.parallel import process_group
 

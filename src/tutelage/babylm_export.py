@@ -15,11 +15,11 @@ from typing import Any
 from tutelage.base.errors import UserError
 from tutelage.base.files import new_folder, read_json, write_json
 from tutelage.base.run_folder import Json
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.word_checkpoints import word_checkpoints, words_at_best
 from tutelage.models.build import save
 from tutelage.recipe import Teacher
 from tutelage.report.model_card import babylm_card
-from tutelage.word_checkpoints import word_checkpoints, words_at_best
 
 UPLOAD = """# Uploading {name}
 

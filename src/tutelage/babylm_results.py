@@ -25,11 +25,11 @@ from tutelage.evaluation.submission_check import Options, check_task
 from tutelage.evaluation.submission_format import FORMATS, Backend, Format, Task, Track, Year, schedule
 from tutelage.evaluation.suites.conventions import CONVENTIONS
 from tutelage.evaluation.suites.suites import find_suite
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment.score import Scoring, Subject, in_words
+from tutelage.experiment.setup import Experiment, Piece
 from tutelage.recipe import Evaluation, Teacher
 from tutelage.recipe.finetune import GLUE_7
 from tutelage.recipe.words import revision
-from tutelage.scoring import Scoring, Subject, in_words
 from tutelage.track_rules import TRACKS
 
 AOA = "aoa"

@@ -59,7 +59,7 @@ def show(
     presets: Annotated[bool, typer.Option("--presets", help="List the model shapes instead.")] = False,
 ) -> None:
     """Print the resolved recipe and what it will take: parameters, tokens, words, FLOPs, memory, disk, time."""
-    from tutelage import show as display
+    from tutelage.experiment import show as display
 
     if presets:
         display.print_presets()

@@ -22,8 +22,8 @@ import yaml
 from tutelage import api
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.files import locked
-from tutelage.caching import cache_of, opened_at
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment.caching import cache_of, opened_at
+from tutelage.experiment.setup import Experiment, Piece
 from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.cache import TeacherCache
 from tutelage.training.parallel import Group

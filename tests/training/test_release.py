@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tutelage import api
 from tutelage.base import machine
-from tutelage.experiment import Experiment
+from tutelage.experiment.setup import Experiment
 from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.release import TOLD_AFTER, Pace

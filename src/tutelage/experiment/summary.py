@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tutelage import __version__, costs, selecting
+from tutelage import __version__
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json, write_json
 from tutelage.base.machine import environment
@@ -17,10 +17,11 @@ from tutelage.base.run_folder import Json, RunFolder, differences
 from tutelage.compare.comparisons import compare, pairs_to_compare, student_and_control, with_comparisons
 from tutelage.compare.summary import Summary, read_models, read_summary
 from tutelage.evaluation.named import save_arrays
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment import plans, selections
+from tutelage.experiment.score import HELD_OUT, Scoring, Subject
+from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.word_checkpoints import words_at_best
 from tutelage.recipe import Compare, ensemble_members
-from tutelage.scoring import HELD_OUT, Scoring, Subject
-from tutelage.word_checkpoints import words_at_best
 
 MACHINE = ("cpu", "cores", "memory_gib", "gpu")
 
@@ -130,7 +131,7 @@ def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = T
         "flops_counted": model.flops_of.teachers if model.flops_of else None,
         "teachers": [str(teacher) for stage in model.stages for teacher in stage.teachers],
         "scorers": [str(scorer) for stage in model.stages if stage.select for scorer in stage.select.scorers],
-        "selections": selecting.facts_of(experiment, Piece(name, model.seed_list[0])),
+        "selections": selections.facts_of(experiment, Piece(name, model.seed_list[0])),
         "objectives": [stage.objectives.model_dump(mode="json", exclude_none=True) for stage in model.stages],
         "seeds": seeds,
     }
@@ -188,7 +189,7 @@ def _spent(experiment: Experiment, piece: Piece) -> Json:
     evaluations = [(0, 0), *((line["step"], line["tokens"]) for line in run.lines() if "val" in line)]
     steps = [step for step, _ in evaluations]
     seconds = ahead + np.interp(steps, sorted(clock), [clock[step] for step in sorted(clock)])
-    flops = [costs.flops(experiment, piece.name, until=step) for step in steps]
+    flops = [plans.flops(experiment, piece.name, until=step) for step in steps]
     return {
         "flops": [(*at, value) for at, value in zip(evaluations, flops, strict=True)],
         "seconds": [(*at, float(value)) for at, value in zip(evaluations, seconds, strict=True)],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tutelage import caching, recipe
+from tutelage import recipe
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.files import fingerprint, locked, read_json, sha256, write_bytes, write_json
 from tutelage.base.progress import console, duration
@@ -25,6 +25,7 @@ from tutelage.base.run_folder import Json, RunFolder
 from tutelage.base.stopping import stop_flag
 from tutelage.corpus.batches import BatchSource, Ints, keyed_generator
 from tutelage.corpus.tokens import TokenStore
+from tutelage.experiment import caching
 from tutelage.models.build import attention
 from tutelage.teaching import selection
 from tutelage.teaching.scores import Scores, folder_of
@@ -32,7 +33,7 @@ from tutelage.teaching.teachers import Ensemble
 from tutelage.training.execution import Form
 
 if TYPE_CHECKING:
-    from tutelage.experiment import Experiment, Piece
+    from tutelage.experiment.setup import Experiment, Piece
 
 BINS = 40
 EXAMPLES = 3

@@ -26,11 +26,11 @@ from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.evaluation.measurements import Context, Speakers
 from tutelage.evaluation.named import Found, file_name, find, read_score, write_score
 from tutelage.evaluation.suites.conventions import CONVENTIONS
+from tutelage.experiment.score import in_words
 from tutelage.models.build import Kind
 from tutelage.models.cost import cost_of
 from tutelage.models.language_model import LanguageModel
 from tutelage.report.scores_report import scores_page
-from tutelage.scoring import in_words
 
 UNREADABLE = 0.5
 """With more than this share of a suite's texts holding characters that a tokenizer cannot write, nothing is scored."""

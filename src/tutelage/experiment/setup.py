@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tutelage import caching, costs, recipe, selecting
+from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint, read_json
@@ -23,6 +23,7 @@ from tutelage.corpus.labels import LabelReader, LabelTask
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
 from tutelage.corpus.ul2 import mixture_of
+from tutelage.experiment import caching, plans, selections
 from tutelage.models.build import Kind, build, load, shape, shape_of
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.heads import TaskHeads
@@ -204,7 +205,7 @@ class Experiment:
 
     def plan_of(self, name: str) -> Plan:
         """Return a model's steps, stages and evaluations."""
-        model = costs.in_steps(self, name)
+        model = plans.in_steps(self, name)
         source = self.rows_of(self.data.train, model, model.optim.batch_rows, shuffle=True)
         words = frozenset(t.words for t in self.references_to(name) if t.words is not None)
         words_per_token = self.data.train.words / len(self.data.train)
@@ -330,7 +331,7 @@ class Experiment:
                         f"[yellow]{name}: its teacher '{teacher}' has never read a row with sentinels, and is asked "
                         "about such rows; give it the objective `ul2` too"
                     )
-            selecting.check(self, name)
+            selections.check(self, name)
         for piece in pieces:
             if self.run_of(piece).finished is None:
                 model = self.recipe.models[piece.name]
@@ -372,7 +373,7 @@ class Experiment:
 
     def wish(self, piece: Piece) -> Json:
         """Say everything that decides a piece's result; what a finished run is checked against."""
-        model = costs.in_steps(self, piece.name)
+        model = plans.in_steps(self, piece.name)
         teachers = {}
         for teacher in (t for stage in model.stages for t in stage.needs):
             inside = teacher.model in self.recipe.models

@@ -29,12 +29,12 @@ from tutelage.evaluation.buckets import row_losses
 from tutelage.evaluation.measurements import Context, Need, Speakers
 from tutelage.evaluation.named import Found, check_name, file_name, find, needs_of, read_score, write_score
 from tutelage.evaluation.psychometrics.acquisition import Checkpoint
-from tutelage.experiment import Experiment
+from tutelage.experiment.setup import Experiment
+from tutelage.experiment.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
 from tutelage.models.build import Kind
 from tutelage.models.heads import TaskHeads, load_heads
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.heldout import held_out
-from tutelage.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
 
 HELD_OUT = ("val", "test")
 BESIDE: dict[Need, str] = {

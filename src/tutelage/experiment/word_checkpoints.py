@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 from tutelage.base.errors import UserError
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment.setup import Experiment, Piece
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import Teacher
 from tutelage.recipe.words import revision, write_words

@@ -16,10 +16,11 @@ import yaml
 from rich.syntax import Syntax
 from rich.table import Table
 
-from tutelage import caches, costs, recipe
+from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.progress import duration, human, output
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment import caches, plans
+from tutelage.experiment.setup import Experiment, Piece
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
 from tutelage.recipe.load import load_recipe, shipped_recipes
@@ -72,9 +73,9 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[Estimate]:
         source = experiment.rows_of(store, model, model.optim.batch_rows, shuffle=True)
         tokens = round(plan.total * source.tokens_per_epoch / source.steps_per_epoch)
         seeds = len(model.seed_list)
-        flops = costs.flops(experiment, name)
+        flops = plans.flops(experiment, name)
         # Live teachers are probed, at the operations of live teaching.
-        probed = (cost.training_flops * tokens + costs.teacher_flops(experiment, name, live=True)) / plan.total
+        probed = (cost.training_flops * tokens + plans.teacher_flops(experiment, name, live=True)) / plan.total
         rate = _probe(experiment, Piece(name, model.seed_list[0]), probed) if with_probe else None
         kept = list(caches.planned(experiment, Piece(name, model.seed_list[0])))
         teachers = [experiment.cost_of(t, model.reads).parameters for stage in model.stages for t in stage.teachers]

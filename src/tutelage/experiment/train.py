@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
-from tutelage import caching, costs, selecting
 from tutelage.base import machine
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json, write_json
 from tutelage.base.progress import console, duration
 from tutelage.base.run_folder import Json, RunFolder
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment import caching, plans, selections
+from tutelage.experiment.setup import Experiment, Piece
 from tutelage.models.build import attention, save
 from tutelage.models.cost import cost_of
 from tutelage.report.model_card import model_card
@@ -38,7 +38,7 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
             return
         model = experiment.recipe.models[piece.name]
         with machine.deterministic(model.deterministic):
-            selections, scoring = selecting.ahead(experiment, piece)
+            selections, scoring = selections.ahead(experiment, piece)
             building = caching.build_ahead(experiment, piece)
         if model.sharding != "none" and experiment.group.size == 1:
             console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
@@ -133,9 +133,9 @@ def _finish(
         "seconds_teaching": None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
         "seconds_ahead": building + scoring,
         "flops": cost.training_flops * state.tokens,
-        "teacher_flops": costs.teacher_flops(experiment, piece.name),
+        "teacher_flops": plans.teacher_flops(experiment, piece.name),
         "seconds_scoring": scoring,
-        "scoring_flops": selecting.flops(experiment, piece.name),
+        "scoring_flops": selections.flops(experiment, piece.name),
         "clip_rate": state.clipped / state.step,
         "best_step": best,
         "val": val,

@@ -30,7 +30,7 @@ from tutelage.training.execution import Form
 from tutelage.training.parallel import Group
 
 if TYPE_CHECKING:
-    from tutelage.experiment import Experiment, Piece
+    from tutelage.experiment.setup import Experiment, Piece
 
 
 def cache_of(experiment: Experiment, piece: Piece, index: int) -> TeacherCache:

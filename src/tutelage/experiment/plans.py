@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tutelage import caching, recipe, selecting
+from tutelage import recipe
 from tutelage.base.errors import UserError
+from tutelage.experiment import caching, selections
 
 if TYPE_CHECKING:
-    from tutelage.experiment import Experiment
+    from tutelage.experiment.setup import Experiment
 
 
 def in_steps(experiment: Experiment, name: str) -> recipe.Model:
@@ -40,7 +41,7 @@ def flops(experiment: Experiment, name: str, until: int | None = None) -> float:
     """Return all operations for one seed of a model up to a step; the last one unless given."""
     steps = experiment.plan_of(name).total if until is None else until
     trained = _step_flops(experiment, name) * steps + teacher_flops(experiment, name, until=until)
-    return trained + selecting.flops(experiment, name)
+    return trained + selections.flops(experiment, name)
 
 
 def teacher_flops(experiment: Experiment, name: str, live: bool = False, until: int | None = None) -> float:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tutelage import recipe, selecting
+from tutelage import recipe
 from tutelage.base.progress import duration, human
-from tutelage.experiment import Experiment
+from tutelage.experiment import selections
+from tutelage.experiment.setup import Experiment
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 TOP = 10
@@ -70,8 +71,8 @@ def score(experiment: Experiment, scorer: recipe.Teacher, folder: Path | None = 
         scorer: a trained model of the recipe, a folder or a hub id.
         folder: where to keep the scores; where selections of this recipe look for them unless given.
     """
-    with selecting.scored(experiment, scorer, folder) as scores:
-        medians = selecting.row_values(
+    with selections.scored(experiment, scorer, folder) as scores:
+        medians = selections.row_values(
             recipe.Select(by="salt_ds", scorer=scorer, k=TOP, share=0.5), [scores], scores.source.row_lengths
         )
         tokens, loss, entropy, top, losses = 0, 0.0, 0.0, 0, np.empty(scores.source.count)

@@ -9,8 +9,8 @@ from pathlib import Path
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.progress import duration, human
 from tutelage.base.stopping import stop_flag
-from tutelage.caching import cache_of, describe_error, encoding_at, epochs_of, opened_at, size_of
-from tutelage.experiment import Experiment, Piece
+from tutelage.experiment.caching import cache_of, describe_error, encoding_at, epochs_of, opened_at, size_of
+from tutelage.experiment.setup import Experiment, Piece
 from tutelage.teaching.cache import TeacherCache
 from tutelage.teaching.cache_store import MANIFEST
 

@@ -1,0 +1,1 @@
+"""A recipe is resolved and run: data, models in their order, caches, selections, training, scores, summary."""
