@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tutelage import api
-from tutelage.babylm_export import export_babylm
+from tutelage.babylm.export import export_babylm
 from tutelage.base.errors import UserError
 from tutelage.evaluation import named
 from tutelage.evaluation.suites.conventions import CONVENTIONS

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tutelage import api
-from tutelage.babylm_export import export_babylm
+from tutelage.babylm.export import export_babylm
 from tutelage.base.errors import UserError
 from tutelage.experiment.setup import Experiment, Piece
 from tutelage.experiment.word_checkpoints import word_checkpoints

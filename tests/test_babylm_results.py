@@ -17,15 +17,15 @@ import yaml
 from typer.testing import CliRunner
 
 from tutelage import api, starter
-from tutelage.babylm_results import reasons
-from tutelage.babylm_scores import task_results
+from tutelage.babylm.check import validate_submission
+from tutelage.babylm.format import FORMATS, prediction_file, schedule
+from tutelage.babylm.results import reasons
+from tutelage.babylm.scores import task_results
+from tutelage.babylm.write import text_of
 from tutelage.base.errors import UserError
 from tutelage.cli import app
 from tutelage.evaluation.named import file_name, find
 from tutelage.evaluation.psychometrics.reading import EYE_TRACKING, SELF_PACED
-from tutelage.evaluation.submission import text_of
-from tutelage.evaluation.submission_check import validate_submission
-from tutelage.evaluation.submission_format import FORMATS, prediction_file, schedule
 from tutelage.evaluation.suites.conventions import CONVENTIONS
 from tutelage.evaluation.suites.suites import find_suite
 from tutelage.recipe.load import recipe_from_text

@@ -233,9 +233,9 @@ def test_versions_agree() -> None:
 
 
 def test_every_preset_and_suite_named_on_pages_exists() -> None:
+    from tutelage.babylm.track_rules import TRACKS
     from tutelage.corpus.catalogue import CORPORA
     from tutelage.models.presets import PRESETS
-    from tutelage.track_rules import TRACKS
 
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tutelage import api
+from tutelage.babylm.track_rules import TRACKS, Rules
+from tutelage.babylm.tracks import Finding, check
 from tutelage.base.errors import UserError
 from tutelage.recipe.load import recipe_from_text
 from tutelage.recipe.words import SCHEDULES
-from tutelage.track_rules import TRACKS, Rules
-from tutelage.tracks import Finding, check
 
 SMALL = SCHEDULES["babylm-strict-small"]
 MODEL = {"preset": "llama-1m", "epochs": 10.0}

@@ -14,16 +14,16 @@ from typing import Literal
 import yaml
 from pydantic import ValidationError
 
-from tutelage import tracks
-from tutelage.babylm_export import export_babylm as make_upload_folder
-from tutelage.babylm_results import Results, format_of, options_here, write_results
+from tutelage.babylm import tracks
+from tutelage.babylm.check import Fault, validate_submission
+from tutelage.babylm.export import export_babylm as make_upload_folder
+from tutelage.babylm.results import Results, format_of, options_here, write_results
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import write_text
 from tutelage.base.progress import console
 from tutelage.bench import bench as timing
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
-from tutelage.evaluation.submission_check import Fault, validate_submission
 from tutelage.evaluation.suites import data as benchmarks
 from tutelage.experiment import caches, token_scores
 from tutelage.experiment import show as estimates
@@ -234,7 +234,7 @@ def export_babylm(
     overrides: Sequence[str] = (),
     runs: str | Path = RUNS,
 ) -> Path:
-    """Make an upload folder for BabyLM of a trained model (`name` or `name[seed]`): see `tutelage.babylm_export`."""
+    """Make an upload folder for BabyLM of a trained model (`name` or `name[seed]`): see `tutelage.babylm.export`."""
     wanted = _named(model, "name or name[seed]")
     with _open(source, overrides, runs) as (experiment, _):
         if wanted.model not in experiment.recipe.models:
@@ -268,7 +268,7 @@ def submission_write(
         What was written, and what is missing; None in the helping processes of a group.
 
     Raises:
-        UserError: see `tutelage.babylm_results`.
+        UserError: see `tutelage.babylm.results`.
     """
     wanted = _named(model, "name or name[seed]")
     with _open(source, overrides, runs) as (experiment, scoring):
@@ -281,7 +281,7 @@ def submission_write(
 
 
 def submission_check(path: str | Path, track: str) -> list[Fault]:
-    """Look through result files made here or elsewhere: see `tutelage.evaluation.submission_check`.
+    """Look through result files made here or elsewhere: see `tutelage.babylm.check`.
 
     Args:
         path: a model's folder of results, or its collated file.

@@ -40,7 +40,7 @@ def submission_write(
     The weights themselves, with a revision for each checkpoint: `tutelage export --babylm`.
     """
     from tutelage import api
-    from tutelage.babylm_results import reasons, table
+    from tutelage.babylm.results import reasons, table
     from tutelage.base.progress import output
 
     written = api.submission_write(recipe, model, folder, track, overrides or (), runs, evaluate, incomplete)

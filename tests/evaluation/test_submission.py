@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tutelage.base.errors import UserError
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.submission import (
+from tutelage.babylm.check import check_collated, validate_submission
+from tutelage.babylm.format import FORMATS, schedule
+from tutelage.babylm.older import SIZES_2024, SUB_TASKS_2023, write_2023, write_2024
+from tutelage.babylm.write import (
     Fast,
     Submission,
     accuracies,
@@ -25,9 +26,8 @@ from tutelage.evaluation.submission import (
     suite_predictions,
     write_submission,
 )
-from tutelage.evaluation.submission_check import check_collated, validate_submission
-from tutelage.evaluation.submission_format import FORMATS, schedule
-from tutelage.evaluation.submission_older import SIZES_2024, SUB_TASKS_2023, write_2023, write_2024
+from tutelage.base.errors import UserError
+from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.suites.items import Item
 from tutelage.evaluation.suites.pairs import read_pairs
 from tutelage.evaluation.suites.questions import Paradigm, Question

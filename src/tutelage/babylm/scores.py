@@ -13,6 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from tutelage.babylm.format import Task
+from tutelage.babylm.write import Fast, accuracies, measured_predictions, measured_scores, suite_predictions
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json
 from tutelage.base.run_folder import Json
@@ -20,14 +22,6 @@ from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.tasks import find_task, read_scored
 from tutelage.evaluation.named import Found, file_name
 from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.submission import (
-    Fast,
-    accuracies,
-    measured_predictions,
-    measured_scores,
-    suite_predictions,
-)
-from tutelage.evaluation.submission_format import Task
 from tutelage.evaluation.suites.questions import Paradigm
 from tutelage.evaluation.suites.suites import Suite
 from tutelage.recipe import Evaluation

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from tutelage.babylm.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TRACKS, Rules
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import read_json
 from tutelage.base.run_folder import Json, RunFolder
 from tutelage.recipe import Model, Rows, Teacher
 from tutelage.recipe.words import revision
-from tutelage.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TRACKS, Rules
 from tutelage.training import checkpoint
 
 Verdict = Literal["kept", "broken", "unknown"]

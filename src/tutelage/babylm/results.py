@@ -13,16 +13,17 @@ from typing import cast
 
 from rich.table import Table
 
-from tutelage.babylm_scores import example_ids, surprisal_rows, task_results
+from tutelage.babylm.check import Options, check_task
+from tutelage.babylm.format import FORMATS, Backend, Format, Task, Track, Year, schedule
+from tutelage.babylm.scores import example_ids, surprisal_rows, task_results
+from tutelage.babylm.track_rules import TRACKS
+from tutelage.babylm.write import Fast, Submission, options_of, write_submission
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.progress import progress
 from tutelage.base.run_folder import Json
 from tutelage.evaluation.named import Found, find
 from tutelage.evaluation.psychometrics.acquisition import as_submission, evaluate_acquisition
 from tutelage.evaluation.psychometrics.acquisition_data import find_acquisition
-from tutelage.evaluation.submission import Fast, Submission, options_of, write_submission
-from tutelage.evaluation.submission_check import Options, check_task
-from tutelage.evaluation.submission_format import FORMATS, Backend, Format, Task, Track, Year, schedule
 from tutelage.evaluation.suites.conventions import CONVENTIONS
 from tutelage.evaluation.suites.suites import find_suite
 from tutelage.experiment.score import Scoring, Subject, in_words
@@ -30,7 +31,6 @@ from tutelage.experiment.setup import Experiment, Piece
 from tutelage.recipe import Evaluation, Teacher
 from tutelage.recipe.finetune import GLUE_7
 from tutelage.recipe.words import revision
-from tutelage.track_rules import TRACKS
 
 AOA = "aoa"
 NOT_HERE = (

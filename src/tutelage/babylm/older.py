@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tutelage.babylm.format import FORMATS
 from tutelage.base.errors import UserError
 from tutelage.base.files import write_bytes, write_text
-from tutelage.evaluation.submission_format import FORMATS
 
 SIZES_2024: Mapping[str, Mapping[str, int]] = {
     "glue": {

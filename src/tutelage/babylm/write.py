@@ -27,12 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.base.errors import UserError, nearest
-from tutelage.base.files import new_folder
-from tutelage.base.progress import console
-from tutelage.evaluation.results import MeasuredResult
-from tutelage.evaluation.submission_check import Fault, validate_submission
-from tutelage.evaluation.submission_format import (
+from tutelage.babylm.check import Fault, validate_submission
+from tutelage.babylm.format import (
     FORMATS,
     Backend,
     Format,
@@ -43,6 +39,10 @@ from tutelage.evaluation.submission_format import (
     prediction_file,
     schedule,
 )
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.files import new_folder
+from tutelage.base.progress import console
+from tutelage.evaluation.results import MeasuredResult
 from tutelage.evaluation.suites.items import Item
 from tutelage.evaluation.suites.questions import Paradigm, Question
 

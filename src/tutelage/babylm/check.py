@@ -14,17 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tutelage.babylm.format import FORMATS, Format, Task, Track, Year, collated_file, prediction_file, schedule
 from tutelage.base.errors import UserError, nearest
-from tutelage.evaluation.submission_format import (
-    FORMATS,
-    Format,
-    Task,
-    Track,
-    Year,
-    collated_file,
-    prediction_file,
-    schedule,
-)
 from tutelage.recipe.words import read_words
 
 MULTIMODAL = ("vqa", "winoground", "devbench")

@@ -1,0 +1,1 @@
+"""BabyLM: tracks and their rules, result files, upload folders."""
