@@ -205,7 +205,7 @@ def test_what_needs_more_than_a_model_is_refused_before_anything_is_prepared(
 def test_a_recipe_without_checkpoints_is_told_before_training(
     done: tuple[Path, Any], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tutelage.api.train_piece", lambda *a: pytest.fail("trained"))
+    monkeypatch.setattr("tutelage.api.recipes.train_piece", lambda *a: pytest.fail("trained"))
     shutil.copytree(done[0] / "curves" / "data", tmp_path / "curves" / "data")
     # The longer one lies beyond the end of the training.
     changed = text.replace("[200, 500, 1M]", "[1M]").replace("checkpoints: [300]", "checkpoints: []")

@@ -45,7 +45,7 @@ def study_plan(
     removed, labels defined better, prompts replaced. A plan that is there is used as it is; `--again` asks for another.
     `plan: mine.yaml` in the study takes a plan from a file, `plan: starter` that of the starter corpus.
     """
-    from tutelage import studies as work
+    from tutelage.api import studies as work
     from tutelage.base.progress import output
     from tutelage.study.tables import plan_table
 
@@ -60,7 +60,7 @@ def study_write(file: StudyArgument, changes: Changes = None, studies: Studies =
     What is not taken, such as repeated texts, is in `quarantine/write.jsonl` with the reason; words by task are in
     `ledger.json`. More words later: `tutelage study write study.yaml writing.words=2M` asks for the difference.
     """
-    from tutelage import studies as work
+    from tutelage.api import studies as work
     from tutelage.base.progress import output
     from tutelage.study.tables import ledger_table
 
@@ -77,7 +77,7 @@ def study_label(file: StudyArgument, changes: Changes = None, studies: Studies =
     This is where most requests go: by default one for each text and family of tasks, times `labelling.votes`.
     Labels that stay malformed are missing, and stand in `quarantine/label.jsonl`.
     """
-    from tutelage import studies as work
+    from tutelage.api import studies as work
     from tutelage.base.progress import output
     from tutelage.study.tables import labels_table
 
@@ -96,7 +96,7 @@ def study_filter(file: StudyArgument, changes: Changes = None, studies: Studies 
     not fit the plan, without their texts. Everything taken out stands in `quarantine/filter.jsonl` with the reason.
     Try other settings at no cost: `tutelage study filter study.yaml filters.near_duplicates=0.6`.
     """
-    from tutelage import studies as work
+    from tutelage.api import studies as work
     from tutelage.base.progress import output
     from tutelage.study.tables import filtered_table
 
@@ -125,7 +125,7 @@ def study_audit(
 
     `tutelage study audit starter --suite starter-pairs`
     """
-    from tutelage import studies as work
+    from tutelage.api import studies as work
     from tutelage.base.progress import output
     from tutelage.study.tables import audit_table
 
@@ -142,7 +142,7 @@ def study_run(file: StudyArgument, changes: Changes = None, studies: Studies = S
     exit code 1. How many requests it will take: `tutelage study show study.yaml`. To look at the plan before words are
     paid for, begin with `tutelage study plan`.
     """
-    from tutelage import studies as work
+    from tutelage.api import studies as work
     from tutelage.base.progress import output
     from tutelage.study import tables
 
@@ -168,7 +168,7 @@ def study_show(file: StudyArgument, changes: Changes = None, studies: Studies = 
     A forecast: repeats are left out, and texts may be longer or shorter than expected. `teacher.two_steps` doubles it,
     `labelling.ask=task` multiplies it; try `tutelage study show study.yaml labelling.votes=5`.
     """
-    from tutelage import studies as work
+    from tutelage.api import studies as work
     from tutelage.base.progress import output
     from tutelage.study.tables import forecast_table
 
@@ -183,14 +183,14 @@ def study_prompts(folder: Annotated[Path, typer.Argument(help="A folder, made if
     Each file says at its head what it is for and which values (`$name`) it may hold. Files that you delete fall back
     to the shipped ones; files that are there already stay as they are.
     """
-    from tutelage import studies as work
+    from tutelage.api import studies as work
 
     written = work.study_prompts(folder)
     print(f"{len(written)} files written to {folder}")
 
 
 def _show_cost(file: str, changes: list[str] | None, studies: Path) -> None:
-    from tutelage import studies as work
+    from tutelage.api import studies as work
     from tutelage.base.progress import output
     from tutelage.study.tables import cost_table
 

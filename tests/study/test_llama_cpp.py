@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tutelage import api, studies
+from tutelage import api
+from tutelage.api import studies
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import read_plan
 from tutelage.recipe.load import recipe_from_text

@@ -38,12 +38,12 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
             return
         model = experiment.recipe.models[piece.name]
         with machine.deterministic(model.deterministic):
-            selections, scoring = selections.ahead(experiment, piece)
+            chosen_by_stage, scoring = selections.ahead(experiment, piece)
             building = caching.build_ahead(experiment, piece)
         if model.sharding != "none" and experiment.group.size == 1:
             console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
         source = experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
-        chosen = {index: source.with_rows(found.rows, found.targets) for index, found in selections.items()}
+        chosen = {index: source.with_rows(found.rows, found.targets) for index, found in chosen_by_stage.items()}
         taken = form_of(experiment, piece)
         opened = ExitStack()
         job = Job(

@@ -13,7 +13,7 @@ pytest.importorskip("llguidance", reason="llguidance is not installed (extra loc
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tutelage import studies
+from tutelage.api import studies
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import write_plan
 from tutelage.study.client.store import entries

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tutelage import studies
+from tutelage.api import studies
 from tutelage.base.errors import UserError
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import read_plan, write_plan

@@ -37,8 +37,8 @@ from tutelage.study.write.word_ledger import WHY, WordLedger
 from tutelage.study.write.writing import Writer
 
 if TYPE_CHECKING:
+    from tutelage.api.study_corpora import Audited
     from tutelage.study.filter.filters import Filtered
-    from tutelage.study_corpora import Audited
 
 Source = Study | str | Path
 STUDIES = Path("studies")
@@ -139,7 +139,7 @@ def study_label(source: Source, overrides: Sequence[str] = (), studies: str | Pa
 def study_filter(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Filtered:
     """Sort what was labelled into `corpus/`, which students read, and the quarantine; asks nothing."""
     # Evaluation sets bring torch with them; planning and writing do without.
-    from tutelage.study_corpora import filter_study
+    from tutelage.api.study_corpora import filter_study
 
     return filter_study(*_open(source, overrides, studies))
 
@@ -160,7 +160,7 @@ def study_audit(
         suites: evaluation sets to look for in the corpus, besides those of `filters.overlap`.
         out: folder to write to; `studies/NAME/audit` by default.
     """
-    from tutelage.study_corpora import audit_corpus, audit_study
+    from tutelage.api.study_corpora import audit_corpus, audit_study
 
     folder = None if out is None else Path(out)
     if isinstance(source, Study) or Path(source).is_file():
@@ -258,7 +258,7 @@ def _check_suites(study: Study) -> None:
     """Refuse evaluation sets that the filters could not read, before anything is paid for."""
     if study.filters.overlap.suites:
         # They bring torch with them; planning and writing do without.
-        from tutelage.study_corpora import check_suites
+        from tutelage.api.study_corpora import check_suites
 
         check_suites(study.filters.overlap.suites)
 
