@@ -23,7 +23,7 @@ from tutelage.babylm.results import reasons
 from tutelage.babylm.scores import task_results
 from tutelage.babylm.write import text_of
 from tutelage.base.errors import UserError
-from tutelage.cli import app
+from tutelage.cli.main import app
 from tutelage.evaluation.named import file_name, find
 from tutelage.evaluation.psychometrics.reading import EYE_TRACKING, SELF_PACED
 from tutelage.evaluation.suites.conventions import CONVENTIONS

@@ -118,7 +118,7 @@ def test_data_on_pages_parse(page: Path) -> None:
 def test_commands_on_pages_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import typer
 
-    from tutelage.cli import app
+    from tutelage.cli.main import app
 
     for source in PAGES:
         for name, text in recipe_blocks(source).items():

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from tutelage import api, starter
 from tutelage.base.errors import UserError
-from tutelage.cli import app
+from tutelage.cli.main import app
 from tutelage.compare.summary import read_summary
 from tutelage.evaluation.external import missing_characters, open_guests
 from tutelage.evaluation.suites.conventions import CONVENTIONS

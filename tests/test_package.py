@@ -78,14 +78,14 @@ def test_imports_go_downwards_only() -> None:
 
 def test_help_needs_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "numpy", "pydantic")
-    code = f"import sys, tutelage.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, tutelage.cli.main; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
 def test_verbs_are_functions_of_the_same_name() -> None:
     from tutelage import api
-    from tutelage.cli import app
+    from tutelage.cli.main import app
     from tutelage.experiment import show
 
     for command in app.registered_commands:

@@ -247,7 +247,7 @@ def test_a_scorer_of_another_vocabulary_is_refused(done: Path, tmp_path: Path) -
 
 
 def test_score_sums_up_and_refuses_other_content(done: Path, tmp_path: Path, capsys) -> None:
-    from tutelage.cli import score
+    from tutelage.cli.main import score
 
     score(text_file(tmp_path), "small@step-4", runs=done)
     said = capsys.readouterr()

@@ -1,5 +1,5 @@
 """`python -m tutelage`, which `torchrun -m tutelage` needs."""
 
-from tutelage.cli import main
+from tutelage.cli.main import main
 
 main()

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from tutelage import starter
 from tutelage.api.studies import study_audit, study_filter, study_plan, study_run, study_write
 from tutelage.base.errors import UserError
-from tutelage.cli import app
+from tutelage.cli.main import app
 from tutelage.corpus.examples import read_examples, write_examples
 from tutelage.corpus.study_plan import read_plan, write_plan
 from tutelage.study.folder import StudyFolder

@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from tutelage import cli
+from tutelage.cli.main import main
 from tutelage.corpus.study_plan import write_plan
 from tutelage.study.filter.filters import Filtered
 from tutelage.study.filter.overlap import SuiteOverlap
@@ -46,7 +46,7 @@ def test_errors_give_no_orders_to_a_terminal(small_plan, tmp_path, monkeypatch, 
     (tmp_path / "a.jsonl").write_text(json.dumps({"kind": "classification", "text": "x", ORDERS: 1}) + "\n")
     monkeypatch.setattr("sys.argv", ["tutelage", "study", "audit", str(tmp_path)])
     with pytest.raises(SystemExit):
-        cli.main()
+        main.main()
     told = capsys.readouterr().err
     assert "unknown field 'A[U+001B]" in told
     assert not set(told) & set("\x1b\x07\u202e\r")

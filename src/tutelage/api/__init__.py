@@ -53,9 +53,6 @@ __all__ = [
     "run",
     "score",
     "show",
-    "submission_check",
-    "submission_write",
-    "train",
     "study_audit",
     "study_costs",
     "study_filter",
@@ -65,6 +62,9 @@ __all__ = [
     "study_run",
     "study_show",
     "study_write",
+    "submission_check",
+    "submission_write",
+    "train",
 ]
 
 

@@ -286,7 +286,7 @@ def test_answers_in_any_order_give_the_same_corpus(server: Any, study: Any, tmp_
 
 
 def test_verbs_print_tables(server: Any, study: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    from tutelage.cli import app
+    from tutelage.cli.main import app
 
     file = tmp_path / "study.yaml"
     settings = study(teacher={"endpoint": server.address, "prices": {"read": 1, "written": 2}})
@@ -365,7 +365,7 @@ def test_one_command_goes_all_the_way_and_a_student_learns_from_it(
 ) -> None:
     """Beside a server that ignores schemas; one that enforces them: `test_llama_cpp.py`."""
     from tutelage import api
-    from tutelage.cli import app
+    from tutelage.cli.main import app
     from tutelage.recipe.load import recipe_from_text
 
     file = tmp_path / "study.yaml"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli_arguments import RUNS, OneModel, Overrides, RecipeArgument, Runs, Track
+from tutelage.cli.arguments import RUNS, OneModel, Overrides, RecipeArgument, Runs, Track
 
 cache = typer.Typer(
     no_args_is_help=True, help="Keep what teachers say on disk, and look after it (`stages: [{cache: ...}]`)."

@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 import typer
 
 from tutelage import __version__
-from tutelage.cli_arguments import RUNS, OneModel, Overrides, Publish, RecipeArgument, Runs
-from tutelage.cli_groups import cache, data, submission
-from tutelage.cli_study import study
+from tutelage.cli.arguments import RUNS, OneModel, Overrides, Publish, RecipeArgument, Runs
+from tutelage.cli.groups import cache, data, submission
+from tutelage.cli.study import study
 
 app = typer.Typer(
     name="tutelage",
