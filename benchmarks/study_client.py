@@ -44,7 +44,7 @@ def serve_llama() -> None:
     """Run llama.cpp with the model of its test; print the address."""
     import xllamacpp
 
-    test = HERE.parent / "tests" / "study" / "test_llama_cpp.py"
+    test = HERE.parent / "tests" / "study" / "client" / "test_llama_cpp.py"
     spec = importlib.util.spec_from_file_location("test_llama_cpp", test)
     assert spec is not None
     assert spec.loader is not None

@@ -246,7 +246,7 @@ def test_the_sizes_of_blimp(real_data, name):
 
 
 def test_the_page_of_suites_tells_their_folders_and_sizes():
-    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "suites.md").read_text(encoding="utf-8")
     rows = {line.split("|")[1].strip().strip("`"): line for line in page.splitlines() if line.startswith("| `")}
     for name, source in SOURCES.items():
         assert f"`{source.folder}`" in rows[name]

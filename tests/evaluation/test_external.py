@@ -457,7 +457,7 @@ def test_a_hub_model_that_cannot_be_had_says_why(tmp_path: Path, made: Path, hub
 def test_the_check_against_lm_eval(made: Path) -> None:
     pytest.importorskip("lm_eval")
     pytest.importorskip("datasets")
-    script = Path(__file__).parents[1] / "examples" / "lm_eval_check.py"
+    script = Path(__file__).parents[2] / "examples" / "lm_eval_check.py"
     command = [sys.executable, str(script), str(made / "first"), "--suite", "starter-pairs", "--limit", "20"]
     run = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
