@@ -141,9 +141,9 @@ def compare_masked(folder: Path, metric: str) -> dict[str, Any]:
     from transformers import AutoModelForMaskedLM
 
     from tutelage.corpus import tokenizer
+    from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+    from tutelage.evaluation.benchmarks.items import Item
     from tutelage.evaluation.likelihood.causal import log_probs
-    from tutelage.evaluation.suites.conventions import CONVENTIONS
-    from tutelage.evaluation.suites.items import Item
     from tutelage.models import build
     from tutelage.teaching.teachers import Ensemble
 

@@ -133,7 +133,7 @@ def ours(folder: Path, model: Path, precision: str) -> dict[str, Any]:
     """Accuracies and the log-probabilities of all sentences, by paradigm."""
     from tutelage.base import machine
     from tutelage.corpus import tokenizer
-    from tutelage.evaluation.suites.conventions import CONVENTIONS
+    from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
     from tutelage.evaluation.suites.suites import evaluate_suite, find_suite
     from tutelage.models import build
     from tutelage.teaching.teachers import Ensemble

@@ -96,9 +96,9 @@ def ours(work: Work, clock: Any) -> Json:
     """Score by tutelage."""
     from tutelage.base import machine
     from tutelage.corpus import tokenizer
+    from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+    from tutelage.evaluation.benchmarks.items import Item
     from tutelage.evaluation.likelihood.causal import log_probs
-    from tutelage.evaluation.suites.conventions import CONVENTIONS
-    from tutelage.evaluation.suites.items import Item
     from tutelage.models import build
     from tutelage.teaching.teachers import Ensemble
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from tutelage.base.errors import UserError, nearest
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.external import open_guests
-from tutelage.evaluation.suites.conventions import CONVENTIONS
 from tutelage.evaluation.suites.pairs import Paradigm
 from tutelage.evaluation.suites.suites import Suite, evaluate_suite, find_suite
 from tutelage.teaching.teachers import Ensemble

@@ -24,9 +24,9 @@ from tutelage.babylm.scores import task_results
 from tutelage.babylm.write import text_of
 from tutelage.base.errors import UserError
 from tutelage.cli.main import app
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.named import file_name, find
 from tutelage.evaluation.psychometrics.reading import EYE_TRACKING, SELF_PACED
-from tutelage.evaluation.suites.conventions import CONVENTIONS
 from tutelage.evaluation.suites.suites import find_suite
 from tutelage.recipe.load import recipe_from_text
 from tutelage.recipe.words import SCHEDULES, write_words

@@ -27,8 +27,8 @@ from tutelage.babylm.write import (
     write_submission,
 )
 from tutelage.base.errors import UserError
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.suites.pairs import read_pairs
 from tutelage.evaluation.suites.questions import Paradigm, Question
 from tutelage.recipe.words import read_words

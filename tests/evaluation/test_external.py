@@ -25,8 +25,8 @@ from tutelage import api, starter
 from tutelage.base.errors import UserError
 from tutelage.cli.main import app
 from tutelage.compare.summary import read_summary
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.external import missing_characters, open_guests
-from tutelage.evaluation.suites.conventions import CONVENTIONS
 
 SPECIALS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 MASKED = {**SPECIALS, "mask_token": "<mask>", "cls_token": "<cls>", "sep_token": "<sep>"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tutelage.evaluation.intervals import interval
-from tutelage.evaluation.results import ParadigmScore, SuiteResult
-from tutelage.evaluation.suites.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.intervals import interval
+from tutelage.evaluation.benchmarks.results import ParadigmScore, SuiteResult
 
 
 def result(year="2025", nested=False):

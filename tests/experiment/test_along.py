@@ -13,7 +13,7 @@ from tutelage import api
 from tutelage.babylm.export import export_babylm
 from tutelage.base.errors import UserError
 from tutelage.evaluation import named
-from tutelage.evaluation.suites.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.suites.suites import evaluate, find_suite
 from tutelage.experiment.score import Scoring
 from tutelage.experiment.setup import Experiment, Piece

@@ -19,7 +19,7 @@ from tutelage.compare.metrics import UNITS, evaluations_of, main_evaluations
 from tutelage.compare.statistics import paired_t
 from tutelage.compare.summary import read_summary
 from tutelage.evaluation.baselines import NEAR, published, relevant
-from tutelage.evaluation.results import Unit
+from tutelage.evaluation.benchmarks.results import Unit
 from tutelage.report import plots, report
 from tutelage.report.headline import headline
 from tutelage.report.plot_scores import apart

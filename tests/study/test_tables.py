@@ -10,10 +10,10 @@ from rich.console import Console
 
 from tutelage.cli.main import main
 from tutelage.corpus.study_plan import write_plan
+from tutelage.report.study_tables import filtered_table, plan_table
 from tutelage.study.filter.filters import Filtered
 from tutelage.study.filter.overlap import SuiteOverlap
 from tutelage.study.filter.quarantine import Refused
-from tutelage.study.tables import filtered_table, plan_table
 
 ORDERS = "A\x1b]0;owned\x07\x1b[31m\u202e\rB"
 """To a terminal: another title, red, from right to left, over the line."""

@@ -24,7 +24,7 @@ from tutelage.base.progress import console
 from tutelage.bench import bench as timing
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
-from tutelage.evaluation.suites import data as benchmarks
+from tutelage.evaluation.benchmarks import data as benchmarks
 from tutelage.experiment import caches, token_scores
 from tutelage.experiment import show as estimates
 from tutelage.experiment.score import HELD_OUT, Scoring

@@ -21,10 +21,10 @@ from tutelage.babylm.write import Fast, Submission, options_of, write_submission
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.progress import progress
 from tutelage.base.run_folder import Json
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.named import Found, find
 from tutelage.evaluation.psychometrics.acquisition import as_submission, evaluate_acquisition
 from tutelage.evaluation.psychometrics.acquisition_data import find_acquisition
-from tutelage.evaluation.suites.conventions import CONVENTIONS
 from tutelage.evaluation.suites.suites import find_suite
 from tutelage.experiment.score import Scoring, Subject, in_words
 from tutelage.experiment.setup import Experiment, Piece

@@ -18,10 +18,10 @@ from tutelage.babylm.write import Fast, accuracies, measured_predictions, measur
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json
 from tutelage.base.run_folder import Json
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.tasks import find_task, read_scored
 from tutelage.evaluation.named import Found, file_name
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.suites.questions import Paradigm
 from tutelage.evaluation.suites.suites import Suite
 from tutelage.recipe import Evaluation

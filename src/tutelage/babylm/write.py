@@ -42,8 +42,8 @@ from tutelage.babylm.format import (
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import new_folder
 from tutelage.base.progress import console
-from tutelage.evaluation.results import MeasuredResult
-from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.evaluation.suites.questions import Paradigm, Question
 
 Json = dict[str, Any]

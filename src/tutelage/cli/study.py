@@ -47,7 +47,7 @@ def study_plan(
     """
     from tutelage.api import studies as work
     from tutelage.base.progress import output
-    from tutelage.study.tables import plan_table
+    from tutelage.report.study_tables import plan_table
 
     output().print(plan_table(work.study_plan(file, changes or (), studies, again)))
     _show_cost(file, changes, studies)
@@ -62,7 +62,7 @@ def study_write(file: StudyArgument, changes: Changes = None, studies: Studies =
     """
     from tutelage.api import studies as work
     from tutelage.base.progress import output
-    from tutelage.study.tables import ledger_table
+    from tutelage.report.study_tables import ledger_table
 
     ledger = work.study_write(file, changes or (), studies)
     output().print(ledger_table(ledger))
@@ -79,7 +79,7 @@ def study_label(file: StudyArgument, changes: Changes = None, studies: Studies =
     """
     from tutelage.api import studies as work
     from tutelage.base.progress import output
-    from tutelage.study.tables import labels_table
+    from tutelage.report.study_tables import labels_table
 
     found = work.study_label(file, changes or (), studies)
     output().print(labels_table(found.labels, found.could, found.refused))
@@ -98,7 +98,7 @@ def study_filter(file: StudyArgument, changes: Changes = None, studies: Studies 
     """
     from tutelage.api import studies as work
     from tutelage.base.progress import output
-    from tutelage.study.tables import filtered_table
+    from tutelage.report.study_tables import filtered_table
 
     output().print(filtered_table(work.study_filter(file, changes or (), studies)))
 
@@ -127,7 +127,7 @@ def study_audit(
     """
     from tutelage.api import studies as work
     from tutelage.base.progress import output
-    from tutelage.study.tables import audit_table
+    from tutelage.report.study_tables import audit_table
 
     found = work.study_audit(source, changes or (), studies, suite or (), out)
     output().print(audit_table(found.audit))
@@ -144,19 +144,19 @@ def study_run(file: StudyArgument, changes: Changes = None, studies: Studies = S
     """
     from tutelage.api import studies as work
     from tutelage.base.progress import output
-    from tutelage.study import tables
+    from tutelage.report import study_tables
 
     given = (file, changes or (), studies)
-    output().print(tables.plan_table(work.study_plan(*given)))
+    output().print(study_tables.plan_table(work.study_plan(*given)))
     ledger = work.study_write(*given)
-    output().print(tables.ledger_table(ledger))
+    output().print(study_tables.ledger_table(ledger))
     work.check_budget(ledger)
     labelled = work.study_label(*given)
-    output().print(tables.labels_table(labelled.labels, labelled.could, labelled.refused))
+    output().print(study_tables.labels_table(labelled.labels, labelled.could, labelled.refused))
     work.check_budget(labelled)
-    output().print(tables.filtered_table(work.study_filter(*given)))
+    output().print(study_tables.filtered_table(work.study_filter(*given)))
     audited = work.study_audit(*given)
-    output().print(tables.audit_table(audited.audit))
+    output().print(study_tables.audit_table(audited.audit))
     _show_cost(file, changes, studies)
     print(f"page: {audited.page}")
 
@@ -170,7 +170,7 @@ def study_show(file: StudyArgument, changes: Changes = None, studies: Studies = 
     """
     from tutelage.api import studies as work
     from tutelage.base.progress import output
-    from tutelage.study.tables import forecast_table
+    from tutelage.report.study_tables import forecast_table
 
     output().print(forecast_table(work.study_show(file, changes or (), studies)))
     _show_cost(file, changes, studies)
@@ -192,7 +192,7 @@ def study_prompts(folder: Annotated[Path, typer.Argument(help="A folder, made if
 def _show_cost(file: str, changes: list[str] | None, studies: Path) -> None:
     from tutelage.api import studies as work
     from tutelage.base.progress import output
-    from tutelage.study.tables import cost_table
+    from tutelage.report.study_tables import cost_table
 
     costs, prices = work.study_costs(file, changes or (), studies)
     output().print(cost_table(costs, prices))

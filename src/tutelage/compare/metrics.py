@@ -13,7 +13,7 @@ from typing import Literal
 
 from tutelage.compare.summary import Model, Summary
 from tutelage.compare.summary_runs import Measured, SeedRun, Value
-from tutelage.evaluation.results import Unit
+from tutelage.evaluation.benchmarks.results import Unit
 
 MISSING = "–"
 HELD_OUT = ("val", "test")

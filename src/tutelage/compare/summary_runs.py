@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tutelage.evaluation.results import Unit
+from tutelage.evaluation.benchmarks.results import Unit
 
 Role = Literal["teacher", "student", "control", "model", "ensemble"]
 Share = Annotated[float, Field(ge=0, le=1)]

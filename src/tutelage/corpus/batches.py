@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,7 @@ from tutelage.corpus.labels import LabelReader, Place
 from tutelage.corpus.masking import Ints as Ints
 from tutelage.corpus.masking import Masking as Masking
 from tutelage.corpus.masking import keyed_generator as keyed_generator
-
-if TYPE_CHECKING:
-    from tutelage.corpus.ul2 import Mixture
+from tutelage.corpus.ul2 import Mixture
 
 Optional_ = TypeVar("Optional_", Tensor, Tensor | None)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
-from tutelage.corpus.batches import Ints, keyed_generator
+from tutelage.corpus.masking import Ints, keyed_generator
 
 RowKind = Literal["causal", "prefix", "span"]
 KINDS: tuple[RowKind, ...] = get_args(RowKind)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
 from tutelage.corpus.batches import IGNORE, BatchSource
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.causal import Precision
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.teaching.teachers import Ensemble
 
 NAMES = {2: ("easy", "hard"), 3: ("easy", "medium", "hard")}

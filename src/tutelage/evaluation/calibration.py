@@ -17,9 +17,9 @@ from torch import Tensor
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
 from tutelage.corpus.batches import IGNORE, BatchSource
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.batching import logit_rows
 from tutelage.evaluation.likelihood.causal import Precision
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
 

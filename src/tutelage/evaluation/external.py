@@ -16,7 +16,7 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, read_json
 from tutelage.base.progress import console, human
 from tutelage.corpus.tokenizer import tokenizer_id
-from tutelage.evaluation.suites.conventions import Convention
+from tutelage.evaluation.benchmarks.conventions import Convention
 from tutelage.models.build import Kind, read_weights
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import is_path

@@ -21,6 +21,9 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import read_json, sha256, write_json
 from tutelage.base.run_folder import Json
 from tutelage.corpus.batches import BatchSource
+from tutelage.evaluation.benchmarks import data
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.buckets import buckets, row_losses
 from tutelage.evaluation.calibration import calibration
 from tutelage.evaluation.finetune.run import finetune_together, glue_average
@@ -36,9 +39,6 @@ from tutelage.evaluation.psychometrics.acquisition import (
 from tutelage.evaluation.psychometrics.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
 from tutelage.evaluation.psychometrics.acquisition_data import find_acquisition, read_predictors
 from tutelage.evaluation.psychometrics.reading import evaluate_reading, find_reading
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.suites import data
-from tutelage.evaluation.suites.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.task_heads import evaluate_heads
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel

@@ -19,11 +19,11 @@ from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.base.run_folder import Json
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.benchmarks.items import Rows, encode
+from tutelage.evaluation.benchmarks.results import MeasuredResult, SuiteResult
 from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.evaluation.measurements import MEASUREMENTS, Context, Need
-from tutelage.evaluation.results import MeasuredResult, SuiteResult
-from tutelage.evaluation.suites.conventions import CONVENTIONS, Convention
-from tutelage.evaluation.suites.items import Rows, encode
 from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.evaluation.suites.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tutelage.base.progress import progress
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.corpus.labels import LabelTask
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.causal import Precision
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
 

@@ -21,11 +21,11 @@ from tutelage.base.files import fingerprint, write_json, write_text
 from tutelage.base.progress import console
 from tutelage.base.run_folder import Json
 from tutelage.compare.summary import Summary, read_summary
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.external import Guest, missing_characters, open_guests
 from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.evaluation.measurements import Context, Speakers
 from tutelage.evaluation.named import Found, file_name, find, read_score, write_score
-from tutelage.evaluation.suites.conventions import CONVENTIONS
 from tutelage.experiment.score import in_words
 from tutelage.models.build import Kind
 from tutelage.models.cost import cost_of

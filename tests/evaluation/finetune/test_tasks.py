@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.run import glue_average
 from tutelage.evaluation.finetune.tasks import (
@@ -20,7 +21,6 @@ from tutelage.evaluation.finetune.tasks import (
     read_train,
     trained_together,
 )
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.recipe.finetune import GLUE_7, GLUE_11, MSGS, Finetuning
 
 

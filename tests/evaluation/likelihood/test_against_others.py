@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.likelihood.causal import log_probs
-from tutelage.evaluation.suites.conventions import CONVENTIONS
-from tutelage.evaluation.suites.items import Item
 
 NATS = 1e-4
 PARADIGMS = ("anaphor_gender_agreement", "ellipsis_n_bar_1", "wh_island")

@@ -10,8 +10,8 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.suites.conventions import CONVENTIONS
-from tutelage.evaluation.suites.items import Item, encode
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.models.language_model import LanguageModel
 
 PREFIXED = [

@@ -11,9 +11,9 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTok
 from transformers import T5ForConditionalGeneration as T5
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.likelihood.encoder_decoder import encoder_decoder_log_probs, load_encoder_decoder
-from tutelage.evaluation.suites.conventions import CONVENTIONS
-from tutelage.evaluation.suites.items import Item
 from tutelage.evaluation.suites.suites import find_suite, items_of, judge
 
 PREFIXED = [

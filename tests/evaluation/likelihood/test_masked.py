@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, next_token_by_mask
+from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.likelihood.causal import log_probs
 from tutelage.evaluation.likelihood.masked import copies
-from tutelage.evaluation.suites.conventions import CONVENTIONS, next_token_by_mask
-from tutelage.evaluation.suites.items import Item, encode
 
 MASKED = CONVENTIONS["2025"]
 WORDWISE = replace(MASKED, name="2025-words", masked=replace(MASKED.masked, masking="rest_of_word"))

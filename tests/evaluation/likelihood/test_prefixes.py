@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.likelihood.prefixes import ancestors, branches, bundle, nodes, read
-from tutelage.evaluation.suites.conventions import CONVENTIONS
-from tutelage.evaluation.suites.items import Item, encode
 
 ODD = ["T", "T", "The", "The cats", "The cats sleep.", "The cats sleep.", "No.", ""]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, next_token_by_mask
 from tutelage.evaluation.psychometrics.acquisition import (
     RULES,
     Checkpoint,
@@ -30,7 +31,6 @@ from tutelage.evaluation.psychometrics.acquisition_data import (
     read_contexts,
     read_shares,
 )
-from tutelage.evaluation.suites.conventions import CONVENTIONS, next_token_by_mask
 
 MONTHS = np.arange(16.0, 31.0)
 SEEN = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]) * 1e6

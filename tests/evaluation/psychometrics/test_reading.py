@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.psychometrics import reading, tables
 from tutelage.evaluation.psychometrics.reading import (
     BASELINE,
@@ -19,7 +20,6 @@ from tutelage.evaluation.psychometrics.reading import (
     read_reading,
 )
 from tutelage.evaluation.psychometrics.surprisal import Following, surprisals
-from tutelage.evaluation.suites.conventions import CONVENTIONS
 
 needs_statsmodels = pytest.mark.skipif(
     not __import__("importlib.util").util.find_spec("statsmodels"), reason="statsmodels is not installed"

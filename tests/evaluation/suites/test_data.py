@@ -15,10 +15,10 @@ import huggingface_hub.constants
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.suites import data as module
-from tutelage.evaluation.suites import ewok, publishers
-from tutelage.evaluation.suites.data import Benchmark, available, data_folders, describe, find, get
-from tutelage.evaluation.suites.publishers import OsfFolder, ZipArchive
+from tutelage.evaluation.benchmarks import data as module
+from tutelage.evaluation.benchmarks import ewok, publishers
+from tutelage.evaluation.benchmarks.data import Benchmark, available, data_folders, describe, find, get
+from tutelage.evaluation.benchmarks.publishers import OsfFolder, ZipArchive
 
 PAIRS = b'{"sentence_good": "a", "sentence_bad": "b"}\n'
 

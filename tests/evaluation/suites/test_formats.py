@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.suites.conventions import CONVENTIONS
-from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.evaluation.suites.suites import evaluate, find_suite, items_of, judge
 

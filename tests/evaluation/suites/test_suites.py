@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.results import ParadigmScore, SuiteResult
-from tutelage.evaluation.suites.conventions import CONVENTIONS, choose, strictly_right
-from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, choose, strictly_right
+from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.results import ParadigmScore, SuiteResult
 from tutelage.evaluation.suites.suites import evaluate_suite, find_suite
 
 WORDS = "the a cat cats dog dogs sleep sleeps run runs here there"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.suites.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.suites.formulas import parse
-from tutelage.evaluation.suites.items import Item
 from tutelage.evaluation.suites.suites import evaluate_suite, find_suite
 
 VALUES = {("1", "a"): 5.0, ("2", "a"): 3.0, ("1", "b"): 2.0, ("2", "b"): 3.0004, ("*", "a"): 8.0}

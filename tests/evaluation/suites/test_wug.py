@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.suites.conventions import CONVENTIONS
-from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.suites.questions import Paradigm, Question
 from tutelage.evaluation.suites.suites import evaluate, evaluate_suite, find_suite, items_of, judge
 from tutelage.evaluation.suites.wug import correlated

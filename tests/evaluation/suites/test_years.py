@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, next_token_by_mask
+from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.likelihood.causal import log_probs
-from tutelage.evaluation.suites.conventions import CONVENTIONS, next_token_by_mask
-from tutelage.evaluation.suites.items import Item
 from tutelage.evaluation.suites.suites import evaluate_suite, find_suite, judge
 
 WORDS = "the a cat cats sleep sleeps red blue box nothing"

@@ -13,12 +13,12 @@ import numpy as np
 from tutelage.base import machine
 from tutelage.base.errors import UserError
 from tutelage.base.progress import console
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.finetune.classifier import build
 from tutelage.evaluation.finetune.loop import Fitted, Reading, fit, predict
 from tutelage.evaluation.finetune.metrics import METRICS, Metric, accuracy
 from tutelage.evaluation.finetune.rows import Rows, encode, split, subset
 from tutelage.evaluation.finetune.tasks import Task, averaged, find_task, read_scored, read_train
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe.finetune import Finetuning, Grid, Rules, TaskFinetuning
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.base.errors import MissingData, UserError, nearest
+from tutelage.evaluation.benchmarks.data import data_folders
 from tutelage.evaluation.finetune.metrics import Metric
-from tutelage.evaluation.suites.data import data_folders
 from tutelage.recipe.finetune import GLUE_7, GLUE_11, MSGS, Rules
 
 FOLDERS = ("glue", "glue_filtered", "msgs", "msgs_filtered")

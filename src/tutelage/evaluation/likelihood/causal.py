@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Reduction
+from tutelage.evaluation.benchmarks.items import Item, Rows, encode, keep_ends
 from tutelage.evaluation.likelihood.batching import batch_size, batches, places, target_log_probs, whole_float32
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
 from tutelage.evaluation.likelihood.masked import masked_log_probs
 from tutelage.evaluation.likelihood.prefixes import BUNDLE, Bundles, branches, bundle, nodes, read
-from tutelage.evaluation.suites.conventions import Convention, MaskedRules, Reduction
-from tutelage.evaluation.suites.items import Item, Rows, encode, keep_ends
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
 

@@ -29,11 +29,11 @@ from torch import Tensor
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.likelihood.batching import batch_size, whole_float32
 from tutelage.evaluation.likelihood.causal import Likelihood, Precision
 from tutelage.evaluation.likelihood.masked import copies
-from tutelage.evaluation.suites.conventions import CONVENTIONS
-from tutelage.evaluation.suites.items import Item, encode
 
 Way = Literal["mask", "prefix"]
 """`mask`: each scored token is masked in the encoder, the decoder reads [bos, mask] and its last position predicts the

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.evaluation.benchmarks.conventions import MaskedRules
+from tutelage.evaluation.benchmarks.items import Rows
 from tutelage.evaluation.likelihood.batching import target_log_probs
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
 from tutelage.evaluation.likelihood.threads import side_by_side
-from tutelage.evaluation.suites.conventions import MaskedRules
-from tutelage.evaluation.suites.items import Rows
 from tutelage.teaching.teachers import Ensemble
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.evaluation.suites.items import Rows
+from tutelage.evaluation.benchmarks.items import Rows
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble

@@ -26,12 +26,12 @@ from scipy.special import expit
 from scipy.stats import pearsonr
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.benchmarks.items import Item, encode
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.causal import Precision, row_limit
 from tutelage.evaluation.psychometrics.acquisition_data import AcquisitionData, Contexts
 from tutelage.evaluation.psychometrics.surprisal import Backend, item_surprisals
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.suites.conventions import CONVENTIONS, Convention
-from tutelage.evaluation.suites.items import Item, encode
 from tutelage.teaching.teachers import Ensemble
 
 FEWEST_CHECKPOINTS = 4

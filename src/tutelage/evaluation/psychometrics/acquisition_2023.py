@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.psychometrics.acquisition_data import Predictors
 from tutelage.evaluation.psychometrics.tables import linear_models
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
 
 Numbers = NDArray[np.float64]
 

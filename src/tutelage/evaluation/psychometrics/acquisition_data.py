@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.data import find
 from tutelage.evaluation.psychometrics.tables import Table, read_table
-from tutelage.evaluation.suites.data import find
 
 AGES = tuple(range(16, 31))
 """Months at which children's vocabularies were asked for."""
@@ -64,7 +64,7 @@ class Predictors:
 
 
 def find_acquisition() -> AcquisitionData:
-    """Read the benchmark where `evaluation/suites/data.py` looks for it.
+    """Read the benchmark where `evaluation/benchmarks/data.py` looks for it.
 
     Raises:
         UserError: it is not on this machine, or broken.

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tutelage.evaluation.benchmarks.conventions import Convention
+from tutelage.evaluation.benchmarks.data import find
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.evaluation.psychometrics.surprisal import Backend, Following, surprisals
 from tutelage.evaluation.psychometrics.tables import linear_models, read_table
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.suites.conventions import Convention
-from tutelage.evaluation.suites.data import find
 from tutelage.teaching.teachers import Ensemble
 
 EYE_TRACKING = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
@@ -73,7 +73,7 @@ def read_reading(path: Path) -> ReadingData:
 
 
 def find_reading() -> ReadingData:
-    """Read the benchmark where `evaluation/suites/data.py` looks for it.
+    """Read the benchmark where `evaluation/benchmarks/data.py` looks for it.
 
     Raises:
         UserError: it is not on this machine, or broken.

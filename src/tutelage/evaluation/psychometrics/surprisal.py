@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.benchmarks.items import Item, Rows
 from tutelage.evaluation.likelihood.causal import Precision, log_probs, score_rows
-from tutelage.evaluation.suites.conventions import CONVENTIONS, Convention
-from tutelage.evaluation.suites.items import Item, Rows
 from tutelage.teaching.teachers import Ensemble
 
 Backend = Literal["causal", "mlm", "mntp"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources.abc import Traversable
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.suites.questions import (
     Paradigm,
     Question,

@@ -9,8 +9,8 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.suites.formulas import Formula
-from tutelage.evaluation.suites.items import Item
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 
+from tutelage.evaluation.benchmarks.conventions import ItemRules
 from tutelage.evaluation.suites.completions import read_comps, read_entity_tracking, read_ewok, read_global_piqa
-from tutelage.evaluation.suites.conventions import ItemRules
 from tutelage.evaluation.suites.pairs import read_pairs
 from tutelage.evaluation.suites.questions import Paradigm
 

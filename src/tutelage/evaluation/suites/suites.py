@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 from tutelage import starter
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.progress import console
-from tutelage.evaluation.likelihood.causal import Precision, score_rows
-from tutelage.evaluation.results import MeasuredResult, ParadigmScore, SuiteResult
-from tutelage.evaluation.suites.conventions import (
+from tutelage.evaluation.benchmarks.conventions import (
     CONVENTIONS,
     Convention,
     ItemRules,
@@ -31,8 +29,10 @@ from tutelage.evaluation.suites.conventions import (
     choose,
     strictly_right,
 )
-from tutelage.evaluation.suites.data import available, data_folders
-from tutelage.evaluation.suites.items import Item, Rows, encode
+from tutelage.evaluation.benchmarks.data import available, data_folders
+from tutelage.evaluation.benchmarks.items import Item, Rows, encode
+from tutelage.evaluation.benchmarks.results import MeasuredResult, ParadigmScore, SuiteResult
+from tutelage.evaluation.likelihood.causal import Precision, score_rows
 from tutelage.evaluation.suites.pairs import read_pairs, read_zorro
 from tutelage.evaluation.suites.questions import Paradigm
 from tutelage.evaluation.suites.sources import SOURCES, Source

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.suites.formulas import Formula, Region, parse
-from tutelage.evaluation.suites.items import Item
 from tutelage.evaluation.suites.questions import Paradigm, Question, read_text
 
 

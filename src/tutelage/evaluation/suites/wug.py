@@ -20,9 +20,9 @@ from scipy.special import softmax
 from scipy.stats import spearmanr
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.suites.conventions import Convention, choose
-from tutelage.evaluation.suites.items import Item
+from tutelage.evaluation.benchmarks.conventions import Convention, choose
+from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.suites.questions import Paradigm, Question, json_files, json_lines, number, text
 
 

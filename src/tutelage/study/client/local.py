@@ -32,9 +32,8 @@ from tutelage.base.stopping import Stop, stop_flag
 from tutelage.study.client.budget import Cost, Ledger, worst_case
 from tutelage.study.client.grammar import Rule, Rules, mask
 from tutelage.study.client.store import Store
-from tutelage.study.client.teacher_llm import Answer, Json, Request
+from tutelage.study.client.teacher_llm import Answer, Json, Request, taken_apart
 from tutelage.study.settings import Sampling, Study
-from tutelage.study.write.prompting import taken_apart
 
 STOPPING = "stopping; the answers of this batch are dropped and will be written again"
 UNBOUND_CONTEXT = 1 << 20

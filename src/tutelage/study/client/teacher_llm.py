@@ -6,6 +6,7 @@ before it is used (`store`), so a study that was killed goes on without asking, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,3 +115,15 @@ class TeacherLLM(Protocol):
             UserError: the endpoint cannot be reached or refuses everything.
             Interrupted: Ctrl-C or SIGTERM; whatever was answered is stored.
         """
+
+
+_CONTROL = re.compile(
+    r"<[|｜][^<>\n]{1,60}[|｜]>|<</?SYS>>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+)
+"""Tokens by which the chat templates in use part the speakers."""
+
+
+def taken_apart(text: str, tokens: re.Pattern[str] = _CONTROL) -> str:
+    """Space out the letters of control tokens, so that a text cannot speak as somebody else."""
+    return tokens.sub(lambda found: " ".join(found[0]), text)

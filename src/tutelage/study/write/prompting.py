@@ -18,7 +18,7 @@ from string import Template
 
 from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.study_plan import Kind, Plan, Task
-from tutelage.study.client.teacher_llm import Message
+from tutelage.study.client.teacher_llm import Message, taken_apart
 
 SUFFIX = ".txt"
 NEEDED = {"text", "text_pair", "words", "tasks"}
@@ -39,18 +39,6 @@ GIVES: dict[Kind, str] = {
 LANGUAGES = {"cs": "Czech", "de": "German", "en": "English", "es": "Spanish", "fr": "French", "it": "Italian",
              "ja": "Japanese", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "zh": "Chinese"}  # fmt: skip
 """Codes that plans use, as a prompt says them; others are said as they are written."""
-
-
-_CONTROL = re.compile(
-    r"<[|｜][^<>\n]{1,60}[|｜]>|<</?SYS>>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
-)
-"""Tokens by which the chat templates in use part the speakers."""
-
-
-def taken_apart(text: str, tokens: re.Pattern[str] = _CONTROL) -> str:
-    """Space out the letters of control tokens, so that a text cannot speak as somebody else."""
-    return tokens.sub(lambda found: " ".join(found[0]), text)
 
 
 def fenced(text: str, what: str = "text") -> str:
@@ -85,7 +73,7 @@ class Prompts:
     def __init__(self, language: str, audience: str, folder: Path | None = None) -> None:
         shipped = {
             entry.name: entry.read_text(encoding="utf-8")
-            for entry in (resources.files("tutelage.study") / "prompts").iterdir()
+            for entry in (resources.files(__package__) / "prompts").iterdir()
             if entry.name.endswith(SUFFIX)
         }
         self._templates = {name: _template(text) for name, text in shipped.items()}
@@ -154,7 +142,7 @@ def copy_prompts(folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for entry in sorted((resources.files("tutelage.study") / "prompts").iterdir(), key=lambda entry: entry.name):
+    for entry in sorted((resources.files(__package__) / "prompts").iterdir(), key=lambda entry: entry.name):
         target = folder / entry.name
         if entry.name.endswith(SUFFIX) and not target.exists():
             target.write_text(entry.read_text(encoding="utf-8"), encoding="utf-8")

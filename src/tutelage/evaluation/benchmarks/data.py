@@ -19,8 +19,8 @@ from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.progress import console
 from tutelage.corpus.archive import list_members, unpack
 from tutelage.corpus.download import download
-from tutelage.evaluation.suites import ewok
-from tutelage.evaluation.suites.publishers import HubFolder, OsfFolder, Publisher, RemoteFile, ZipArchive
+from tutelage.evaluation.benchmarks import ewok
+from tutelage.evaluation.benchmarks.publishers import HubFolder, OsfFolder, Publisher, RemoteFile, ZipArchive
 
 PASSWORD = "TUTELAGE_EWOK_PASSWORD"
 """Environment variable for the password of EWoK's fast set, which BabyLM's README gives to people."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.suites.conventions import CausalRules, Convention, MaskedRules
+from tutelage.evaluation.benchmarks.conventions import CausalRules, Convention, MaskedRules
 
 
 @dataclass(frozen=True, slots=True)

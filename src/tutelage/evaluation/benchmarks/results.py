@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.evaluation.suites.conventions import Convention
+from tutelage.evaluation.benchmarks.conventions import Convention
 
 Measure = Literal["accuracy", "strict"]
 

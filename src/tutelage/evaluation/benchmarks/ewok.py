@@ -19,7 +19,7 @@ from typing import Any
 from tutelage.base import files
 from tutelage.base.errors import UserError
 from tutelage.corpus.download import download
-from tutelage.evaluation.suites import publishers
+from tutelage.evaluation.benchmarks import publishers
 
 DATASET = "ewok-core/ewok-core-1.0"
 REVISION = "34d912a608066c92e2990a0328ffc3bd9a716042"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tutelage.evaluation.results import Measure, SuiteResult
+from tutelage.evaluation.benchmarks.results import Measure, SuiteResult
 
 DRAWS = 10_000
 
