@@ -18,11 +18,11 @@ import torch
 import transformers.models.gpt2.modeling_gpt2  # once here, rather than in every forked attempt
 import transformers.models.llama.modeling_llama  # noqa: F401
 import yaml
+from tutelage.experiment.caching import cache_of, opened_at
 
 from tutelage import api
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.files import locked
-from tutelage.experiment.caching import cache_of, opened_at
 from tutelage.experiment.setup import Experiment, Piece
 from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.cache import TeacherCache

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,11 @@ class TrainingRun:
         """The finished model, as recipes refer to it."""
         return Teacher(model=self.name, seed=self.seed)
 
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that decides its result."""
+        return fingerprint(self.spec)
+
     def finished(self) -> Json:
         """Return what training came to.
 
@@ -94,9 +100,7 @@ def resolve(
     run_folder = RunFolder(folder / plan.name / f"seed-{seed}")
     precision = _precision(plan.model, run_folder)
     teachers = {
-        str(teacher): fingerprint(run_of(teacher).spec)
-        if teacher.model in what.models
-        else outside.identity(teacher.model)
+        str(teacher): run_of(teacher).digest if teacher.model in what.models else outside.identity(teacher.model)
         for stage in plan.model.stages
         for teacher in stage.needs
     }
@@ -129,8 +133,3 @@ def _precision(model: recipe.Model, folder: RunFolder) -> Precision:
         begun: Precision = read_json(path)["model"]["precision"]
         return begun
     return machine.precision(model.precision)
-
-
-def fingerprints(runs: Sequence[TrainingRun]) -> dict[str, str]:
-    """Return digests of what decides the results of runs, by their names."""
-    return {str(run): fingerprint(run.spec) for run in runs}

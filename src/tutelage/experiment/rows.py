@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.labels import LabelReader, LabelTask
 from tutelage.corpus.prepare import Prepared
-from tutelage.corpus.tokens import TokenStore
 from tutelage.corpus.ul2 import mixture_of
 from tutelage.training.tasks import learned, task_weights
 
-Split = Literal["val", "test"]
 HELD_OUT_ROWS = 64
 """Rows of held-out text read at once."""
 
@@ -30,7 +27,7 @@ class Rows:
     def __init__(self, settings: recipe.Data, prepared: Prepared) -> None:
         self.settings = settings
         self.prepared = prepared
-        self._held_out: dict[tuple[Split, Masking | None], BatchSource] = {}
+        self._held_out: dict[tuple[str, Masking | None], BatchSource] = {}
 
     @property
     def pad_id(self) -> int:
@@ -53,17 +50,25 @@ class Rows:
         if model.ul2 is not None:
             mixture = mixture_of(model.ul2, self.prepared.tokenizer, data.rows.length, data.seed)
         return BatchSource(
-            store, data.rows, model.optim.batch_rows, data.seed, self.pad_id, self._masking(model), True, mixture, labels
+            store,
+            data.rows,
+            model.optim.batch_rows,
+            data.seed,
+            self.pad_id,
+            self._masking(model),
+            True,
+            mixture,
+            labels,
         )
 
-    def held_out(self, split: Split, model: recipe.Model) -> BatchSource:
-        """Return the rows of a held-out split in their order.
+    def held_out(self, split: str, model: recipe.Model) -> BatchSource:
+        """Return the rows of a held-out split, `val` or `test`, in their order.
 
         They stay as they are, also for `ul2`, so that losses on them compare with any causal model's.
         """
         masking = self._masking(model)
         if (split, masking) not in self._held_out:
-            store: TokenStore = getattr(self.prepared, split)
+            store = self.prepared.val if split == "val" else self.prepared.test
             self._held_out[split, masking] = BatchSource(
                 store, self.settings.rows, HELD_OUT_ROWS, self.settings.seed, self.pad_id, masking, shuffle=False
             )

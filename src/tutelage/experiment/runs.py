@@ -20,10 +20,8 @@ def in_order(recipe: Recipe, only: str | None = None) -> list[Teacher]:
         UserError: an unknown model, a seed that a teacher is not trained with, or models that teach each other in a
             circle.
     """
-    if only is not None and only not in recipe.models:
-        raise UserError(
-            f"no model '{only}' in this recipe{nearest(only, recipe.models)} (models: {', '.join(recipe.models)})"
-        )
+    if only is not None:
+        _check_name(recipe, only)
     order: list[Teacher] = []
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -44,12 +42,24 @@ def in_order(recipe: Recipe, only: str | None = None) -> list[Teacher]:
 
 
 def seed_of(recipe: Recipe, teacher: Teacher) -> int:
-    """Return the seed that a reference to a model of this recipe means: the first one unless it names one."""
+    """Return the seed that a reference to a model of this recipe means: the first one unless it names one.
+
+    Raises:
+        UserError: an unknown model, or a seed that it is not trained with.
+    """
+    _check_name(recipe, teacher.model)
     seeds = recipe.models[teacher.model].seed_list
     seed = seeds[0] if teacher.seed is None else teacher.seed
     if seed not in seeds:
         raise UserError(f"'{teacher}' names seed {seed}, but {teacher.model} is trained with seeds {list(seeds)}")
     return seed
+
+
+def _check_name(recipe: Recipe, name: str) -> None:
+    if name not in recipe.models:
+        raise UserError(
+            f"no model '{name}' in this recipe{nearest(name, recipe.models)} (models: {', '.join(recipe.models)})"
+        )
 
 
 def references_to(recipe: Recipe, name: str) -> list[Teacher]:
