@@ -17,7 +17,7 @@ from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.progress import console, duration, human
 from tutelage.base.stopping import stop_flag
 from tutelage.corpus.tokens import TokenStore
-from tutelage.experiment.filling import opened
+from tutelage.experiment.filling import filled
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import ensemble_of, weights_digest
 from tutelage.experiment.setup import Experiment
@@ -28,6 +28,7 @@ from tutelage.teaching.encoding import Encoding, Hidden, Sparse, TopK
 from tutelage.teaching.keys import key_of
 from tutelage.teaching.signal import Voice
 from tutelage.training.execution import Form
+from tutelage.training.parallel import Group
 
 
 @dataclass(frozen=True)
@@ -167,54 +168,73 @@ def build_ahead(experiment: Experiment, run: TrainingRun) -> float:
 
 @contextmanager
 def opened_at(experiment: Experiment, run: TrainingRun, index: int, mend: bool = False) -> Iterator[TeacherCache]:
-    """Open the cache of a run's stage to teach from; first complete it where it is to be filled ahead.
+    """Open the cache of a run's stage; see `opened`."""
+    settings, steps = run.model.stages[index].cache, run.plan.steps
+    assert settings is not None
+    epochs, cache = run.plan.cache_epochs(index), cache_of(experiment, run, index)
+    read = (steps.heard_until(index) - steps.start_of(index)) / run.plan.source.steps_per_epoch / len(epochs)
+    with opened(cache, settings, epochs, experiment.group, str(run), mend, read):
+        yield cache
+
+
+@contextmanager
+def opened(
+    cache: TeacherCache,
+    settings: recipe.Cache,
+    epochs: range,
+    group: Group,
+    label: str,
+    mend: bool = False,
+    read: float = 1.0,
+) -> Iterator[None]:
+    """Open a cache to teach from; first complete it where it is to be filled ahead.
 
     Args:
-        experiment: the experiment.
-        run: the student's.
-        index: of the stage.
+        cache: not yet open.
+        settings: how it is to be filled, and how large it may be.
+        epochs: those it has slots for.
+        group: the processes that work together, all of which call this.
+        label: whom it is for.
         mend: fill it now in any case, and mend what is damaged.
+        read: how much of its rows will be read; above 1 where they are read again.
 
     Raises:
         UserError: it is too large, or the folder holds something damaged.
         Interrupted: SIGTERM or SIGINT came; what was computed is kept.
     """
-    settings, group, steps = run.model.stages[index].cache, experiment.group, run.plan.steps
-    assert settings is not None
-    epochs, cache = run.plan.cache_epochs(index), cache_of(experiment, run, index)
-    read = (steps.heard_until(index) - steps.start_of(index)) / run.plan.source.steps_per_epoch / len(epochs)
 
     def fill(stopped: Callable[[], bool]) -> bool:
         if group.is_main:
-            _announce(cache, epochs, str(run), read < 0.5 and not mend, read)
-        if not cache.build(epochs, group.rank, group.size, stopped, f"cache {run}", mend):
+            _announce(cache, epochs, label, read if read < 0.5 and not mend else None)
+        if not cache.build(epochs, group.rank, group.size, stopped, f"cache {label}", mend):
             return False
         group.barrier()
         if group.is_main and cache.complete(epochs):
             cache.note(error=error_of(cache, epochs))
             facts = cache.info()
-            took = duration(facts.get("seconds", 0.0))
             console.print(
-                f"{run}: cache complete in {took}, {describe(cache, epochs)}; {describe_error(facts['error'])}"
+                f"{label}: cache complete in {duration(facts.get('seconds', 0.0))}, {describe(cache, epochs)}; "
+                f"{describe_error(facts['error'])}"
             )
         cache.release()
         return True
 
     cache.to(group.device)
-    with opened(
+    with filled(
         cache,
         group,
-        f"the teacher cache of {run}",
+        f"the teacher cache of {label}",
         create=lambda: cache.create(epochs, settings.limit_gib * 2**30),
         missing=lambda: mend or (settings.fill == "ahead" and not cache.complete(epochs)),
         complete=lambda: cache.complete(epochs),
         fill=fill,
     ):
-        yield cache.to(group.device)
+        cache.to(group.device)
+        yield
 
 
-def _announce(cache: TeacherCache, epochs: range, label: str, partly: bool, read: float) -> None:
-    """Say what is about to be filled, and what may be unwanted about it."""
+def _announce(cache: TeacherCache, epochs: range, label: str, share: float | None) -> None:
+    """Say what is about to be filled, and what may be unwanted about it: that a small share of it will be read."""
     console.print(f"{label}: keeping what the teachers say in {cache.folder}: {describe(cache, epochs)}")
     if isinstance(cache.encoding, TopK):
         console.print(
@@ -226,9 +246,9 @@ def _announce(cache: TeacherCache, epochs: range, label: str, partly: bool, read
             f"{label}: rows differ between epochs, so the teachers go over the text {len(epochs)} times, as "
             "without a cache; it serves the students that come after"
         )
-    if partly:
+    if share is not None:
         console.print(
-            f"{label}: this stage reads {100 * read:.0f} % of these rows only; `fill: first_epoch` would ask the "
+            f"{label}: this stage reads {100 * share:.0f} % of these rows only; `fill: first_epoch` would ask the "
             "teachers about no others"
         )
 

@@ -29,7 +29,7 @@ class RowStore(Protocol):
 
 
 @contextmanager
-def opened(
+def filled(
     store: RowStore,
     group: Group,
     what: str,

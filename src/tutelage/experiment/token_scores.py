@@ -15,7 +15,7 @@ import numpy as np
 from tutelage.base.errors import UserError
 from tutelage.base.progress import console, duration, human
 from tutelage.corpus.tokens import TokenStore
-from tutelage.experiment.filling import opened
+from tutelage.experiment.filling import filled
 from tutelage.experiment.loading import ensemble_of, scoring_precision, weights_digest
 from tutelage.experiment.setup import Experiment
 from tutelage.models.build import attention
@@ -121,7 +121,7 @@ def scored(experiment: Experiment, scorer: Teacher, folder: Path | None = None) 
         return True
 
     what = f"the scores of {scorer}"
-    with opened(scores, group, what, scores.create, lambda: not scores.complete, lambda: scores.complete, fill):
+    with filled(scores, group, what, scores.create, lambda: not scores.complete, lambda: scores.complete, fill):
         yield scores
 
 
