@@ -22,7 +22,8 @@ from torch import Tensor
 
 from tutelage import recipe
 from tutelage.base import machine
-from tutelage.base.run_folder import Json, RunFolder
+from tutelage.base.run_folder import RunFolder
+from tutelage.base.types import Json
 from tutelage.corpus.batches import Batch, BatchSource, Tokens
 from tutelage.models.build import build, config_for
 from tutelage.models.products import product

@@ -60,7 +60,7 @@ class Remote:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class CorpusPart:
     """One published part of a release: its files, inside an archive or one by one."""
 
     files: tuple[str, ...]
@@ -79,14 +79,14 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
+class CorpusRelease:
     """The corpora of one year of the BabyLM challenge."""
 
     year: int
     """Of the challenge."""
     home: str
     """Page to read about them."""
-    parts: dict[PartName, Part]
+    parts: dict[PartName, CorpusPart]
     """10M and 100M words for training, dev (the test split here) and test."""
     note: str = ""
     """What a user should know."""
@@ -96,15 +96,15 @@ def _named(names: tuple[str, ...], counts: tuple[int, ...]) -> dict[str, int]:
     return dict(zip(names, counts, strict=True))
 
 
-def _archive(files: tuple[str, ...], remote: Remote, words: dict[str, int] | None = None) -> Part:
-    return Part(files=files, remotes=(remote,), words=words or {}, approximate=True)
+def _archive(files: tuple[str, ...], remote: Remote, words: dict[str, int] | None = None) -> CorpusPart:
+    return CorpusPart(files=files, remotes=(remote,), words=words or {}, approximate=True)
 
 
 def _suffixed(names: tuple[str, ...], folder: str, suffix: str) -> tuple[str, ...]:
     return tuple(f"{folder}/{name}{suffix}" for name in names)
 
 
-def _release_2023() -> Release:
+def _release_2023() -> CorpusRelease:
     # One archive holds all parts. It is a Git LFS file: its pointer at this commit states size and digest.
     remote = Remote(
         url="https://github.com/babylm/babylm.github.io/raw/bb498d27e2b5bc8bea7709c879d9a5c22db2d963/babylm_data.zip",
@@ -129,7 +129,7 @@ def _release_2023() -> Release:
         )
         for name, (folder, suffix, counts) in folders.items()
     }
-    return Release(
+    return CorpusRelease(
         year=2023,
         home="https://babylm.github.io/archive_2023.html",
         parts=parts,
@@ -137,7 +137,7 @@ def _release_2023() -> Release:
     )
 
 
-def _release_osf(year: int, home: str, ids: dict[PartName, str], note: str) -> Release:
+def _release_osf(year: int, home: str, ids: dict[PartName, str], note: str) -> CorpusRelease:
     # Digests are not published; file ids come from public download scripts and were not fetched by us.
     targets: dict[str, tuple[int, ...]] = {
         "10m": (850_000, 3_000_000, 2_500_000, 2_000_000, 1_000_000, 150_000),
@@ -157,22 +157,22 @@ def _release_osf(year: int, home: str, ids: dict[PartName, str], note: str) -> R
         )
         for name, (folder, suffix) in names.items()
     }
-    return Release(year=year, home=home, parts=parts, note=note)
+    return CorpusRelease(year=year, home=home, parts=parts, note=note)
 
 
 def _hub_part(
     repository: str, revision: str, suffix: str, counts: tuple[int, ...], digests: tuple[str, ...] | None = None
-) -> Part:
+) -> CorpusPart:
     files = tuple(f"{name}{suffix}" for name in SOURCES_2024)
     base = f"https://huggingface.co/datasets/BabyLM-community/{repository}/resolve/{revision}"
     remotes = tuple(
         Remote(url=f"{base}/{file}", filename=file, sha256=digests[i] if digests else None)
         for i, file in enumerate(files)
     )
-    return Part(files=files, remotes=remotes, words=_named(SOURCES_2024, counts))
+    return CorpusPart(files=files, remotes=remotes, words=_named(SOURCES_2024, counts))
 
 
-def _release_2026() -> Release:
+def _release_2026() -> CorpusRelease:
     # Revisions pin the content; counts and digests of the test files come from public audits of these revisions.
     test_digests = (
         "bdfc15bb70e1bd5f66d6a6113ef47995b7fe7fac247bd8afddfac87b86627b4b",
@@ -182,7 +182,7 @@ def _release_2026() -> Release:
         "e3b1dec6f381115c82630b229ba427edd0f79553ccb9b40fdfc965e31bc7da70",
         "f30501f856a0f63571f81716b2e7f7420cfc9ca4b4705671111063065792e713",
     )
-    parts: dict[PartName, Part] = {
+    parts: dict[PartName, CorpusPart] = {
         "10m": _hub_part(
             "BabyLM-2026-Strict-Small",
             "c92ab16b4f08858304b0815706065b3354d8fc0a",
@@ -209,7 +209,7 @@ def _release_2026() -> Release:
             test_digests,
         ),
     }
-    return Release(
+    return CorpusRelease(
         year=2026,
         home="https://huggingface.co/BabyLM-community",
         parts=parts,
@@ -217,7 +217,7 @@ def _release_2026() -> Release:
     )
 
 
-RELEASES: dict[int, Release] = {
+RELEASES: dict[int, CorpusRelease] = {
     2023: _release_2023(),
     2024: _release_osf(
         2024,

@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from tutelage.base import files
 from tutelage.base.errors import UserError
 from tutelage.base.progress import Tracker
+from tutelage.base.types import Bools, Ints
 from tutelage.corpus import reading, splits
 from tutelage.corpus.cleaning import Behaviour, clean_blocks
 from tutelage.corpus.encoding import Text
 from tutelage.corpus.examples import Example, read_examples
 from tutelage.corpus.sources import SourceFile
-from tutelage.corpus.splits import Ints, Passages
+from tutelage.corpus.splits import Passages
 
-Chosen = npt.NDArray[np.bool_]
 STUDIED = ("starter", "study")
 """Formats whose records are examples of a study."""
 
@@ -52,14 +49,14 @@ class CleanedFile:
         """Whether it holds examples of a study, one a document."""
         return self.source.format in STUDIED
 
-    def examples(self, chosen: Chosen) -> Iterator[Example]:
+    def examples(self, chosen: Bools) -> Iterator[Example]:
         """Yield the examples of chosen passages, each of which is a whole one."""
         wanted = set(self.passages.documents[chosen].tolist())
         for number, example in enumerate(read_examples(self.source.path)):
             if number in wanted:
                 yield example
 
-    def texts(self, chosen: Chosen, separator: Literal["none", "end", "brackets"]) -> Iterator[Text]:
+    def texts(self, chosen: Bools, separator: Literal["none", "end", "brackets"]) -> Iterator[Text]:
         """Yield the texts to encode, from chosen passages in their order.
 
         With `end`, a text is a document without the blanks around it; where passages were left out, the parts on both

@@ -23,9 +23,10 @@ from tutelage import __version__, recipe, starter
 from tutelage.base import files
 from tutelage.base.errors import UserError
 from tutelage.base.progress import console, progress
+from tutelage.base.types import Bools
 from tutelage.corpus import tokenizer, tokens
 from tutelage.corpus.choosing import choose
-from tutelage.corpus.cleaned import Chosen, CleanedFile, clean_file
+from tutelage.corpus.cleaned import CleanedFile, clean_file
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.labels import FILES, LabelTask, LabelWriter, tasks_of
 from tutelage.corpus.reading import split_lines
@@ -269,7 +270,7 @@ def _clean(
     return cleaned, empty, notes
 
 
-def _make_tokenizer(cleaned: list[CleanedFile], chosen: list[Chosen], data: recipe.Data) -> PreTrainedTokenizerFast:
+def _make_tokenizer(cleaned: list[CleanedFile], chosen: list[Bools], data: recipe.Data) -> PreTrainedTokenizerFast:
     if data.tokenizer.path is not None:
         return tokenizer.load(data.tokenizer.path)
 
@@ -321,7 +322,7 @@ def _described(tasks: tuple[LabelTask, ...]) -> list[dict[str, Any]]:
     return [{"name": task.name, "kind": task.kind, "labels": list(task.labels)} for task in tasks]
 
 
-def _encode(cleaned: list[CleanedFile], chosen: dict[Split, list[Chosen]], data: recipe.Data, encoder: Encoder,
+def _encode(cleaned: list[CleanedFile], chosen: dict[Split, list[Bools]], data: recipe.Data, encoder: Encoder,
             folder: Path, vocab_size: int, frame: tuple[int | None, int | None],
             tasks: tuple[LabelTask, ...]) -> tuple[dict[str, dict[str, Any]], int]:  # fmt: skip
     """Write each split's tokens and labels; return the manifest's entries, and how many labels were left out."""

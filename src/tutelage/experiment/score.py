@@ -22,7 +22,8 @@ from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json, write_json
 from tutelage.base.progress import console
-from tutelage.base.run_folder import Json, differences
+from tutelage.base.run_folder import differences
+from tutelage.base.types import Json
 from tutelage.compare.metrics import UNITS
 from tutelage.corpus.batches import BatchSource
 from tutelage.evaluation.buckets import row_losses
@@ -31,8 +32,8 @@ from tutelage.evaluation.named import Found, check_name, file_name, find, needs_
 from tutelage.evaluation.psychometrics.acquisition import Checkpoint
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
-from tutelage.models.build import Kind
 from tutelage.models.heads import TaskHeads, load_heads
+from tutelage.recipe import ModelKind
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.heldout import held_out
 
@@ -184,7 +185,7 @@ class Scoring:
                     found |= {key: arrays[key] for key in arrays.files}
         return found
 
-    def _reads(self, subject: Subject) -> Kind:
+    def _reads(self, subject: Subject) -> ModelKind:
         kinds = {self.recipe.models[member.model].reads for member in subject.members}
         if len(kinds) > 1:
             raise UserError(f"{subject.name} mixes causal and masked models; an ensemble needs one kind")

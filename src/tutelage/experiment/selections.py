@@ -21,9 +21,10 @@ from tutelage import recipe
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.files import fingerprint, locked, read_json, sha256, write_bytes, write_json
 from tutelage.base.progress import console, duration
-from tutelage.base.run_folder import Json, RunFolder
+from tutelage.base.run_folder import RunFolder
 from tutelage.base.stopping import stop_flag
-from tutelage.corpus.batches import BatchSource, Ints, keyed_generator
+from tutelage.base.types import Ints, Json
+from tutelage.corpus.batches import BatchSource, keyed_generator
 from tutelage.corpus.tokens import TokenStore
 from tutelage.experiment import caching
 from tutelage.models.build import attention

@@ -17,18 +17,19 @@ from tutelage.base import machine
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint, read_json
 from tutelage.base.progress import console
-from tutelage.base.run_folder import Json, RunFolder
+from tutelage.base.run_folder import RunFolder
+from tutelage.base.types import Json
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.labels import LabelReader, LabelTask
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.tokens import TokenStore
 from tutelage.corpus.ul2 import mixture_of
 from tutelage.experiment import caching, plans, selections
-from tutelage.models.build import Kind, build, load, shape, shape_of
+from tutelage.models.build import build, load, shape, shape_of
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe import Recipe
+from tutelage.recipe import ModelKind, Recipe
 from tutelage.recipe.words import write_words
 from tutelage.teaching import outside
 from tutelage.teaching.teachers import Ensemble
@@ -73,7 +74,7 @@ class Experiment:
         self.recipe = what
         self.folder = runs / what.name
         self.group = group
-        self._costs: dict[tuple[str, Kind], Cost] = {}
+        self._costs: dict[tuple[str, ModelKind], Cost] = {}
         machine.set_up()
 
     # --- who comes when
@@ -230,7 +231,7 @@ class Experiment:
         model = self.new_model(piece)
         return Learner(model, self.new_heads(piece, model.weight_VD.shape[1]))
 
-    def trained(self, teacher: recipe.Teacher, reads: Kind) -> LanguageModel:
+    def trained(self, teacher: recipe.Teacher, reads: ModelKind) -> LanguageModel:
         """Load a trained model of this recipe, or one from a folder or the hub, after checking its vocabulary."""
         if teacher.model not in self.recipe.models:
             return outside.load_teacher(teacher, self.data.tokenizer, reads, self.recipe.data.rows.length)
@@ -279,7 +280,7 @@ class Experiment:
             )
         return kept[teacher.words]
 
-    def teachers_of(self, stage: recipe.Stage, reads: Kind, taken: Form | None = None) -> Ensemble:
+    def teachers_of(self, stage: recipe.Stage, reads: ModelKind, taken: Form | None = None) -> Ensemble:
         """Load a stage's teachers; they compute in a form if one is given, as in their student's.
 
         Raises:
@@ -291,7 +292,7 @@ class Experiment:
             models = [taken.give(model) for model in models]
         return Ensemble(models, [teacher.weight for teacher in stage.teachers], stage.combine)
 
-    def check_memory(self, teachers: Sequence[recipe.Teacher], reads: Kind) -> None:
+    def check_memory(self, teachers: Sequence[recipe.Teacher], reads: ModelKind) -> None:
         """Refuse models that teach or score and do not fit in memory together, before any of them is loaded."""
         size = 4.0 * sum(self.cost_of(teacher, reads).parameters for teacher in teachers)
         machine.check_memory(size, " and ".join(map(str, teachers)), self.group.device.type)
@@ -406,7 +407,7 @@ class Experiment:
             found["labels"] = self.data.train.labels.digest
         return found
 
-    def cost_of(self, teacher: recipe.Teacher, reads: Kind) -> Cost:
+    def cost_of(self, teacher: recipe.Teacher, reads: ModelKind) -> Cost:
         """Return the cost of a model of this recipe, or of a teacher from outside."""
         key = (teacher.model, reads)
         if key not in self._costs:

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from tutelage.recipe.data import Count, Data, Section, Share, Words
 from tutelage.recipe.evaluation import Compare, Evaluation
-from tutelage.recipe.stage import TEACHER, Kind, Stage, Tasks, Ul2
+from tutelage.recipe.stage import TEACHER, ModelKind, Stage, Tasks, Ul2
 from tutelage.recipe.words import SCHEDULES
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -78,7 +78,7 @@ class Model(Section):
     """Or a Hugging Face configuration: `{model_type: llama, hidden_size: 256, ...}`; with `preset`, changes to it."""
     weights: str | None = None
     """Or start from these weights: a Hugging Face folder or hub id."""
-    kind: Kind | None = None
+    kind: ModelKind | None = None
     """Reads left to right, or both ways; follows from the objectives unless given."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Length in passes over the training rows; name one of `epochs`, `steps`, `tokens`, `words`, `flops_of`."""
@@ -195,7 +195,7 @@ class Model(Section):
         return SCHEDULES[self.checkpoints] if isinstance(self.checkpoints, str) else self.checkpoints
 
     @property
-    def reads(self) -> Kind:
+    def reads(self) -> ModelKind:
         """How the model reads: left to right, or both ways."""
         masked = self.kind == "masked" or any(stage.reads == "masked" for stage in self.stages)
         return "masked" if masked else "causal"

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from tutelage.base.errors import nearest
 from tutelage.recipe.data import Count, Section, Share
 
-Rules = Literal["2023", "2024", "2025", "2026", "tutelage"]
+FinetuneRules = Literal["2023", "2024", "2025", "2026", "tutelage"]
 Rate = Annotated[float, Field(gt=0)]
 
 GLUE_11 = ("cola", "sst2", "mrpc", "qqp", "mnli", "mnli-mm", "qnli", "rte", "boolq", "multirc", "wsc")
@@ -208,7 +208,7 @@ _YEARS_BY_TASK: Mapping[str, Mapping[str, dict[str, Any]]] = {"2025": _OWN_TASKS
 class Finetuning(TaskFinetuning):
     """Fine-tuning on GLUE, SuperGLUE and MSGS: the settings for all tasks, and those for single ones."""
 
-    rules: Rules = "tutelage"
+    rules: FinetuneRules = "tutelage"
     """Whose settings count where the recipe says nothing, which score of a task is its headline and which one chooses
     checkpoints: a year of BabyLM, or `tutelage` (the defaults shown here, for small models)."""
     tasks: tuple[str, ...] = GLUE_7

@@ -20,7 +20,7 @@ def _as_share(value: Any) -> Any:
     return value
 
 
-Part = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
+RowShare = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
 """A share of the rows: `50%` or 0.5."""
 
 TAKES = {
@@ -41,7 +41,7 @@ class Select(Section):
     that the scorer finds likelier than the reference does (MiniPLM). `perplexity`: a band of rows by mean loss.
     `random`: as many rows by lot, the control. `excess`: not rows but tokens, those whose loss falls most from the
     scorer (an early checkpoint) to the reference (a late one); the text of the others is no target (Rho-1)."""
-    share: Annotated[Part, Field(gt=0)] | None = None
+    share: Annotated[RowShare, Field(gt=0)] | None = None
     """How many of the rows (of the tokens, for `excess`): `50%`. Or `rows`."""
     rows: Count | None = None
     """How many rows."""
@@ -53,7 +53,7 @@ class Select(Section):
     """`salt_ds`: a token is learnable if it is among the scorer's k likeliest."""
     unlearnable: Literal["zero", "drop"] = "zero"
     """`salt_ds`: tokens that are not learnable count with a loss of zero, or are left out of the median."""
-    band: tuple[Part, Part] | None = None
+    band: tuple[RowShare, RowShare] | None = None
     """`perplexity`: from which share of the rows to which, in rising order of their mean loss: `[20%, 80%]`."""
 
     @model_validator(mode="after")

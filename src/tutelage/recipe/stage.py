@@ -14,8 +14,8 @@ from tutelage.recipe.tasks import Tasks as Tasks
 from tutelage.recipe.teacher import TEACHER as TEACHER
 from tutelage.recipe.teacher import Teacher as Teacher
 
-Kind = Literal["causal", "masked"]
-"""How a model reads: left to right, or both ways."""
+ModelKind = Literal["causal", "masked"]
+"""Causal: each token sees those before it. Masked: each sees all others."""
 
 
 class Distill(Objective):
@@ -204,7 +204,7 @@ class Stage(Section):
         return (*self.teachers, *(self.select.scorers if self.select else ()))
 
     @property
-    def reads(self) -> Kind | None:
+    def reads(self) -> ModelKind | None:
         """How the objectives make the model read: left to right, or both ways; `distill` alone leaves it open."""
         if self.objectives.masked:
             return "masked"
