@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -12,6 +13,14 @@ from tutelage.recipe.words import read_words
 
 def _as_number(value: Any) -> Any:
     return read_words(value) if isinstance(value, str) else value
+
+
+def _as_share(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value):
+        return float(match[1]) / 100
+    raise ValueError("write a share as in 50%")
 
 
 def _numbered(token: str) -> list[str]:
@@ -30,6 +39,19 @@ Words = Annotated[int, Field(ge=1), BeforeValidator(_as_number)]
 """A number of words; `3M` is 3,000,000."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
+"""A share that may be written as `50%`."""
+
+
+def seed_list(seeds: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Return the seeds one by one; a number is how many there are."""
+    return tuple(range(seeds)) if isinstance(seeds, int) else seeds
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Refuse repeated seeds, and none."""
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds {list(seeds)} are not distinct")
 
 
 class Section(BaseModel):
@@ -38,10 +60,24 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-def _as_share(value: Any) -> Any:
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)):
-        return float(match[1]) / 100
-    return value
+class Kinds(Section):
+    """A section with a `kind`; a lone word stands for `{kind: word}`."""
+
+    goes_with: ClassVar[Mapping[str, str]] = {}
+    """Settings that only one kind has."""
+    kind: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word_is_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _settings_fit_the_kind(self) -> Self:
+        for key, kind in self.goes_with.items():
+            if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"`{key}` goes with `kind: {kind}`; leave it out")
+        return self
 
 
 class Mixed(Section):
@@ -49,7 +85,7 @@ class Mixed(Section):
 
     corpus: str
     """As `data.corpus`."""
-    share: Annotated[float, Field(gt=0, lt=1), BeforeValidator(_as_share)]
+    share: Annotated[Percent, Field(gt=0, lt=1)]
     """Its part of all words to train on, such as `30%`."""
 
 

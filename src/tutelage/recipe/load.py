@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.types import Json
-from tutelage.recipe.experiment import Recipe
+from tutelage.recipe.experiment import LENGTHS, Recipe
 from tutelage.recipe.yaml import Lines, Place, parse
 
 COMMAND_LINE = 0
@@ -82,9 +82,6 @@ def _merge(base: Any, changes: Any) -> Any:
             merged[key] = _merge(base[key], value) if key in base else copy.deepcopy(value)
         return merged
     return copy.deepcopy(changes)
-
-
-LENGTHS = ("epochs", "steps", "tokens", "words", "flops_of")
 
 
 def resolve_likes(tree: Json, lines: Lines, name: str) -> None:
