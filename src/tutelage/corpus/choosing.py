@@ -41,7 +41,7 @@ def choose(
         whole = asked[split]
         for i, corpus in enumerate(corpora):
             mine = [(file, mask) for j, file, mask in zip(of, cleaned, chosen[split], strict=True) if j == i]
-            there = [int(file.passages.words[mask].sum()) for file, mask in mine]
+            there = [file.words_of(mask) for file, mask in mine]
             if whole is None and data.mix and split != "test":
                 # Where no number is asked for, it is what the recipe's own corpus has.
                 whole = float(sum(there))

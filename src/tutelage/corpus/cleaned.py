@@ -12,7 +12,7 @@ from tutelage.base.errors import UserError
 from tutelage.base.progress import Tracker
 from tutelage.base.types import Bools, Ints
 from tutelage.corpus import reading, splits
-from tutelage.corpus.cleaning import Behaviour, clean_blocks
+from tutelage.corpus.cleaning import clean_blocks, cleaner
 from tutelage.corpus.encoding import Text
 from tutelage.corpus.examples import Example, read_examples
 from tutelage.corpus.sources import SourceFile
@@ -38,6 +38,10 @@ class CleanedFile:
     def words(self) -> int:
         """Whitespace words after cleaning."""
         return int(self.passages.words.sum())
+
+    def words_of(self, chosen: Bools) -> int:
+        """Return the words of chosen passages."""
+        return int(self.passages.words[chosen].sum())
 
     def cut(self, lines: tuple[int, int]) -> None:
         """Cut passages at two line numbers, so that each lies in one split."""
@@ -86,7 +90,7 @@ class CleanedFile:
                 yield file.read(int(self.passages.bytes[passage])).decode()
 
 
-def clean_file(source: SourceFile, folder: Path, behaviour: Behaviour, encoding: str, text_field: str,
+def clean_file(source: SourceFile, folder: Path, behaviour: str, encoding: str, text_field: str,
                bar: Tracker, whole: bool = False) -> CleanedFile:  # fmt: skip
     """Clean one file into `folder`; `whole` keeps each example of a study in one passage.
 
@@ -107,7 +111,7 @@ def clean_file(source: SourceFile, folder: Path, behaviour: Behaviour, encoding:
 
 def _cleaned(
     source: SourceFile,
-    behaviour: Behaviour,
+    behaviour: str,
     encoding: str,
     text_field: str,
     indexer: splits.Indexer,
@@ -126,15 +130,15 @@ def _cleaned(
         if rest:
             indexer.line(rest)
         return
-    for record in _records(source, encoding, text_field):
+    for record in _records(source, behaviour, encoding, text_field):
         text = record.strip("\n") + "\n\n"
         indexer.record(text, whole and source.format in STUDIED)
         yield text
 
 
-def _records(source: SourceFile, encoding: str, text_field: str) -> Iterator[str]:
+def _records(source: SourceFile, behaviour: str, encoding: str, text_field: str) -> Iterator[str]:
     if source.format == "jsonl":
-        yield from reading.json_texts(source.path, text_field, encoding)
+        yield from map(cleaner(source.cleaner, behaviour), reading.json_texts(source.path, text_field, encoding))
         return
     for example in read_examples(source.path):
         # Pairs become two lines; words are joined by single spaces, so that tags stay aligned with them.

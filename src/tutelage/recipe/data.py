@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from tutelage.base.errors import UserError
+from tutelage.base.functions import is_function_name, load_function
 from tutelage.recipe.words import read_words
 
 
@@ -21,6 +23,18 @@ def _as_share(value: Any) -> Any:
     if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value):
         return float(match[1]) / 100
     raise ValueError("write a share as in 50%")
+
+
+def _cleans_text(name: str) -> str:
+    if not is_function_name(name):
+        raise ValueError("Input should be a function, written package.module:function")
+    try:
+        declared = load_function(name).__annotations__
+    except UserError as error:
+        raise ValueError(f"Input should be a function that is there: {error}") from error
+    if len(declared) != 2 or "return" not in declared or not set(declared.values()) <= {str, "str"}:
+        raise ValueError(f"Input should be a function declared as (text: str) -> str, which '{name}' is not")
+    return name
 
 
 def _numbered(token: str) -> list[str]:
@@ -38,6 +52,7 @@ Count = Annotated[int, Field(ge=1)]
 Words = Annotated[int, Field(ge=1), BeforeValidator(_as_number)]
 """A number of words; `3M` is 3,000,000."""
 Share = Annotated[float, Field(gt=0, lt=1)]
+CleaningFunction = Annotated[str, AfterValidator(_cleans_text)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
 """A share that may be written as `50%`."""
@@ -151,9 +166,10 @@ class Data(Section):
     """Likewise for the test split (the corpus's dev files)."""
     val_share: Share = 0.05
     """Share of the lines of each training file held out, from its end, to choose checkpoints by (BabyLlama-2)."""
-    cleaning: Literal["none", "mended", "published"] = "mended"
+    cleaning: Literal["none", "mended", "published"] | CleaningFunction = "mended"
     """Cleaning of known corpora. `published`: as BabyLlama's code does, paragraphs glued together. `mended`: the same
-    rules, with paragraphs and documents kept apart."""
+    rules, with paragraphs and documents kept apart. Or a function of your own for every text, as
+    `package.module:function`: see [corpora](#corpora)."""
     test_share: Share = 0.05
     """Share held out as test where the corpus brings no test files."""
     separator: Literal["none", "end", "brackets"] = "end"
