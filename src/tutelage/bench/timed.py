@@ -65,6 +65,8 @@ class Vocabulary:
     pad_token_id: int = 0
     bos_token_id: int = 1
     eos_token_id: int = 2
+    cls_token_id: int = 1
+    sep_token_id: int = 2
 
     def __len__(self) -> int:
         """Return the number of tokens."""
