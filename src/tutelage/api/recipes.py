@@ -34,8 +34,8 @@ from tutelage.experiment.score_external import evaluate_guests
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.summary import summarise
 from tutelage.experiment.train import train_run
-from tutelage.models.build import Kind, save
-from tutelage.recipe import Evaluation, Recipe, Teacher
+from tutelage.models.build import save
+from tutelage.recipe import Evaluation, ModelKind, Recipe, Teacher
 from tutelage.recipe.load import load_recipe, shipped_recipes
 from tutelage.report.model_card import model_card
 from tutelage.report.report import publish as publish_summary
@@ -98,7 +98,7 @@ def evaluate_models(
     suites: Sequence[str],
     out: str | Path = EVALUATED,
     convention: str | None = None,
-    kind: Kind | None = None,
+    kind: ModelKind | None = None,
     revision: str | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     batch_tokens: int | None = None,

@@ -14,7 +14,7 @@ from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import new_folder, read_json, write_json
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import trained
 from tutelage.experiment.setup import Experiment

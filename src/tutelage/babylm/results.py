@@ -20,7 +20,7 @@ from tutelage.babylm.track_rules import TRACKS
 from tutelage.babylm.write import Fast, Submission, options_of, write_submission
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.progress import progress
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.named import Found, find
 from tutelage.evaluation.psychometrics.acquisition import as_submission, evaluate_acquisition

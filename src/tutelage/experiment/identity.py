@@ -12,7 +12,8 @@ from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json
-from tutelage.base.run_folder import Json, RunFolder
+from tutelage.base.run_folder import RunFolder
+from tutelage.base.types import Json
 from tutelage.corpus.prepare import Prepared
 from tutelage.experiment.plans import ModelPlan
 from tutelage.recipe import Recipe, Teacher

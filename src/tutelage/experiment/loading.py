@@ -10,10 +10,10 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json
 from tutelage.experiment.identity import Precision, TrainingRun
 from tutelage.experiment.setup import Experiment
-from tutelage.models.build import Kind, build, load
+from tutelage.models.build import build, load
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe import Teacher
+from tutelage.recipe import ModelKind, Teacher
 from tutelage.recipe.words import write_words
 from tutelage.teaching import outside
 from tutelage.teaching.signal import Combine
@@ -46,7 +46,7 @@ def new_learner(experiment: Experiment, run: TrainingRun) -> Learner:
 # --- trained
 
 
-def trained(experiment: Experiment, teacher: Teacher, reads: Kind) -> LanguageModel:
+def trained(experiment: Experiment, teacher: Teacher, reads: ModelKind) -> LanguageModel:
     """Load a trained model of this recipe, or one from a folder or the hub, after checking its vocabulary."""
     tokenizer = experiment.data.tokenizer
     if teacher.model not in experiment.recipe.models:
@@ -102,7 +102,7 @@ def step_of(experiment: Experiment, teacher: Teacher) -> int:
 def ensemble_of(
     experiment: Experiment,
     teachers: Sequence[Teacher],
-    reads: Kind,
+    reads: ModelKind,
     combine: Combine = "mean_logits",
     taken: Form | None = None,
 ) -> Ensemble:
@@ -118,7 +118,7 @@ def ensemble_of(
     return Ensemble(models, [teacher.weight for teacher in teachers], combine)
 
 
-def check_memory(experiment: Experiment, teachers: Sequence[Teacher], reads: Kind) -> None:
+def check_memory(experiment: Experiment, teachers: Sequence[Teacher], reads: ModelKind) -> None:
     """Refuse models that teach or score and do not fit in memory together, before any of them is loaded."""
     size = 4.0 * sum(experiment.plans.costs.of(teacher, reads).parameters for teacher in teachers)
     machine.check_memory(size, " and ".join(map(str, teachers)), experiment.group.device.type)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tutelage.base.files import fingerprint
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.compare.metrics import UNITS
 from tutelage.evaluation.measurements import Context
 from tutelage.evaluation.named import Found, file_name, read_score, write_score

@@ -16,9 +16,9 @@ from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
 from tutelage.experiment.rows import Rows
 from tutelage.experiment.runs import references_to
-from tutelage.models.build import Kind, shape, shape_of
+from tutelage.models.build import shape, shape_of
 from tutelage.models.cost import Cost, cost_of
-from tutelage.recipe import Recipe, Teacher
+from tutelage.recipe import ModelKind, Recipe, Teacher
 from tutelage.teaching.cache import epochs_read
 from tutelage.training.plan import Plan, plan
 
@@ -34,14 +34,14 @@ class Costs:
     def __init__(self, what: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
         self.recipe = what
         self.tokenizer = tokenizer
-        self._costs: dict[tuple[str, Kind], Cost] = {}
+        self._costs: dict[tuple[str, ModelKind], Cost] = {}
 
     @property
     def vocab_size(self) -> int:
         """Of the tokenizer."""
         return len(self.tokenizer)
 
-    def of(self, teacher: Teacher, reads: Kind) -> Cost:
+    def of(self, teacher: Teacher, reads: ModelKind) -> Cost:
         """Return the cost of a model of the recipe, or of one from outside."""
         key = (teacher.model, reads)
         if key not in self._costs:

@@ -21,7 +21,8 @@ from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json, write_json
 from tutelage.base.progress import console
-from tutelage.base.run_folder import Json, differences
+from tutelage.base.run_folder import differences
+from tutelage.base.types import Json
 from tutelage.corpus.tokens import TokenStore
 from tutelage.evaluation.buckets import row_losses
 from tutelage.evaluation.measurements import Context, Need, Speakers
@@ -32,9 +33,8 @@ from tutelage.experiment.loading import trained
 from tutelage.experiment.measure import in_words, measured
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
-from tutelage.models.build import Kind
 from tutelage.models.heads import TaskHeads, load_heads
-from tutelage.recipe import Recipe
+from tutelage.recipe import ModelKind, Recipe
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.heldout import held_out
 
@@ -210,7 +210,7 @@ class Scoring:
                     found |= {key: arrays[key] for key in arrays.files}
         return found
 
-    def _reads(self, subject: Subject) -> Kind:
+    def _reads(self, subject: Subject) -> ModelKind:
         kinds = {self._model(member).reads for member in subject.members}
         if len(kinds) > 1:
             raise UserError(f"{subject.name} mixes causal and masked models; an ensemble needs one kind")

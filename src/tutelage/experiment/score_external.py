@@ -19,7 +19,7 @@ from tutelage.base import machine
 from tutelage.base.errors import UserError
 from tutelage.base.files import write_json, write_text
 from tutelage.base.progress import console
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.external import Guest, missing_characters, open_guests
@@ -27,9 +27,9 @@ from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.evaluation.measurements import Context, Speakers
 from tutelage.evaluation.named import Found, find, read_score
 from tutelage.experiment.measure import in_words, measured
-from tutelage.models.build import Kind
 from tutelage.models.cost import cost_of
 from tutelage.models.language_model import LanguageModel
+from tutelage.recipe import ModelKind
 from tutelage.report.scores_report import scores_page
 
 UNREADABLE = 0.5
@@ -41,7 +41,7 @@ def evaluate_guests(
     suites: Sequence[str],
     out: Path,
     settings: recipe.Evaluation,
-    kind: Kind | None = None,
+    kind: ModelKind | None = None,
     revision: str | None = None,
     precision: Precision = "fp32",
 ) -> Summary:

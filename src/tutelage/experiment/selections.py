@@ -21,8 +21,9 @@ from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json, sha256, write_bytes, write_json
 from tutelage.base.progress import console
-from tutelage.base.run_folder import Json, RunFolder
-from tutelage.corpus.batches import BatchSource, Ints, keyed_generator
+from tutelage.base.run_folder import RunFolder
+from tutelage.base.types import Ints, Json
+from tutelage.corpus.batches import BatchSource, keyed_generator
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import weights_digest
 from tutelage.experiment.setup import Experiment

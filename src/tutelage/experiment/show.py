@@ -19,10 +19,12 @@ from rich.table import Table
 from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.progress import duration, human, output
+from tutelage.bench.timed import Vocabulary
 from tutelage.experiment import caches
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import new_model, trained
 from tutelage.experiment.setup import Experiment
+from tutelage.models.build import shape
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
 from tutelage.recipe.load import load_recipe, shipped_recipes
@@ -203,9 +205,20 @@ def print_recipes() -> None:
 
 
 def print_presets() -> None:
-    """List the shapes of models that recipes can name."""
-    table = Table("preset", "architecture", "settings")
+    """List the shapes of models that recipes can name, with their parameters at a vocabulary of 16,000."""
+    table = Table("preset", box=None, padding=(0, 2, 0, 0), caption="Parameters: with a vocabulary of 16,000 tokens.",
+                  caption_justify="left")  # fmt: skip
+    table.add_column("parameters", justify="right")
+    table.add_column("settings")
     for name, settings in PRESETS.items():
-        shape = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "model_type")
-        table.add_row(name, settings["model_type"], shape)
+        shown = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "model_type")
+        table.add_row(name, human(preset_parameters(name)), f"{settings['model_type']}: {shown}")
     output().print(table)
+
+
+def preset_parameters(name: str, vocabulary: int = 16_000) -> int:
+    """Count the parameters of a preset, on a model without weights."""
+    objective = "masked" if PRESETS[name]["model_type"] == "modernbert" else "next_token"
+    model = recipe.Model.model_validate({"preset": name, "steps": 1, "stages": [{"objectives": {objective: 1}}]})
+    hf = shape(model, Vocabulary(vocabulary), row_length=8)
+    return sum(weights.numel() for weights in hf.parameters())

@@ -13,7 +13,8 @@ from tutelage import __version__
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json, write_json
 from tutelage.base.machine import environment
-from tutelage.base.run_folder import Json, RunFolder, differences
+from tutelage.base.run_folder import RunFolder, differences
+from tutelage.base.types import Json
 from tutelage.compare.comparisons import compare, pairs_to_compare, student_and_control, with_comparisons
 from tutelage.compare.summary import Summary, read_models, read_summary
 from tutelage.evaluation.named import save_arrays

@@ -10,7 +10,8 @@ from tutelage.base import machine
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json, write_json
 from tutelage.base.progress import console, duration
-from tutelage.base.run_folder import Json, RunFolder
+from tutelage.base.run_folder import RunFolder
+from tutelage.base.types import Json
 from tutelage.experiment import caches
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import ensemble_of, new_heads, new_learner, new_model

@@ -18,6 +18,7 @@ from tutelage.recipe.stage import Cache as Cache
 from tutelage.recipe.stage import Denoiser as Denoiser
 from tutelage.recipe.stage import Distill as Distill
 from tutelage.recipe.stage import Masked as Masked
+from tutelage.recipe.stage import ModelKind as ModelKind
 from tutelage.recipe.stage import Objective as Objective
 from tutelage.recipe.stage import Objectives as Objectives
 from tutelage.recipe.stage import Select as Select
