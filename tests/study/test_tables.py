@@ -46,7 +46,7 @@ def test_errors_give_no_orders_to_a_terminal(small_plan, tmp_path, monkeypatch, 
     (tmp_path / "a.jsonl").write_text(json.dumps({"kind": "classification", "text": "x", ORDERS: 1}) + "\n")
     monkeypatch.setattr("sys.argv", ["tutelage", "study", "audit", str(tmp_path)])
     with pytest.raises(SystemExit):
-        main.main()
+        main()
     told = capsys.readouterr().err
     assert "unknown field 'A[U+001B]" in told
     assert not set(told) & set("\x1b\x07\u202e\r")

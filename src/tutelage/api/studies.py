@@ -19,16 +19,14 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import sweep, write_json, write_text
 from tutelage.base.progress import console
 from tutelage.corpus.examples import read_examples, write_examples
-from tutelage.corpus.study_plan import Kind, Plan, read_plan, starter_plan, write_plan
-from tutelage.study.client.budget import Cost
-from tutelage.study.client.client import open_teacher
-from tutelage.study.client.store import costs, open_store
-from tutelage.study.client.teacher_llm import TeacherLLM
-from tutelage.study.filter.hidden import visible
+from tutelage.corpus.study_plan import StudyPlan, TaskKind, read_plan, starter_plan, write_plan
+from tutelage.study.client.budget import Spending
+from tutelage.study.client.client import TeacherLLM
+from tutelage.study.client.store import Store, costs, open_store
 from tutelage.study.filter.quarantine import Refused, write_refused
+from tutelage.study.filter.text import visible
 from tutelage.study.folder import StudyFolder
-from tutelage.study.settings import Planning, Prices, Study
-from tutelage.study.study_file import load_study, study_text
+from tutelage.study.settings import Planning, Prices, Study, load_study, study_text
 from tutelage.study.write.forecast import forecast
 from tutelage.study.write.labelling import Labeller
 from tutelage.study.write.planning import Planner
@@ -67,7 +65,7 @@ class Labelled:
 
 def study_plan(
     source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES, again: bool = False
-) -> Plan:
+) -> StudyPlan:
     """Let the teacher plan, and write `plan.yaml`; a plan that is there, edited or not, is used as it is.
 
     Args:
@@ -207,7 +205,7 @@ def check_budget(done: WordLedger | Labelled) -> None:
 
 def study_costs(
     source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES
-) -> tuple[dict[str, Cost], Prices | None]:
+) -> tuple[dict[str, Spending], Prices | None]:
     """Return what each stage of a study cost so far (`plan`, `write`, `label`), and the prices to count money by."""
     study, folder = _read(source, overrides, studies)
     return (costs(folder.requests) if folder.requests.is_file() else {}), study.teacher.prices
@@ -225,7 +223,24 @@ def study_prompts(folder: str | Path) -> list[Path]:
     return copy_prompts(Path(folder))
 
 
-def _tell_what_is_missing(refused: Sequence[Refused], lost: Sequence[Kind], folder: StudyFolder) -> None:
+def open_teacher(study: Study, store: Store) -> TeacherLLM:
+    """Return the teacher that a study names; nothing is connected or loaded before a request needs it.
+
+    Raises:
+        UserError: an address that cannot be, answers of another teacher in the store, a missing package.
+    """
+    if study.teacher.faults == "again":
+        store.forget_faults()
+    if study.teacher.endpoint is not None:
+        from tutelage.study.client.remote import RemoteTeacher
+
+        return RemoteTeacher(study, store)
+    from tutelage.study.client.local import LocalTeacher
+
+    return LocalTeacher(study, store)
+
+
+def _tell_what_is_missing(refused: Sequence[Refused], lost: Sequence[TaskKind], folder: StudyFolder) -> None:
     """Say before words are paid for what of the plan came to nothing."""
     if not refused and not lost:
         return
@@ -265,16 +280,16 @@ def _check_suites(study: Study) -> None:
 
 @contextmanager
 def _teacher(study: Study, folder: StudyFolder) -> Iterator[TeacherLLM]:
-    with open_store(folder.requests) as store, open_teacher(study, store) as teacher:
-        yield teacher
+    with open_store(folder.requests) as store:
+        yield open_teacher(study, store)
 
 
-def _plan(folder: StudyFolder) -> Plan:
+def _plan(folder: StudyFolder) -> StudyPlan:
     if not folder.plan.is_file():
         raise UserError(f"{folder.plan} is not there; `tutelage study plan` comes first")
     return read_plan(folder.plan)
 
 
-def _named_plan(path: Path) -> Plan:
+def _named_plan(path: Path) -> StudyPlan:
     """Read the plan that a study names: a file, or `starter`, the plan of the starter corpus."""
     return starter_plan() if str(path) == starter.NAME and not path.exists() else read_plan(path)

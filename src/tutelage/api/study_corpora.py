@@ -12,14 +12,13 @@ from tutelage.base.errors import MissingData, UserError
 from tutelage.base.files import new_folder, write_text
 from tutelage.base.progress import console, progress
 from tutelage.corpus.examples import Example, read_examples, write_examples
-from tutelage.corpus.study_plan import Plan, read_plan, starter_plan, write_plan
+from tutelage.corpus.study_plan import StudyPlan, read_plan, starter_plan, write_plan
 from tutelage.evaluation.suites.sentences import evaluation_sentences
 from tutelage.report.audit_page import audit_page
 from tutelage.study.client.store import costs
 from tutelage.study.filter.audit import Audit, StageCost, audit_examples
-from tutelage.study.filter.faults import count_faults
 from tutelage.study.filter.filters import Filtered, filter_examples
-from tutelage.study.filter.quarantine import write_refused
+from tutelage.study.filter.quarantine import count_faults, write_refused
 from tutelage.study.folder import StudyFolder
 from tutelage.study.settings import Filters, Prices, Study
 
@@ -121,7 +120,7 @@ def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> A
 def _audit(
     name: str,
     examples: Sequence[Example],
-    plan: Plan,
+    plan: StudyPlan,
     settings: Filters,
     suites: Sequence[str],
     out: Path,
@@ -137,7 +136,7 @@ def _audit(
     return Audited(found, out / "index.html")
 
 
-def _corpus(path: Path) -> tuple[list[Example], Plan]:
+def _corpus(path: Path) -> tuple[list[Example], StudyPlan]:
     plans = [path / name for name in ("plan.yaml", "plan.json") if (path / name).is_file()]
     # Hidden files are what other programs left; training does not read them either.
     files = sorted(file for file in path.glob("*.jsonl") if not file.name.startswith("."))

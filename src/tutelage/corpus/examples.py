@@ -23,9 +23,9 @@ from typing import Any, get_args
 from tutelage.base.errors import UserError
 from tutelage.base.files import write_lines
 from tutelage.corpus.reading import json_records
-from tutelage.corpus.study_plan import Kind
+from tutelage.corpus.study_plan import TaskKind
 
-KINDS = get_args(Kind)
+KINDS = get_args(TaskKind)
 FIELDS = {"kind", "text", "text_pair", "words", "labels", "confidence", "task", "origin", "label_origins", "id"}
 
 Label = str | tuple[str, ...]
@@ -48,7 +48,7 @@ class Example:
         label_origins: by task, keys of the requests that labelled it.
     """
 
-    kind: Kind
+    kind: TaskKind
     text: str
     text_pair: str | None = None
     words: tuple[str, ...] | None = None
@@ -69,7 +69,7 @@ class Example:
         """Whitespace words of all its text."""
         return len(self.text.split()) + len((self.text_pair or "").split())
 
-    def takes(self, tagged_words: int | None = None) -> tuple[Kind, ...]:
+    def takes(self, tagged_words: int | None = None) -> tuple[TaskKind, ...]:
         """Return the kinds of tasks that could label it; words are tagged where spaces alone part them, on one line.
 
         Args:

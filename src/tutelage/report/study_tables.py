@@ -9,12 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tutelage.base.progress import human
-from tutelage.corpus.study_plan import Plan
-from tutelage.study.client.budget import Cost
+from tutelage.corpus.study_plan import StudyPlan
+from tutelage.study.client.budget import Spending
 from tutelage.study.filter.audit import Audit
 from tutelage.study.filter.filters import Filtered
-from tutelage.study.filter.hidden import visible
 from tutelage.study.filter.overlap import SuiteOverlap
+from tutelage.study.filter.text import visible
 from tutelage.study.settings import Prices
 from tutelage.study.write.word_ledger import WHY, WordLedger
 
@@ -24,7 +24,7 @@ def plain(text: str) -> Text:
     return Text(visible(text))
 
 
-def plan_table(plan: Plan) -> Table:
+def plan_table(plan: StudyPlan) -> Table:
     """Show lessons, tasks, labels and prompts."""
     table = Table(title=plain(plan.title))
     for heading in ("lesson", "task", "labels"):
@@ -106,13 +106,13 @@ def audit_table(audit: Audit) -> Group:
     return Group(table, said, *([overlap_table(audit.overlap)] if audit.overlap else []))
 
 
-def cost_table(costs: Mapping[str, Cost], prices: Prices | None) -> Table:
+def cost_table(costs: Mapping[str, Spending], prices: Prices | None) -> Table:
     """Show what the stages of a study cost so far."""
     table = Table(title="Cost so far")
     table.add_column("for")
     for heading in ("requests", "tokens read", "tokens written", *(["money"] if prices else [])):
         table.add_column(heading, justify="right")
-    for name, cost in [*costs.items(), ("all", sum(costs.values(), Cost()))]:
+    for name, cost in [*costs.items(), ("all", sum(costs.values(), Spending()))]:
         if name == "all":
             table.add_section()
         money = [f"{cost.money(prices):.2f}"] if prices else []

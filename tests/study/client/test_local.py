@@ -10,10 +10,10 @@ pytest.importorskip("llguidance", reason="llguidance is not installed (extra loc
 
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.study.client.answers import check_schema, read_json
-from tutelage.study.client.grammar import Rules, mask, word_grammar
+from tutelage.study.client.client import Constraint, Message, Request
+from tutelage.study.client.grammar import AnswerRules, mask, word_grammar
 from tutelage.study.client.local import LocalTeacher, _Writer
 from tutelage.study.client.store import entries, open_store
-from tutelage.study.client.teacher_llm import Constraint, Message, Request
 from tutelage.study.settings import Budget, Study
 
 TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
@@ -143,7 +143,7 @@ def test_masks_are_those_of_the_library(weights) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(weights)
     width = len(tokenizer) + 5
-    rule = Rules(tokenizer, [0], width).rule(request(constraint=Constraint(words=WORDS)))
+    rule = AnswerRules(tokenizer, [0], width).rule(request(constraint=Constraint(words=WORDS)))
     library = LLMatcher(from_tokenizer(tokenizer, n_vocab=width, eos_token=[0]), word_grammar(WORDS))
     last = None
     for token in [*tokenizer("The cat, naïve")["input_ids"], 0]:

@@ -319,7 +319,7 @@ def test_studies_are_checked_with_line_and_nearest_key(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_documentation_loads() -> None:
-    from tutelage.study.study_file import load_study
+    from tutelage.study.settings import load_study
 
     found = load_study(Path(__file__).parents[3] / "examples" / "study.yaml")
     assert found.budget.tokens == 50_000_000
@@ -331,7 +331,7 @@ def test_the_example_of_the_documentation_loads() -> None:
 
 def test_the_recipe_of_the_documentation_loads() -> None:
     from tutelage.recipe.load import load_recipe
-    from tutelage.study.study_file import load_study
+    from tutelage.study.settings import load_study
 
     examples = Path(__file__).parents[3] / "examples"
     student = load_recipe(examples / "study-student.yaml")

@@ -17,7 +17,7 @@ from llguidance.hf import from_tokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
 
-from tutelage.study.client.teacher_llm import Request
+from tutelage.study.client.client import Request
 
 Bools = npt.NDArray[np.bool_]
 
@@ -81,7 +81,7 @@ class GrammarRule:
         return allowed_V if allowed_V.any() else self._ended_V
 
 
-class Rules:
+class AnswerRules:
     """The rules of a teacher's requests.
 
     Args:

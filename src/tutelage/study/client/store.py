@@ -27,8 +27,9 @@ from typing import Any
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, locked, sync_folder
 from tutelage.base.progress import progress
-from tutelage.study.client.budget import Cost, worst_case
-from tutelage.study.client.teacher_llm import Answer, Json, Request
+from tutelage.base.run_folder import Json
+from tutelage.study.client.budget import Spending, worst_case
+from tutelage.study.client.client import Answer, Request
 
 SHOW_BYTES = 64 << 20
 """A store larger than this takes seconds to read; a bar shows it."""
@@ -44,7 +45,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.spent = Cost()
+        self.spent = Spending()
         self.teacher: Json | None = None
         self._places: dict[str, int] = {}
         self._faults: set[str] = set()
@@ -204,13 +205,13 @@ class _UnderWay:
     """Sendings that were neither answered nor failed, by request, with the most that each may have cost."""
 
     def __init__(self) -> None:
-        self._worst: dict[str, list[Cost]] = defaultdict(list)
+        self._worst: dict[str, list[Spending]] = defaultdict(list)
 
     def note(self, line: Json) -> None:
         """Take a line into account."""
         if "request" in line or "again" in line:
-            worst = Cost(1, *line["worst"])
-            self._worst[line.get("request") or line["again"]].append(worst if worst.tokens else Cost())
+            worst = Spending(1, *line["worst"])
+            self._worst[line.get("request") or line["again"]].append(worst if worst.tokens else Spending())
         elif ended(line) is not None:
             key = line.get("answer") or line["failed"]
             if len(self._worst[key]) > 1:
@@ -218,15 +219,15 @@ class _UnderWay:
             else:
                 del self._worst[key]
 
-    def lost(self) -> dict[str, Cost]:
+    def lost(self) -> dict[str, Spending]:
         """Return what the sendings of each request may have cost, at the end of the file."""
-        return {key: sum(worst, Cost()) for key, worst in self._worst.items()}
+        return {key: sum(worst, Spending()) for key, worst in self._worst.items()}
 
 
-def ended(line: Json) -> Cost | None:
+def ended(line: Json) -> Spending | None:
     """Return what a sending cost, from the line that ends it; None for other lines."""
     if "answer" in line or "failed" in line:
-        return Cost(line.get("requests", 1), line.get("read", 0), line.get("written", 0))
+        return Spending(line.get("requests", 1), line.get("read", 0), line.get("written", 0))
     return None
 
 
@@ -268,14 +269,14 @@ def entries(path: Path) -> Iterator[Json]:
         yield line
 
 
-def costs(path: Path) -> dict[str, Cost]:
+def costs(path: Path) -> dict[str, Spending]:
     """Return what each stage cost: the part of a request's purpose before its first slash.
 
     Together it is what a budget counts, sendings that were lost with their worst case included.
     Of requests whose line was taken out because it was damaged, the stage is `unknown`.
     """
     stages: dict[str, str] = {}
-    found: dict[str, Cost] = defaultdict(Cost)
+    found: dict[str, Spending] = defaultdict(Spending)
     under_way = _UnderWay()
     for line in entries(path):
         under_way.note(line)

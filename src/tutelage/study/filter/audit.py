@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.corpus.examples import Example, Label
-from tutelage.corpus.study_plan import Kind, Plan, Task
+from tutelage.corpus.study_plan import StudyPlan, Task, TaskKind
 from tutelage.study.filter.diversity import Diversity, diversity, vocabulary_growth
 from tutelage.study.filter.duplicates import near_duplicates
 from tutelage.study.filter.filters import texts_of
@@ -56,7 +56,7 @@ class TaskAudit:
         sure: share of them that every vote agreed on.
     """
 
-    kind: Kind
+    kind: TaskKind
     texts: int
     words: int
     could: int
@@ -131,7 +131,7 @@ class Audit:
 
 def audit_examples(
     examples: Sequence[Example],
-    plan: Plan,
+    plan: StudyPlan,
     settings: Filters | None = None,
     suites: Mapping[str, Sequence[str]] | None = None,
     refused: Mapping[str, Mapping[str, int]] | None = None,
@@ -156,7 +156,7 @@ def audit_examples(
     words = [[word for text in texts_of(example) for word in plain_words(text)] for example in drawn]
     counts = Counter(chain.from_iterable(words))
     lengths = [example.word_count for example in drawn]
-    of_kind = {kind: [i for i, example in enumerate(drawn) if example.kind == kind] for kind in get_args(Kind)}
+    of_kind = {kind: [i for i, example in enumerate(drawn) if example.kind == kind] for kind in get_args(TaskKind)}
     of_kind = {kind: places for kind, places in of_kind.items() if places}
     growth = {"all": vocabulary_growth(words)}
     growth |= {kind: vocabulary_growth([words[i] for i in places]) for kind, places in of_kind.items()}
@@ -195,7 +195,7 @@ def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((ends[i], at[i]) for i in range(min(at), max(at) + 1)) if at else ()
 
 
-def _task(task: Task, kind: Kind, examples: Sequence[Example], takes: Sequence[Sequence[Kind]]) -> TaskAudit:
+def _task(task: Task, kind: TaskKind, examples: Sequence[Example], takes: Sequence[Sequence[TaskKind]]) -> TaskAudit:
     own = [example for example in examples if example.task == task.name]
     labelled = [example for example in examples if task.name in example.labels]
     found = Counter[str]()
@@ -217,7 +217,7 @@ def _task(task: Task, kind: Kind, examples: Sequence[Example], takes: Sequence[S
     )
 
 
-def _related(examples: Sequence[Example], plan: Plan) -> tuple[tuple[str, str, float, int], ...]:
+def _related(examples: Sequence[Example], plan: StudyPlan) -> tuple[tuple[str, str, float, int], ...]:
     """How much one task's label tells of another's, for every two tasks that enough texts have both of."""
     codes = {
         task.name: _codes([example.labels.get(task.name) for example in examples])
@@ -275,7 +275,7 @@ def cramers_v(counts_RC: NDArray[np.int64]) -> tuple[float | None, float]:
     return strength(freedom), strength(freedom + CHANCE * np.sqrt(2 * freedom))
 
 
-def _samples(drawn: Sequence[Example], plan: Plan) -> dict[str, tuple[Mapping[str, Any], ...]]:
+def _samples(drawn: Sequence[Example], plan: StudyPlan) -> dict[str, tuple[Mapping[str, Any], ...]]:
     """A few texts for each task: those written for it, or, where none were, those that have its label."""
     found = {}
     for task in plan.tasks():

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from tutelage.base.errors import UserError
-from tutelage.corpus.study_plan import ANNOTATED, MAX_LABELS, Kind, Lesson, Plan, Task
-from tutelage.study.client.asking import Outcome, ask_json
-from tutelage.study.client.questions import list_of, question
-from tutelage.study.client.teacher_llm import Request, TeacherLLM
+from tutelage.corpus.study_plan import ANNOTATED, MAX_LABELS, Lesson, StudyPlan, Task, TaskKind
+from tutelage.study.client.asking import Check, Outcome, ask_json, list_of, question
+from tutelage.study.client.client import Request, TeacherLLM
 from tutelage.study.filter.quarantine import Refused
 from tutelage.study.settings import Planning, Study
-from tutelage.study.write.pieces import origin_of
 from tutelage.study.write.prompting import GIVES, TAKES, Prompts, labels_text
 
 MAX_LINE = 2000
@@ -29,8 +27,6 @@ MANY = 4
 TASKS = list_of("tasks", ("name", "description"))
 LABELS = list_of("labels", ("label", "definition"))
 PROMPTS = list_of("prompts")
-
-Check = Callable[[Any, Request], str | None]
 
 
 class Planner:
@@ -48,13 +44,15 @@ class Planner:
 
     def __init__(self, teacher: TeacherLLM, study: Study, attempt: int = 0) -> None:
         self._teacher, self._study = teacher, study
-        self._wish = study.plan if isinstance(study.plan, Planning) else Planning()
-        self._prompts = Prompts(self._wish.language, self._wish.audience, study.prompts)
+        self._planning = study.plan if isinstance(study.plan, Planning) else Planning()
+        self._prompts = Prompts(self._planning.language, self._planning.audience, study.prompts)
         self._attempt = attempt
-        self.kinds: tuple[Kind, ...] = self._wish.kinds if study.writing.corpus == "multi_task" else ("generation",)
+        self.kinds: tuple[TaskKind, ...] = (
+            self._planning.kinds if study.writing.corpus == "multi_task" else ("generation",)
+        )
         self.refused: list[Refused] = []
 
-    def plan(self) -> Plan:
+    def plan(self) -> StudyPlan:
         """Return the whole plan; what was left out stands in `refused`.
 
         Raises:
@@ -73,11 +71,14 @@ class Planner:
             first = f": {self.refused[0].reason}" if self.refused else ""
             raise UserError(f"the teacher planned nothing that could be used{first}; try another model, or see its "
                             "answers in requests.jsonl")  # fmt: skip
-        return Plan(
-            title=self._wish.title, language=self._wish.language, audience=self._wish.audience, lessons=tuple(lessons)
+        return StudyPlan(
+            title=self._planning.title,
+            language=self._planning.language,
+            audience=self._planning.audience,
+            lessons=tuple(lessons),
         )
 
-    def _tasks(self) -> dict[Kind, list[Task]]:
+    def _tasks(self) -> dict[TaskKind, list[Task]]:
         """First wave: what each lesson's tasks are.
 
         A name that an earlier lesson has gets its kind behind it; of two in one lesson the second is refused.
@@ -85,13 +86,13 @@ class Planner:
         topics = self._study.writing.corpus != "multi_task"
         requests = [
             self._question("plan_topics" if topics else "plan_tasks", f"plan/{kind}", TASKS,
-                           takes=TAKES[kind], gives=GIVES[kind], count=self._wish.tasks)
+                           takes=TAKES[kind], gives=GIVES[kind], count=self._planning.tasks)
             for kind in self.kinds
         ]  # fmt: skip
-        check = partial(_check_tasks, wished=self._wish.tasks)
+        check = partial(_check_tasks, count=self._planning.tasks)
         outcomes = self._ask(requests, check, "planning tasks")
         names = set[str]()
-        found: dict[Kind, list[Task]] = {}
+        found: dict[TaskKind, list[Task]] = {}
         for kind, request, outcome in zip(self.kinds, requests, outcomes, strict=True):
             if outcome.value is None:
                 self._refuse(outcome, request.purpose)
@@ -102,14 +103,14 @@ class Planner:
                 name = _task_name(record["name"]) or f"{kind}_{number}"
                 unique = name if name not in names or name in own else f"{name[:40]}_{kind}"
                 if unique in names:
-                    self.refused.append(Refused(f"two tasks have this name: {name}", origin_of(outcome), record))
+                    self.refused.append(Refused(f"two tasks have this name: {name}", outcome.origin, record))
                     continue
                 own.add(name)
                 names.add(unique)
                 found[kind].append(Task(name=unique, description=_one_line(record["description"])))
         return found
 
-    def _labels(self, tasks: Sequence[tuple[Kind, Task]]) -> dict[str, Task]:
+    def _labels(self, tasks: Sequence[tuple[TaskKind, Task]]) -> dict[str, Task]:
         """Second wave: the labels of tasks that have some."""
         asked = [(kind, task) for kind, task in tasks if kind in ANNOTATED]
         requests = [
@@ -127,14 +128,14 @@ class Planner:
                 done[task.name] = Task(name=task.name, description=task.description, labels=labels)
         return done
 
-    def _with_prompts(self, tasks: Sequence[tuple[Kind, Task]]) -> list[tuple[Kind, Task]]:
+    def _with_prompts(self, tasks: Sequence[tuple[TaskKind, Task]]) -> list[tuple[TaskKind, Task]]:
         """Third wave: what texts are written from."""
         requests = [
             self._question("plan_prompts", f"plan/{task.name}/prompts", PROMPTS, task=task.name,
-                           description=task.description, labels=labels_text(task.labels), count=self._wish.prompts)
+                           description=task.description, labels=labels_text(task.labels), count=self._planning.prompts)
             for _, task in tasks
         ]  # fmt: skip
-        check = partial(_check_prompts, wished=self._wish.prompts)
+        check = partial(_check_prompts, count=self._planning.prompts)
         outcomes = self._ask(requests, check, "planning prompts")
         done = []
         for (kind, task), outcome in zip(tasks, outcomes, strict=True):
@@ -160,15 +161,15 @@ class Planner:
         return got
 
     def _refuse(self, outcome: Outcome, what: str) -> None:
-        self.refused.append(Refused(f"malformed answer: {outcome.fault}", origin_of(outcome), what))
+        self.refused.append(Refused(f"malformed answer: {outcome.fault}", outcome.origin, what))
 
 
-def _check_tasks(value: Any, request: Request, wished: int) -> str | None:
+def _check_tasks(value: Any, request: Request, count: int) -> str | None:
     tasks = value["tasks"]
     if not tasks:
         return "the list of tasks is empty"
-    if len(tasks) > MANY * wished:
-        return f"{len(tasks)} tasks, far more than the {wished} asked for"
+    if len(tasks) > MANY * count:
+        return f"{len(tasks)} tasks, far more than the {count} asked for"
     for number, task in enumerate(tasks, 1):
         if not any(map(str.isalpha, task["name"])):
             return f"the name of task {number} has no letters"
@@ -185,11 +186,11 @@ def _check_labels(value: Any, request: Request) -> str | None:
     return _check_lines(labels, "label", 60) or _check_lines(lines, "definition")
 
 
-def _check_prompts(value: Any, request: Request, wished: int) -> str | None:
+def _check_prompts(value: Any, request: Request, count: int) -> str | None:
     if not value["prompts"]:
         return "the list of prompts is empty"
-    if len(value["prompts"]) > MANY * wished:
-        return f"{len(value['prompts'])} prompts, far more than the {wished} asked for"
+    if len(value["prompts"]) > MANY * count:
+        return f"{len(value['prompts'])} prompts, far more than the {count} asked for"
     return _check_lines(value["prompts"], "prompt")
 
 
