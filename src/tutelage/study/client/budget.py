@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tutelage.base.errors import UserError
 from tutelage.study.client.client import Request
 from tutelage.study.settings import Budget, Prices
 
@@ -49,6 +50,14 @@ class Spending:
     def money(self, prices: Prices | None) -> float:
         """Return what the tokens cost; 0 without prices."""
         return 0.0 if prices is None else (self.read * prices.read + self.written * prices.written) / 1e6
+
+
+def budget_ended(what: str) -> UserError:
+    """Return the refusal to go on from a stage that the end of the budget cut off, with what was done."""
+    return UserError(
+        f"the budget ended before all was done: {what}. What was answered is kept: raise `budget` and give the same "
+        "command again; or go on with what is there, by the verbs that come next"
+    )
 
 
 def worst_case(request: Request) -> Spending:

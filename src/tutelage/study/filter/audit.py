@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
+from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
@@ -127,6 +128,14 @@ class Audit:
     refused: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     costs: Mapping[str, StageCost] = field(default_factory=dict)
     samples: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit and where its page is."""
+
+    audit: Audit
+    page: Path
 
 
 def audit_examples(

@@ -24,6 +24,7 @@ from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.examples import Example, Label
 from tutelage.corpus.study_plan import ANNOTATED, StudyPlan, Task, TaskKind
 from tutelage.study.client.asking import TEXT, Outcome, ask_json, one_of, question, record
+from tutelage.study.client.budget import budget_ended
 from tutelage.study.client.client import Request, TeacherLLM
 from tutelage.study.filter.quarantine import Refused
 from tutelage.study.settings import Study
@@ -43,6 +44,30 @@ class LabelQuestion:
     kind: TaskKind
     tasks: tuple[Task, ...]
     vote: int
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What labelling came to.
+
+    Attributes:
+        texts: labelled texts, those without any label included.
+        labels: by task, how many texts have a label.
+        could: by task, how many texts could have one: pairs, single texts, or such of one line.
+        refused: labels that did not come to anything.
+        budget_ended: whether texts were left without labels because the budget ended.
+    """
+
+    texts: int
+    labels: dict[str, int]
+    could: dict[str, int]
+    refused: int
+    budget_ended: bool
+
+    def check_budget(self) -> None:
+        """Raise a UserError if texts were left without labels because the budget ended."""
+        if self.budget_ended:
+            raise budget_ended(f"{sum(self.labels.values()):,} of {sum(self.could.values()):,} labels came")
 
 
 @dataclass
@@ -68,23 +93,18 @@ class Labeller:
         budget_ended: whether some labels or votes are missing because the budget ended.
 
     Raises:
-        UserError: `labelling.tasks` names what is no task with labels, or a label of words has a space.
+        UserError: as `check_labelling` says.
     """
 
     def __init__(self, teacher: TeacherLLM, study: Study, plan: StudyPlan) -> None:
         self._teacher, self._study = teacher, study
         self._prompts = Prompts.of(plan, study.prompts)
-        wanted, known = study.labelling.tasks, [task.name for task in plan.tasks(*ANNOTATED)]
-        for name in wanted or ():
-            if name not in known:
-                raise UserError(f"labelling.tasks: the plan has no task '{name}' with labels{nearest(name, known)}")
+        check_labelling(study, plan)
+        wanted = study.labelling.tasks
         self._tasks: dict[TaskKind, tuple[Task, ...]] = {
             kind: tuple(task for task in plan.tasks(kind) if wanted is None or task.name in wanted)
             for kind in ANNOTATED
         }
-        for task in self._tasks["tagging"]:
-            if spaced := next((label for label in task.labels if len(label.split()) > 1), None):
-                raise UserError(f"the label '{spaced}' of the tagging task '{task.name}' has a space; write it with _")
         self.refused: list[Refused] = []
         self.labels: Counter[str] = Counter({task.name: 0 for tasks in self._tasks.values() for task in tasks})
         self.could = self.labels.copy()
@@ -202,6 +222,22 @@ class Labeller:
             confidence={name: sure for name, (_, sure) in decided.items()} if asked > 1 else {},
             label_origins={name: tuple(dict.fromkeys(keys)) for name, keys in votes.origins.items()},
         )
+
+
+def check_labelling(study: Study, plan: StudyPlan) -> None:
+    """Refuse a study that labels what the plan does not have, or that words cannot be tagged with.
+
+    Raises:
+        UserError: `labelling.tasks` names what is no task with labels, or a label of words has a space.
+    """
+    wanted, known = study.labelling.tasks, [task.name for task in plan.tasks(*ANNOTATED)]
+    for name in wanted or ():
+        if name not in known:
+            raise UserError(f"labelling.tasks: the plan has no task '{name}' with labels{nearest(name, known)}")
+    for task in plan.tasks("tagging"):
+        spaced = next((label for label in task.labels if len(label.split()) > 1), None)
+        if spaced and (wanted is None or task.name in wanted):
+            raise UserError(f"the label '{spaced}' of the tagging task '{task.name}' has a space; write it with _")
 
 
 def majority(given: Sequence[Label], asked: int) -> tuple[Label, float]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tutelage.corpus.study_plan import ANNOTATED, TaskKind
+from tutelage.study.client.budget import budget_ended
 
 Ended = Literal["", "words", "texts", "budget", "exhausted"]
 WHY: dict[Ended, str] = {
@@ -114,6 +115,11 @@ class WordLedger:
     def exhausted(self, patience: int) -> bool:
         """Tell whether some task was left alone because nothing new came."""
         return any(task.unproductive >= patience for task in self.tasks.values())
+
+    def check_budget(self) -> None:
+        """Raise a UserError if the end of the budget cut the writing off."""
+        if self.ended == "budget":
+            raise budget_ended(f"{self.words:,} words were written")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as an object."""
