@@ -136,7 +136,7 @@ def process(settings: Any, folder: Path, stages: tuple[str, ...] = STAGES) -> su
     folder.mkdir(exist_ok=True)
     file.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
     code = (
-        "import sys\nfrom tutelage import studies\nfrom tutelage.base.errors import Interrupted\n"
+        "import sys\nfrom tutelage.api import studies\nfrom tutelage.base.errors import Interrupted\n"
         "try:\n"
         f"    for verb in {stages!r}:\n"
         f"        getattr(studies, 'study_' + verb)({str(file)!r}, (), {str(folder)!r})\n"

@@ -33,7 +33,7 @@ from tutelage.base.stopping import Stop, stop_flag
 from tutelage.study.client.budget import Ledger, Spending, worst_case
 from tutelage.study.client.client import Answer, Request, taken_apart
 from tutelage.study.client.grammar import AnswerRules, Rule, mask
-from tutelage.study.client.store import Store
+from tutelage.study.client.store import Store, answer_line
 from tutelage.study.settings import Sampling, Study
 
 STOPPING = "stopping; the answers of this batch are dropped and will be written again"
@@ -100,18 +100,11 @@ class LocalTeacher:
         answers = self._writer.write(batch, stop)
         if stop.number:
             raise Interrupted(stop.number)
-        self._store.append([_line(answer) for answer in answers if answer.key in new])
+        self._store.append([answer_line(answer) for answer in answers if answer.key in new])
         for request, answer in zip(batch, answers, strict=True):
             if answer.key in new:
                 ledger.settle(worst_case(request), Spending(1, answer.read, answer.written))
                 bar.advance(1, f"{human(ledger.spent.tokens)} tokens in all")
-
-
-def _line(answer: Answer) -> Json:
-    line: Json = {"answer": answer.key, "text": answer.text, "finish": answer.finish}
-    if answer.fault:
-        line["fault"] = answer.fault
-    return line | {"read": answer.read, "written": answer.written}
 
 
 class _Writer:

@@ -23,15 +23,15 @@ from tutelage.base.progress import Tracker, console, duration, human
 from tutelage.base.run_folder import Json
 from tutelage.base.stopping import Stop
 from tutelage.study.client.budget import BYTES_A_TOKEN, Ledger, Spending, worst_case
-from tutelage.study.client.client import Message, Request
+from tutelage.study.client.client import Answer, Message, Request
 from tutelage.study.client.endpoint import Failed, NeverAnswered, Reply
-from tutelage.study.client.store import Store
+from tutelage.study.client.store import Store, answer_line
 from tutelage.study.settings import TeacherSettings
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds, where an endpoint does not say how long to wait; doubled after each failure."""
 PATIENCE = 3600.0
-"""Seconds. An endpoint that asks to wait longer ends the run, which goes on when it is started again."""
+"""Seconds. An endpoint that asks to wait longer ends the run, which resumes when it is started again."""
 LOOK_SECONDS = 0.1
 """How often stopping is noticed during a pause."""
 
@@ -122,7 +122,7 @@ class Wave:
 
     async def _answer(self, request: Request, worst: Spending) -> None:
         """Send a request until it is answered or given up."""
-        heard, failures, sendings, seed = self._answered, 0, 0, request.seed
+        answered, failures, sendings, seed = self._answered, 0, 0, request.seed
         while True:
             if self._over:
                 self._settle(worst, Spending())
@@ -130,7 +130,7 @@ class Wave:
             await self._journal.write(self._store.asking(request, **({"seed": seed} if sendings else {})))
             sendings += 1
             try:
-                reply = await self._send_in_turn(request, seed)
+                reply = await self._send_when_free(request, seed)
                 if reply is None:
                     await self._journal.write([{"failed": request.key, "why": "stopped before", "requests": 0}])
                     self._settle(worst, Spending())
@@ -145,8 +145,8 @@ class Wave:
                 raise
             except Failed as error:
                 # Too much to do for all of us is no failure of this request while others get through.
-                failures = 0 if error.limited and self._answered > heard else failures + 1
-                heard, cost = self._answered, worst if error.billed else Spending(1)
+                failures = 0 if error.limited and self._answered > answered else failures + 1
+                answered, cost = self._answered, worst if error.billed else Spending(1)
                 over = failures >= self._settings.tries
                 if over and await self._alive(request):
                     fault = f"given up after {failures} failures, the last one: {error}"
@@ -165,7 +165,7 @@ class Wave:
                 await self._pause(request, sendings, error)
                 seed = int(fingerprint([request.key, seed])[:7], 16)
 
-    async def _send_in_turn(self, request: Request, seed: int) -> Reply | None:
+    async def _send_when_free(self, request: Request, seed: int) -> Reply | None:
         """Send a request once, when it has a slot and nobody is to wait; None if all is over by then."""
         async with self._slots:
             await self._pause_for_all(request)
@@ -205,10 +205,8 @@ class Wave:
             worst.read if reply.read is None else reply.read,
             min(size, request.max_tokens) if reply.written is None else reply.written,
         )
-        line: Json = {"answer": request.key, "text": reply.text, "finish": reply.finish}
-        if reply.fault:
-            line["fault"] = reply.fault
-        await self._journal.write([line | {"read": cost.read, "written": cost.written}])
+        answer = Answer(request.key, reply.text, reply.fault, reply.finish, cost.read, cost.written)
+        await self._journal.write([answer_line(answer)])
         self._settle(worst, cost)
         if not reply.fault:
             self._answered += 1
