@@ -152,12 +152,12 @@ def test_masks_are_those_of_the_library(weights) -> None:
         fill_next_token_bitmask(library, bits)
         expected = scores_BV[1:].numpy().copy()
         apply_token_bitmask_inplace(expected, bits)
-        found = mask(scores_BV, [None, rule.allowed(last)]).numpy()
+        found = mask(scores_BV, [None, rule(last)]).numpy()
         assert np.array_equal(found, np.concatenate([scores_BV[:1].numpy(), expected]))
         assert np.isfinite(found[1, token])
         library.consume_token(token)
         last = token
-    ended = rule.allowed(0)
+    ended = rule(0)
     assert np.flatnonzero(ended).tolist() == [0]
 
 

@@ -248,7 +248,7 @@ class _Bound(LogitsProcessor):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         last = input_ids[:, -1].tolist() if input_ids.shape[1] > self._start else [None] * len(self._rules)
         rows = zip(self._rules, last, strict=True)
-        return mask(scores, [None if rule is None else rule.allowed(token) for rule, token in rows])
+        return mask(scores, [None if rule is None else rule(token) for rule, token in rows])
 
 
 class _Stopped(StoppingCriteria):  # type: ignore[misc]

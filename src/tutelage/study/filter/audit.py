@@ -107,7 +107,7 @@ class Audit:
         overlap: with evaluation sets.
         refused: by stage, what went into quarantine and how often.
         costs: by stage.
-        samples: by task, a few texts drawn by lot.
+        samples: by task, a few texts drawn at random.
     """
 
     title: str
@@ -160,33 +160,27 @@ def audit_examples(
     """
     settings = settings or Filters()
     threshold = settings.near_duplicates or SIMILAR
-    # By lot, yet the same each time: digests of texts are as good as draws.
+    # At random, yet the same each time: digests of texts are as good as draws.
     drawn = sorted(examples, key=lambda example: example.id)
     words = [[word for text in texts_of(example) for word in plain_words(text)] for example in drawn]
     counts = Counter(chain.from_iterable(words))
     lengths = [example.word_count for example in drawn]
-    of_kind = {kind: [i for i, example in enumerate(drawn) if example.kind == kind] for kind in get_args(TaskKind)}
-    of_kind = {kind: places for kind, places in of_kind.items() if places}
-    growth = {"all": vocabulary_growth(words)}
-    growth |= {kind: vocabulary_growth([words[i] for i in places]) for kind, places in of_kind.items()}
-    equal = len(examples) - len({example.id for example in examples})
-    similar = near_duplicates([(example.text, example.text_pair) for example in examples], threshold)
-    overlap = find_overlap([texts_of(e) for e in examples], suites, settings.overlap.ngram)[1] if suites else []
     takes = [example.takes(tagged_words) for example in examples]
-    tasks = {task.name: _task(task, lesson.kind, examples, takes) for lesson in plan.lessons for task in lesson.tasks}
+    overlap = find_overlap([texts_of(e) for e in examples], suites, settings.overlap.ngram)[1] if suites else []
     return Audit(
         title=plan.title,
         texts=len(examples),
         words=sum(lengths),
         types=len(counts),
         once=sum(count == 1 for count in counts.values()),
-        kinds={kind: (len(places), sum(lengths[i] for i in places)) for kind, places in of_kind.items()},
+        **_by_kind(drawn, words),
         lengths=tuple(int(n) for n in np.quantile(lengths, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))) if lengths else (),
         histogram=_histogram(lengths),
-        tasks=tasks,
-        growth=growth,
+        tasks={
+            task.name: _task(task, lesson.kind, examples, takes) for lesson in plan.lessons for task in lesson.tasks
+        },
         variety=diversity(words, ["\n".join(texts_of(example)) for example in drawn]),
-        duplicates={"equal": equal, "near": sum(item is not None for item in similar) - equal},
+        duplicates=_duplicates(examples, threshold),
         threshold=threshold,
         related=_related(examples, plan),
         overlap=tuple(overlap),
@@ -195,6 +189,22 @@ def audit_examples(
         costs=costs or {},
         samples=_samples(drawn, plan),
     )
+
+
+def _by_kind(drawn: Sequence[Example], words: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Sizes by kind of lesson, and the growth of the vocabulary of the whole corpus and of each kind."""
+    places = {kind: [i for i, example in enumerate(drawn) if example.kind == kind] for kind in get_args(TaskKind)}
+    places = {kind: own for kind, own in places.items() if own}
+    growth = {kind: vocabulary_growth([words[i] for i in own]) for kind, own in places.items()}
+    sizes = {kind: (len(own), sum(drawn[i].word_count for i in own)) for kind, own in places.items()}
+    return {"kinds": sizes, "growth": {"all": vocabulary_growth(words), **growth}}
+
+
+def _duplicates(examples: Sequence[Example], threshold: float) -> dict[str, int]:
+    """How many texts are equal to an earlier one, and how many only similar."""
+    equal = len(examples) - len({example.id for example in examples})
+    similar = near_duplicates([(example.text, example.text_pair) for example in examples], threshold)
+    return {"equal": equal, "near": sum(item is not None for item in similar) - equal}
 
 
 def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:

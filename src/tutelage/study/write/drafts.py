@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from tutelage.corpus.examples import Example
 from tutelage.corpus.study_plan import TaskKind
 from tutelage.study.client.answers import unsound
+from tutelage.study.client.asking import Outcome
+from tutelage.study.filter.quarantine import Refused
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,13 @@ class DraftText:
             task=task,
             origin=self.origin,
         )
+
+
+def drafts_of(outcome: Outcome, purpose: str, refused: list[Refused]) -> list[DraftText]:
+    """Return the texts or pairs of an answer; none where it stayed malformed, which is added to `refused`."""
+    if outcome.value is None:
+        refused.append(Refused(f"malformed answer: {outcome.fault}", outcome.origin, purpose))
+        return []
+    (items,) = outcome.value.values()
+    texts = [(item, None) if isinstance(item, str) else (item["text"], item["text_pair"]) for item in items]
+    return [DraftText(text, pair, outcome.origin) for text, pair in texts]

@@ -17,7 +17,7 @@ from tutelage.study.client.asking import TEXT, ask_json, check_any, list_of, que
 from tutelage.study.client.client import Answer, Constraint, Request, TeacherLLM
 from tutelage.study.filter.quarantine import Refused
 from tutelage.study.settings import Study
-from tutelage.study.write.drafts import DraftText
+from tutelage.study.write.drafts import DraftText, drafts_of
 from tutelage.study.write.extenders import cycle
 from tutelage.study.write.prompting import Prompts, fenced
 from tutelage.study.write.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
@@ -81,29 +81,23 @@ class Within:
 
     def ask(self, requests: Sequence[Request], label: str, refused: list[Refused]) -> list[list[DraftText] | None]:
         """Ask for the texts of some requests; None from where the budget ended, and what strays goes to `refused`."""
+        batches: list[list[DraftText]] = []
         if self._constraint is not None:
-            answers = self._teacher.ask(requests, label)
-            # What is stored behind the budget's end waits: what it would follow is not known yet.
-            answered = answers[: answers.index(None)] if None in answers else answers
-            held = [
-                self._held(answer, request, refused)
-                for request, answer in zip(requests, answered, strict=False)
-                if answer is not None
-            ]
-            return [*held, *[None] * (len(requests) - len(held))]
-        outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
-        batches: list[list[DraftText] | None] = []
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if outcome is None:
-                break
-            if outcome.value is None:
-                refused.append(Refused(f"malformed answer: {outcome.fault}", outcome.origin, request.purpose))
-            texts = [] if outcome.value is None else outcome.value["texts"]
-            batches.append([DraftText(text, None, outcome.origin) for text in texts])
-        batches = self._rewritten(requests, batches, label, refused)
+            for request, answer in zip(requests, self._teacher.ask(requests, label), strict=True):
+                # What is stored behind the budget's end waits: what it would follow is not known yet.
+                if answer is None:
+                    break
+                batches.append(self._constrained(answer, request, refused))
+        else:
+            outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
+            for request, outcome in zip(requests, outcomes, strict=True):
+                if outcome is None:
+                    break
+                batches.append(drafts_of(outcome, request.purpose, refused))
+            batches = self._rewritten(requests, batches, label, refused)
         return [*batches, *[None] * (len(requests) - len(batches))]
 
-    def _held(self, answer: Answer, request: Request, refused: list[Refused]) -> list[DraftText]:
+    def _constrained(self, answer: Answer, request: Request, refused: list[Refused]) -> list[DraftText]:
         """Take the answer of a teacher that is held to the vocabulary: it is the text."""
         if answer.fault:
             refused.append(Refused(f"no answer: {answer.fault}", answer.key, request.purpose))
@@ -118,13 +112,13 @@ class Within:
         return [DraftText(text, None, answer.key)]
 
     def _rewritten(
-        self, requests: Sequence[Request], batches: Sequence[list[DraftText] | None], label: str, refused: list[Refused]
-    ) -> list[list[DraftText] | None]:
+        self, requests: Sequence[Request], batches: Sequence[list[DraftText]], label: str, refused: list[Refused]
+    ) -> list[list[DraftText]]:
         """Give texts that stray back to be written again; those that still stray are refused."""
         straying = [
             (number, place, draft, outside)
             for number, batch in enumerate(batches)
-            for place, draft in enumerate(batch or ())
+            for place, draft in enumerate(batch)
             if draft.fault() is None and (outside := self._list.outside(draft.text))
         ]
         questions = [
@@ -132,16 +126,16 @@ class Within:
             for number, place, draft, outside in straying
         ]
         outcomes = ask_json(self._teacher, questions, self._check, self._study.teacher, f"{label}, rewriting")
-        mended: list[list[DraftText | None] | None] = [None if batch is None else list(batch) for batch in batches]
+        mended: list[list[DraftText | None]] = [list(batch) for batch in batches]
         for (number, place, draft, outside), outcome in zip(straying, outcomes, strict=True):
-            batch = mended[number]
             if outcome is None:
-                return [_whole(batch) for batch in mended[:number]]
-            assert batch is not None
+                mended = mended[:number]
+                break
             if outcome.value is None:
                 refused.append(Refused(f"{_strays(outside)}; {outcome.fault}", outcome.origin, draft.text))
-            batch[place] = None if outcome.value is None else DraftText(outcome.value["text"], None, outcome.origin)
-        return [_whole(batch) for batch in mended]
+            text = None if outcome.value is None else outcome.value["text"]
+            mended[number][place] = None if text is None else DraftText(text, None, outcome.origin)
+        return [[draft for draft in batch if draft is not None] for batch in mended]
 
     def _question_again(self, purpose: str, draft: DraftText, outside: Sequence[str]) -> Request:
         words = fenced(", ".join(outside[:MAX_NAMED]), "words")
@@ -155,10 +149,6 @@ class Within:
         return (
             f"it still has words that the learner does not know: {', '.join(named) or 'numbers'}" if outside else None
         )
-
-
-def _whole(batch: Sequence[DraftText | None] | None) -> list[DraftText] | None:
-    return None if batch is None else [draft for draft in batch if draft is not None]
 
 
 def _strays(outside: Sequence[str]) -> str:

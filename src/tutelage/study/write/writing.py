@@ -24,7 +24,7 @@ from tutelage.study.client.client import Request, TeacherLLM
 from tutelage.study.filter.quarantine import Refused
 from tutelage.study.filter.text import word_forms
 from tutelage.study.settings import Study
-from tutelage.study.write.drafts import DraftText
+from tutelage.study.write.drafts import DraftText, drafts_of
 from tutelage.study.write.extenders import TARGETS, cycle, extensions, rare_words
 from tutelage.study.write.prompting import Prompts, labels_text
 from tutelage.study.write.within import Within
@@ -97,11 +97,17 @@ class Writer:
                 self.ledger.ended = "exhausted" if self.ledger.exhausted(PATIENCE) else "texts"
                 return
             label = f"writing, {self.ledger.words:,} of {self._study.writing.words:,} words"
-            batches: Iterable[list[DraftText] | None] = (
-                self._ask(wave, label)
-                if within is None
-                else within.ask([slot.request for slot in wave], label, self.refused)
-            )
+            requests = [slot.request for slot in wave]
+            batches: Iterable[list[DraftText] | None]
+            if within is None:
+                outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
+                # One by one: what is refused stands in the order of the requests.
+                batches = (
+                    None if outcome is None else drafts_of(outcome, request.purpose, self.refused)
+                    for request, outcome in zip(requests, outcomes, strict=True)
+                )
+            else:
+                batches = within.ask(requests, label, self.refused)
             for slot, batch in zip(wave, batches, strict=True):
                 if batch is None:
                     self.ledger.ended = "budget"
@@ -165,21 +171,6 @@ class Writer:
         paired = kind == "pair_classification"
         schema = list_of("pairs", ("text", "text_pair"), count) if paired else list_of("texts", count=count)
         return question(self._study, f"write/{task.name}/{number}", messages, schema)
-
-    def _ask(self, wave: Sequence[Slot], label: str) -> Iterable[list[DraftText] | None]:
-        requests = [slot.request for slot in wave]
-        outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
-        for slot, outcome in zip(wave, outcomes, strict=True):
-            if outcome is None:
-                yield None
-            elif outcome.value is None:
-                self.refused.append(Refused(f"malformed answer: {outcome.fault}", outcome.origin, slot.request.purpose))
-                yield []
-            elif slot.kind == "pair_classification":
-                pairs = outcome.value["pairs"]
-                yield [DraftText(item["text"], item["text_pair"], outcome.origin) for item in pairs]
-            else:
-                yield [DraftText(text, None, outcome.origin) for text in outcome.value["texts"]]
 
     def _take(self, slot: Slot, drafts: Sequence[DraftText], words: int) -> Iterator[Example]:
         """Take or refuse each text of an answer, and note both."""
