@@ -14,7 +14,7 @@ from tutelage import api
 from tutelage.base.errors import UserError
 from tutelage.compare.summary import read_summary
 from tutelage.corpus.examples import Example, write_examples
-from tutelage.corpus.study_plan import Lesson, Plan, Task, write_plan
+from tutelage.corpus.study_plan import Lesson, StudyPlan, Task, write_plan
 from tutelage.models.heads import load_heads
 from tutelage.recipe.load import recipe_from_text
 
@@ -92,7 +92,7 @@ def test_a_task_without_labels_in_the_test_split_hides_no_mean(tmp_path) -> None
     examples = [replace(example, labels=labels(example)) for example in examples]
     tasks = [Task(name="even", description="E.", labels={"a": "A.", "b": "B."}),
              Task(name="rare", description="R.", labels={"x": "X.", "y": "Y."})]  # fmt: skip
-    write_plan(Plan(lessons=(Lesson(kind="classification", tasks=tuple(tasks)),)), tmp_path / "corpus/plan.yaml")
+    write_plan(StudyPlan(lessons=(Lesson(kind="classification", tasks=tuple(tasks)),)), tmp_path / "corpus/plan.yaml")
     write_examples(tmp_path / "corpus/examples.jsonl", examples)
     head = HEAD.replace("corpus: starter", f"corpus: {tmp_path / 'corpus'}").replace(
         "vocab_size: 500", "vocab_size: 300"
