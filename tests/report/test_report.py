@@ -21,7 +21,7 @@ from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import read_summary
 from tutelage.report import plots, report
 from tutelage.report.headline import headline
-from tutelage.report.plot_style import MARKERS, looks
+from tutelage.report.plot_style import MARKERS, styles_of
 from tutelage.report.plot_teaching import describe_objectives, teaching_columns
 from tutelage.report.plot_training import thin
 from tutelage.report.tables import comparisons_table, models_table
@@ -290,10 +290,10 @@ def test_the_graph_puts_teachers_before_students_and_controls_beside(full: dict[
 def test_models_look_different_and_the_same_everywhere(full: dict[str, Any]) -> None:
     for i in range(20):
         full["models"][f"more-{i}"] = {"role": "model"}
-    found = looks(read_summary(full))
+    found = styles_of(read_summary(full))
     assert len({(look.colour, look.dashes) for look in found.values()}) == len(found) == 25
     assert {look.marker for look in found.values()} == set(MARKERS)
-    assert found["student"] == looks(read_summary(without(full, "teacher-llama")))["student"]
+    assert found["student"] == styles_of(read_summary(without(full, "teacher-llama")))["student"]
 
 
 def test_thinning_keeps_the_mean_and_the_end() -> None:

@@ -19,7 +19,7 @@ from tutelage.compare.items import item_differences, macro_groups, read_margins,
 from tutelage.compare.metrics import conventions, facts_of, metrics_of, suites_of, values_of
 from tutelage.compare.over_training import curve_difference, reached
 from tutelage.compare.statistics import Estimate, holm, paired_t, seeds_and_items, sign_flip_p
-from tutelage.compare.summary import Model, Summary, base_name, read_models, read_summary
+from tutelage.compare.summary import ModelSummary, Summary, base_name, read_models, read_summary
 from tutelage.compare.summary_pairs import Comparison, ParadigmDifferences, ParadigmRow
 
 LEVEL = 0.95
@@ -74,7 +74,12 @@ def compare_paradigms(
 
 
 def paradigm_differences(
-    models: Mapping[str, Model], a: str, b: str, suite: str, level: float = LEVEL, items_folder: Path | None = None
+    models: Mapping[str, ModelSummary],
+    a: str,
+    b: str,
+    suite: str,
+    level: float = LEVEL,
+    items_folder: Path | None = None,
 ) -> ParadigmDifferences | None:
     """As `compare_paradigms`, for models already read."""
     one, two = _find(models, a), _find(models, b)
@@ -129,7 +134,7 @@ def pairs_to_compare(models: Summary | Mapping[str, Any]) -> list[tuple[str, str
     return list(dict.fromkeys(pairs))
 
 
-def student_and_control(models: Mapping[str, Model]) -> Iterator[tuple[str, str]]:
+def student_and_control(models: Mapping[str, ModelSummary]) -> Iterator[tuple[str, str]]:
     """Each student with each of its controls: the same model without teachers, trained as long or at as many FLOPs.
 
     A control is like its student, or the student is like it: several students may start from one baseline. A student's
@@ -148,7 +153,7 @@ def student_and_control(models: Mapping[str, Model]) -> Iterator[tuple[str, str]
                 yield student, name
 
 
-def _baseline(models: Mapping[str, Model], student: str) -> str | None:
+def _baseline(models: Mapping[str, ModelSummary], student: str) -> str | None:
     """Return the first model without teachers and labels that a student is like, perhaps by way of other students."""
     seen, name = {student}, models[student].like
     while name is not None and name in models and name not in seen:
@@ -160,7 +165,7 @@ def _baseline(models: Mapping[str, Model], student: str) -> str | None:
     return None
 
 
-def _alike(one: Model, two: Model) -> bool:
+def _alike(one: ModelSummary, two: ModelSummary) -> bool:
     """Tell whether two models have the same shape, as far as is known."""
     return (one.architecture, one.parameters) == (two.architecture, two.parameters)
 
@@ -192,14 +197,14 @@ def with_comparisons(
     return read_summary(result).as_json()
 
 
-def _find(models: Mapping[str, Model], name: str) -> Model:
+def _find(models: Mapping[str, ModelSummary], name: str) -> ModelSummary:
     if name not in models:
         raise UserError(f"no model {name!r} to compare{nearest(name, models)}; there are: {', '.join(models)}")
     return models[name]
 
 
 def _compare_metric(
-    models: Mapping[str, Model], a: str, b: str, metric: str, level: float, folder: Path | None
+    models: Mapping[str, ModelSummary], a: str, b: str, metric: str, level: float, folder: Path | None
 ) -> Comparison:
     one, two = values_of(models[a], metric), values_of(models[b], metric)
     seeds = [seed for seed in one if seed in two]
@@ -242,7 +247,7 @@ def _describe(one: Mapping[str, float], two: Mapping[str, float], a: str, b: str
 
 
 def _estimate(
-    a: Model, b: Model, seeds: Sequence[str], metric: str, level: float, folder: Path | None
+    a: ModelSummary, b: ModelSummary, seeds: Sequence[str], metric: str, level: float, folder: Path | None
 ) -> tuple[Estimate, float | None, str]:
     """The paired difference, its sign-flip p-value (from six seeds on) and a remark."""
     one, two = values_of(a, metric), values_of(b, metric)
@@ -270,7 +275,13 @@ def _verdict(estimate: Estimate, a: str, b: str, better: str) -> str:
 
 
 def _with_items(
-    a: Model, b: Model, seeds: Sequence[str], metric: str, over_seeds: Estimate, level: float, folder: Path | None
+    a: ModelSummary,
+    b: ModelSummary,
+    seeds: Sequence[str],
+    metric: str,
+    over_seeds: Estimate,
+    level: float,
+    folder: Path | None,
 ) -> tuple[Estimate, str]:
     """Widen an accuracy's interval by the items' own chance, where margins were kept; else return it as it is."""
     suite, _, measure = metric.rpartition(".")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
+FloatArray = NDArray[np.floating[Any]]
 
 PERMUTATION_SEEDS = 6
 """Fewest pairs for which the sign-flip test is reported: 2 / 2**6 = 0.031 is its smallest p-value."""
@@ -87,7 +87,7 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
 
 
 def seeds_and_items(
-    differences: Sequence[Array], level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    differences: Sequence[FloatArray], level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
     """Macro mean of item differences, for other seeds *and* other items than those at hand.
 

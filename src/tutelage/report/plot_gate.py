@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.compare.summary import Model, Summary
-from tutelage.report.plot_style import GRID, PAPER, human_axis, label, looks, new_figure
+from tutelage.compare.summary import ModelSummary, Summary
+from tutelage.report.plot_style import GRID, PAPER, human_axis, label, new_figure, styles_of
 
 _PANELS = {"teacher_weight": "teachers' weight", "teacher_heard": "share heard"}
 
@@ -28,7 +28,7 @@ def teacher_weight(summary: Summary) -> Any | None:
     for axes, (term, curves) in zip(grid[:, 0], panels.items(), strict=True):
         for name, curve in curves.items():
             _, tokens, values = np.asarray(curve, dtype=np.float64).T
-            look = looks(summary)[name]
+            look = styles_of(summary)[name]
             axes.plot(tokens, values, color=look.colour, linewidth=1.9, linestyle=look.dashes, label=label(name))
         axes.set_ylabel(_PANELS[term])
         axes.set_ylim(bottom=0)
@@ -50,7 +50,7 @@ def heard_by_difficulty(summary: Summary) -> Any | None:
         return None
     figure, axes = new_figure(3.2)
     for (name, stage), lines in drawn.items():
-        look, several = looks(summary)[name], sum(other == name for other, _ in drawn) > 1
+        look, several = styles_of(summary)[name], sum(other == name for other, _ in drawn) > 1
         for loss, heard in lines if len(lines) > 1 else ():
             axes.plot(loss, heard, color=look.colour, linewidth=0.7, alpha=0.45)
         loss, heard = lines.mean(0)
@@ -69,7 +69,7 @@ def _first_runs(summary: Summary) -> dict[str, Any]:
     return {name: next(iter(model.seeds.values())) for name, model in summary.models.items() if model.seeds}
 
 
-def _by_stage(model: Model) -> dict[int, list[tuple[list[float], list[float]]]]:
+def _by_stage(model: ModelSummary) -> dict[int, list[tuple[list[float], list[float]]]]:
     """Losses and weights of each seed, by stage."""
     found: dict[int, list[tuple[list[float], list[float]]]] = {}
     for run in model.seeds.values():

@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from tutelage.compare.metrics import UNITS
-from tutelage.compare.summary import Model, Summary
+from tutelage.compare.summary import ModelSummary, Summary
 from tutelage.compare.summary_runs import Along
 from tutelage.report.plot_scores import draw_chance
-from tutelage.report.plot_style import GRID, INK, PAPER, human_axis, label, looks, new_figure
+from tutelage.report.plot_style import GRID, INK, PAPER, human_axis, label, new_figure, styles_of
 
 UNEVEN = 2.0
 """With a longest gap between checkpoints of more than so many shortest ones, a schedule is drawn on a logarithmic axis:
@@ -34,7 +34,7 @@ def learning_curves(summary: Summary, name: str) -> Any | None:
     first = next(iter(models.values()))[0]
     shown = UNITS[first.unit]
     for key, points in drawn.items():
-        look = looks(summary)[key]
+        look = styles_of(summary)[key]
         marks = {"color": look.colour, "marker": look.marker, "markeredgecolor": PAPER}
         words, values = list(points), [[shown.scale * value for value in found] for found in points.values()]
         axes.fill_between(
@@ -59,7 +59,7 @@ def learning_curves(summary: Summary, name: str) -> Any | None:
     return figure
 
 
-def _curves(model: Model, name: str) -> list[Along]:
+def _curves(model: ModelSummary, name: str) -> list[Along]:
     return [run.along[name] for run in model.seeds.values() if name in run.along]
 
 

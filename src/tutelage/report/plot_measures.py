@@ -7,7 +7,7 @@ from typing import Any
 
 from tutelage.compare.metrics import FEW, UNITS, facts_of, headlines_of, measured_of, values_of
 from tutelage.compare.summary import Summary
-from tutelage.report.plot_style import FAINT, INK, label, looks, new_figure
+from tutelage.report.plot_style import FAINT, INK, label, new_figure, styles_of
 
 COLUMNS = 3
 
@@ -34,7 +34,7 @@ def headline_panels(summary: Summary) -> Any | None:
 
 def _panel(axes: Any, summary: Summary, name: str, metric: str, models: list[str]) -> None:
     unit, better, _ = next(fact for model in summary.models.values() for fact in facts_of(model, metric))
-    shown, palette = UNITS[unit], looks(summary)
+    shown, palette = UNITS[unit], styles_of(summary)
     for model, values in _points(summary, metric).items():
         scaled, row, look = [value * shown.scale for value in values], models.index(model), palette[model]
         axes.plot([fmean(scaled)] * 2, [row - 0.32, row + 0.32], color=look.colour, linewidth=1.8)

@@ -7,11 +7,11 @@ from typing import Any
 
 from tutelage.compare.comparisons import paradigm_differences, student_and_control
 from tutelage.compare.metrics import suites_of, values_of
-from tutelage.compare.summary import Model, Summary
+from tutelage.compare.summary import ModelSummary, Summary
 from tutelage.compare.summary_pairs import ParadigmDifferences, ParadigmRow
-from tutelage.compare.summary_runs import Suite
 from tutelage.evaluation.baselines import NEAR, Published, relevant
-from tutelage.report.plot_style import FAINT, INK, PAPER, label, looks, new_figure
+from tutelage.evaluation.benchmarks.results import SuiteScores
+from tutelage.report.plot_style import FAINT, INK, PAPER, label, new_figure, styles_of
 
 MAX_CATEGORIES = 20
 """More columns than this are no longer read side by side."""
@@ -39,7 +39,7 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
     beside = published_beside(suite)[1]
     figure, left, axes = _frame(bool(beside))
     for name, found in scores.items():
-        look = looks(summary)[name]
+        look = styles_of(summary)[name]
         columns = [i for i, category in enumerate(categories) if category in found]
         values = [[100 * value for value in found[categories[i]]] for i in columns]
         axes.fill_between(
@@ -161,7 +161,7 @@ def paradigm_whiskers(summary: Summary, entry: ParadigmDifferences) -> Any | Non
     rows = sorted(entry.rows, key=lambda row: row.mean)
     if not rows:
         return None
-    palette = looks(summary)
+    palette = styles_of(summary)
     figure, axes = new_figure(0.95 + 0.172 * len(rows))
     for i, row in enumerate(rows):
         colour = palette[entry.a if row.mean > 0 else entry.b].colour if row.mean else FAINT
@@ -206,7 +206,7 @@ def _reach(rows: list[ParadigmRow]) -> float:
     return max(1.06 * dots, wide, 1.0)
 
 
-def _by_category(model: Model, suite: str) -> dict[str, list[float]]:
+def _by_category(model: ModelSummary, suite: str) -> dict[str, list[float]]:
     """Accuracy by category, one value a seed; the finest grouping that the suite has below its paradigms."""
     scored = [run.suites[suite] for run in model.seeds.values() if suite in run.suites]
     found: dict[str, list[float]] = {}
@@ -216,7 +216,7 @@ def _by_category(model: Model, suite: str) -> dict[str, list[float]]:
     return found
 
 
-def _categories(suite: Suite) -> dict[str, float]:
+def _categories(suite: SuiteScores) -> dict[str, float]:
     for grouping in (suite.phenomena, suite.fields):
         if len(grouping) > 1:
             return grouping

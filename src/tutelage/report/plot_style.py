@@ -60,7 +60,7 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SeriesStyle:
     """How a model appears in every plot."""
 
     colour: str
@@ -68,12 +68,14 @@ class Look:
     dashes: str
 
 
-def looks(summary: Summary) -> dict[str, Look]:
+def styles_of(summary: Summary) -> dict[str, SeriesStyle]:
     """Give each model its colour and marker; the student and its control come first, whatever the recipe's order."""
     order = {"student": 0, "control": 1, "teacher": 2, "ensemble": 3, "model": 4}
     names = sorted(summary.models, key=lambda name: order[summary.models[name].role])
     return {
-        name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], ("-", "--", ":", "-.")[i // len(COLOURS) % 4])
+        name: SeriesStyle(
+            COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
+        )
         for i, name in enumerate(names)
     }
 

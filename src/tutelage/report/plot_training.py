@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.compare.cost import Cost, cost_of
+from tutelage.compare.cost import TeachingCost, cost_of
 from tutelage.compare.metrics import values_of
-from tutelage.compare.statistics import Array
-from tutelage.compare.summary import Model, Summary
+from tutelage.compare.statistics import FloatArray
+from tutelage.compare.summary import ModelSummary, Summary
 from tutelage.compare.summary_runs import Point
-from tutelage.report.plot_style import FAINT, GRID, INK, PAPER, human_axis, label, looks, new_figure
+from tutelage.report.plot_style import FAINT, GRID, INK, PAPER, human_axis, label, new_figure, styles_of
 
 MAX_POINTS = 150
 """Points of a drawn or published line; more cannot be seen and make the file heavy."""
@@ -35,7 +35,7 @@ def validation_curves(summary: Summary) -> Any | None:
         return None
     figure, axes = new_figure(3.8)
     for name, model in models.items():
-        _draw_curves(axes, _curves(model, "val_loss"), looks(summary)[name], label(name), dots=True)
+        _draw_curves(axes, _curves(model, "val_loss"), styles_of(summary)[name], label(name), dots=True)
     _frame_losses(axes, [curve for model in models.values() for curve in _curves(model, "val_loss")])
     axes.set_ylabel("validation loss (nats/token)")
     _finish_tokens(axes)
@@ -52,7 +52,7 @@ def curve_differences(summary: Summary) -> Any | None:
     figure, axes = new_figure(3.8)
     axes.axhline(0, color=FAINT, linewidth=1)
     for entry in entries:
-        look, steps = looks(summary)[entry.a], [point.step for point in entry.points]
+        look, steps = styles_of(summary)[entry.a], [point.step for point in entry.points]
         ends = [point.interval or (point.mean, point.mean) for point in entry.points]
         axes.fill_between(steps, *zip(*ends, strict=True), color=look.colour, alpha=0.15, linewidth=0)
         name = label(f"{entry.a} − {entry.b}")
@@ -93,7 +93,7 @@ def training_curves(summary: Summary) -> Any | None:
             curves = [thin(curve, 100) for curve in _curves(model, term)]
             drawn += curves
             if curves:
-                _draw_curves(axes, curves, looks(summary)[name], label(name), dots=False)
+                _draw_curves(axes, curves, styles_of(summary)[name], label(name), dots=False)
         _frame_losses(axes, drawn)
         axes.set_ylabel(terms[term])
     _finish_tokens(grid[-1, 0], legend=grid[0, 0])
@@ -109,7 +109,7 @@ def held_out_dots(summary: Summary) -> Any | None:
         return None
     figure, axes = new_figure(0.75 + 0.34 * len(values))
     for row, (name, losses) in enumerate(values.items()):
-        look, mean = looks(summary)[name], float(np.mean(losses))
+        look, mean = styles_of(summary)[name], float(np.mean(losses))
         axes.plot([mean, mean], [row - 0.28, row + 0.28], color=look.colour, linewidth=2)
         axes.plot(losses, [row] * len(losses), look.marker, color=look.colour, markersize=6, alpha=0.75)
         axes.annotate(
@@ -136,7 +136,7 @@ def cost_bars(summary: Summary) -> Any | None:
     figure, grid = new_figure(1.35 + 0.34 * len(costs), 1, len(panels), squeeze=False, sharey=True)
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
         for row, (name, parts) in enumerate(rows.items()):
-            _stack(axes, row, parts, looks(summary)[name].colour)
+            _stack(axes, row, parts, styles_of(summary)[name].colour)
         axes.set_xlabel(title)
         axes.grid(axis="y", visible=False)
         axes.set_xlim(left=0)
@@ -149,11 +149,11 @@ def cost_bars(summary: Summary) -> Any | None:
     return figure
 
 
-def _flop_parts(cost: Cost) -> tuple[float, float, float]:
+def _flop_parts(cost: TeachingCost) -> tuple[float, float, float]:
     return cost.flops or 0.0, cost.teacher_flops + cost.scoring_flops, cost.teachers_training_flops
 
 
-def _time_parts(cost: Cost) -> tuple[float, float, float]:
+def _time_parts(cost: TeachingCost) -> tuple[float, float, float]:
     own = max(0.0, (cost.seconds or 0.0) - cost.seconds_teaching)
     return own / 60, cost.seconds_teaching / 60, cost.teachers_training_seconds / 60
 
@@ -182,7 +182,7 @@ def _part_handles() -> list[Any]:
     return [Patch(label=name, **style) for name, style in zip(names, _part_styles(FAINT), strict=True)]
 
 
-def _curves(model: Model, term: str) -> list[list[Point]]:
+def _curves(model: ModelSummary, term: str) -> list[list[Point]]:
     return [run.curves[term] for run in model.seeds.values() if run.curves.get(term)]
 
 
@@ -206,7 +206,7 @@ def _draw_curves(axes: Any, curves: Sequence[Sequence[Point]], look: Any, name: 
     )
 
 
-def _mean_curve(curves: Sequence[Sequence[Point]]) -> tuple[Array, Array]:
+def _mean_curve(curves: Sequence[Sequence[Point]]) -> tuple[FloatArray, FloatArray]:
     """Mean over seeds, on the first seed's tokens as far as every seed got."""
     grids = [np.asarray(curve, dtype=np.float64) for curve in curves]
     last = min(grid[-1, 1] for grid in grids)

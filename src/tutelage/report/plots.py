@@ -41,7 +41,7 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FigurePlan:
     """A plot that a summary may have; `draw` returns None where there is nothing to show."""
 
     name: str
@@ -50,69 +50,69 @@ class Plan:
     draw: Callable[[Summary], Any | None]
 
 
-def plans(summary: Summary) -> Iterator[Plan]:
+def plans(summary: Summary) -> Iterator[FigurePlan]:
     """Every plot that could be drawn from a summary."""
-    yield Plan(
+    yield FigurePlan(
         "teaching",
         "Who taught whom",
         "Arrows run from teacher to student, with each objective's weight, temperature (T) and reduction. "
         "Dotted: models averaged without training. Dashed frame: the control, trained alike but for its teachers.",
         plot_teaching.teaching_graph,
     )
-    yield Plan(
+    yield FigurePlan(
         "held-out",
         "Held-out loss, seed by seed",
         "Each point is one training; the bar is the mean. Lower is better.",
         plot_training.held_out_dots,
     )
-    yield Plan(
+    yield FigurePlan(
         "validation-loss",
         "Validation loss during training",
         "Thin: one seed. Thick: mean over seeds. The first steep fall is cut off at the top.",
         plot_training.validation_curves,
     )
-    yield Plan(
+    yield FigurePlan(
         "curve-differences",
         "Student minus control at the same steps",
         "Mean over pairs of seeds and its interval, each step alone; below zero the student is ahead. Steps on a log "
         "axis, so that the early phase can be seen.",
         plot_training.curve_differences,
     )
-    yield Plan(
+    yield FigurePlan(
         "training-loss",
         "Training loss",
         "Averaged over neighbouring steps. KL is the divergence of teachers and student, as its reduction defines it.",
         plot_training.training_curves,
     )
     for name in plot_learning.repeated(summary):
-        yield Plan(
+        yield FigurePlan(
             f"learning-{slug(name)}",
             f"Learning curves: {name}",
             "Checkpoints against words seen, repeats included. Mean over seeds; the band spans the lowest and highest "
             "seed. Large: the finished model, the best checkpoint by validation loss.",
             partial(plot_learning.learning_curves, name=name),
         )
-    yield Plan(
+    yield FigurePlan(
         "teacher-weight",
         "How loud the teachers were",
         "The teachers' weight in the loss, step by step; below it, where a gate chose among tokens, the share of that "
         "weight that was heard.",
         plot_gate.teacher_weight,
     )
-    yield Plan(
+    yield FigurePlan(
         "heard-by-difficulty",
         "Where the teachers were heard",
         "Held-out tokens in ten parts, from those that the teachers predict best to those that they predict worst; the "
         "gate's mean weight in each, once training was over. Thin: one seed. Thick: mean over seeds.",
         plot_gate.heard_by_difficulty,
     )
-    yield Plan(
+    yield FigurePlan(
         "selections",
         "What was selected, by value",
         "All rows (or tokens) in grey, those kept in colour. Values beyond the scale stand in the outer bins.",
         selections.selection_histograms,
     )
-    yield Plan(
+    yield FigurePlan(
         "evaluations",
         "All evaluations, seed by seed",
         "Each point is one training, the bar the mean; each panel has an axis of its own.",
@@ -120,7 +120,7 @@ def plans(summary: Summary) -> Iterator[Plan]:
     )
     for suite in plot_scores.suite_names(summary):
         beside = plot_scores.published_beside(suite)
-        yield Plan(
+        yield FigurePlan(
             f"scores-{slug(suite)}",
             f"Scores on {suite}",
             "Mean over seeds; the band spans the lowest and highest seed. Sorted by the models' mean."
@@ -130,14 +130,14 @@ def plans(summary: Summary) -> Iterator[Plan]:
     for entry in plot_scores.differences_of(summary):
         chance = f"{100 * entry.level:g} %"
         seeds = f"{entry.n} seed pair{'s' if entry.n != 1 else ''}"
-        yield Plan(
+        yield FigurePlan(
             f"differences-{slug(entry.suite)}-{slug(entry.a)}-{slug(entry.b)}",
             f"{entry.suite}: {entry.a} minus {entry.b}, by paradigm",
             f"Whiskers: {chance} intervals ({entry.method}, {seeds}), each alone; a few wide ones run off the frame. "
             "A filled dot is a difference shown after Holm's correction for the number of paradigms.",
             partial(plot_scores.paradigm_whiskers, entry=entry),
         )
-    yield Plan(
+    yield FigurePlan(
         "cost",
         "What it cost",
         "One seed of each model. A teacher's training counts whole for every model that needed it.",

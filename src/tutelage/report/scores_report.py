@@ -13,7 +13,7 @@ from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.report import plot_measures, plot_scores
 from tutelage.report.html import figure, page, section
 from tutelage.report.plot_style import drawing
-from tutelage.report.plots import Plan, Plot, slug
+from tutelage.report.plots import FigurePlan, Plot, slug
 from tutelage.report.table_scores import evaluations_table, how_scored, published_table
 from tutelage.report.tables import Table, origin_table
 
@@ -39,13 +39,13 @@ def draw_scores(summary: Summary) -> list[Plot]:
     plans = []
     if len(summary.models) > 1:
         text = "Each point is one model; each panel has an axis of its own."
-        plans.append(Plan("evaluations", "All evaluations", text, plot_measures.headline_panels))
+        plans.append(FigurePlan("evaluations", "All evaluations", text, plot_measures.headline_panels))
     for suite in plot_scores.suite_names(summary):
         near, systems = plot_scores.published_beside(suite)
         text = "Sorted by the models' mean."
         text += f" {plot_scores.PUBLISHED_CAPTION.format(near)}" if systems else ""
         draw = partial(plot_scores.parallel_scores, suite=suite)
-        plans.append(Plan(f"scores-{slug(suite)}", f"Scores on {suite}", text, draw))
+        plans.append(FigurePlan(f"scores-{slug(suite)}", f"Scores on {suite}", text, draw))
     found = []
     with drawing():
         for i, plan in enumerate(plans):

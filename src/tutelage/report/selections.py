@@ -7,8 +7,8 @@ from typing import Any
 
 from tutelage.compare.metrics import MISSING
 from tutelage.compare.summary import Summary
-from tutelage.compare.summary_runs import Selection
-from tutelage.report.plot_style import FAINT, INK, label, looks, new_figure
+from tutelage.compare.summary_runs import SelectionSummary
+from tutelage.report.plot_style import FAINT, INK, label, new_figure, styles_of
 from tutelage.report.tables import Table
 
 COLUMNS = 3
@@ -72,7 +72,7 @@ def selection_histograms(summary: Summary) -> Any | None:
         return None
     count = -(-len(found) // COLUMNS)
     figure, grid = new_figure(0.6 + 2.1 * count, count, min(COLUMNS, len(found)), squeeze=False)
-    palette = looks(summary)
+    palette = styles_of(summary)
     for axes, (name, one) in zip(grid.flat, found, strict=False):
         widths = [high - low for low, high in zip(one.edges, one.edges[1:], strict=False)]
         axes.bar(one.edges[:-1], one.counts, widths, align="edge", color=FAINT, alpha=0.35)
@@ -86,7 +86,7 @@ def selection_histograms(summary: Summary) -> Any | None:
     return figure
 
 
-def _selections(summary: Summary) -> Iterator[tuple[str, Selection]]:
+def _selections(summary: Summary) -> Iterator[tuple[str, SelectionSummary]]:
     for name, model in summary.models.items():
         for found in model.selections:
             yield name, found

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tutelage.base.run_folder import Json, Lines, RunFolder
 from tutelage.training.checkpoint import State
-from tutelage.training.heldout import HeldOut
 from tutelage.training.objectives import Counts
+from tutelage.training.outcome import HeldOut
 
 
 @dataclass
