@@ -19,7 +19,7 @@ from tutelage.compare.items import item_differences, macro_groups, read_margins,
 from tutelage.compare.metrics import conventions, facts_of, metrics_of, suites_of, values_of
 from tutelage.compare.over_training import curve_difference, reached
 from tutelage.compare.statistics import Estimate, holm, paired_t, seeds_and_items, sign_flip_p
-from tutelage.compare.summary import ModelSummary, Summary, base_name, read_models, read_summary
+from tutelage.compare.summary import Models, ModelSummary, Summary, base_name, read_models, read_summary
 from tutelage.compare.summary_pairs import Comparison, ParadigmDifferences, ParadigmRow
 
 LEVEL = 0.95
@@ -74,7 +74,7 @@ def compare_paradigms(
 
 
 def paradigm_differences(
-    models: Mapping[str, ModelSummary],
+    models: Models,
     a: str,
     b: str,
     suite: str,
@@ -134,7 +134,7 @@ def pairs_to_compare(models: Summary | Mapping[str, Any]) -> list[tuple[str, str
     return list(dict.fromkeys(pairs))
 
 
-def student_and_control(models: Mapping[str, ModelSummary]) -> Iterator[tuple[str, str]]:
+def student_and_control(models: Models) -> Iterator[tuple[str, str]]:
     """Each student with each of its controls: the same model without teachers, trained as long or at as many FLOPs.
 
     A control is like its student, or the student is like it: several students may start from one baseline. A student's
@@ -153,7 +153,7 @@ def student_and_control(models: Mapping[str, ModelSummary]) -> Iterator[tuple[st
                 yield student, name
 
 
-def _baseline(models: Mapping[str, ModelSummary], student: str) -> str | None:
+def _baseline(models: Models, student: str) -> str | None:
     """Return the first model without teachers and labels that a student is like, perhaps by way of other students."""
     seen, name = {student}, models[student].like
     while name is not None and name in models and name not in seen:
@@ -197,15 +197,13 @@ def with_comparisons(
     return read_summary(result).as_json()
 
 
-def _find(models: Mapping[str, ModelSummary], name: str) -> ModelSummary:
+def _find(models: Models, name: str) -> ModelSummary:
     if name not in models:
         raise UserError(f"no model {name!r} to compare{nearest(name, models)}; there are: {', '.join(models)}")
     return models[name]
 
 
-def _compare_metric(
-    models: Mapping[str, ModelSummary], a: str, b: str, metric: str, level: float, folder: Path | None
-) -> Comparison:
+def _compare_metric(models: Models, a: str, b: str, metric: str, level: float, folder: Path | None) -> Comparison:
     one, two = values_of(models[a], metric), values_of(models[b], metric)
     seeds = [seed for seed in one if seed in two]
     facts = facts_of(models[a], metric)

@@ -5,11 +5,11 @@ A teacher is counted once and whole, however many students or seeds it served: w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from tutelage.compare.summary import ModelSummary, base_name
+from tutelage.compare.summary import Models, ModelSummary, base_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class TeachingCost:
         return ((self.seconds or 0.0) + self.teachers_training_seconds) or None
 
 
-def cost_of(models: Mapping[str, ModelSummary], name: str) -> TeachingCost:
+def cost_of(models: Models, name: str) -> TeachingCost:
     """Add up what one trained copy of a model cost; an ensemble costs what its members cost."""
     model = models[name]
     ancestors = _ancestors(models, name)
@@ -72,7 +72,7 @@ def is_labelled(model: ModelSummary) -> bool:
     return any(stage.get("tasks") for stage in model.objectives)
 
 
-def _ancestors(models: Mapping[str, ModelSummary], name: str) -> list[str]:
+def _ancestors(models: Models, name: str) -> list[str]:
     """Teachers and scorers, their teachers, and so on; each once, `name` itself left out."""
     found: dict[str, None] = {}
     waiting = _needs_of(models[name])

@@ -67,6 +67,10 @@ class ModelSummary(Strict):
         return dict(sorted(seeds.items(), key=lambda item: int(item[0])))
 
 
+Models = Mapping[str, ModelSummary]
+"""By name."""
+
+
 class DataSummary(Strict):
     """The corpus, by split."""
 
@@ -132,13 +136,9 @@ def read_models(source: Summary | Mapping[str, Any]) -> dict[str, ModelSummary]:
     """Check the `models` part of a summary, as `read_summary` does."""
     if isinstance(source, Summary):
         return source.models
+    plain = {k: v.model_dump(mode="json") if isinstance(v, ModelSummary) else v for k, v in source.items()}
     try:
-        return TypeAdapter(dict[str, ModelSummary]).validate_json(
-            _strict_json(
-                {k: v.model_dump(mode="json") if isinstance(v, ModelSummary) else v for k, v in source.items()},
-                "models",
-            )
-        )
+        return TypeAdapter(dict[str, ModelSummary]).validate_json(_strict_json(plain, "models"))
     except ValidationError as error:
         raise UserError(_explain(error, "models")) from error
 

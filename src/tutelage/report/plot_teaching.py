@@ -9,7 +9,7 @@ from typing import Any
 from tutelage.base.progress import human
 from tutelage.compare.cost import mean_of, sources_of
 from tutelage.compare.metrics import values_of
-from tutelage.compare.summary import ModelSummary, Summary
+from tutelage.compare.summary import Models, ModelSummary, Summary
 from tutelage.report.plot_style import FAINT, INK, PAPER, WIDTH, label, styles_of
 
 _BOX_HEIGHT = 0.62
@@ -57,7 +57,7 @@ def teaching_graph(summary: Summary) -> Any | None:
     return figure
 
 
-def teaching_columns(models: Mapping[str, ModelSummary]) -> list[list[str]]:
+def teaching_columns(models: Models) -> list[list[str]]:
     """Models by how many generations of teachers stand before them; a control stands beside its student."""
     depths: dict[str, int] = {}
     for name, model in models.items():
@@ -113,7 +113,7 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def _measure_depth(models: Mapping[str, ModelSummary], name: str, depths: dict[str, int], path: tuple[str, ...]) -> int:
+def _measure_depth(models: Models, name: str, depths: dict[str, int], path: tuple[str, ...]) -> int:
     if name in path or name not in models:
         depths.setdefault(name, 0)
     elif name not in depths:
