@@ -6,7 +6,8 @@ row order. Where one side has a single seed (teachers, ensembles) the difference
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -57,31 +58,13 @@ def compare(
     return [_compare_metric(known, a, b, metric, level, items_folder).model_dump(mode="json") for metric in wanted]
 
 
-def compare_paradigms(
-    models: Summary | Mapping[str, Any],
-    a: str,
-    b: str,
-    suite: str,
-    level: float = LEVEL,
-    items_folder: Path | None = None,
-) -> dict[str, Any] | None:
-    """Difference on each paradigm of a suite, Holm-corrected; an entry for the summary's `paradigm_differences`.
-
-    None where the two models share no seed or no paradigm of that suite.
-    """
-    entry = paradigm_differences(read_models(models), a, b, suite, level, items_folder)
-    return None if entry is None else entry.model_dump(mode="json")
-
-
 def paradigm_differences(
-    models: Models,
-    a: str,
-    b: str,
-    suite: str,
-    level: float = LEVEL,
-    items_folder: Path | None = None,
+    models: Models, a: str, b: str, suite: str, level: float = LEVEL, items_folder: Path | None = None
 ) -> ParadigmDifferences | None:
-    """As `compare_paradigms`, for models already read."""
+    """Difference on each paradigm of a suite, Holm-corrected.
+
+    None where the two models share no seed or no paradigm of that suite, or were scored under different conventions.
+    """
     one, two = _find(models, a), _find(models, b)
     seeds = [
         seed
@@ -173,28 +156,30 @@ def _alike(one: ModelSummary, two: ModelSummary) -> bool:
 def with_comparisons(
     summary: Summary | Mapping[str, Any], level: float = LEVEL, items_folder: Path | None = None
 ) -> dict[str, Any]:
-    """Return the summary (JSON) with `comparisons` and `paradigm_differences` filled in where they were empty."""
+    """Return the summary (JSON) with its differences between models filled in where they were empty."""
     checked = read_summary(summary)
-    result = checked.as_json()
-    if not checked.comparisons:
-        result["comparisons"] = [
-            entry
+    models, pairs = checked.models, list(student_and_control(checked.models))
+    measures: dict[str, Callable[[], list[Any]]] = {
+        "comparisons": lambda: [
+            _compare_metric(models, a, b, metric, level, items_folder)
             for a, b in pairs_to_compare(checked)
-            for entry in compare(checked, a, b, level=level, items_folder=items_folder)
-        ]
-    if not checked.paradigm_differences:
-        result["paradigm_differences"] = [
-            entry
-            for a, b in student_and_control(checked.models)
-            for suite in suites_of(checked.models[a])
-            if (entry := compare_paradigms(checked, a, b, suite, level, items_folder)) is not None
-        ]
-    pairs = list(student_and_control(checked.models))
-    for key, measure in (("reached", reached), ("curve_differences", curve_difference)):
-        if not getattr(checked, key):
-            found = [measure(checked.models, a, b, level) for a, b in pairs]
-            result[key] = [entry.model_dump(mode="json") for entry in found if entry is not None]
-    return read_summary(result).as_json()
+            for metric in metrics_of(models[a])
+            if metric in metrics_of(models[b], every=True)
+        ],
+        "paradigm_differences": lambda: [
+            paradigm_differences(models, a, b, suite, level, items_folder)
+            for a, b in pairs
+            for suite in suites_of(models[a])
+        ],
+        "reached": lambda: [reached(models, a, b, level) for a, b in pairs],
+        "curve_differences": lambda: [curve_difference(models, a, b, level) for a, b in pairs],
+    }
+    added = {
+        key: [entry.model_dump(mode="json") for entry in measure() if entry is not None]
+        for key, measure in measures.items()
+        if not getattr(checked, key)
+    }
+    return read_summary(checked.as_json() | added).as_json()
 
 
 def _find(models: Models, name: str) -> ModelSummary:
@@ -224,13 +209,9 @@ def _compare_metric(models: Models, a: str, b: str, metric: str, level: float, f
         unit=unit,
         better=better,
         pairs=[(int(seed), one[seed], two[seed]) for seed in seeds] if paired else [],
-        n=estimate.n,
-        mean=estimate.mean,
-        interval=estimate.interval,
+        **asdict(estimate),
         level=level,
-        p=estimate.p,
         verdict=verdict,
-        method=estimate.method,
         permutation_p=flips,
         detectable=estimate.half_width,
         note=note,

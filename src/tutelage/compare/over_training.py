@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tutelage.compare.cost import cost_of
-from tutelage.compare.statistics import Estimate, paired_t
+from tutelage.compare.statistics import paired_t
 from tutelage.compare.summary import Models
 from tutelage.compare.summary_pairs import CurveDifference, CurvePoint, Mean, Reached, ReachedSeed, Spent
 from tutelage.compare.summary_runs import Point, SeedRun
@@ -38,7 +38,8 @@ def reached(models: Models, a: str, b: str, level: float = 0.95) -> Reached | No
         ratios = [_ratio(seed.student, seed.control, amount) for seed in known]
         present = [ratio for ratio in ratios if ratio is not None]
         if len(present) == len(known):
-            shares[amount] = _mean(paired_t(present, level))
+            estimate = paired_t(present, level)
+            shares[amount] = Mean(mean=estimate.mean, interval=estimate.interval)
     return Reached(a=a, b=b, level=level, seeds=known, shares=shares)
 
 
@@ -112,7 +113,3 @@ def _ratio(student: Spent | None, control: Spent, amount: str) -> float | None:
     above = None if student is None else getattr(student, amount)
     below = getattr(control, amount)
     return None if above is None or not below else above / below
-
-
-def _mean(estimate: Estimate) -> Mean:
-    return Mean(mean=estimate.mean, interval=estimate.interval)
