@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.report.headline import headline
-from tutelage.report.plots import FigurePlan, Plot, plans
+from tutelage.report.plot_style import FigurePlan
+from tutelage.report.plots import Plot, plans
 from tutelage.report.selections import examples_table, selections_table
 from tutelage.report.table_scores import evaluations_table, published_table
 from tutelage.report.table_training import curve_table, reached_table
