@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tutelage.base.progress import human
-from tutelage.compare.metrics import MISSING
 from tutelage.compare.summary import Summary
 from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.report import plot_scores
@@ -13,7 +12,7 @@ from tutelage.report.html import page
 from tutelage.report.plot_style import FigurePlan
 from tutelage.report.plots import Plot, draw, suite_scores
 from tutelage.report.table_scores import evaluations_table, how_scored, published_table
-from tutelage.report.tables import Table, origin_table
+from tutelage.report.tables import Table, cell, origin_table
 
 
 def scores_page(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> str:
@@ -47,8 +46,8 @@ def models_scored(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> Tab
         (
             name,
             str(settings["models"][name]["kind"]),
-            model.architecture or MISSING,
-            MISSING if model.parameters is None else human(model.parameters),
+            cell(model.architecture),
+            cell(model.parameters, human),
             settings["models"][name]["identity"][:48],
         )
         for name, model in summary.models.items()
