@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.recipe import Recipe
 from tutelage.report.render import render
 
