@@ -224,9 +224,8 @@ def data_table(summary: Summary) -> Table:
     """Words and tokens of each split."""
     data = summary.data
     splits = list(dict.fromkeys([*data.words, *data.tokens]))
-    rows = tuple(
-        (split, cell(data.words.get(split), exactly), cell(data.tokens.get(split), exactly)) for split in splits
-    )
+    counts = (data.words, data.tokens)
+    rows = tuple((split, *(cell(count.get(split), "{:,}".format) for count in counts)) for split in splits)
     facts = [f"Corpus: {data.corpus}." if data.corpus else ""]
     facts.append(f"Vocabulary: {data.vocab_size:,}." if data.vocab_size else "")
     facts += [f"Bytes per token on {split}: {value:.2f}." for split, value in data.bytes_per_token.items()]
