@@ -45,16 +45,16 @@ def test_shipped_recipes_load_and_survive_being_written_out(name: str) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("gate", "advantage"), ("schedule", "linear")])
-def test_teachers_that_fall_silent_need_a_text(key: str, value: str) -> None:
+def test_teachers_that_lose_their_weight_need_a_text(key: str, value: str) -> None:
     text = BASE.partition("  control")[0]
     silenced = ("next_token: 0.2, distill: {weight: 0.6", f"distill: {{{key}: {value}")
-    refused(text.replace(*silenced), rf"x\.yaml:11: .*`distill.{key}` silences the teachers")
+    refused(text.replace(*silenced), rf"x\.yaml:11: .*`distill.{key}` takes weight from the teachers")
 
 
 @pytest.mark.parametrize("kind", ["sparse", "top_k"])
 def test_a_temperature_that_changes_needs_the_whole_distribution(kind: str) -> None:
     changing = ("temperature: 2}}", f"temperature: {{start: 4, end: 1}}}}}}\n        cache: {kind}")
-    refused(BASE.replace(*changing), f"`cache: {kind}` keeps what teachers say at one temperature")
+    refused(BASE.replace(*changing), f"`cache: {kind}` keeps teachers' output at one temperature")
     recipe_from_text(BASE.replace(*changing).replace(kind, "hidden"))
 
 

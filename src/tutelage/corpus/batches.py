@@ -47,16 +47,16 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens and what should be said about them.
+    """Rows of tokens and their targets.
 
     Attributes:
         rows_B: which rows of the store these are.
         epochs_B: in which pass over the store each row is read; offsets and masks depend on it.
         tokens_BT: what the model reads.
-        targets_BT: what it should say at each position; `IGNORE` where there is no loss.
+        targets_BT: the token to predict at each position; `IGNORE` where there is no loss.
         lengths_B: tokens before the padding of each row; None where no row is padded.
         labels: what `LabelReader.read` returns, each with B as its first dimension; empty where no labels are learned.
-        masked: whether tokens were hidden from the model, which reads both ways; else it reads left to right.
+        masked: whether tokens were hidden, for a masked model; else the batch is for a causal one.
         rewritten: whether rows were rewritten by a mixture of denoisers, which asks at some positions only.
         silent: a stand-in without any loss, for a process that has no rows of a small batch.
     """
@@ -167,14 +167,14 @@ class Examples:
         starts = np.asarray(store.document_starts, dtype=np.int64)
         documents = np.arange(len(starts))
         lengths = np.diff(np.append(starts, len(store.tokens)))
-        pieces = np.maximum(1, -(-lengths // length))
-        offset = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        self.starts: Ints = np.repeat(starts, pieces) + offset * length
-        self.lengths: Ints = np.minimum(length, np.repeat(lengths, pieces) - offset * length)
+        parts = np.maximum(1, -(-lengths // length))
+        offset = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+        self.starts: Ints = np.repeat(starts, parts) + offset * length
+        self.lengths: Ints = np.minimum(length, np.repeat(lengths, parts) - offset * length)
         # A row of one token has nothing to predict.
         kept = self.lengths > 1
         self.starts, self.lengths = self.starts[kept], self.lengths[kept]
-        self.documents: Ints = np.repeat(documents, pieces)[kept]
+        self.documents: Ints = np.repeat(documents, parts)[kept]
         self.opens: Bools = (offset == 0)[kept]
         self.count = len(self.starts)
         if self.count < 1:
@@ -203,7 +203,7 @@ class BatchSource:
         pad_id: fills up rows of examples.
         masking: hides tokens for a masked model; without it, targets are the next tokens.
         shuffle: permute rows in each epoch; off for evaluation.
-        mixture: rewrites the rows of a model that reads left to right.
+        mixture: rewrites the rows of a causal model.
         labels: reads the labels of rows of examples, where they are learned.
     """
 
@@ -273,7 +273,7 @@ class BatchSource:
         return other
 
     def with_rows(self, only: Ints, targets: Bools | None = None) -> BatchSource:
-        """Return a source of some of the rows, permuted anew in each epoch as all of them would be.
+        """Return a source of some of the rows, permuted again in each epoch as all of them would be.
 
         Args:
             only: which, in rising order.

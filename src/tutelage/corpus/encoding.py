@@ -35,7 +35,7 @@ class Text:
     words: int
     chunks: Iterable[str]
     joins: bool = False
-    """Whether it goes on in the document of the text before it: the second text of a pair."""
+    """Whether it continues the document of the text before it: the second text of a pair."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Encoder:
 
     def _flush(self, batch: list[Segment]) -> Iterator[Encoded]:
         found: list[Any] = [None] * len(batch)
-        # One call where all segments are treated alike, which is the common case.
+        # One call where all segments are treated the same way, which is the common case.
         for backend in {id(b): b for b in (self._first, self._rest)}.values():
             mine = [i for i, segment in enumerate(batch) if (self._first if segment.opens else self._rest) is backend]
             encodings = backend.encode_batch_fast([batch[i].text for i in mine], add_special_tokens=False)

@@ -55,9 +55,9 @@ class Corpus:
     carve: Literal["tail", "hash"] = "tail"
     """Whether held-out text is the end of each file, or documents drawn by hash."""
     notes: tuple[str, ...] = ()
-    """What the manifest and the user should hear."""
+    """For the manifest and the user."""
     origin_of_test: str = ""
-    """Where its test split comes from, if that is to be heard too."""
+    """Where its test split comes from, for the user too."""
     plan: Path | None = None
     """The study plan that its examples are labelled after."""
     share: float = 1.0

@@ -119,7 +119,7 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a folder that `AutoTokenizer` loads, in transformers 4 and 5, to the same behaviour.
 
     Raises:
-        UserError: the tokenizer does not survive saving (its class does what its files do not say).
+        UserError: the tokenizer does not survive saving (its class does more than its files tell).
     """
     from transformers import AutoTokenizer
 

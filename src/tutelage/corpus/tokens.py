@@ -1,4 +1,4 @@
-"""The token store: a split's tokens on disk, read through the page cache, and a manifest that vouches for them.
+"""The token store: a split's tokens on disk, read through the page cache, and a manifest with their digests.
 
 `<split>.bin` holds raw little-endian uint16 (uint32 from 65,536 tokens of vocabulary on), `<split>.documents.npy` the
 offset at which each document begins, and beside them what is known of the documents (`labels`); `manifest.json` counts
@@ -148,7 +148,7 @@ class TokenStore:
         """Open one split of a prepared corpus; `verify` also checks the hashes (reads everything once).
 
         Raises:
-            UserError: nothing prepared there, another format, or files that are not what the manifest says.
+            UserError: nothing prepared there, another format, or files that do not fit the manifest.
         """
         manifest = read_manifest(folder)
         if split not in manifest["splits"]:

@@ -1,4 +1,4 @@
-"""The part of a recipe that says which words become which token rows; see `recipe` for the whole."""
+"""Settings: which words become which token rows; see `recipe` for the whole."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Tokenizer(Section):
     """A pair of symbols seen less often is not merged."""
     alphabet: Literal["bytes", "seen"] = "bytes"
     """`bytes`: all 256 bytes are in the vocabulary, so nothing can be lost. `seen`: only bytes of the training text,
-    as BabyLlama's code does; a byte never seen is then dropped when text is encoded, and counted aloud."""
+    as BabyLlama's code does; a byte never seen is then dropped when text is encoded, and a note tells how many."""
     prefix_space: Literal["none", "training", "always"] = "training"
     """Whether a space is put before a text. `training`: while the tokenizer is trained but not when it is used, which
     is what BabyLlama did under transformers 4. `always`: in both. `none`: in neither."""

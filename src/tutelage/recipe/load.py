@@ -28,7 +28,7 @@ def override(tree: Json, assignments: Sequence[str], lines: Lines) -> None:
     """Apply `a.b=c` assignments to the tree in place; values are read as YAML, list items by their number.
 
     Args:
-        tree: what the file says.
+        tree: of the file.
         assignments: in their order.
         lines: of the tree's places; those overridden are noted as such.
 

@@ -1,4 +1,4 @@
-"""The part of a recipe that says which rows a stage learns from; see `recipe` for the whole."""
+"""Settings: which rows a stage learns from; see `recipe` for the whole."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Select(Section):
     """Rows or tokens chosen by what models made of them. See docs/selection.md."""
 
     by: Literal["salt_ds", "difference", "perplexity", "random", "excess"]
-    """`salt_ds`: rows whose median loss is highest, tokens beyond the scorer's grasp left out. `difference`: rows
+    """`salt_ds`: rows whose median loss is highest, tokens that the scorer cannot learn left out. `difference`: rows
     that the scorer finds likelier than the reference does (MiniPLM). `perplexity`: a band of rows by mean loss.
     `random`: as many rows at random, the control. `excess`: not rows but tokens, those whose loss falls most from the
     scorer (an early checkpoint) to the reference (a late one); the text of the others is no target (Rho-1)."""
@@ -52,7 +52,7 @@ class Select(Section):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"`{key}` does not go with `by: {self.by}`; leave it out")
         if self.by == "perplexity" and (self.share is not None or self.rows is not None):
-            raise ValueError("`band` says how many rows are taken: leave out `share` and `rows`")
+            raise ValueError("`band` decides how many rows are taken: leave out `share` and `rows`")
         if self.by == "excess" and self.rows is not None:
             raise ValueError("`by: excess` selects tokens: give `share`, not `rows`")
         if self.by != "perplexity" and (self.share is None) == (self.rows is None):
