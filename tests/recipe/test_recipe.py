@@ -136,7 +136,7 @@ def test_refusals_name_line_key_and_remedy(change: tuple[str, str], message: str
     [
         ("models.student.optim.lr", "is no override"),
         ("models.student.stages.3.combine=x", "no index of a list of 1"),
-        ("name.x=1", "holds no keys|nothing lies below"),
+        ("name.x=1", "nothing lies above .x. that holds keys"),
         ("models.student.optim.learning=1", "unknown key 'models.student.optim.learning'"),
         ("models.student.optim=&a [*a]", "override .*: nested more than 50"),
         ("models.student.optim={lr: 1, lr: 2}", "override .*: the key 'lr' stands here a second time"),
