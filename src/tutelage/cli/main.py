@@ -268,7 +268,7 @@ def main() -> None:
     second Ctrl-C ends it at once.
     """
     from tutelage.base.errors import Interrupted, UserError
-    from tutelage.study.filter.hidden import visible
+    from tutelage.study.filter.text import visible
 
     # Read when torch loads. Threads that spin while they wait slow training down beside any other busy process; those
     # that sleep at once are woken too late for short operations. So they spin for a moment (benchmarks/waiting.md).

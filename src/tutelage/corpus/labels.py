@@ -29,7 +29,7 @@ from tutelage.base.errors import UserError
 from tutelage.base.types import Array
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.examples import Example
-from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan
+from tutelage.corpus.study_plan import ANNOTATED, StudyPlan, TaskKind
 
 IGNORE = -100
 """A label that is missing, and the target of a position that has no loss."""
@@ -47,7 +47,7 @@ class LabelTask:
     """
 
     name: str
-    kind: Kind
+    kind: TaskKind
     labels: tuple[str, ...]
 
     @property
@@ -56,7 +56,7 @@ class LabelTask:
         return self.kind == "tagging"
 
 
-def tasks_of(plan: Plan) -> tuple[LabelTask, ...]:
+def tasks_of(plan: StudyPlan) -> tuple[LabelTask, ...]:
     """Return the tasks of a plan that have labels: those of texts, of pairs, then those of words."""
     return tuple(LabelTask(task.name, kind, tuple(task.labels)) for kind in ANNOTATED for task in plan.tasks(kind))
 

@@ -5,6 +5,7 @@ from tutelage.recipe.data import Rows as Rows
 from tutelage.recipe.data import Tokenizer as Tokenizer
 from tutelage.recipe.evaluation import Compare as Compare
 from tutelage.recipe.evaluation import Evaluation as Evaluation
+from tutelage.recipe.experiment import FlopsOf as FlopsOf
 from tutelage.recipe.experiment import Model as Model
 from tutelage.recipe.experiment import Optim as Optim
 from tutelage.recipe.experiment import Recipe as Recipe

@@ -13,8 +13,8 @@ from torch import Tensor
 from tutelage.base.run_folder import JsonLines, RunFolder
 from tutelage.base.types import Json
 from tutelage.training.checkpoint import State
-from tutelage.training.heldout import HeldOut
 from tutelage.training.objectives import Counts
+from tutelage.training.outcome import HeldOut
 
 
 @dataclass
