@@ -27,7 +27,7 @@ FORMAT = 1
 
 
 @dataclass
-class Counts:
+class TokenCounts:
     """What a store, or one source's part of it, holds."""
 
     tokens: int = 0
@@ -41,7 +41,7 @@ class Counts:
     unknown_tokens: int = 0
     """Unknown tokens, where the tokenizer has one."""
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: TokenCounts) -> None:
         """Add another's counts to these."""
         for key, value in asdict(other).items():
             setattr(self, key, getattr(self, key) + value)
@@ -75,11 +75,11 @@ class StoreWriter:
         self._file = (folder / f"{split}.bin").open("wb")
         self._digest = hashlib.sha256()
         self.starts: list[Ints] = []
-        self._total, self._sources = Counts(), dict[str, Counts]()
+        self._total, self._sources = TokenCounts(), dict[str, TokenCounts]()
 
-    def add(self, source: str, texts: Iterable[Text]) -> Counts:
+    def add(self, source: str, texts: Iterable[Text]) -> TokenCounts:
         """Encode and append the documents of one source; return their counts."""
-        counts, starts = Counts(), list[int]()
+        counts, starts = TokenCounts(), list[int]()
         for encoded in self._encoder.encode(texts):
             segment, ids = encoded.segment, encoded.ids
             if segment.opens and not segment.joins:
@@ -99,7 +99,7 @@ class StoreWriter:
             counts.bytes += len(segment.text.encode())
             counts.lost_bytes += encoded.lost
         self.starts.append(np.asarray(starts, dtype=np.int64))
-        self._sources.setdefault(source, Counts()).add(counts)
+        self._sources.setdefault(source, TokenCounts()).add(counts)
         self._total.add(counts)
         return counts
 

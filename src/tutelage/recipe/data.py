@@ -55,7 +55,7 @@ Words = Annotated[int, Field(ge=1), BeforeValidator(_as_number)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 CleaningFunction = Annotated[str, AfterValidator(_cleans_text)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Percent = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
+ShareOrPercent = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
 """A share that may be written as `50%`."""
 
 
@@ -101,7 +101,7 @@ class Mixed(Section):
 
     corpus: str
     """As `data.corpus`."""
-    share: Annotated[Percent, Field(gt=0, lt=1)]
+    share: Annotated[ShareOrPercent, Field(gt=0, lt=1)]
     """Its part of all words to train on, such as `30%`."""
 
 
