@@ -18,7 +18,6 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from tutelage.base import files
 from tutelage.base.errors import UserError
-from tutelage.base.types import Array
+from tutelage.base.types import Array, Json
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.examples import Example
 from tutelage.corpus.study_plan import ANNOTATED, StudyPlan, TaskKind
@@ -127,7 +126,7 @@ class LabelWriter:
         self._counts[task.name] += number is not None
         return IGNORE if number is None else number
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Json:
         """Write the files and return the entry of the manifest."""
         K = sum(task.tags for task in self._tasks)
         columns: tuple[Array, ...] = tuple(map(np.asarray, (self._classes, self._words, self._tags, self._sure)))
@@ -161,7 +160,7 @@ class Labels:
     digest: str
 
     @classmethod
-    def open(cls, folder: Path, split: str, manifest: dict[str, Any], *, verify: bool = False) -> Labels | None:
+    def open(cls, folder: Path, split: str, manifest: Json, *, verify: bool = False) -> Labels | None:
         """Open the labels of a prepared corpus; None where it has none. `verify` also checks the hashes.
 
         Raises:

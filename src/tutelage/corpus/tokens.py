@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tutelage.base import files
 from tutelage.base.errors import UserError
-from tutelage.base.types import Ints
+from tutelage.base.types import Ints, Json
 from tutelage.corpus.encoding import Encoder, Text
 from tutelage.corpus.labels import Labels
 
@@ -103,7 +103,7 @@ class StoreWriter:
         self._total.add(counts)
         return counts
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Json:
         """Close the files and return the split's entry of the manifest."""
         self._file.close()
         documents = self._folder / f"{self._split}.documents.npy"
@@ -178,7 +178,7 @@ class TokenStore:
         )
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Json:
     """Read the manifest of a prepared corpus.
 
     Raises:
