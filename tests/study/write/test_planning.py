@@ -46,7 +46,7 @@ def test_plans_that_look_like_numbers_are_read_back_as_text(plan: Any, tmp_path:
     assert read_plan(tmp_path / "plan.yaml") == odd_plan
 
 
-def test_the_same_study_asks_the_same_and_another_attempt_asks_anew(brain: Any, study: Any, helpers: Any) -> None:
+def test_the_same_study_asks_the_same_and_another_attempt_asks_again(brain: Any, study: Any, helpers: Any) -> None:
     def asked(attempt: int) -> set[str]:
         teacher = helpers.Scripted(brain)
         Planner(teacher, study(), attempt).plan()

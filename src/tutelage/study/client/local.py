@@ -1,7 +1,7 @@
 """A teacher that runs here: a causal model of `transformers`, in batches, bound by grammars where a request has any.
 
-Batches are cut from the list of requests alone, and the draws of a batch follow from its requests. So a study that goes
-on after a kill gets the answers that it would have got.
+Batches are cut from the list of requests alone, and the draws of a batch follow from its requests. So a study that
+resumes after a kill gets the answers that it would have got.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class LocalTeacher:
             while any(request.key not in self._store for request in batch):
                 admitted = self._admit(batch, ledger)
                 if not admitted:
-                    console.print("the budget is spent; raise `budget` in the study and run again to go on")
+                    console.print("the budget is spent; raise `budget` in the study and run again to resume")
                     return
                 self._answer(admitted, ledger, stop, bar)
 
@@ -172,7 +172,7 @@ class _Writer:
         return [sorted(part) for part in parts]
 
     def _encode(self, request: Request) -> list[int]:
-        """Return a prompt's tokens. Texts cannot speak as somebody else: control tokens in them are taken apart."""
+        """Return a prompt's tokens. Control tokens in texts are spaced out, so that no text passes for another role."""
         messages = [{"role": m.role, "content": taken_apart(m.content, self._control)} for m in request.messages]
         if self._tokenizer.chat_template:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

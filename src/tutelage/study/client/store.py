@@ -85,7 +85,7 @@ class Store:
         if changes:
             raise UserError(
                 f"{self.path} holds answers of another teacher:\n" + "\n".join(changes) + "\n"
-                "Answers never mix: set that back; or give the study another name (name: ...), which asks anew"
+                "Answers never mix: set that back; or give the study another name (name: ...), which asks again"
             )
 
     def claim(self, teacher: Mapping[str, Any]) -> None:

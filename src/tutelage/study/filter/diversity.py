@@ -60,7 +60,7 @@ def diversity(words: Sequence[Sequence[str]], texts: Sequence[str]) -> Diversity
     """Measure how varied texts are.
 
     Args:
-        words: the plain words of each text, in an order by lot: the first ones are compared with each other.
+        words: the plain words of each text, in random order: the first ones are compared with each other.
         texts: the same texts as written.
     """
     flat = list(chain.from_iterable(words))
