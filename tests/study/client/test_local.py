@@ -8,12 +8,14 @@ import torch
 
 pytest.importorskip("llguidance", reason="llguidance is not installed (extra local-teacher)")
 
+from fixtures.stored import entries
+
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.study.client.answers import check_schema, read_json
 from tutelage.study.client.client import Constraint, Message, Request
 from tutelage.study.client.grammar import AnswerRules, mask, word_grammar
 from tutelage.study.client.local import LocalTeacher, _Writer
-from tutelage.study.client.store import entries, open_store
+from tutelage.study.client.store import open_store
 from tutelage.study.settings import Budget, Study
 
 TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"

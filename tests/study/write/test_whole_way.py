@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 import yaml
+from fixtures.stored import entries
 
 from tutelage.api import studies
 from tutelage.base.errors import UserError
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import read_plan, write_plan
-from tutelage.study.client.store import entries
 from tutelage.study.folder import StudyFolder
 
 STAGES = ("plan", "write", "label")

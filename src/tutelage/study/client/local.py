@@ -140,7 +140,12 @@ class _Writer:
     def write(self, requests: Sequence[Request], stop: Stop) -> list[Answer]:
         """Answer a batch of requests, in parts within which each has all the room that its own prompt leaves it."""
         prompts = [self._encode(request) for request in requests]
-        faults = [self._fault(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+        faults = [
+            f"the prompt has {len(prompt):,} tokens; the model reads {self._context:,}"
+            if len(prompt) >= self._context
+            else ""
+            for prompt in prompts
+        ]
         rows = {
             at: _Row(request, prompt, self._rules.rule(request), min(request.max_tokens, self._context - len(prompt)))
             for at, (request, prompt, fault) in enumerate(zip(requests, prompts, faults, strict=True))
@@ -179,11 +184,6 @@ class _Writer:
         else:
             text = "".join(f"{m['role']}: {m['content']}\n\n" for m in messages) + "assistant:"
         return list(self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template)["input_ids"])
-
-    def _fault(self, request: Request, prompt: Sequence[int]) -> str:
-        if len(prompt) >= self._context:
-            return f"the prompt has {len(prompt):,} tokens; the model reads {self._context:,}"
-        return ""
 
     def _generate(self, rows: Sequence[_Row], stop: Stop) -> list[list[int]]:
         """Return the tokens that the model writes for each row, the one that ends an answer included."""
