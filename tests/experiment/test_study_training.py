@@ -179,21 +179,23 @@ def test_causal_students_learn_labels_beside_text_and_teachers(tmp_path: Path) -
 
 
 def test_weights_at_first_do_not_depend_on_heads(tmp_path: Path) -> None:
-    from tutelage.experiment.setup import Experiment, Piece
+    from tutelage.experiment.loading import new_learner
+    from tutelage.experiment.setup import Experiment
+    from tutelage.recipe import Teacher
     from tutelage.training.parallel import Group
 
     what = recipe_from_text(HEAD + MASKED)
     experiment = Experiment(what, tmp_path, Group(0, 1, torch.device("cpu")))
-    plain, whole = (experiment.new_learner(Piece(name, 0)) for name in ("plain", "all"))
+    plain, whole = (new_learner(experiment, experiment.run(Teacher(model=name, seed=0))) for name in ("plain", "all"))
     assert plain.heads is None
     assert whole.heads is not None
     pairs = zip(plain.model.parameters(), whole.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    other = experiment.new_learner(Piece("all", 1))
+    other = new_learner(experiment, experiment.run(Teacher(model="all", seed=1)))
     assert not torch.equal(other.heads.classes.linear.weight, whole.heads.classes.linear.weight)
     # What a finished run is checked against: labels count where they are learned, and only there.
-    assert "labels" in experiment.wish(Piece("all", 0))
-    assert "labels" not in experiment.wish(Piece("plain", 0))
+    assert "labels" in experiment.run(Teacher(model="all", seed=0)).spec
+    assert "labels" not in experiment.run(Teacher(model="plain", seed=0)).spec
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.files import fingerprint
 from tutelage.base.machine import set_up
 from tutelage.base.progress import Tracker, console, human, progress
-from tutelage.base.run_folder import Json
 from tutelage.base.stopping import Stop, stop_flag
+from tutelage.base.types import Json
 from tutelage.study.client.budget import Ledger, Spending, worst_case
 from tutelage.study.client.client import Answer, Request, taken_apart
 from tutelage.study.client.grammar import AnswerRules, Rule, mask

@@ -16,8 +16,8 @@ from typing import Any
 
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.progress import Tracker, progress
-from tutelage.base.run_folder import Json
 from tutelage.base.stopping import Stop, stop_flag
+from tutelage.base.types import Json
 from tutelage.study.client.answers import Unusable, check_schema, for_servers, read_json
 from tutelage.study.client.asking import one_of, record
 from tutelage.study.client.budget import Ledger

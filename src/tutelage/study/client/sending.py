@@ -20,8 +20,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint
 from tutelage.base.progress import Tracker, console, duration, human
-from tutelage.base.run_folder import Json
 from tutelage.base.stopping import Stop
+from tutelage.base.types import Json
 from tutelage.study.client.budget import BYTES_A_TOKEN, Ledger, Spending, worst_case
 from tutelage.study.client.client import Answer, Message, Request
 from tutelage.study.client.endpoint import Failed, NeverAnswered, Reply

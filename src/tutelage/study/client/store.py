@@ -27,7 +27,7 @@ from typing import Any
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, locked, sync_folder
 from tutelage.base.progress import progress
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.study.client.budget import Spending, worst_case
 from tutelage.study.client.client import Answer, Request
 
