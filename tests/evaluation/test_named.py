@@ -144,7 +144,7 @@ def test_log_probabilities_of_items_are_kept_beside_the_score(done: tuple[Path, 
 def test_parts_survive_a_stop(registered: None, tmp_path: Path) -> None:
     context = Context(
         name="surprise", label="x", tokenizer=None, settings=Evaluation(), precision="fp32",
-        speakers=None, parts=tmp_path,
+        models=None, parts=tmp_path,
     )  # fmt: skip
     assert context.part("one", lambda: {"a": 1}) == {"a": 1}
     assert context.part("one", lambda: pytest.fail("computed again")) == {"a": 1}

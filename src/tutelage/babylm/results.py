@@ -14,7 +14,15 @@ from typing import cast
 from rich.table import Table
 
 from tutelage.babylm.check import Options, check_task
-from tutelage.babylm.format import FORMATS, Backend, Format, Task, Track, Year, schedule
+from tutelage.babylm.format import (
+    FORMATS,
+    SubmissionBackend,
+    SubmissionFormat,
+    SubmissionTask,
+    TrackName,
+    Year,
+    schedule,
+)
 from tutelage.babylm.scores import example_ids, surprisal_rows, task_results
 from tutelage.babylm.track_rules import TRACKS
 from tutelage.babylm.write import Fast, Submission, options_of, write_submission
@@ -22,7 +30,7 @@ from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.progress import progress
 from tutelage.base.run_folder import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
-from tutelage.evaluation.named import Found, find
+from tutelage.evaluation.named import NamedEvaluation, find
 from tutelage.evaluation.psychometrics.acquisition import as_submission, evaluate_acquisition
 from tutelage.evaluation.psychometrics.acquisition_data import find_acquisition
 from tutelage.evaluation.suites.suites import find_suite
@@ -126,7 +134,7 @@ def write_results(
     return Results(write_submission(submission, results, incomplete), tuple(lines), form.year)
 
 
-def format_of(track: str) -> tuple[Format, Track]:
+def format_of(track: str) -> tuple[SubmissionFormat, TrackName]:
     """Return a track's form, and its name without the year.
 
     Raises:
@@ -135,10 +143,10 @@ def format_of(track: str) -> tuple[Format, Track]:
     if track not in TRACKS:
         raise UserError(f"unknown track '{track}'{nearest(track, TRACKS)} (known: {', '.join(TRACKS)})")
     year = cast(Year, TRACKS[track].year)
-    return FORMATS[year], cast(Track, track.removeprefix(f"babylm-{year}-"))
+    return FORMATS[year], cast(TrackName, track.removeprefix(f"babylm-{year}-"))
 
 
-def options_here(form: Format) -> Options:
+def options_here(form: SubmissionFormat) -> Options:
     """Return what predictions may say, for the tasks whose data files are on this machine."""
     options = {}
     for task in form.full:
@@ -154,13 +162,13 @@ def options_here(form: Format) -> Options:
 class _Gathered:
     """The scores of one model, as a submission wants them."""
 
-    def __init__(self, scoring: Scoring, piece: Piece, form: Format, track: Track) -> None:
+    def __init__(self, scoring: Scoring, piece: Piece, form: SubmissionFormat, track: TrackName) -> None:
         self.experiment: Experiment = scoring.experiment
         self.piece, self.form, self.track = piece, form, track
         self.subject = Subject(piece.name, piece.seed, (Teacher(model=piece.name, seed=piece.seed),))
         self.listed = scoring.recipe.evaluate
         self.settings: Evaluation = scoring.recipe.evaluation
-        self.found: dict[str, Found] = {}
+        self.found: dict[str, NamedEvaluation] = {}
         self.lacking: dict[str, str] = {}
         """Why an evaluation cannot be measured here."""
         tasks = (*form.full, *form.glue, *form.fast)
@@ -203,7 +211,7 @@ class _Gathered:
         name = self.piece.name
         first = self.experiment.recipe.models[name].seed_list[0]
         model = name if self.piece.seed == first else f"{name}-{self.piece.seed}"
-        backend: Backend = "causal" if self.experiment.recipe.models[name].reads == "causal" else "mlm"
+        backend: SubmissionBackend = "causal" if self.experiment.recipe.models[name].reads == "causal" else "mlm"
         return Submission(model, self.form.year, self.track, backend, full, fast, surprisals, age), lines
 
     def _scoring(self, evaluate: Iterable[str]) -> Scoring:
@@ -216,20 +224,20 @@ class _Gathered:
         scoring.found = self.found
         return scoring
 
-    def _names(self, task: Task) -> list[str]:
+    def _names(self, task: SubmissionTask) -> list[str]:
         """Return what may have measured a task, the preferred first: `glue` fine-tunes several."""
         if task.shape != "label" or task.key not in self.settings.finetune.tasks:
             return [task.evaluation]
         return ["glue", task.evaluation] if "glue" in self.listed else [task.evaluation, "glue"]
 
-    def _kept(self, subject: Subject, task: Task) -> tuple[str, Json] | None:
+    def _kept(self, subject: Subject, task: SubmissionTask) -> tuple[str, Json] | None:
         """Return the evaluation that has a task's score, and the score."""
         for name in self._names(task):
             if name in self.found and (score := self.scoring.read(subject, name)) is not None:
                 return name, score
         return None
 
-    def _task(self, subject: Subject, task: Task) -> tuple[Line, Fast | None]:
+    def _task(self, subject: Subject, task: SubmissionTask) -> tuple[Line, Fast | None]:
         line = Line(task=task.key, evaluation=self._names(task)[0], items=sum(task.sizes.values()))
         kept = self._kept(subject, task)
         if kept is None:
@@ -245,7 +253,7 @@ class _Gathered:
             said += f", rules of {score['convention']}"
         return replace(line, evaluation=name, done=1, score=said), result
 
-    def _along(self, task: Task, fast: dict[str, dict[str, Fast]]) -> Line:
+    def _along(self, task: SubmissionTask, fast: dict[str, dict[str, Fast]]) -> Line:
         """Collect a fast task of all checkpoints."""
         found = {name: self._task(state, task) for name, state in self.states.items()}
         done = {name: result for name, (_, result) in found.items() if result is not None}

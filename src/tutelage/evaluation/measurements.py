@@ -51,11 +51,11 @@ PUBLISHED = "published"
 Need = Literal["checkpoints", "held_out", "reference", "labels"]
 
 
-class Speakers:
-    """The models that are evaluated, loaded when somebody first asks for them.
+class EvaluatedModels:
+    """The models that are evaluated, loaded when they are first needed.
 
     Args:
-        load: loads them anew at each call.
+        load: loads them, at each call again.
         device: where they compute.
     """
 
@@ -65,7 +65,7 @@ class Speakers:
 
     @cached_property
     def ensemble(self) -> Ensemble:
-        """All of them as one frozen voice, shared by everything that only listens."""
+        """All of them as one, frozen; shared by everything that does not train them."""
         return Ensemble(self.load()).to(self.device)
 
 
@@ -79,7 +79,7 @@ class Context:
         tokenizer: the models' Hugging Face fast tokenizer.
         settings: the recipe's `evaluation`.
         precision: arithmetic of the models.
-        speakers: the models.
+        models: loaded when they are needed.
         checkpoints: of a single model, those kept by words seen; empty where none were asked for, and for ensembles.
         parts: folder for results of parts, so that what is done survives a stop; see `part`.
         held_out: makes the rows of held-out text; None where there is no corpus.
@@ -93,7 +93,7 @@ class Context:
     tokenizer: Any
     settings: recipe.Evaluation
     precision: Precision
-    speakers: Speakers
+    models: EvaluatedModels
     parts: Path
     checkpoints: Sequence[Checkpoint] = field(default=())
     held_out: Callable[[], BatchSource] | None = None
@@ -113,12 +113,12 @@ class Context:
 
     @property
     def ensemble(self) -> Ensemble:
-        """The models as one frozen voice."""
-        return self.speakers.ensemble
+        """The models as one, frozen."""
+        return self.models.ensemble
 
     def fresh(self) -> list[LanguageModel]:
-        """Load the models anew, for an evaluation that changes their weights."""
-        return [model.to(self.speakers.device) for model in self.speakers.load()]
+        """Load the models again, for an evaluation that changes their weights."""
+        return [model.to(self.models.device) for model in self.models.load()]
 
     def part(self, key: str, compute: Callable[[], Any]) -> Any:
         """Return a part's result (JSON), computed once and kept until the whole evaluation is done.
@@ -227,7 +227,7 @@ def _aoa_inputs(argument: str, settings: recipe.Evaluation) -> Json:
 def _calibration(context: Context) -> MeasuredResult:
     if context.held_out is None:
         raise UserError("evaluation 'calibration' is measured on a recipe's held-out text, and there is no recipe here")
-    return calibration(context.ensemble, context.held_out(), context.speakers.device, context.precision)
+    return calibration(context.ensemble, context.held_out(), context.models.device, context.precision)
 
 
 # --- easy and hard text
@@ -238,7 +238,7 @@ def _buckets(context: Context) -> MeasuredResult:
     if context.held_out is None or context.reference is None or chosen is None:
         raise UserError("evaluation 'buckets' is measured on a recipe's held-out text, and there is no recipe here")
     losses_R2 = row_losses(
-        context.ensemble, context.held_out(), context.speakers.device, context.precision, f"buckets {context.label}"
+        context.ensemble, context.held_out(), context.models.device, context.precision, f"buckets {context.label}"
     )
     return buckets(losses_R2, context.reference(), chosen.parts, str(chosen.by))
 
@@ -257,7 +257,7 @@ def _tasks(context: Context) -> MeasuredResult:
                         "data.separator=brackets and data.rows.kind=examples")  # fmt: skip
     label = f"tasks {context.label}"
     [model, *_] = context.fresh()
-    return evaluate_heads(model.eval(), context.heads(), source, context.speakers.device, context.precision, label)
+    return evaluate_heads(model.eval(), context.heads(), source, context.models.device, context.precision, label)
 
 
 # --- fine-tuning

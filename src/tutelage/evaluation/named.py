@@ -20,7 +20,7 @@ from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.base.run_folder import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
-from tutelage.evaluation.benchmarks.items import Rows, encode
+from tutelage.evaluation.benchmarks.items import TokenRows, encode
 from tutelage.evaluation.benchmarks.results import MeasuredResult, SuiteResult
 from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.evaluation.measurements import MEASUREMENTS, Context, Need
@@ -31,7 +31,7 @@ Result = SuiteResult | MeasuredResult
 
 
 @dataclass(frozen=True)
-class Found:
+class NamedEvaluation:
     """An evaluation that is ready to run: its name is known, its files are here.
 
     Attributes:
@@ -86,7 +86,7 @@ def needs_of(name: str) -> frozenset[Need]:
     return MEASUREMENTS[family].needs if family in MEASUREMENTS else frozenset()
 
 
-def find(name: str, settings: recipe.Evaluation) -> Found:
+def find(name: str, settings: recipe.Evaluation) -> NamedEvaluation:
     """Read and check what an evaluation needs beside a model.
 
     Raises:
@@ -97,7 +97,7 @@ def find(name: str, settings: recipe.Evaluation) -> Found:
     if family in MEASUREMENTS:
         measurement = MEASUREMENTS[family]
         inputs = measurement.inputs(name.partition(":")[2], settings)
-        return Found(name, inputs, measurement.run, needs=measurement.needs)
+        return NamedEvaluation(name, inputs, measurement.run, needs=measurement.needs)
     suite = find_suite(name, CONVENTIONS[settings.convention])
     paradigms = [
         [p.uid, [repr(q) for q in p.questions], [str(formula.source) for formula in p.formulas]]
@@ -106,7 +106,9 @@ def find(name: str, settings: recipe.Evaluation) -> Found:
     items = fingerprint([paradigms, suite.ratios])
     options = (item for p in suite.paradigms for question in p.questions for item in question.options)
     texts = tuple(dict.fromkeys(item.prefix + item.completion for item in options))
-    return Found(name, {"items": items}, _chooser(suite, CONVENTIONS[settings.convention]), texts, suite=suite)
+    return NamedEvaluation(
+        name, {"items": items}, _chooser(suite, CONVENTIONS[settings.convention]), texts, suite=suite
+    )
 
 
 def _chooser(suite: Suite, convention: Convention) -> Callable[[Context], Result]:
@@ -127,7 +129,7 @@ def _chooser(suite: Suite, convention: Convention) -> Callable[[Context], Result
     return run
 
 
-def _rows(suite: Suite, convention: Convention, tokenizer: Any, kind: Literal["causal", "masked"]) -> Rows:
+def _rows(suite: Suite, convention: Convention, tokenizer: Any, kind: Literal["causal", "masked"]) -> TokenRows:
     return encode(tokenizer, items_of(suite), kind, convention)
 
 

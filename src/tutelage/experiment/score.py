@@ -26,8 +26,8 @@ from tutelage.base.run_folder import Json, differences
 from tutelage.compare.metrics import UNITS
 from tutelage.corpus.batches import BatchSource
 from tutelage.evaluation.buckets import row_losses
-from tutelage.evaluation.measurements import Context, Need, Speakers
-from tutelage.evaluation.named import Found, check_name, file_name, find, needs_of, read_score, write_score
+from tutelage.evaluation.measurements import Context, EvaluatedModels, Need
+from tutelage.evaluation.named import NamedEvaluation, check_name, file_name, find, needs_of, read_score, write_score
 from tutelage.evaluation.psychometrics.acquisition import Checkpoint
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
@@ -91,7 +91,7 @@ class Scoring:
                 )
 
     @cached_property
-    def found(self) -> dict[str, Found]:
+    def found(self) -> dict[str, NamedEvaluation]:
         """What the recipe evaluates beside held-out loss, its files read and checked; ask before training.
 
         Raises:
@@ -153,7 +153,7 @@ class Scoring:
             return
         reads = self._reads(subject)
         experiment = self.experiment
-        speakers = Speakers(
+        speakers = EvaluatedModels(
             lambda: [experiment.trained(member, reads) for member in subject.members], experiment.group.device
         )
         for name in missing:
@@ -249,7 +249,7 @@ class Scoring:
             ensemble, rows, experiment.group.device, self._precision(subject), f"buckets by {self._sorter}"
         )
 
-    def _evaluate(self, subject: Subject, speakers: Speakers, name: str) -> Json:
+    def _evaluate(self, subject: Subject, speakers: EvaluatedModels, name: str) -> Json:
         of = self._of(subject, name)
         parts = self.folder(subject) / "parts" / f"{file_name(name)}-{fingerprint(of)[:16]}"
         context = Context(
@@ -258,7 +258,7 @@ class Scoring:
             tokenizer=self.experiment.data.tokenizer,
             settings=self.recipe.evaluation,
             precision=self._precision(subject),
-            speakers=speakers,
+            models=speakers,
             checkpoints=[
                 Checkpoint(one.name, one.words_seen, partial(self._speaking, one)) for one in self._checkpoints(subject)
             ],

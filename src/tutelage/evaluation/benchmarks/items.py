@@ -30,7 +30,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """Distinct token rows, end to end, and which of them each item is.
 
     Attributes:
@@ -67,7 +67,9 @@ class _Text:
     """Special token put before the row."""
 
 
-def encode(tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "masked"], convention: Convention) -> Rows:
+def encode(
+    tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "masked"], convention: Convention
+) -> TokenRows:
     """Tokenize items by a year's rules.
 
     Args:
@@ -109,7 +111,7 @@ def encode(tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "maske
     return packed
 
 
-def keep_ends(rows: Rows, limit: int) -> Rows:
+def keep_ends(rows: TokenRows, limit: int) -> TokenRows:
     """Leave rows of more than `limit` tokens their last ones, as a model without further positions needs it.
 
     For rows whose scored tokens stand at the end, such as words behind a long context.
@@ -122,7 +124,7 @@ def keep_ends(rows: Rows, limit: int) -> Rows:
     scored_S = rows.scored_S[kept_S]
     if (scored_S[starts_R[:-1]] & (rows.lengths_R > limit)).any():
         raise UserError(f"a word has {limit} tokens or more, and the model takes rows of {limit} at most")
-    return Rows(
+    return TokenRows(
         tokens_S=rows.tokens_S[kept_S],
         scored_S=scored_S,
         starts_R=starts_R,
@@ -184,8 +186,8 @@ def _row(text: _Text, ids: list[int], scored: list[bool]) -> tuple[list[int], li
     return (ids, scored) if text.start is None else ([text.start, *ids], [False, *scored])
 
 
-def _pack(rows: list[tuple[list[int], list[bool]]], row_N: NDArray[np.int64]) -> Rows:
-    return Rows(
+def _pack(rows: list[tuple[list[int], list[bool]]], row_N: NDArray[np.int64]) -> TokenRows:
+    return TokenRows(
         tokens_S=np.fromiter(chain.from_iterable(ids for ids, _ in rows), dtype=np.int64),
         scored_S=np.fromiter(chain.from_iterable(scored for _, scored in rows), dtype=np.bool_),
         starts_R=np.cumsum([0, *(len(ids) for ids, _ in rows)], dtype=np.int64),

@@ -29,7 +29,7 @@ LICENCE = "each task has its authors' own licence, some none: do not pass the fi
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class FinetuningTask:
     """A classification task.
 
     Attributes:
@@ -74,7 +74,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class LabelledText:
     """One or two texts and their label."""
 
     first: str
@@ -82,26 +82,26 @@ class Example:
     label: int
 
 
-TASKS: Mapping[str, Task] = {
+TASKS: Mapping[str, FinetuningTask] = {
     task.name: task
     for task in (
-        Task("cola", "{sentence}", headline="mcc"),
-        Task("sst2", "{sentence}"),
-        Task("mrpc", "{sentence1}", "{sentence2}", headline="f1"),
-        Task("qqp", "{question1}", "{question2}", headline="f1"),
-        Task("mnli", "{premise}", "{hypothesis}", labels=3),
-        Task("mnli-mm", "{premise}", "{hypothesis}", labels=3, trained_as="mnli"),
-        Task("qnli", "{question}", "{sentence}"),
-        Task("rte", "{sentence1}", "{sentence2}"),
-        Task("boolq", "{question}", "{passage}"),
-        Task("multirc", "Question: {question} Answer: {answer}", "{paragraph}"),
-        Task("wsc", 'Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}"),
-        *(Task(name, "{sentence}", headline="mcc") for name in MSGS),
+        FinetuningTask("cola", "{sentence}", headline="mcc"),
+        FinetuningTask("sst2", "{sentence}"),
+        FinetuningTask("mrpc", "{sentence1}", "{sentence2}", headline="f1"),
+        FinetuningTask("qqp", "{question1}", "{question2}", headline="f1"),
+        FinetuningTask("mnli", "{premise}", "{hypothesis}", labels=3),
+        FinetuningTask("mnli-mm", "{premise}", "{hypothesis}", labels=3, trained_as="mnli"),
+        FinetuningTask("qnli", "{question}", "{sentence}"),
+        FinetuningTask("rte", "{sentence1}", "{sentence2}"),
+        FinetuningTask("boolq", "{question}", "{passage}"),
+        FinetuningTask("multirc", "Question: {question} Answer: {answer}", "{paragraph}"),
+        FinetuningTask("wsc", 'Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}"),
+        *(FinetuningTask(name, "{sentence}", headline="mcc") for name in MSGS),
     )
 }
 
 
-def find_task(name: str) -> Task:
+def find_task(name: str) -> FinetuningTask:
     """Return a task by name; an unknown one is refused with the nearest."""
     if name not in TASKS:
         raise UserError(f"unknown fine-tuning task '{name}'{nearest(name, TASKS)} (known: {', '.join(TASKS)})")
@@ -121,7 +121,7 @@ def trained_together(names: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def read_train(name: str, folder: Path | None = None) -> list[Example]:
+def read_train(name: str, folder: Path | None = None) -> list[LabelledText]:
     """Read the training rows of a task; see `read_rows`."""
     task = find_task(name)
     own = find_task(task.trained_as) if task.trained_as else task
@@ -132,7 +132,7 @@ def read_train(name: str, folder: Path | None = None) -> list[Example]:
     return rows
 
 
-def read_scored(name: str, folder: Path | None = None) -> list[Example]:
+def read_scored(name: str, folder: Path | None = None) -> list[LabelledText]:
     """Read the rows that are scored; see `read_rows`."""
     task = find_task(name)
     return read_rows(task, _file(task, "valid", folder))
@@ -145,7 +145,7 @@ def files_of(name: str) -> tuple[Path, Path]:
     return _file(own, "train", None), _file(task, "valid", None)
 
 
-def read_rows(task: Task, file: Path) -> list[Example]:
+def read_rows(task: FinetuningTask, file: Path) -> list[LabelledText]:
     """Read a file of JSON lines (or one JSON array).
 
     Raises:
@@ -166,7 +166,7 @@ def read_rows(task: Task, file: Path) -> list[Example]:
         if not isinstance(label, int) or not 0 <= label < task.labels:
             raise UserError(f"{where}: label {label!r} is none of {task.name}'s, 0 to {task.labels - 1} (rows of "
                             "hidden test sets have -1: they cannot be scored)")  # fmt: skip
-        rows.append(Example(task.first.format(**row), task.second.format(**row) if task.second else None, label))
+        rows.append(LabelledText(task.first.format(**row), task.second.format(**row) if task.second else None, label))
     if not rows:
         raise UserError(f"{file} is empty; get it anew from {_source(task)}")
     return rows
@@ -196,7 +196,7 @@ def _parsed(text: str, where: str) -> Any:
         raise UserError(f"{where} is not JSON ({error.msg} at column {error.colno})") from error
 
 
-def _file(task: Task, split: str, folder: Path | None) -> Path:
+def _file(task: FinetuningTask, split: str, folder: Path | None) -> Path:
     """Find a task's file by any of its published names."""
     stems = [f"{task.name}.{split}"]
     if split == "valid":
@@ -215,5 +215,5 @@ def _file(task: Task, split: str, folder: Path | None) -> Path:
     )
 
 
-def _source(task: Task) -> str:
+def _source(task: FinetuningTask) -> str:
     return SOURCE_2023 if task.name in MSGS else SOURCE

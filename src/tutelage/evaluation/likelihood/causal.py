@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
 from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Reduction
-from tutelage.evaluation.benchmarks.items import Item, Rows, encode, keep_ends
+from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode, keep_ends
 from tutelage.evaluation.likelihood.batching import batch_size, batches, places, target_log_probs, whole_float32
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
 from tutelage.evaluation.likelihood.masked import masked_log_probs
@@ -92,7 +92,7 @@ def log_probs(
 def score_rows(
     ensemble: Ensemble,
     tokenizer: Any,
-    rows: Rows,
+    rows: TokenRows,
     texts: Sequence[str],
     rules: MaskedRules,
     batch_tokens: int | None = None,
@@ -137,7 +137,7 @@ def row_limit(ensemble: Ensemble) -> int | None:
     return limit if limit is None else limit + (ensemble.kind == "causal")
 
 
-def _check_lengths(ensemble: Ensemble, rows: Rows, texts: Sequence[str]) -> None:
+def _check_lengths(ensemble: Ensemble, rows: TokenRows, texts: Sequence[str]) -> None:
     limit = row_limit(ensemble)
     if limit is None or int(rows.lengths_R.max(initial=0)) <= limit:
         return
@@ -149,7 +149,7 @@ def _check_lengths(ensemble: Ensemble, rows: Rows, texts: Sequence[str]) -> None
     )
 
 
-def _check_tokens(ensemble: Ensemble, rows: Rows, tokenizer: Any) -> None:
+def _check_tokens(ensemble: Ensemble, rows: TokenRows, tokenizer: Any) -> None:
     largest = int(rows.tokens_S.max(initial=0))
     if largest >= ensemble.vocab_size:
         raise UserError(
@@ -158,7 +158,7 @@ def _check_tokens(ensemble: Ensemble, rows: Rows, tokenizer: Any) -> None:
         )
 
 
-def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precision, label: str) -> Values:
+def _causal(ensemble: Ensemble, rows: TokenRows, batch_tokens: int, precision: Precision, label: str) -> Values:
     """Log-probability of each token given those before it, `(S,)`; computed where it is scored."""
     node_S = nodes(rows)
     # The first row that begins so may not score what a later one does.
@@ -200,7 +200,7 @@ def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precis
 
 
 def _bundles(
-    ensemble: Ensemble, rows: Rows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64]
+    ensemble: Ensemble, rows: TokenRows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64]
 ) -> tuple[Bundles, bool]:
     """Cut rows into trees, or where the models do not read trees rightly leave every row by itself; and say which."""
     longest = int(widths_R.max())

@@ -22,7 +22,7 @@ from torch import Tensor
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
 from tutelage.evaluation.benchmarks.conventions import MaskedRules
-from tutelage.evaluation.benchmarks.items import Rows
+from tutelage.evaluation.benchmarks.items import TokenRows
 from tutelage.evaluation.likelihood.batching import target_log_probs
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
 from tutelage.evaluation.likelihood.threads import side_by_side
@@ -37,7 +37,7 @@ class Copies:
         tokens_CT: what is read.
         copy_M: the copy that each target is read from, ascending.
         column_M: the position of that copy that predicts it.
-        target_M: the target's place in `Rows.tokens_S`.
+        target_M: the target's place in `TokenRows.tokens_S`.
     """
 
     tokens_CT: NDArray[np.int64]
@@ -61,7 +61,7 @@ class Copies:
 
 def masked_log_probs(
     ensemble: Ensemble,
-    rows: Rows,
+    rows: TokenRows,
     tokenizer: Any,
     rules: MaskedRules,
     batch_tokens: int,
@@ -110,7 +110,7 @@ def masked_log_probs(
     return values
 
 
-def copies(rows: Rows, mask: int, rules: MaskedRules) -> Iterator[Copies]:
+def copies(rows: TokenRows, mask: int, rules: MaskedRules) -> Iterator[Copies]:
     """Yield the copies of each length, longest first: what does not fit in memory fails at once."""
     target_S = np.flatnonzero(rows.scored_S)
     row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[target_S]

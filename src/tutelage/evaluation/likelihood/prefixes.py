@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.evaluation.benchmarks.items import Rows
+from tutelage.evaluation.benchmarks.items import TokenRows
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
@@ -32,7 +32,7 @@ class Bundles:
     """The trees of many rows, end to end.
 
     Attributes:
-        place_F: where a position's token stands in `Rows.tokens_S`.
+        place_F: where a position's token stands in `TokenRows.tokens_S`.
         depth_F: tokens before it in its row.
         starts: where each bundle begins, with F appended.
         position_S: the position that has read a row up to and with a token; -1 where that is never asked.
@@ -44,7 +44,7 @@ class Bundles:
     position_S: NDArray[np.int64]
 
 
-def nodes(rows: Rows) -> NDArray[np.int64]:
+def nodes(rows: TokenRows) -> NDArray[np.int64]:
     """Return for each token the place of the first token with the same beginning, itself included, `(S,)`.
 
     Depth by depth, rows are grouped by the group of their previous token and their present one.
@@ -62,7 +62,7 @@ def nodes(rows: Rows) -> NDArray[np.int64]:
     return node_S
 
 
-def bundle(rows: Rows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64], size: int = BUNDLE) -> Bundles:
+def bundle(rows: TokenRows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64], size: int = BUNDLE) -> Bundles:
     """Cut rows into bundles.
 
     Args:

@@ -12,18 +12,18 @@ from typing import TypeVar
 import torch
 
 Work = TypeVar("Work")
-Found = TypeVar("Found")
+Done = TypeVar("Done")
 
 AHEAD = 2
 """Pieces of work handed out to each thread; more would only take memory."""
 
 
 def side_by_side(
-    do: Callable[[Work], Found],
+    do: Callable[[Work], Done],
     pieces: Iterable[Work],
     device: str,
     inside: Callable[[], AbstractContextManager[object]],
-) -> Generator[Found]:
+) -> Generator[Done]:
     """Do pieces of work, as many at once as torch has threads, and yield what is found, in order.
 
     Args:
@@ -33,7 +33,7 @@ def side_by_side(
         inside: makes what each piece is done within: such modes of torch belong to a thread.
     """
 
-    def alone(piece: Work) -> Found:
+    def alone(piece: Work) -> Done:
         torch.set_num_threads(1)
         with inside():
             return do(piece)
@@ -44,7 +44,7 @@ def side_by_side(
             with inside():
                 yield do(piece)
         return
-    left, waiting = iter(pieces), deque[Future[Found]]()
+    left, waiting = iter(pieces), deque[Future[Done]]()
     try:
         with ThreadPoolExecutor(threads) as pool:
             try:

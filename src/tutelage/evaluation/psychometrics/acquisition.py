@@ -20,25 +20,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.special import expit
 from scipy.stats import pearsonr
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Convention
 from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.causal import Precision, row_limit
 from tutelage.evaluation.psychometrics.acquisition_data import AcquisitionData, Contexts
-from tutelage.evaluation.psychometrics.surprisal import Backend, item_surprisals
+from tutelage.evaluation.psychometrics.surprisal import item_surprisals
+from tutelage.evaluation.psychometrics.tables import Numbers
 from tutelage.teaching.teachers import Ensemble
 
 FEWEST_CHECKPOINTS = 4
 """A sigmoid has four parameters. The published code asks for three points, which fit many sigmoids equally well."""
 FEWEST_WORDS = 3
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,9 +23,7 @@ from numpy.typing import NDArray
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.psychometrics.acquisition_data import Predictors
-from tutelage.evaluation.psychometrics.tables import linear_models
-
-Numbers = NDArray[np.float64]
+from tutelage.evaluation.psychometrics.tables import Numbers, linear_models
 
 
 def mean_surprisals(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.data import find
-from tutelage.evaluation.psychometrics.tables import Table, read_table
+from tutelage.evaluation.psychometrics.tables import CsvTable, Numbers, read_table
 
 AGES = tuple(range(16, 31))
 """Months at which children's vocabularies were asked for."""
@@ -38,8 +37,8 @@ class AcquisitionData:
     """
 
     contexts: Contexts
-    ages: NDArray[np.float64]
-    shares: Mapping[str, NDArray[np.float64]]
+    ages: Numbers
+    shares: Mapping[str, Numbers]
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ class Predictors:
     """
 
     words: tuple[str, ...]
-    ages: NDArray[np.float64]
+    ages: Numbers
     categories: tuple[str, ...]
-    concreteness: NDArray[np.float64]
-    unigram: NDArray[np.float64]
+    concreteness: Numbers
+    unigram: Numbers
     scaled: bool
 
 
@@ -115,7 +114,7 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
-def read_shares(path: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+def read_shares(path: Path) -> tuple[Numbers, dict[str, Numbers]]:
     """Read `cdi_human.csv`: a word, and in columns named by months the share of children who say it.
 
     Raises:
@@ -133,7 +132,7 @@ def read_shares(path: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.f
     if outside.any():
         row, column = np.argwhere(outside)[0].tolist()
         raise UserError(f"{path}:{row + 2}: '{columns[column]}' is {shares_NA[row, column]}, not a share from 0 to 1")
-    found: dict[str, NDArray[np.float64]] = {}
+    found: dict[str, Numbers] = {}
     for line, (word, shares) in enumerate(zip(table.words("word"), shares_NA, strict=True), start=2):
         if word in found:
             raise UserError(f"{path}:{line} has the word '{word}' again; remove one of its lines")
@@ -175,7 +174,7 @@ def read_predictors(path: Path) -> Predictors:
     )
 
 
-def _either(table: Table, one: str, other: str) -> str:
+def _either(table: CsvTable, one: str, other: str) -> str:
     for column in (one, other):
         if column in table.rows[0]:
             return column

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tutelage.evaluation.benchmarks.conventions import Convention
+from tutelage.evaluation.benchmarks.conventions import Backend, Convention
 from tutelage.evaluation.benchmarks.data import find
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.causal import Precision
-from tutelage.evaluation.psychometrics.surprisal import Backend, Following, surprisals
-from tutelage.evaluation.psychometrics.tables import linear_models, read_table
+from tutelage.evaluation.psychometrics.surprisal import Following, surprisals
+from tutelage.evaluation.psychometrics.tables import Numbers, linear_models, read_table
 from tutelage.teaching.teachers import Ensemble
 
 EYE_TRACKING = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
@@ -33,8 +32,6 @@ SELF_PACED = "self_paced_reading_time"
 BASELINE = ("Subtlex_log10", "length", "context_length")
 SPILL_OVER = ("prev_length", "prev_pred")
 """A word is still being read when the next one is fixated: length and surprisal of the word before."""
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

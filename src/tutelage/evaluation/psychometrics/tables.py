@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError, nearest
 
+Numbers = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
-class Table:
+class CsvTable:
     """The cells of a CSV file with a header.
 
     Attributes:
@@ -46,7 +48,7 @@ class Table:
                 raise UserError(f"{self.path}:{line} has no '{column}'; fill the cell or remove the line")
         return self.texts(column)
 
-    def numbers(self, column: str) -> NDArray[np.float64]:
+    def numbers(self, column: str) -> Numbers:
         """Return a column as numbers, `(N,)`; NaN where a cell is empty.
 
         Raises:
@@ -63,7 +65,7 @@ class Table:
         return found
 
 
-def read_table(path: Path, columns: Sequence[str], barred: str | None = None) -> Table:
+def read_table(path: Path, columns: Sequence[str], barred: str | None = None) -> CsvTable:
     """Read a CSV file in UTF-8; other columns than those asked for are kept too.
 
     Args:
@@ -95,7 +97,7 @@ def read_table(path: Path, columns: Sequence[str], barred: str | None = None) ->
             raise UserError(f"{path}:{line} has another number of cells than the header's {len(header)}")
     if not rows:
         raise UserError(f"{path} has a header and no rows; is the download complete?")
-    return Table(path, tuple(rows))
+    return CsvTable(path, tuple(rows))
 
 
 def linear_models() -> Any:

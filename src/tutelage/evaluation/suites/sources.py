@@ -24,7 +24,7 @@ def _pairs(folder: Traversable, rules: ItemRules) -> tuple[Paradigm, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class SuiteSource:
     """A benchmark."""
 
     folder: str
@@ -59,53 +59,53 @@ _EWOK_FULL = (
 )
 _PIQA = "https://huggingface.co/datasets/mrlbenchmarks/global-piqa-"
 
-SOURCES: Mapping[str, Source] = {
-    "blimp": Source(folder="blimp", origin=_BLIMP, licence="CC BY 4.0", items=67000),
-    "blimp-filtered": Source(
+SOURCES: Mapping[str, SuiteSource] = {
+    "blimp": SuiteSource(folder="blimp", origin=_BLIMP, licence="CC BY 4.0", items=67000),
+    "blimp-filtered": SuiteSource(
         folder="blimp_filtered", origin=_BABYLM_FULL, licence="CC BY 4.0 (BLiMP)", items=59875
     ),
-    "blimp-fast": Source(
+    "blimp-fast": SuiteSource(
         folder="blimp_fast", origin=_BABYLM_FAST, licence="CC BY 4.0 (BLiMP)", items=13400
     ),
-    "blimp-supplement": Source(
+    "blimp-supplement": SuiteSource(
         folder="supplement_filtered", origin=_BABYLM_FULL, licence=_UNSTATED, items=5218
     ),
-    "blimp-supplement-fast": Source(
+    "blimp-supplement-fast": SuiteSource(
         folder="supplement_fast", origin=_BABYLM_FAST, licence=_UNSTATED, items=250
     ),
-    "ewok": Source(
+    "ewok": SuiteSource(
         folder="ewok_filtered", origin=_EWOK_FULL, licence=_EWOK, items=7618,
         read=read_ewok, by_rules=True,
     ),
-    "ewok-fast": Source(
+    "ewok-fast": SuiteSource(
         folder="ewok_fast", origin=_EWOK_FAST, licence=_EWOK, items=1100,
         read=read_ewok, by_rules=True,
     ),
-    "entity-tracking": Source(
+    "entity-tracking": SuiteSource(
         folder="entity_tracking", origin=_BABYLM_FULL, licence=_ASKED, items=9483,
         read=read_entity_tracking, by_rules=True, nested=True,
     ),
-    "entity-tracking-fast": Source(
+    "entity-tracking-fast": SuiteSource(
         folder="entity_tracking_fast", origin=_BABYLM_FAST, licence=_ASKED, items=None,
         read=read_entity_tracking, by_rules=True, nested=True,
     ),
-    "comps": Source(
+    "comps": SuiteSource(
         folder="comps", origin="https://github.com/kanishkamisra/comps, folder data/comps", licence=_UNCHECKED,
         items=91028, read=read_comps,
     ),
-    "wug-past": Source(
+    "wug-past": SuiteSource(
         folder="wug_past_tense", elsewhere="wug/wug_past_tense.jsonl", origin=_BABYLM_FULL, licence=_UNSTATED,
         items=50, read=None,
     ),
-    "wug-adj": Source(
+    "wug-adj": SuiteSource(
         folder="wug_adj_nominalization", elsewhere="wug/wug_adj_nominalization.jsonl", origin=_BABYLM_FULL,
         licence=_UNSTATED, items=200, read=None,
     ),
-    "global-piqa": Source(
+    "global-piqa": SuiteSource(
         folder="global_piqa_parallel", origin=f"{_PIQA}parallel (eng_latn)", licence=_UNCHECKED,
         items=103, read=read_global_piqa,
     ),
-    "global-piqa-nonparallel": Source(
+    "global-piqa-nonparallel": SuiteSource(
         folder="global_piqa_nonparallel", origin=f"{_PIQA}nonparallel (eng_latn)", licence=_UNCHECKED,
         items=100, read=read_global_piqa,
     ),

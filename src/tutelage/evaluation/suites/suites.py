@@ -30,12 +30,12 @@ from tutelage.evaluation.benchmarks.conventions import (
     strictly_right,
 )
 from tutelage.evaluation.benchmarks.data import available, data_folders
-from tutelage.evaluation.benchmarks.items import Item, Rows, encode
+from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode
 from tutelage.evaluation.benchmarks.results import MeasuredResult, ParadigmScore, SuiteResult
 from tutelage.evaluation.likelihood.causal import Precision, score_rows
 from tutelage.evaluation.suites.pairs import read_pairs, read_zorro
 from tutelage.evaluation.suites.questions import Paradigm
-from tutelage.evaluation.suites.sources import SOURCES, Source
+from tutelage.evaluation.suites.sources import SOURCES, SuiteSource
 from tutelage.evaluation.suites.syntaxgym import margins, read_syntaxgym
 from tutelage.evaluation.suites.wug import correlated, read_wug
 from tutelage.teaching.teachers import Ensemble
@@ -98,7 +98,7 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
     return Suite(name, source.read(place, convention.items), rules, source.nested)
 
 
-def _place(name: str, source: Source) -> Traversable:
+def _place(name: str, source: SuiteSource) -> Traversable:
     """The folder, or file, of a known benchmark."""
     folders = [place / "eval" for place in data_folders()]
     for folder in folders:
@@ -115,7 +115,7 @@ def _place(name: str, source: Source) -> Traversable:
 
 
 def evaluate(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,
-             batch_tokens: int | None = None, precision: Precision = "fp32", rows: Rows | None = None
+             batch_tokens: int | None = None, precision: Precision = "fp32", rows: TokenRows | None = None
              ) -> SuiteResult | MeasuredResult:  # fmt: skip
     """Score a model, or several as one, on any benchmark of this module.
 
