@@ -13,9 +13,9 @@ from tutelage import api
 from tutelage.base.errors import UserError
 from tutelage.evaluation import named
 from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.causal import log_probs
-from tutelage.evaluation.measurements import Context, Measurement
 from tutelage.evaluation.named import check_name, find, names
 from tutelage.recipe import Evaluation
 from tutelage.recipe.load import recipe_from_text

@@ -31,8 +31,9 @@ from tutelage.base.progress import progress
 from tutelage.base.run_folder import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.named import NamedEvaluation, find
-from tutelage.evaluation.psychometrics.acquisition import as_submission, evaluate_acquisition
+from tutelage.evaluation.psychometrics.acquisition import evaluate_acquisition
 from tutelage.evaluation.psychometrics.acquisition_data import find_acquisition
+from tutelage.evaluation.psychometrics.trajectory import as_submission
 from tutelage.evaluation.suites.suites import find_suite
 from tutelage.experiment.score import Scoring, Subject, in_words
 from tutelage.experiment.setup import Experiment, Piece

@@ -22,6 +22,7 @@ from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.tasks import find_task, read_scored
 from tutelage.evaluation.named import NamedEvaluation, file_name
+from tutelage.evaluation.psychometrics.trajectory import WordSurprisal
 from tutelage.evaluation.suites.questions import Paradigm
 from tutelage.evaluation.suites.suites import Suite
 from tutelage.recipe import Evaluation
@@ -58,7 +59,7 @@ def example_ids(paradigms: tuple[Paradigm, ...]) -> list[str] | None:
     return known if len(known) == len(names) else None
 
 
-def surprisal_rows(folder: Path, steps: Sequence[str]) -> list[Json]:
+def surprisal_rows(folder: Path, steps: Sequence[str]) -> list[WordSurprisal]:
     """Return the entries of an age of acquisition's `surprisal.json`, of some checkpoints only."""
     kept = read_json(_beside(folder, "aoa", "predictions.json"))
     return [row for row in kept["results"] if row["step"] in steps]

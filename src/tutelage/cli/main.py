@@ -264,6 +264,7 @@ def _show_scores(
     out: Path | None,
 ) -> None:
     from tutelage import api
+    from tutelage.api.recipes import EVALUATED
     from tutelage.base.progress import console, output
     from tutelage.report.terminal import scores_table
 
@@ -271,7 +272,7 @@ def _show_scores(
         raise typer.BadParameter(f"'{kind}' is no kind: causal or masked", param_hint="--kind")
     if precision not in (None, "fp32", "bf16"):
         raise typer.BadParameter(f"'{precision}' is no precision: fp32 or bf16", param_hint="--precision")
-    folder = out or api.EVALUATED
+    folder = out or EVALUATED
     reads: Literal["causal", "masked"] | None = "causal" if kind == "causal" else "masked" if kind else None
     arithmetic: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"
     models = [first, *(others or ())]

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.base.run_folder import Json
 from tutelage.corpus.batches import IGNORE, BatchSource
+from tutelage.evaluation.benchmarks.conventions import Precision
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.teaching.teachers import Ensemble
 
 NAMES = {2: ("easy", "hard"), 3: ("easy", "medium", "hard")}
@@ -85,3 +88,20 @@ def buckets(
 
 def _numbered(parts: int) -> tuple[str, ...]:
     return tuple(f"part_{i + 1}" for i in range(parts))
+
+
+def _buckets(context: Context) -> MeasuredResult:
+    chosen = context.settings.buckets
+    if context.held_out is None or context.reference is None or chosen is None:
+        raise UserError("evaluation 'buckets' is measured on a recipe's held-out text, and there is no recipe here")
+    losses_R2 = row_losses(
+        context.ensemble, context.held_out(), context.models.device, context.precision, f"buckets {context.label}"
+    )
+    return buckets(losses_R2, context.reference(), chosen.parts, str(chosen.by))
+
+
+def _buckets_inputs(argument: str, settings: recipe.Evaluation) -> Json:
+    return {"parts": settings.buckets.parts if settings.buckets else None}
+
+
+BUCKETS = Measurement(_buckets, _buckets_inputs, needs=frozenset({"held_out", "reference"}))

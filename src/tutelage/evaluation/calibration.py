@@ -17,9 +17,10 @@ from torch import Tensor
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
 from tutelage.corpus.batches import IGNORE, BatchSource
+from tutelage.evaluation.benchmarks.conventions import Precision
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.batching import logit_rows
-from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
 
@@ -106,3 +107,12 @@ def _rows(totals: NDArray[np.float64]) -> list[dict[str, float | int | None]]:
         }
         for index, (count, right, sure) in enumerate(totals.tolist())
     ]
+
+
+def _calibration(context: Context) -> MeasuredResult:
+    if context.held_out is None:
+        raise UserError("evaluation 'calibration' is measured on a recipe's held-out text, and there is no recipe here")
+    return calibration(context.ensemble, context.held_out(), context.models.device, context.precision)
+
+
+CALIBRATION = Measurement(_calibration, needs=frozenset({"held_out"}))

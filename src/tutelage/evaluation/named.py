@@ -1,14 +1,15 @@
 """Evaluations by name, as recipes and `tutelage evaluate` write them: found and checked early, measured later.
 
 A name is a suite of right and wrong options (`evaluation.suites`), or one of `MEASUREMENTS`, perhaps with an
-argument behind a colon. Held-out losses belong to experiments; see `scoring`.
+argument behind a colon, or `package.module:function`, a suite or measurement of the user's own. Held-out losses belong
+to experiments; see `experiment.score`.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,17 +18,32 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
+from tutelage.base.extension import Extension, extension
 from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.base.run_folder import Json
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention, Precision
 from tutelage.evaluation.benchmarks.items import TokenRows, encode
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement, Need
 from tutelage.evaluation.benchmarks.results import MeasuredResult, SuiteResult
-from tutelage.evaluation.likelihood.causal import Precision
-from tutelage.evaluation.measurements import MEASUREMENTS, Context, Need
+from tutelage.evaluation.buckets import BUCKETS
+from tutelage.evaluation.calibration import CALIBRATION
+from tutelage.evaluation.finetune.glue import GLUE
+from tutelage.evaluation.psychometrics.acquisition import AOA
+from tutelage.evaluation.psychometrics.reading import READING
 from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.evaluation.suites.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of
+from tutelage.evaluation.task_heads import TASKS
 
 Result = SuiteResult | MeasuredResult
+MEASUREMENTS: Mapping[str, Measurement] = {
+    "reading": READING,
+    "aoa": AOA,
+    "calibration": CALIBRATION,
+    "buckets": BUCKETS,
+    "tasks": TASKS,
+    "glue": GLUE,
+}
+"""Evaluations beside the suites, by the name before the colon."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ def names() -> list[str]:
 
 
 def check_name(name: str, besides: Iterable[str] = ()) -> None:
-    """Refuse a name that means nothing; looks at no file.
+    """Refuse a name that means nothing; looks at no file but the module of `package.module:function`.
 
     Args:
         name: to be checked.
@@ -77,13 +93,36 @@ def check_name(name: str, besides: Iterable[str] = ()) -> None:
             raise UserError(f"evaluation '{name}': '{family}' stands alone, without a colon")
         hint = f"{nearest(argument, choices)} (known: {', '.join(choices)})"
         raise UserError(f"evaluation '{name}': '{family}' has no '{argument}'{hint}")
+    if own := _own(name):
+        try:
+            own.load("evaluate")
+        except UserError as error:
+            raise UserError(
+                f"{error}{nearest(family, [*MEASUREMENTS, *(prefix[:-1] for prefix in FOLDERS)])}"
+            ) from error
+        return
     raise UserError(f"unknown evaluation '{name}'{nearest(name, known)} (known: {', '.join(known)})")
 
 
 def needs_of(name: str) -> frozenset[Need]:
     """Return what an evaluation needs beside a model; see `Measurement`."""
-    family = name.partition(":")[0]
-    return MEASUREMENTS[family].needs if family in MEASUREMENTS else frozenset()
+    measurement, _ = _measurement(name)
+    return frozenset() if measurement is None else measurement.needs
+
+
+def _measurement(name: str) -> tuple[Measurement | None, str]:
+    """The measurement of a name, and the argument for it; no measurement if it is a suite."""
+    family, _, argument = name.partition(":")
+    if family in MEASUREMENTS:
+        return MEASUREMENTS[family], argument
+    own = _own(name)
+    named = own.load("evaluate") if own else None
+    return (named, own.argument) if own and isinstance(named, Measurement) else (None, "")
+
+
+def _own(name: str) -> Extension | None:
+    """The parts of `package.module:function`; None for the names that are known here."""
+    return None if name.startswith(FOLDERS) or name.partition(":")[0] in MEASUREMENTS else extension(name)
 
 
 def find(name: str, settings: recipe.Evaluation) -> NamedEvaluation:
@@ -93,11 +132,16 @@ def find(name: str, settings: recipe.Evaluation) -> NamedEvaluation:
         UserError: an unknown name, missing files (with where to get them), or broken ones.
     """
     check_name(name)
-    family = name.partition(":")[0]
-    if family in MEASUREMENTS:
-        measurement = MEASUREMENTS[family]
-        inputs = measurement.inputs(name.partition(":")[2], settings)
-        return NamedEvaluation(name, inputs, measurement.run, needs=measurement.needs)
+    own, (measurement, argument) = _own(name), _measurement(name)
+    source = {"source": own.source} if own else {}
+    if measurement is not None:
+        run = measurement.run
+        return NamedEvaluation(
+            name,
+            source | measurement.inputs(argument, settings),
+            lambda context: run(replace(context, argument=argument)),
+            needs=measurement.needs,
+        )
     suite = find_suite(name, CONVENTIONS[settings.convention])
     paradigms = [
         [p.uid, [repr(q) for q in p.questions], [str(formula.source) for formula in p.formulas]]
@@ -107,7 +151,7 @@ def find(name: str, settings: recipe.Evaluation) -> NamedEvaluation:
     options = (item for p in suite.paradigms for question in p.questions for item in question.options)
     texts = tuple(dict.fromkeys(item.prefix + item.completion for item in options))
     return NamedEvaluation(
-        name, {"items": items}, _chooser(suite, CONVENTIONS[settings.convention]), texts, suite=suite
+        name, source | {"items": items}, _chooser(suite, CONVENTIONS[settings.convention]), texts, suite=suite
     )
 
 
@@ -173,6 +217,9 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], dtype: type[np.generic] =
 
 def file_name(name: str) -> str:
     """Make a file name of an evaluation's name, which may hold a path."""
+    if own := _own(name):
+        # With a digest, or `blimp:fast` would be the suite `blimp-fast`.
+        return f"{own.module}-{own.function}-{fingerprint(name)[:8]}"
     if name.startswith(FOLDERS):
         return f"{name.partition(':')[0]}-{Path(name).name}-{fingerprint(name)[:8]}"
     return name.replace(":", "-")

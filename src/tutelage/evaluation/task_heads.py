@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.corpus.labels import LabelTask
+from tutelage.evaluation.benchmarks.conventions import Precision
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
 
@@ -133,3 +135,16 @@ def _means(
         note = note if name == accuracy else ""
         found[name] = MeasuredValue(float(np.mean(known)), ones[0].unit, n=sum(one.n for one in ones), note=note)
     return found
+
+
+def _tasks(context: Context) -> MeasuredResult:
+    source = context.labelled()
+    if source is None:
+        raise UserError("evaluation 'tasks' needs a recipe whose corpus has labels (a study, or `starter`), with "
+                        "data.separator=brackets and data.rows.kind=examples")  # fmt: skip
+    label = f"tasks {context.label}"
+    [model, *_] = context.fresh()
+    return evaluate_heads(model.eval(), context.heads(), source, context.models.device, context.precision, label)
+
+
+TASKS = Measurement(_tasks, needs=frozenset({"held_out", "labels"}))

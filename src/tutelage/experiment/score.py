@@ -25,10 +25,9 @@ from tutelage.base.progress import console
 from tutelage.base.run_folder import Json, differences
 from tutelage.compare.metrics import UNITS
 from tutelage.corpus.batches import BatchSource
+from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, EvaluatedModels, Need
 from tutelage.evaluation.buckets import row_losses
-from tutelage.evaluation.measurements import Context, EvaluatedModels, Need
 from tutelage.evaluation.named import NamedEvaluation, check_name, file_name, find, needs_of, read_score, write_score
-from tutelage.evaluation.psychometrics.acquisition import Checkpoint
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
 from tutelage.models.build import Kind

@@ -21,10 +21,9 @@ from tutelage.base.files import fingerprint, write_json, write_text
 from tutelage.base.progress import console
 from tutelage.base.run_folder import Json
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Precision
+from tutelage.evaluation.benchmarks.measurement import Context, EvaluatedModels
 from tutelage.evaluation.external import ExternalModel, missing_characters, open_models
-from tutelage.evaluation.likelihood.causal import Precision
-from tutelage.evaluation.measurements import Context, EvaluatedModels
 from tutelage.evaluation.named import NamedEvaluation, file_name, find, read_score, write_score
 from tutelage.experiment.score import in_words
 from tutelage.models.build import Kind

@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Reduction = Literal["sum", "mean"]
+Precision = Literal["fp32", "bf16"]
+"""Arithmetic of the models."""
 Backend = Literal["causal", "mlm", "mntp"]
 """How a model predicts: a causal one; a masked one at the mask (`mlm`), or from the position before it (`mntp`)."""
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Reduction
+from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Precision, Reduction
 from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode, keep_ends
 from tutelage.evaluation.likelihood.batching import batch_size, batches, places, target_log_probs, whole_float32
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
@@ -32,7 +32,6 @@ from tutelage.evaluation.likelihood.prefixes import BUNDLE, Bundles, branches, b
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
 
-Precision = Literal["fp32", "bf16"]
 Values = NDArray[np.float32]
 
 

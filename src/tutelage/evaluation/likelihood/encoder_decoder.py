@@ -29,10 +29,10 @@ from torch import Tensor
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Precision
 from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.likelihood.batching import batch_size, whole_float32
-from tutelage.evaluation.likelihood.causal import Likelihood, Precision
+from tutelage.evaluation.likelihood.causal import Likelihood
 from tutelage.evaluation.likelihood.masked import copies
 
 Way = Literal["mask", "prefix"]

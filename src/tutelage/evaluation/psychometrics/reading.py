@@ -12,17 +12,20 @@ Shapes: N words, P predictors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tutelage.evaluation.benchmarks.conventions import Backend, Convention
+from tutelage import recipe
+from tutelage.base.files import sha256
+from tutelage.base.run_folder import Json
+from tutelage.evaluation.benchmarks.conventions import Backend, Convention, Precision
 from tutelage.evaluation.benchmarks.data import find
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.evaluation.psychometrics.surprisal import Following, surprisals
 from tutelage.evaluation.psychometrics.tables import Numbers, linear_models, read_table
 from tutelage.teaching.teachers import Ensemble
@@ -30,6 +33,8 @@ from tutelage.teaching.teachers import Ensemble
 EYE_TRACKING = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
 SELF_PACED = "self_paced_reading_time"
 BASELINE = ("Subtlex_log10", "length", "context_length")
+PUBLISHED = "published"
+"""`reading:published`: surprisals as the published code takes them, which is what result files hold."""
 SPILL_OVER = ("prev_length", "prev_pred")
 """A word is still being read when the next one is fixated: length and surprisal of the word before."""
 
@@ -174,3 +179,25 @@ def design(predictors_NP: Numbers) -> Numbers:
     columns = list(predictors_NP.T)
     products = [one * other for one, other in combinations(columns, 2)]
     return np.column_stack([np.ones(len(predictors_NP)), *columns, *products])
+
+
+def _reading(context: Context) -> MeasuredResult:
+    result = evaluate_reading(
+        context.ensemble,
+        context.tokenizer,
+        find_reading(),
+        context.convention,
+        as_published=context.argument == PUBLISHED,
+        batch_tokens=context.settings.batch_tokens,
+        precision=context.precision,
+    )
+    return replace(result, name=context.name)
+
+
+def _reading_inputs(argument: str, settings: recipe.Evaluation) -> Json:
+    find_reading()
+    how = {"surprisal": PUBLISHED} if argument else {}
+    return {"file": sha256(find("reading") / "reading_data.csv")} | how
+
+
+READING = Measurement(_reading, _reading_inputs, arguments=(PUBLISHED,))

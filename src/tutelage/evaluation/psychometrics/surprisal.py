@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Convention
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Convention, Precision
 from tutelage.evaluation.benchmarks.items import Item, TokenRows
-from tutelage.evaluation.likelihood.causal import Precision, log_probs, score_rows
+from tutelage.evaluation.likelihood.causal import log_probs, score_rows
 from tutelage.teaching.teachers import Ensemble
 
 MASKS = 3

@@ -1,5 +1,8 @@
 """Benchmarks by name: where their files are, and what a model scores on them.
 
+A new benchmark is a function that reads its files, and a line in `SOURCES`; outside of the package a function that
+returns paradigms, named `package.module:function`.
+
 Benchmarks are looked for in `$TUTELAGE_DATA/eval/<folder>`, then in
 `${TUTELAGE_CACHE:-~/.cache/tutelage}/eval/<folder>`. What is known of each stands in `sources.py`.
 
@@ -9,6 +12,7 @@ way that gives log-probabilities, such as `encoder_decoder.py`); `judge` makes s
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -20,11 +24,13 @@ from numpy.typing import NDArray
 
 from tutelage import starter
 from tutelage.base.errors import MissingData, UserError, nearest
+from tutelage.base.extension import Extension, extension
 from tutelage.base.progress import console
 from tutelage.evaluation.benchmarks.conventions import (
     CONVENTIONS,
     Convention,
     ItemRules,
+    Precision,
     Reduction,
     choose,
     strictly_right,
@@ -32,7 +38,7 @@ from tutelage.evaluation.benchmarks.conventions import (
 from tutelage.evaluation.benchmarks.data import available, data_folders
 from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode
 from tutelage.evaluation.benchmarks.results import MeasuredResult, ParadigmScore, SuiteResult
-from tutelage.evaluation.likelihood.causal import Precision, score_rows
+from tutelage.evaluation.likelihood.causal import score_rows
 from tutelage.evaluation.suites.pairs import read_pairs, read_zorro
 from tutelage.evaluation.suites.questions import Paradigm
 from tutelage.evaluation.suites.sources import SOURCES, SuiteSource
@@ -67,7 +73,7 @@ FOLDERS = (PAIRS, ZORRO, SYNTAXGYM)
 
 
 def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite:
-    """Load a benchmark: one of `SOURCES`, `starter-pairs`, or `pairs:FOLDER`, `zorro:FOLDER`, `syntaxgym:FOLDER`.
+    """Load a benchmark: one of `SOURCES`, `starter-pairs`, `pairs:FOLDER` and its like, `package.module:function`.
 
     Everything is read and checked, so that a missing or broken benchmark is known before a training begins.
 
@@ -86,6 +92,8 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
         return Suite(name, read(folder))
     if name == STARTER:
         return Suite(name, read_pairs(starter.pairs_folder()))
+    if own := extension(name):
+        return Suite(name, _own_paradigms(name, own))
     if name not in SOURCES:
         known = [*SOURCES, STARTER, *(f"{prefix}FOLDER" for prefix in FOLDERS)]
         raise UserError(f"unknown suite '{name}'{nearest(name, known)} (known: {', '.join(known)})")
@@ -96,6 +104,29 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
         return Suite(name, (paradigm,), ratios=tuple(ratios_N.tolist()))
     rules = convention.items if source.by_rules else None
     return Suite(name, source.read(place, convention.items), rules, source.nested)
+
+
+def _own_paradigms(name: str, own: Extension) -> tuple[Paradigm, ...]:
+    """Call a user's function, and check what it returns."""
+    make, given = own.load(f"suite '{name}'"), [own.argument] if own.argument else []
+    try:
+        inspect.signature(make).bind(*given)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"suite '{name}': '{own.function}' must be a function of {'one argument' if given else 'no argument'}"
+        ) from error
+    paradigms = make(*given)
+    if not isinstance(paradigms, Sequence) or not all(isinstance(one, Paradigm) for one in paradigms) or not paradigms:
+        raise UserError(f"suite '{name}': '{own.function}' must return a list of `Paradigm`, not {paradigms!r:.80}")
+    uids = [paradigm.uid for paradigm in paradigms]
+    for paradigm in paradigms:
+        fewest = min((len(question.options) for question in paradigm.questions), default=0)
+        if uids.count(paradigm.uid) > 1 or fewest < (1 if paradigm.formulas else 2):
+            raise UserError(
+                f"suite '{name}': paradigm '{paradigm.uid}' must have a name of its own, and questions of two options "
+                "or more"
+            )
+    return tuple(paradigms)
 
 
 def _place(name: str, source: SuiteSource) -> Traversable:
