@@ -95,11 +95,12 @@ def check_name(name: str, besides: Iterable[str] = ()) -> None:
         raise UserError(f"evaluation '{name}': '{family}' has no '{argument}'{hint}")
     if own := _own(name):
         try:
-            own.load("evaluate")
+            named = own.load("evaluate")
         except UserError as error:
-            raise UserError(
-                f"{error}{nearest(family, [*MEASUREMENTS, *(prefix[:-1] for prefix in FOLDERS)])}"
-            ) from error
+            near = nearest(family, [*MEASUREMENTS, *(prefix[:-1] for prefix in FOLDERS)])
+            raise UserError(f"{error}{near}") from error
+        if not (callable(named) or isinstance(named, Measurement)):
+            raise UserError(f"evaluate: '{name}': '{own.function}' is neither a function nor a Measurement")
         return
     raise UserError(f"unknown evaluation '{name}'{nearest(name, known)} (known: {', '.join(known)})")
 
