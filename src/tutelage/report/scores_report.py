@@ -81,7 +81,8 @@ def models_scored(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> Tab
 
 def benchmarks_table(summary: Summary) -> Table:
     """Where the benchmarks come from, and under which licence."""
-    rows = tuple((name, SOURCES[name].origin, SOURCES[name].licence) for name in _suites(summary) if name in SOURCES)
+    known = ((name, SOURCES[name].data) for name in _suites(summary) if name in SOURCES)
+    rows = tuple((name, data.where, data.licence) for name, data in known)
     return Table(title="Benchmarks", header=("suite", "from", "licence"), rows=rows, left=3)
 
 

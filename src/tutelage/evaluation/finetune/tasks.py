@@ -10,15 +10,14 @@ Texts are put together as in BabyLM's `finetune_classification.py` (2023), which
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.evaluation.benchmarks.data import data_folders
+from tutelage.evaluation.benchmarks.reading import json_lines
 from tutelage.evaluation.finetune.metrics import Metric
 from tutelage.recipe.finetune import GLUE_7, GLUE_11, MSGS, Rules
 
@@ -152,7 +151,7 @@ def read_rows(task: FinetuningTask, file: Path) -> list[LabelledText]:
         UserError: no rows, no JSON, a missing key, or a label that the task does not have; with file and line.
     """
     rows = []
-    for where, row in _objects(file):
+    for where, row in json_lines(file, (*task.keys, "label"), f"get it anew from {_source(task)}"):
         for key in (*task.keys, "label"):
             if key not in row:
                 raise UserError(f"{where} has no '{key}' (its keys: {', '.join(row)}); {task.name} needs "
@@ -167,33 +166,7 @@ def read_rows(task: FinetuningTask, file: Path) -> list[LabelledText]:
             raise UserError(f"{where}: label {label!r} is none of {task.name}'s, 0 to {task.labels - 1} (rows of "
                             "hidden test sets have -1: they cannot be scored)")  # fmt: skip
         rows.append(LabelledText(task.first.format(**row), task.second.format(**row) if task.second else None, label))
-    if not rows:
-        raise UserError(f"{file} is empty; get it anew from {_source(task)}")
     return rows
-
-
-def _objects(file: Path) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Yield (file:line, object) of a file; empty lines are skipped."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
-    if text.lstrip().startswith("["):
-        text = "\n".join(json.dumps(row) for row in _parsed(text, str(file)))
-    # Not `splitlines`: texts may hold other line separators than "\n".
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            row = _parsed(line, f"{file}:{number}")
-            if not isinstance(row, dict):
-                raise UserError(f"{file}:{number} is not a JSON object: {line[:80]}")
-            yield f"{file}:{number}", row
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON ({error.msg} at column {error.colno})") from error
 
 
 def _file(task: FinetuningTask, split: str, folder: Path | None) -> Path:

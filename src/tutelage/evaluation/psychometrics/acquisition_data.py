@@ -7,16 +7,15 @@ other predictors (Portelance, Duan, Frank and Lupyan 2023).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.data import find
+from tutelage.evaluation.benchmarks.reading import json_file
 from tutelage.evaluation.psychometrics.tables import CsvTable, Numbers, read_table
 
 AGES = tuple(range(16, 31))
@@ -80,7 +79,9 @@ def read_contexts(path: Path) -> Contexts:
     Raises:
         UserError: no such file, another encoding or shape, an empty context, or no word with a context.
     """
-    content = read_json_object(path, "words with lists of contexts")
+    content = json_file(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object of words with lists of contexts")
     contexts: dict[str, tuple[str, ...]] = {}
     for word, entries in content.items():
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -93,25 +94,6 @@ def read_contexts(path: Path) -> Contexts:
     if not any(contexts.values()):
         raise UserError(f"{path} has no word with a context")
     return contexts
-
-
-def read_json_object(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
-
-    Raises:
-        UserError: no such file, not UTF-8, not JSON, or not an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno} is not JSON ({error.msg}); is the download complete?") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object of {what}")
-    return content
 
 
 def read_shares(path: Path) -> tuple[Numbers, dict[str, Numbers]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError, nearest
+from tutelage.evaluation.benchmarks.reading import read_text
 
 Numbers = NDArray[np.float64]
 
@@ -77,15 +79,10 @@ def read_table(path: Path, columns: Sequence[str], barred: str | None = None) ->
         UserError: no such file, another encoding, no rows, a missing column (with the nearest), or a line with too few
             or too many cells.
     """
+    text = read_text(path)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header = next(csv.reader(file, strict=True), [])
-            file.seek(0)
-            rows = list(csv.DictReader(file, quotechar="|" if barred in header else '"', strict=True))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+        header = next(csv.reader(io.StringIO(text), strict=True), [])
+        rows = list(csv.DictReader(io.StringIO(text), quotechar="|" if barred in header else '"', strict=True))
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV file ({error})") from error
     missing = [column for column in columns if column not in header]

@@ -3,8 +3,7 @@
 A new benchmark is a function that reads its files, and a line in `SOURCES`; outside of the package a function that
 returns paradigms, named `package.module:function`.
 
-Benchmarks are looked for in `$TUTELAGE_DATA/eval/<folder>`, then in
-`${TUTELAGE_CACHE:-~/.cache/tutelage}/eval/<folder>`. What is known of each stands in `sources.py`.
+What is known of each stands in `sources.py`, where its files are looked for in `benchmarks/data.py`.
 
 A benchmark becomes questions, whose options are texts; a model says how likely each is (`likelihood.py`, or any other
 way that gives log-probabilities, such as `encoder_decoder.py`); `judge` makes scores of that.
@@ -15,7 +14,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,13 +33,12 @@ from tutelage.evaluation.benchmarks.conventions import (
     choose,
     strictly_right,
 )
-from tutelage.evaluation.benchmarks.data import available, data_folders
 from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode
 from tutelage.evaluation.benchmarks.results import MeasuredResult, ParadigmScore, SuiteResult
 from tutelage.evaluation.likelihood.causal import score_rows
 from tutelage.evaluation.suites.pairs import read_pairs, read_zorro
 from tutelage.evaluation.suites.questions import Paradigm
-from tutelage.evaluation.suites.sources import SOURCES, SuiteSource
+from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.evaluation.suites.syntaxgym import margins, read_syntaxgym
 from tutelage.evaluation.suites.wug import correlated, read_wug
 from tutelage.teaching.teachers import Ensemble
@@ -98,7 +95,10 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
         known = [*SOURCES, STARTER, *(f"{prefix}FOLDER" for prefix in FOLDERS)]
         raise UserError(f"unknown suite '{name}'{nearest(name, known)} (known: {', '.join(known)})")
     source = SOURCES[name]
-    place = _place(name, source)
+    try:
+        place = source.place()
+    except MissingData as error:
+        raise MissingData(f"suite '{name}': {error}") from error
     if source.read is None:
         paradigm, ratios_N = read_wug(place)
         return Suite(name, (paradigm,), ratios=tuple(ratios_N.tolist()))
@@ -127,22 +127,6 @@ def _own_paradigms(name: str, own: Extension) -> tuple[Paradigm, ...]:
                 "or more"
             )
     return tuple(paradigms)
-
-
-def _place(name: str, source: SuiteSource) -> Traversable:
-    """The folder, or file, of a known benchmark."""
-    folders = [place / "eval" for place in data_folders()]
-    for folder in folders:
-        for place in filter(None, (source.folder, source.elsewhere)):
-            if (folder / place).exists():
-                return folder / place
-    fetched = name.partition("-")[0] if name.startswith("wug") else name
-    verb = f"with `tutelage data get {fetched}`, or " if fetched in available() else ""
-    raise MissingData(
-        f"the files of suite '{name}' are not on this machine. Get them {verb}from {source.origin} (licence: "
-        f"{source.licence}) and put its .jsonl files into {folders[-1] / source.folder}, or into "
-        f"$TUTELAGE_DATA/eval/{source.folder}"
-    )
 
 
 def evaluate(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,

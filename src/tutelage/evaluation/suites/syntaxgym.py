@@ -12,7 +12,6 @@ text without anything before it.
 
 from __future__ import annotations
 
-import json
 from importlib.resources.abc import Traversable
 from typing import Any
 
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.reading import json_file
 from tutelage.evaluation.suites.formulas import Formula, Region, parse
-from tutelage.evaluation.suites.questions import Paradigm, Question, read_text
+from tutelage.evaluation.suites.questions import Paradigm, Question
 
 
 def read_syntaxgym(folder: Traversable) -> tuple[Paradigm, ...]:
@@ -54,10 +54,7 @@ def margins(paradigm: Paradigm, scores_NK: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def _read(file: Traversable) -> Paradigm:
-    try:
-        suite = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not JSON ({error.msg} in line {error.lineno})") from error
+    suite = json_file(file)
     meta = _get(suite, "meta", dict, str(file))
     if _get(meta, "metric", str, f"{file}: meta") != "sum":
         raise UserError(f"{file}: its metric is '{meta['metric']}'; only 'sum' is known, in SyntaxGym too")

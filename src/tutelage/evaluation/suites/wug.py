@@ -22,8 +22,9 @@ from scipy.stats import spearmanr
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.conventions import Convention, choose
 from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.reading import json_lines
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.suites.questions import Paradigm, Question, json_files, json_lines, number, text
+from tutelage.evaluation.suites.questions import Paradigm, Question, json_files, number, text
 
 
 def read_wug(folder: Traversable) -> tuple[Paradigm, NDArray[np.float64]]:
