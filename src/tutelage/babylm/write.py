@@ -42,7 +42,7 @@ from tutelage.babylm.format import (
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import new_folder
 from tutelage.base.progress import console
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.evaluation.suites.questions import Paradigm, Question

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Floats, Json
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.evaluation.benchmarks.conventions import Precision
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
@@ -27,7 +26,7 @@ NAMES = {2: ("easy", "hard"), 3: ("easy", "medium", "hard")}
 
 def row_losses(
     ensemble: Ensemble, source: BatchSource, device: torch.device, precision: Precision = "fp32", label: str = "buckets"
-) -> NDArray[np.float64]:
+) -> Floats:
     """Sum a model's cross-entropy over each row of held-out text.
 
     Args:
@@ -54,9 +53,7 @@ def row_losses(
     return np.concatenate(found) if found else np.zeros((0, 2))
 
 
-def buckets(
-    losses_R2: NDArray[np.float64], reference_R2: NDArray[np.float64], parts: int, by: str, name: str = "buckets"
-) -> MeasuredResult:
+def buckets(losses_R2: Floats, reference_R2: Floats, parts: int, by: str, name: str = "buckets") -> MeasuredResult:
     """Measure a model's loss in parts of held-out text, from what the reference finds easy to what it finds hard.
 
     Args:

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.base.types import Floats
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.evaluation.benchmarks.conventions import Precision
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
@@ -79,7 +79,7 @@ def calibration(
     return MeasuredResult(name, f"ECE, {bins} bins", "error", values, {"bins": _rows(totals)})
 
 
-def _count(signal: DenseSignal, index_M: Tensor, targets_M: Tensor, bins: int) -> NDArray[np.float64]:
+def _count(signal: DenseSignal, index_M: Tensor, targets_M: Tensor, bins: int) -> Floats:
     """By bin: predictions, right ones, and the sum of confidences, `(bins, 3)`."""
     totals = torch.zeros(bins, 3, dtype=torch.float64, device=index_M.device)
     rows = logit_rows(signal, index_M.device.type)
@@ -95,7 +95,7 @@ def _count(signal: DenseSignal, index_M: Tensor, targets_M: Tensor, bins: int) -
     return totals.cpu().numpy()
 
 
-def _rows(totals: NDArray[np.float64]) -> list[dict[str, float | int | None]]:
+def _rows(totals: Floats) -> list[dict[str, float | int | None]]:
     width = 1 / len(totals)
     return [
         {

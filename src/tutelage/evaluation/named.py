@@ -7,6 +7,7 @@ to experiments; see `experiment.score`.
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +19,9 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
-from tutelage.base.extension import Extension, extension
 from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
-from tutelage.base.run_folder import Json
+from tutelage.base.functions import code_digest, load_object
+from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention, Precision
 from tutelage.evaluation.benchmarks.items import TokenRows, encode
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement, Need
@@ -31,7 +32,7 @@ from tutelage.evaluation.finetune.glue import GLUE
 from tutelage.evaluation.psychometrics.acquisition import AOA
 from tutelage.evaluation.psychometrics.reading import READING
 from tutelage.evaluation.suites.sources import SOURCES
-from tutelage.evaluation.suites.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of
+from tutelage.evaluation.suites.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of, own_name
 from tutelage.evaluation.task_heads import TASKS
 
 Result = SuiteResult | MeasuredResult
@@ -95,12 +96,12 @@ def check_name(name: str, besides: Iterable[str] = ()) -> None:
         raise UserError(f"evaluation '{name}': '{family}' has no '{argument}'{hint}")
     if own := _own(name):
         try:
-            named = own.load("evaluate")
+            named = load_object(own[0])
         except UserError as error:
             near = nearest(family, [*MEASUREMENTS, *(prefix[:-1] for prefix in FOLDERS)])
-            raise UserError(f"{error}{near}") from error
-        if not (callable(named) or isinstance(named, Measurement)):
-            raise UserError(f"evaluate: '{name}': '{own.function}' is neither a function nor a Measurement")
+            raise UserError(f"evaluation {error}{near}") from error
+        if not (inspect.isfunction(named) or isinstance(named, Measurement)):
+            raise UserError(f"evaluation '{name}' is neither a function nor a Measurement")
         return
     raise UserError(f"unknown evaluation '{name}'{nearest(name, known)} (known: {', '.join(known)})")
 
@@ -117,13 +118,13 @@ def _measurement(name: str) -> tuple[Measurement | None, str]:
     if family in MEASUREMENTS:
         return MEASUREMENTS[family], argument
     own = _own(name)
-    named = own.load("evaluate") if own else None
-    return (named, own.argument) if own and isinstance(named, Measurement) else (None, "")
+    named = load_object(own[0]) if own else None
+    return (named, own[1]) if own and isinstance(named, Measurement) else (None, "")
 
 
-def _own(name: str) -> Extension | None:
-    """The parts of `package.module:function`; None for the names that are known here."""
-    return None if name.startswith(FOLDERS) or name.partition(":")[0] in MEASUREMENTS else extension(name)
+def _own(name: str) -> tuple[str, str] | None:
+    """A user's `package.module:function`, and its argument; None for the names that are known here."""
+    return None if name.startswith(FOLDERS) or name.partition(":")[0] in MEASUREMENTS else own_name(name)
 
 
 def find(name: str, settings: recipe.Evaluation) -> NamedEvaluation:
@@ -134,7 +135,7 @@ def find(name: str, settings: recipe.Evaluation) -> NamedEvaluation:
     """
     check_name(name)
     own, (measurement, argument) = _own(name), _measurement(name)
-    source = {"source": own.source} if own else {}
+    source = {"source": code_digest(own[0])} if own else {}
     if measurement is not None:
         run = measurement.run
         return NamedEvaluation(
@@ -220,7 +221,7 @@ def file_name(name: str) -> str:
     """Make a file name of an evaluation's name, which may hold a path."""
     if own := _own(name):
         # With a digest, or `blimp:fast` would be the suite `blimp-fast`.
-        return f"{own.module}-{own.function}-{fingerprint(name)[:8]}"
+        return f"{own[0].replace(':', '-')}-{fingerprint(name)[:8]}"
     if name.startswith(FOLDERS):
         return f"{name.partition(':')[0]}-{Path(name).name}-{fingerprint(name)[:8]}"
     return name.replace(":", "-")

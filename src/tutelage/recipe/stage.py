@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe.data import Count, Fraction, Section, Share
-from tutelage.recipe.objective import Objective as Objective
+from tutelage.recipe.data import Count, Fraction, Kinds, Section, Share
 from tutelage.recipe.schedule import Gate, Span, TemperatureSchedule, WeightSchedule
 from tutelage.recipe.select import Select as Select
-from tutelage.recipe.tasks import Tasks as Tasks
 from tutelage.recipe.teacher import TEACHER as TEACHER
 from tutelage.recipe.teacher import Teacher as Teacher
 
-Kind = Literal["causal", "masked"]
-"""How a model reads: left to right, or both ways."""
+ModelKind = Literal["causal", "masked"]
+"""Causal: each token sees those before it. Masked: each sees all others."""
+
+Family = Literal["classification", "pair_classification", "tagging"]
+
+
+class Objective(Section):
+    """One term of the loss and its weight."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor before the term; terms are means over their own targets."""
 
 
 class Distill(Objective):
@@ -78,6 +85,36 @@ class Ul2(Objective):
         return self
 
 
+class Tasks(Objective):
+    """Labels of a study: cross-entropies of one head a task, on the same input as the text's own objective."""
+
+    weight: Annotated[float, Field(gt=0)] = 0.5
+    """Factor before the mean over tasks that classify texts and pairs."""
+    tagging_weight: Annotated[float, Field(gt=0)] | None = None
+    """Factor before the mean over tagging tasks; `weight` unless given."""
+    families: Annotated[tuple[Family, ...], Field(min_length=1)] = ("classification", "pair_classification", "tagging")
+    """Kinds of tasks that are learned; the paper's ablation learns one at a time."""
+    only: tuple[str, ...] | None = None
+    """Of these kinds, the tasks with these names; all unless given."""
+    weighting: Literal["uniform", "uncertainty"] = "uniform"
+    """`uniform`: all tasks of a mean count alike, as in the paper. `uncertainty`: each is divided by a variance that is
+    learned with it (Kendall et al. 2018)."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Tasks weigh as much as their number of labels to the power of 1/temperature: at 1 in proportion to their labels,
+    at large values alike; alike unless given."""
+    confidence: bool = True
+    """Labels weigh as much as the teacher was sure of them (votes); false counts all alike."""
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Tasks:
+        for key, names in (("families", self.families), ("only", self.only or ())):
+            if len(set(names)) < len(names):
+                raise ValueError(f"`{key}` names something twice: {', '.join(names)}")
+        if self.only == ():
+            raise ValueError("`only` names no task; leave it out to learn all")
+        return self
+
+
 class Objectives(Section):
     """The weighted terms of a stage's loss; a number stands for `{weight: number}`."""
 
@@ -131,9 +168,10 @@ class Objectives(Section):
         return {name: term for name, term in terms.items() if term is not None}
 
 
-class Cache(Section):
+class Cache(Kinds):
     """What teachers said, computed once and kept on disk; a word stands for `{kind: word}`. See docs/caches.md."""
 
+    goes_with: ClassVar = {"draws": "sparse", "sets": "sparse", "k": "top_k"}
     kind: Literal["hidden", "sparse", "top_k"]
     """`hidden`: the teachers' last hidden states, from which the whole distribution follows. `sparse`: a few tokens
     drawn from it, unbiased. `top_k`: its most likely tokens; small, and biased."""
@@ -148,18 +186,6 @@ class Cache(Section):
     meets, which is less work where a stage reads only part of the rows."""
     limit_gib: Annotated[float, Field(gt=0)] = 100.0
     """Largest size on disk; a cache that would exceed it is refused before anything is computed."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _word_is_kind(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _numbers_fit_the_kind(self) -> Cache:
-        for key, kind in (("draws", "sparse"), ("sets", "sparse"), ("k", "top_k")):
-            if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"`{key}` goes with `kind: {kind}`; leave it out")
-        return self
 
 
 class Stage(Section):
@@ -204,7 +230,7 @@ class Stage(Section):
         return (*self.teachers, *(self.select.scorers if self.select else ()))
 
     @property
-    def reads(self) -> Kind | None:
+    def reads(self) -> ModelKind | None:
         """How the objectives make the model read: left to right, or both ways; `distill` alone leaves it open."""
         if self.objectives.masked:
             return "masked"

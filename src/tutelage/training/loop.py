@@ -23,11 +23,12 @@ from tutelage.teaching.signal import DenseSignal, Voice
 from tutelage.training import checkpoint
 from tutelage.training.checkpoint import State
 from tutelage.training.fused import Scales
-from tutelage.training.heldout import HeldOut, held_out
+from tutelage.training.heldout import held_out
 from tutelage.training.job import Job as Job
 from tutelage.training.lessons import Lessons, micro_batches
 from tutelage.training.objectives import SUMS, Learner, used_positions
 from tutelage.training.optim import adamw, lr_at
+from tutelage.training.outcome import HeldOut
 from tutelage.training.parallel import Group, clip_gradient
 from tutelage.training.record import Record, Stopwatch
 

@@ -15,9 +15,9 @@ from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Bools, Ints
 from tutelage.evaluation.benchmarks.conventions import CausalRules, Convention, MaskedRules
 
 
@@ -42,14 +42,14 @@ class TokenRows:
             where the rules do not ask.
     """
 
-    tokens_S: NDArray[np.int64]
-    scored_S: NDArray[np.bool_]
-    starts_R: NDArray[np.int64]
-    row_N: NDArray[np.int64]
-    word_S: NDArray[np.int64] | None = None
+    tokens_S: Ints
+    scored_S: Bools
+    starts_R: Ints
+    row_N: Ints
+    word_S: Ints | None = None
 
     @property
-    def lengths_R(self) -> NDArray[np.int64]:
+    def lengths_R(self) -> Ints:
         """Tokens of each row."""
         return np.diff(self.starts_R)
 
@@ -186,7 +186,7 @@ def _row(text: _Text, ids: list[int], scored: list[bool]) -> tuple[list[int], li
     return (ids, scored) if text.start is None else ([text.start, *ids], [False, *scored])
 
 
-def _pack(rows: list[tuple[list[int], list[bool]]], row_N: NDArray[np.int64]) -> TokenRows:
+def _pack(rows: list[tuple[list[int], list[bool]]], row_N: Ints) -> TokenRows:
     return TokenRows(
         tokens_S=np.fromiter(chain.from_iterable(ids for ids, _ in rows), dtype=np.int64),
         scored_S=np.fromiter(chain.from_iterable(scored for _, scored in rows), dtype=np.bool_),

@@ -12,13 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tutelage import recipe
 from tutelage.base.files import read_json, write_json
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Floats, Json
 from tutelage.corpus.batches import BatchSource
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention, Precision
 from tutelage.evaluation.benchmarks.results import MeasuredResult
@@ -95,7 +93,7 @@ class Context:
     argument: str = ""
     checkpoints: Sequence[Checkpoint] = field(default=())
     held_out: Callable[[], BatchSource] | None = None
-    reference: Callable[[], NDArray[np.float64]] | None = None
+    reference: Callable[[], Floats] | None = None
     labelled: Callable[[], BatchSource | None] = lambda: None
     heads: Callable[[], TaskHeads | None] = lambda: None
 

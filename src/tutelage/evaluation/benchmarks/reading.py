@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.base.errors import UserError
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 
 
 def read_text(file: Traversable | Path) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.corpus.masking import Ints
+from tutelage.base.types import Ints
 
 LINE = "tutelage_line"
 """Name of the attention among transformers' implementations."""

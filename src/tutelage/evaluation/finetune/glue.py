@@ -9,7 +9,7 @@ from statistics import fmean
 
 from tutelage import recipe
 from tutelage.base.files import sha256
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.finetune.run import finetune_together, glue_average

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.base.types import Ints
 from tutelage.corpus.batches import keyed_generator
-from tutelage.corpus.masking import Ints
 from tutelage.evaluation.finetune.classifier import Classifier
 from tutelage.evaluation.finetune.metrics import METRICS, Metric
 from tutelage.evaluation.finetune.rows import (

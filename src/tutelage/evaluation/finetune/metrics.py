@@ -12,17 +12,16 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tutelage.corpus.masking import Ints
+from tutelage.base.types import Ints
 
 Metric = Literal["accuracy", "f1", "mcc"]
 
 
-def confusion(gold_N: Ints, predicted_N: Ints) -> NDArray[np.int64]:
+def confusion(gold_N: Ints, predicted_N: Ints) -> Ints:
     """Count pairs of label (row) and prediction (column), `(L, L)`."""
     size = int(max(gold_N.max(), predicted_N.max(), 1)) + 1
-    counts: NDArray[np.int64] = np.bincount(gold_N * size + predicted_N, minlength=size * size).reshape(size, size)
+    counts: Ints = np.bincount(gold_N * size + predicted_N, minlength=size * size).reshape(size, size)
     return counts
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Ints
 from tutelage.corpus.batches import keyed_generator, to_device
-from tutelage.corpus.masking import Ints
 from tutelage.evaluation.finetune.attention import RowGroup, groups_of
 from tutelage.evaluation.finetune.tasks import LabelledText
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.base.types import Floats, Ints
 from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Precision, Reduction
 from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode, keep_ends
 from tutelage.evaluation.likelihood.batching import batch_size, batches, places, target_log_probs, whole_float32
@@ -45,10 +46,10 @@ class Likelihood:
         tokens_N: how many tokens were scored.
     """
 
-    sum_N: NDArray[np.float64]
-    tokens_N: NDArray[np.int64]
+    sum_N: Floats
+    tokens_N: Ints
 
-    def reduced(self, reduction: Reduction) -> NDArray[np.float64]:
+    def reduced(self, reduction: Reduction) -> Floats:
         """Return the sum, or the mean over tokens, `(N,)` nats; the mean of no token is NaN."""
         if reduction == "sum":
             return self.sum_N
@@ -198,9 +199,7 @@ def _causal(ensemble: Ensemble, rows: TokenRows, batch_tokens: int, precision: P
     return values
 
 
-def _bundles(
-    ensemble: Ensemble, rows: TokenRows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64]
-) -> tuple[Bundles, bool]:
+def _bundles(ensemble: Ensemble, rows: TokenRows, node_S: Ints, widths_R: Ints) -> tuple[Bundles, bool]:
     """Cut rows into trees, or where the models do not read trees rightly leave every row by itself; and say which."""
     longest = int(widths_R.max())
     as_tree = longest > 1 and branches(ensemble, longest)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.base.types import Ints
 from tutelage.evaluation.benchmarks.conventions import MaskedRules
 from tutelage.evaluation.benchmarks.items import TokenRows
 from tutelage.evaluation.likelihood.batching import target_log_probs
@@ -48,10 +49,10 @@ class Copies:
         target_M: the target's place in `TokenRows.tokens_S`.
     """
 
-    tokens_CT: NDArray[np.int64]
-    copy_M: NDArray[np.int64]
-    column_M: NDArray[np.int64]
-    target_M: NDArray[np.int64]
+    tokens_CT: Ints
+    copy_M: Ints
+    column_M: Ints
+    target_M: Ints
 
     def parts(self, batch_tokens: int) -> Iterator[Copies]:
         """Cut into batches of about so many tokens."""

@@ -27,14 +27,13 @@ from scipy.stats import pearsonr
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.files import sha256
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Floats, Json
 from tutelage.evaluation.benchmarks.conventions import Convention
 from tutelage.evaluation.benchmarks.data import find
 from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.psychometrics.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
 from tutelage.evaluation.psychometrics.acquisition_data import AcquisitionData, find_acquisition, read_predictors
-from tutelage.evaluation.psychometrics.tables import Numbers
 from tutelage.evaluation.psychometrics.trajectory import (
     WordSurprisal,
     as_submission,
@@ -91,7 +90,7 @@ def evaluate_acquisition(
 
     Returns:
         `aoa`, the year's score; `correlation`, the same before a year counts it as 0; `words_learned`, the share of the
-        words with a child's age for which the model has one. Numbers that cannot be told are None, with the reason.
+        words with a child's age for which the model has one. Floats that cannot be told are None, with the reason.
 
     Raises:
         UserError: entries without their fields, or a year without this task.
@@ -135,7 +134,7 @@ def _correlate(learned: Sequence[tuple[float, float]], rules: AcquisitionRules) 
     return {"aoa": MeasuredValue(0.0, "correlation", n=n, note=note), "correlation": raw}
 
 
-def learning_curves(surprisals: Mapping[str, Any]) -> dict[str, tuple[Numbers, Numbers]]:
+def learning_curves(surprisals: Mapping[str, Any]) -> dict[str, tuple[Floats, Floats]]:
     """Return by word the words seen and the surprisals, `(N,)` each, by rising words seen; NaN is left out.
 
     Raises:
@@ -161,7 +160,7 @@ def learning_curves(surprisals: Mapping[str, Any]) -> dict[str, tuple[Numbers, N
 
 
 def ages(
-    curves: Mapping[str, tuple[Numbers, Numbers]], data: AcquisitionData, rules: AcquisitionRules, tokenizer: Any
+    curves: Mapping[str, tuple[Floats, Floats]], data: AcquisitionData, rules: AcquisitionRules, tokenizer: Any
 ) -> dict[str, tuple[float | None, float]]:
     """Return each word's age in the model (log10 of words seen + 1; None where it has none) and in children (months).
 
@@ -189,7 +188,7 @@ def uniform_surprisal(tokenizer: Any, word: str) -> float:
     return max(1, whole - before) * float(np.log(tokenizer.vocab_size))
 
 
-def child_age(ages_A: Numbers, shares_A: Numbers) -> float | None:
+def child_age(ages_A: Floats, shares_A: Floats) -> float | None:
     """Return the months at which a sigmoid fitted to children's shares is one half; None outside the ages asked for."""
     known = ~np.isnan(shares_A)
     if known.sum() < 3:
@@ -201,7 +200,7 @@ def child_age(ages_A: Numbers, shares_A: Numbers) -> float | None:
     return age if age is not None and months[0] <= age <= months[-1] else None
 
 
-def model_age(seen_N: Numbers, surprisal_N: Numbers, ceiling: float, rules: AcquisitionRules) -> float | None:
+def model_age(seen_N: Floats, surprisal_N: Floats, ceiling: float, rules: AcquisitionRules) -> float | None:
     """Return log10(words seen + 1) at which the fitted curve is half the way from `ceiling` to the lowest surprisal.
 
     None where the fit fails, the curve falls or stays flat, or never crosses between the first and last checkpoint.
@@ -228,13 +227,13 @@ def model_age(seen_N: Numbers, surprisal_N: Numbers, ceiling: float, rules: Acqu
     return age if age is not None and x[0] <= age <= x[-1] else None
 
 
-def _sigmoid(x: Numbers, height: float, slope: float, middle: float, floor: float) -> Numbers:
-    curve: Numbers = height * expit(slope * (x - middle)) + floor
+def _sigmoid(x: Floats, height: float, slope: float, middle: float, floor: float) -> Floats:
+    curve: Floats = height * expit(slope * (x - middle)) + floor
     return curve
 
 
 def _crossing(
-    x: Numbers, y: Numbers, level: float, start: Sequence[float], bounds: Any, evaluations: int, least: float
+    x: Floats, y: Floats, level: float, start: Sequence[float], bounds: Any, evaluations: int, least: float
 ) -> float | None:
     """Where a sigmoid fitted to some points reaches a level; None where it does not, or cannot be fitted."""
     limits = {} if bounds is None else {"bounds": bounds}

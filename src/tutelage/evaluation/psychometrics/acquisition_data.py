@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Floats
 from tutelage.evaluation.benchmarks.data import find
 from tutelage.evaluation.benchmarks.reading import json_file
-from tutelage.evaluation.psychometrics.tables import CsvTable, Numbers, read_table
+from tutelage.evaluation.psychometrics.tables import CsvTable, read_table
 
 AGES = tuple(range(16, 31))
 """Months at which children's vocabularies were asked for."""
@@ -36,8 +37,8 @@ class AcquisitionData:
     """
 
     contexts: Contexts
-    ages: Numbers
-    shares: Mapping[str, Numbers]
+    ages: Floats
+    shares: Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ class Predictors:
     """
 
     words: tuple[str, ...]
-    ages: Numbers
+    ages: Floats
     categories: tuple[str, ...]
-    concreteness: Numbers
-    unigram: Numbers
+    concreteness: Floats
+    unigram: Floats
     scaled: bool
 
 
@@ -96,7 +97,7 @@ def read_contexts(path: Path) -> Contexts:
     return contexts
 
 
-def read_shares(path: Path) -> tuple[Numbers, dict[str, Numbers]]:
+def read_shares(path: Path) -> tuple[Floats, dict[str, Floats]]:
     """Read `cdi_human.csv`: a word, and in columns named by months the share of children who say it.
 
     Raises:
@@ -114,7 +115,7 @@ def read_shares(path: Path) -> tuple[Numbers, dict[str, Numbers]]:
     if outside.any():
         row, column = np.argwhere(outside)[0].tolist()
         raise UserError(f"{path}:{row + 2}: '{columns[column]}' is {shares_NA[row, column]}, not a share from 0 to 1")
-    found: dict[str, Numbers] = {}
+    found: dict[str, Floats] = {}
     for line, (word, shares) in enumerate(zip(table.words("word"), shares_NA, strict=True), start=2):
         if word in found:
             raise UserError(f"{path}:{line} has the word '{word}' again; remove one of its lines")

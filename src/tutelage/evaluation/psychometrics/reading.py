@@ -21,13 +21,13 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.base.files import sha256
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Floats, Json
 from tutelage.evaluation.benchmarks.conventions import Backend, Convention, Precision
 from tutelage.evaluation.benchmarks.data import find
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.psychometrics.surprisal import Following, surprisals
-from tutelage.evaluation.psychometrics.tables import Numbers, linear_models, read_table
+from tutelage.evaluation.psychometrics.tables import linear_models, read_table
 from tutelage.teaching.teachers import Ensemble
 
 EYE_TRACKING = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
@@ -51,7 +51,7 @@ class ReadingData:
 
     words: tuple[Following, ...]
     previous: tuple[Following | None, ...]
-    measures: Mapping[str, Numbers]
+    measures: Mapping[str, Floats]
 
 
 def read_reading(path: Path) -> ReadingData:
@@ -132,7 +132,7 @@ def _json(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def explained(data: ReadingData, pred: Numbers, prev_pred: Numbers) -> dict[str, MeasuredValue]:
+def explained(data: ReadingData, pred: Floats, prev_pred: Floats) -> dict[str, MeasuredValue]:
     """Return how much the surprisals explain.
 
     Args:
@@ -155,7 +155,7 @@ def explained(data: ReadingData, pred: Numbers, prev_pred: Numbers) -> dict[str,
     return {"eye_tracking": eye, "self_paced_reading": spilled, **values}
 
 
-def _gain(columns: Mapping[str, Numbers], measure: str, predictors: Sequence[str], pred: Numbers) -> MeasuredValue:
+def _gain(columns: Mapping[str, Floats], measure: str, predictors: Sequence[str], pred: Floats) -> MeasuredValue:
     """Share of the remaining variance of one measure that the surprisal explains, in percent."""
     stacked = np.column_stack([columns[measure], *(columns[name] for name in predictors)])
     whole = ~np.isnan(stacked).any(axis=1)
@@ -174,7 +174,7 @@ def _gain(columns: Mapping[str, Numbers], measure: str, predictors: Sequence[str
     return MeasuredValue(100 * (after - before) / (1 - before), "percent", n=int(used.sum()), note=note)
 
 
-def design(predictors_NP: Numbers) -> Numbers:
+def design(predictors_NP: Floats) -> Floats:
     """Return a constant, the predictors and the products of every two of them, `(N, 1 + P + P(P-1)/2)`."""
     columns = list(predictors_NP.T)
     products = [one * other for one, other in combinations(columns, 2)]

@@ -24,9 +24,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Floats, Ints
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Convention, Precision
 from tutelage.evaluation.benchmarks.items import Item, TokenRows
 from tutelage.evaluation.likelihood.causal import log_probs, score_rows
@@ -62,7 +62,7 @@ def surprisals(
     as_published: bool = False,
     batch_tokens: int | None = None,
     precision: Precision = "fp32",
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the surprisal of each word, `(N,)` nats.
 
     Args:
@@ -103,7 +103,7 @@ def item_surprisals(
     precision: Precision = "fp32",
     backend: Backend | None = None,
     cut: bool = False,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the surprisal of completions by the rules of 2025, `(N,)` nats; see `surprisals` for the settings.
 
     `cut` leaves the beginning of a prefix out where the models have no positions for all of it.
@@ -137,7 +137,7 @@ def _check(ensemble: Ensemble, tokenizer: Any, pairs: Sequence[Following], backe
             raise UserError(f"the word {pair.word!r} after {pair.context[-40:]!r}: neither may be empty")
 
 
-def _rows(index: Iterable[_Ask], row_N: NDArray[np.int64]) -> TokenRows:
+def _rows(index: Iterable[_Ask], row_N: Ints) -> TokenRows:
     asks = list(index)
     starts = np.cumsum([0, *(len(ask.row) for ask in asks)], dtype=np.int64)
     scored = np.zeros(starts[-1], dtype=np.bool_)

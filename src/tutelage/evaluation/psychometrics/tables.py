@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError, nearest
+from tutelage.base.types import Floats
 from tutelage.evaluation.benchmarks.reading import read_text
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class CsvTable:
                 raise UserError(f"{self.path}:{line} has no '{column}'; fill the cell or remove the line")
         return self.texts(column)
 
-    def numbers(self, column: str) -> Numbers:
+    def numbers(self, column: str) -> Floats:
         """Return a column as numbers, `(N,)`; NaN where a cell is empty.
 
         Raises:

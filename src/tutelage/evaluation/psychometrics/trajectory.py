@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tutelage.base.errors import UserError
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Precision
 from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.benchmarks.measurement import Checkpoint

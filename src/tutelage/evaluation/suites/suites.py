@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage import starter
 from tutelage.base.errors import MissingData, UserError, nearest
-from tutelage.base.extension import Extension, extension
+from tutelage.base.functions import is_function_name, load_function
 from tutelage.base.progress import console
+from tutelage.base.types import Floats, Ints
 from tutelage.evaluation.benchmarks.conventions import (
     CONVENTIONS,
     Convention,
@@ -89,8 +89,8 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
         return Suite(name, read(folder))
     if name == STARTER:
         return Suite(name, read_pairs(starter.pairs_folder()))
-    if own := extension(name):
-        return Suite(name, _own_paradigms(name, own))
+    if own := own_name(name):
+        return Suite(name, _own_paradigms(name, *own))
     if name not in SOURCES:
         known = [*SOURCES, STARTER, *(f"{prefix}FOLDER" for prefix in FOLDERS)]
         raise UserError(f"unknown suite '{name}'{nearest(name, known)} (known: {', '.join(known)})")
@@ -106,18 +106,26 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
     return Suite(name, source.read(place, convention.items), rules, source.nested)
 
 
-def _own_paradigms(name: str, own: Extension) -> tuple[Paradigm, ...]:
+def own_name(name: str) -> tuple[str, str] | None:
+    """Take `package.module:function` or `package.module:function:argument` apart before the argument, else None."""
+    module, _, rest = name.partition(":")
+    function, _, argument = rest.partition(":")
+    own = f"{module}:{function}"
+    return (own, argument) if is_function_name(own) else None
+
+
+def _own_paradigms(name: str, function: str, argument: str) -> tuple[Paradigm, ...]:
     """Call a user's function, and check what it returns."""
-    make, given = own.load(f"suite '{name}'"), [own.argument] if own.argument else []
+    make, given = load_function(function), [argument] if argument else []
     try:
         inspect.signature(make).bind(*given)
-    except (TypeError, ValueError) as error:
+    except TypeError as error:
         raise UserError(
-            f"suite '{name}': '{own.function}' must be a function of {'one argument' if given else 'no argument'}"
+            f"suite '{name}': '{function}' must be a function of {'one argument' if given else 'no argument'}"
         ) from error
     paradigms = make(*given)
     if not isinstance(paradigms, Sequence) or not all(isinstance(one, Paradigm) for one in paradigms) or not paradigms:
-        raise UserError(f"suite '{name}': '{own.function}' must return a list of `Paradigm`, not {paradigms!r:.80}")
+        raise UserError(f"suite '{name}': '{function}' must return a list of `Paradigm`, not {paradigms!r:.80}")
     uids = [paradigm.uid for paradigm in paradigms]
     for paradigm in paradigms:
         fewest = min((len(question.options) for question in paradigm.questions), default=0)
@@ -180,7 +188,7 @@ def reduction_of(suite: Suite, convention: Convention, kind: Literal["causal", "
     return convention.causal.reduction if kind == "causal" else convention.masked.reduction
 
 
-def judge(suite: Suite, scores: NDArray[np.float64], convention: Convention) -> SuiteResult | MeasuredResult:
+def judge(suite: Suite, scores: Floats, convention: Convention) -> SuiteResult | MeasuredResult:
     """Make scores of log-probabilities, from wherever they come.
 
     Args:
@@ -221,9 +229,7 @@ def judge(suite: Suite, scores: NDArray[np.float64], convention: Convention) -> 
     return SuiteResult(suite.name, convention, paradigms, kept, chosen, suite.nested)
 
 
-def _chosen(
-    paradigm: Paradigm, scores: NDArray[np.float64], convention: Convention
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _chosen(paradigm: Paradigm, scores: Floats, convention: Convention) -> tuple[Floats, Ints]:
     """What is kept of one paradigm, `(N, K)`, and what was chosen, `(N,)`."""
     scores_NK, options_N = _table(paradigm, scores)
     if paradigm.formulas:
@@ -232,8 +238,8 @@ def _chosen(
     return scores_NK, choose(scores_NK, convention, [question.key for question in paradigm.questions], options_N)
 
 
-def _table(paradigm: Paradigm, scores: Sequence[float] | NDArray[np.float64]
-           ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:  # fmt: skip
+def _table(paradigm: Paradigm, scores: Sequence[float] | Floats
+           ) -> tuple[Floats, Ints]:  # fmt: skip
     """Scores by question and option, minus infinity where a question has fewer options; and how many each has."""
     options_N = np.array([len(question.options) for question in paradigm.questions])
     scores_NK = np.full((len(options_N), int(options_N.max())), -np.inf)
