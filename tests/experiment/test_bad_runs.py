@@ -313,7 +313,7 @@ def test_loss_that_is_not_finite_stops_with_step_and_rows(
         return sums * float("nan") if len(calls) == 8 else sums
 
     monkeypatch.setattr(loop, "_gradients", poisoned)
-    monkeypatch.setattr(loop, "LOOK_EVERY", {"cpu": look_every})
+    monkeypatch.setattr(loop, "SYNC_EVERY", {"cpu": look_every})
     with pytest.raises(UserError, match=r"models\.one: step 8: .*not finite.*Rows of this batch: \d+, \d+, \d+, \d+\."):
         train(runs)
     assert len(calls) == -(-8 // look_every) * look_every
@@ -330,7 +330,7 @@ def test_metrics_do_not_depend_on_how_often_one_looks(
     from tutelage.training import loop
 
     train(runs)
-    monkeypatch.setattr(loop, "LOOK_EVERY", {"cpu": 7})
+    monkeypatch.setattr(loop, "SYNC_EVERY", {"cpu": 7})
     train(tmp_path / "seldom")
     files = [root / "bad" / "one" / "seed-0" / "metrics.jsonl" for root in (runs, tmp_path / "seldom")]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -1,4 +1,4 @@
-"""Teachers that are no longer heard: they go, nothing counts them any more, and the rest is plain training."""
+"""Teachers that no longer teach: they are released, nothing counts them any more, and the rest is plain training."""
 
 import gc
 import weakref
@@ -67,7 +67,7 @@ def test_nothing_holds_on_to_released_teachers(tmp_path: Path, monkeypatch: pyte
         alive.append([ref() is not None for ref in made])
 
     monkeypatch.setattr(Experiment, "teachers_of", noted)
-    monkeypatch.setattr(machine, "give_back", looked)
+    monkeypatch.setattr(machine, "release_memory", looked)
     api.train(recipe_from_text(RECIPE.replace("SCHEDULE", "{kind: linear, over: 10}")), runs=tmp_path)
     assert alive == [[False]]
 
@@ -76,8 +76,8 @@ def test_a_sparse_cache_and_a_gate(tmp_path: Path) -> None:
     text = RECIPE.replace("SCHEDULE", GATED).replace("teachers: [small]", "teachers: [small], cache: sparse")
     run = api.run(recipe_from_text(text), runs=tmp_path).models["student"].seeds["0"]
     # Two of sixteen tokens a row.
-    assert [heard for *_, heard in run.curves["teacher_heard"]] == [14 / 16] * 10
-    (stage,) = run.heard
+    assert [weight for *_, weight in run.curves["gate_weight"]] == [14 / 16] * 10
+    (stage,) = run.gate_report
     assert sum(part.tokens for part in stage.bins) > 100
     losses = [part.loss for part in stage.bins]
     assert losses == sorted(losses)

@@ -16,19 +16,19 @@ def test_skipping_the_certain_equals_sorting_each_row(share: float, shape: tuple
     make = torch.Generator().manual_seed(shape[1])
     # Few different values: ties are the rule.
     entropy_BT = torch.randint(0, 6, shape, generator=make).float()
-    taught_BT = torch.rand(shape, generator=make) < 0.8
-    found = SkipCertain(share).weights(entropy_BT, taught_BT)
+    distill_mask_BT = torch.rand(shape, generator=make) < 0.8
+    found = SkipCertain(share).weights(entropy_BT, distill_mask_BT)
     for b in range(shape[0]):
-        places = [t for t in range(shape[1]) if taught_BT[b, t]]
+        places = [t for t in range(shape[1]) if distill_mask_BT[b, t]]
         skipped = sorted(places, key=lambda t: (float(entropy_BT[b, t]), t))[: math.floor(share * len(places) + 1e-9)]
         assert [t for t in places if found[b, t] == 0] == sorted(skipped)
         assert all(found[b, t] in (0, 1) for t in places)
 
 
 def test_a_row_is_skipped_alike_in_any_company() -> None:
-    entropy_BT, taught_BT = torch.rand(8, 20), torch.ones(8, 20, dtype=torch.bool)
-    whole = SkipCertain(0.15).weights(entropy_BT, taught_BT)
-    alone = [SkipCertain(0.15).weights(entropy_BT[i : i + 1], taught_BT[i : i + 1]) for i in range(8)]
+    entropy_BT, distill_mask_BT = torch.rand(8, 20), torch.ones(8, 20, dtype=torch.bool)
+    whole = SkipCertain(0.15).weights(entropy_BT, distill_mask_BT)
+    alone = [SkipCertain(0.15).weights(entropy_BT[i : i + 1], distill_mask_BT[i : i + 1]) for i in range(8)]
     assert torch.equal(whole, torch.cat(alone))
     assert (whole == 0).sum(1).tolist() == [3] * 8
 
@@ -62,7 +62,7 @@ def test_a_sparse_signal_knows_its_entropies() -> None:
 
 def test_recipes_name_them() -> None:
     made = [
-        gate_of(recipe.Gate.model_validate(g))
+        gate_of(recipe.GateSettings.model_validate(g))
         for g in ("confidence", {"kind": "advantage", "scale": 0.5}, {"kind": "skip_certain", "share": 0.3})
     ]
     assert made == [Confidence(), Advantage(0.5), SkipCertain(0.3)]

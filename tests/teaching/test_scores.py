@@ -213,7 +213,7 @@ def test_a_model_that_cannot_be_compiled_runs_as_it_is(store, sharp, tmp_path: P
     monkeypatch.setattr(module, "COMPILED_TOKENS", 0)
 
     class Broken(Ensemble):
-        def say(self, batch, precision):
+        def signal(self, batch, precision):
             raise RuntimeError("no code for this")
 
     def load(compiled: bool) -> Ensemble:

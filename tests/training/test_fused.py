@@ -13,7 +13,7 @@ from tutelage.corpus.batches import IGNORE
 from tutelage.teaching.gates import Advantage, Confidence, Gate, SkipCertain
 from tutelage.teaching.signal import DenseSignal, Signal, SparseSignal
 from tutelage.training import fused
-from tutelage.training.fused import Scales, fused_loss
+from tutelage.training.fused import LossScales, fused_loss
 
 N, D, V = 151, 24, 101
 
@@ -23,7 +23,7 @@ def plain(
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    scales: Scales,
+    scales: LossScales,
     signal: DenseSignal | None,
     taught: Tensor | None,
 ) -> Tensor:
@@ -81,7 +81,7 @@ def test_equals_plain_form(
     monkeypatch.setattr(fused, "VOCABULARY_ROWS", 40)
     student, targets, signal = case(teachers, teachers, bias, combine)
     taught = torch.arange(N) % 7 != 3 if signal is not None else None
-    scales = Scales(0.5 / 30, 0.5 * temperature**2 / 32 if signal is not None else 0.0, temperature)
+    scales = LossScales(0.5 / 30, 0.5 * temperature**2 / 32 if signal is not None else 0.0, temperature)
 
     ours = [x.clone().requires_grad_() for x in student]
     loss, sums = fused_loss(ours[0], ours[1], ours[2] if bias else None, targets, scales, signal, taught)
@@ -104,7 +104,7 @@ def test_backward_is_scaled_by_what_follows() -> None:
     grads = []
     for factor in (1.0, -2.5):
         leaves = [x.clone().requires_grad_() for x in student]
-        loss, _ = fused_loss(*leaves, targets, Scales(1.0, 1.0, 2.0), signal)
+        loss, _ = fused_loss(*leaves, targets, LossScales(1.0, 1.0, 2.0), signal)
         (factor * loss).backward()
         grads.append([x.grad for x in leaves])
     for one, other in zip(*grads, strict=True):
@@ -118,7 +118,7 @@ def test_a_token_the_teacher_excludes_adds_nothing_and_no_nan(combine: str) -> N
     bias[3] = float("-inf")
     signal = DenseSignal((torch.randn(N, D),), ((torch.randn(V, D), bias),), (1.0,), combine)
     hidden = student[0].clone().requires_grad_()
-    loss, _ = fused_loss(hidden, student[1], None, targets, Scales(1.0, 1.0), signal)
+    loss, _ = fused_loss(hidden, student[1], None, targets, LossScales(1.0, 1.0), signal)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(hidden.grad).all()
@@ -126,8 +126,8 @@ def test_a_token_the_teacher_excludes_adds_nothing_and_no_nan(combine: str) -> N
 
 def test_bf16_stays_close() -> None:
     student, targets, signal = case(3, 2, False, "mean_logits")
-    exact = plain(*(x.double() for x in student), None, targets, Scales(1 / N, 1 / N, 1.0), signal, None)
-    loss, _ = fused_loss(student[0].bfloat16(), student[1], None, targets, Scales(1 / N, 1 / N, 1.0), signal)
+    exact = plain(*(x.double() for x in student), None, targets, LossScales(1 / N, 1 / N, 1.0), signal, None)
+    loss, _ = fused_loss(student[0].bfloat16(), student[1], None, targets, LossScales(1 / N, 1 / N, 1.0), signal)
     assert float(loss) == pytest.approx(float(exact), rel=1e-2)
 
 
@@ -148,7 +148,7 @@ def test_sparse_signal_equals_plain_form(
     entropy = -(q * q.clamp_min(1e-300).log()).sum(1)
     signal = SparseSignal(ids, shares, entropy.float(), torch.zeros(N), temperature)
     weight = torch.rand(N, generator=make)
-    scales = Scales(target_weight / 30, 0.5 * temperature**2 / 32, temperature)
+    scales = LossScales(target_weight / 30, 0.5 * temperature**2 / 32, temperature)
 
     ours = [x.clone().requires_grad_() for x in student]
     loss, sums = fused_loss(*ours, targets, scales, signal, weight)
@@ -170,13 +170,13 @@ def test_sparse_signal_of_another_temperature_is_refused() -> None:
     student, targets, _ = case(4, 0, False, "mean_logits")
     signal = SparseSignal(torch.zeros(N, 2, dtype=torch.int64), torch.full((N, 2), 0.5), *torch.zeros(2, N), 2.0)
     with pytest.raises(ValueError, match="temperature 2"):
-        fused_loss(*student, None, targets, Scales(1.0, 1.0, 1.0), signal)
+        fused_loss(*student, None, targets, LossScales(1.0, 1.0, 1.0), signal)
 
 
 def test_gradient_is_taken_once() -> None:
     student, targets, _ = case(4, 0, False, "mean_logits")
     leaves = [x.clone().requires_grad_() for x in student]
-    loss, _ = fused_loss(*leaves, None, targets, Scales(1.0))
+    loss, _ = fused_loss(*leaves, None, targets, LossScales(1.0))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once"):
         loss.backward()
@@ -234,7 +234,7 @@ def test_gates_equal_plain_form(
         gold = log_q.gather(1, targets.clamp_min(0)[:, None]).squeeze(1)
     taught = torch.arange(N) % 7 != 3
     heard = (torch.arange(N) % 4 != 1).float()
-    scales = Scales(text, 0.5 * T**2 / 32, T, gate, 0.5 / 30)
+    scales = LossScales(text, 0.5 * T**2 / 32, T, gate, 0.5 / 30)
 
     ours = [x.clone().requires_grad_() for x in student]
     known = heard if isinstance(gate, SkipCertain) else None
@@ -262,14 +262,14 @@ def test_gates_equal_plain_form(
 
 def test_a_gate_over_rows_without_its_weights_is_refused() -> None:
     student, targets, signal = case(3, 2, False, "mean_logits")
-    with pytest.raises(ValueError, match="heard_N"):
-        fused_loss(*student, None, targets, Scales(1.0, 1.0, gate=SkipCertain(0.5)), signal)
+    with pytest.raises(ValueError, match="gate_weight_N"):
+        fused_loss(*student, None, targets, LossScales(1.0, 1.0, gate=SkipCertain(0.5)), signal)
 
 
 def test_a_gate_that_is_open_everywhere_changes_nothing() -> None:
     student, targets, signal = case(3, 2, False, "mean_logits")
-    plain = fused_loss(*student, None, targets, Scales(0.1, 0.2, 2.0), signal)
-    gated = fused_loss(*student, None, targets, Scales(0.1, 0.2, 2.0, SkipCertain(0.1), 0.3), signal, None,
+    plain = fused_loss(*student, None, targets, LossScales(0.1, 0.2, 2.0), signal)
+    gated = fused_loss(*student, None, targets, LossScales(0.1, 0.2, 2.0, SkipCertain(0.1), 0.3), signal, None,
                        torch.ones(N))  # fmt: skip
     assert float(gated[0]) == pytest.approx(float(plain[0]), rel=1e-7)
     assert gated[1][2] == N

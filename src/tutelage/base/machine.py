@@ -179,7 +179,7 @@ def _cpu_flags() -> set[str]:
     return set(cpu_info("flags").split())
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Give memory that was freed back to the system, or to the GPU's other users; to be called seldom."""
     import gc
 

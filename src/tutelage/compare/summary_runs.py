@@ -92,7 +92,7 @@ class Measured(Strict):
         return self
 
 
-class Heard(Strict):
+class GateBin(Strict):
     """Tokens of about the same difficulty, and how much of the teachers' weight a gate let through there."""
 
     loss: float
@@ -101,16 +101,16 @@ class Heard(Strict):
     """The student's."""
     entropy: float
     """The teachers' entropy in nats per token."""
-    heard: Share
+    gate_weight: Share
     tokens: Count
 
 
-class HeardStage(Strict):
+class GateStage(Strict):
     """A stage with a gate."""
 
     stage: int
     """Counted from 0."""
-    bins: list[Heard]
+    bins: list[GateBin]
     """From the tokens that are easiest for the teachers to the hardest."""
 
 
@@ -156,10 +156,10 @@ class SeedRun(Strict):
     val: HeldOut | None = None
     test: HeldOut | None = None
     curves: dict[str, list[Point]] = {}
-    """`train_loss`, `train_kl`, `val_loss`, `lr`, `teacher_weight`, `teacher_heard`, `temperature`; `flops` (teachers'
+    """`train_loss`, `train_kl`, `val_loss`, `lr`, `teacher_weight`, `gate_weight`, `temperature`; `flops` (teachers'
     forward passes included) and `seconds` so far, at the evaluations; others are kept and not drawn."""
-    heard: list[HeardStage] = []
-    """Where gates let the teachers be heard, on held-out text once training was over."""
+    gate_report: list[GateStage] = []
+    """What gates came to by difficulty, on held-out text once training was over."""
     machine: dict[str, str | int | float | None] = {}
     """Where it was trained."""
     clip_rate: Share | None = None

@@ -25,8 +25,8 @@ from tutelage.teaching.cache import SMALLER, TeacherCache, epochs_read
 from tutelage.teaching.cache_error import error_of
 from tutelage.teaching.cache_store import check_size
 from tutelage.teaching.encoding import Encoding, Hidden, Sparse, TopK
-from tutelage.teaching.signal import Voice
-from tutelage.training.execution import Form
+from tutelage.teaching.signal import TeacherSource
+from tutelage.training.execution import ExecutionMode
 from tutelage.training.parallel import Group
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def cache_of(experiment: Experiment, piece: Piece, index: int) -> TeacherCache:
     """Return the cache of a stage's teachers, not yet open; they must be trained.
 
-    Its teachers compute in the machine's plain form, whatever their students' form: all share the cache.
+    Its teachers compute in the machine's plain mode, whatever their students' mode: all share the cache.
     """
     what, model = experiment.recipe, experiment.recipe.models[piece.name]
     stage = model.stages[index]
@@ -76,7 +76,7 @@ def encoding_of(stage: recipe.Stage, widths: Sequence[int], precision: str, voca
     if len(weights) > 1:
         mixture["combine"] = stage.combine
     temperature = distill.temperature
-    assert not isinstance(temperature, recipe.TemperatureSchedule)  # the recipe refuses it
+    assert not isinstance(temperature, recipe.TemperatureScheduleSettings)  # the recipe refuses it
     if kept.kind == "sparse":
         return Sparse(kept.draws, 1 if varies else kept.sets, temperature, mixture, vocab_size)
     return TopK(min(kept.k, vocab_size), temperature, mixture, vocab_size)
@@ -94,7 +94,7 @@ def encoding_at(experiment: Experiment, piece: Piece, index: int) -> Encoding:
 def epochs_of(experiment: Experiment, name: str, index: int) -> range:
     """Return the epochs for which the cache of a stage has slots; one where rows are the same in all."""
     plan = experiment.plan_of(name)
-    return epochs_read(_source(experiment, name), plan.start_of(index), plan.heard_until(index))
+    return epochs_read(_source(experiment, name), plan.start_of(index), plan.taught_until(index))
 
 
 def size_of(experiment: Experiment, piece: Piece, index: int) -> float:
@@ -112,14 +112,16 @@ def check(experiment: Experiment, piece: Piece) -> None:
             check_size(size_of(experiment, piece, index), stage.cache.limit_gib * 2**30, remedy)
 
 
-def voice(experiment: Experiment, piece: Piece, index: int | None, taken: Form, opened_: ExitStack) -> Voice | None:
+def teacher_source(
+    experiment: Experiment, piece: Piece, index: int | None, mode: ExecutionMode, opened_: ExitStack
+) -> TeacherSource | None:
     """Return who teaches in a stage.
 
     Args:
         experiment: the experiment.
         piece: the student.
-        index: of the stage; None where its teachers are no longer heard.
-        taken: the student's form of arithmetic.
+        index: of the stage; None where its teachers no longer teach.
+        mode: the student's mode of execution.
         opened_: holds the cache of the stage before, which is closed.
     """
     opened_.close()
@@ -130,7 +132,7 @@ def voice(experiment: Experiment, piece: Piece, index: int | None, taken: Form, 
     if not stage.teachers:
         return None
     if stage.cache is None:
-        return experiment.teachers_of(stage, model.reads, taken)
+        return experiment.teachers_of(stage, model.reads, mode)
     return opened_.enter_context(opened_at(experiment, piece, index))
 
 
@@ -151,7 +153,9 @@ def opened_at(experiment: Experiment, piece: Piece, index: int, mend: bool = Fal
     assert wished is not None
     epochs = epochs_of(experiment, piece.name, index)
     read = (
-        (plan.heard_until(index) - plan.start_of(index)) / _source(experiment, piece.name).steps_per_epoch / len(epochs)
+        (plan.taught_until(index) - plan.start_of(index))
+        / _source(experiment, piece.name).steps_per_epoch
+        / len(epochs)
     )
     cache = cache_of(experiment, piece, index)
     with opened(cache, wished, epochs, experiment.group, str(piece), mend, read) as one:

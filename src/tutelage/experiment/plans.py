@@ -1,6 +1,6 @@
 """What a model of a recipe will have cost, in floating-point operations, and lengths that are given by that.
 
-Counted for one seed: own training, the forward passes of teachers as long as they are heard, and the passes that score
+Counted for one seed: own training, the forward passes of teachers as long as they teach, and the passes that score
 rows for selections. One model's operations are those of `models.cost`.
 """
 
@@ -45,7 +45,7 @@ def flops(experiment: Experiment, name: str, until: int | None = None) -> float:
 
 
 def teacher_flops(experiment: Experiment, name: str, live: bool = False, until: int | None = None) -> float:
-    """Return the operations of the teachers for one seed of a model, as long as they are heard.
+    """Return the operations of the teachers for one seed of a model, as long as they teach.
 
     Args:
         experiment: the experiment.
@@ -57,7 +57,7 @@ def teacher_flops(experiment: Experiment, name: str, live: bool = False, until: 
     source = experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
     total = 0.0
     for index, stage in enumerate(model.stages):
-        start, end = plan.start_of(index), plan.heard_until(index)
+        start, end = plan.start_of(index), plan.taught_until(index)
         asked = (end if until is None else min(end, until)) - start
         if asked <= 0:
             break

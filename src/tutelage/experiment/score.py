@@ -220,7 +220,7 @@ class Scoring:
         source = self._held_out_rows(subject, name)
         precision = self._precision(subject)
         result = held_out(
-            lambda tokens, lengths: ensemble.signal(tokens, lengths, precision),
+            lambda tokens, lengths: ensemble.dense_signal(tokens, lengths, precision),
             source,
             split.bytes / len(split),
             self.experiment.group.device,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tutelage import recipe
 from tutelage.base.errors import Interrupted, UserError
@@ -30,7 +29,7 @@ from tutelage.models.build import attention
 from tutelage.teaching import selection
 from tutelage.teaching.scores import Scores, folder_of
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
 
 if TYPE_CHECKING:
     from tutelage.experiment.setup import Experiment, Piece
@@ -42,7 +41,6 @@ EXAMPLE_TOKENS = 40
 
 READER = recipe.Model(preset="llama-1m", steps=1)
 """Stands for whoever reads rows left to right as they stand, whatever its shape."""
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Selection:
     """
 
     rows: Ints
-    targets: Mask | None
+    targets: selection.Mask | None
     facts: Json
 
 
@@ -126,7 +124,7 @@ def scores_of(experiment: Experiment, scorer: recipe.Teacher, folder: Path | Non
     stage = recipe.Stage(objectives=recipe.Objectives(distill=recipe.Distill()), teachers=(scorer,))
 
     def load(compiled: bool) -> Ensemble:
-        return experiment.teachers_of(stage, "causal", Form(attention(), compiled=compiled))
+        return experiment.teachers_of(stage, "causal", ExecutionMode(attention(), compiled=compiled))
 
     return Scores(folder, key, source, load, precision)
 
@@ -295,7 +293,7 @@ def row_values(select: recipe.Select, scores: Sequence[Scores], lengths_R: Ints)
     return values_R
 
 
-def chosen_rows(select: recipe.Select, values_R: selection.Floats | None, rows: int, seed: int) -> Mask:
+def chosen_rows(select: recipe.Select, values_R: selection.Floats | None, rows: int, seed: int) -> selection.Mask:
     """Return which rows are kept, `(rows,)`."""
     if values_R is None:
         values_R = keyed_generator(seed, 6).permutation(rows).astype(np.float64)
@@ -304,7 +302,7 @@ def chosen_rows(select: recipe.Select, values_R: selection.Floats | None, rows: 
     return selection.highest(values_R, select.count(rows))
 
 
-def token_excess(scorer: Scores, reference: Scores, lengths_R: Ints) -> tuple[selection.Floats, Mask]:
+def token_excess(scorer: Scores, reference: Scores, lengths_R: Ints) -> tuple[selection.Floats, selection.Mask]:
     """Return how much higher each position's loss is by the scorer, and which positions predict a token, `(N,)`."""
     starts_R = np.cumsum(lengths_R) - lengths_R
     values_N, real_N = np.zeros(int(lengths_R.sum())), np.zeros(int(lengths_R.sum()), dtype=np.bool_)
@@ -326,7 +324,7 @@ UNITS = {
 }
 
 
-def _facts(values: selection.Floats | None, kept: Mask, unit: str, what: str) -> Json:
+def _facts(values: selection.Floats | None, kept: selection.Mask, unit: str, what: str) -> Json:
     """Sum a selection up: sizes, thresholds, a histogram of the values."""
     facts: Json = {"what": what, "kept": int(kept.sum()), "of": len(kept), "unit": unit}
     finite = values[np.isfinite(values)] if values is not None else np.empty(0)
@@ -362,7 +360,7 @@ def _examples(experiment: Experiment, source: BatchSource, rows: Ints, values: s
     ]
 
 
-def _bracketed(experiment: Experiment, source: BatchSource, kept: Mask) -> list[Json]:
+def _bracketed(experiment: Experiment, source: BatchSource, kept: selection.Mask) -> list[Json]:
     """Return the beginnings of some rows, tokens whose prediction is learned between brackets."""
     starts = np.cumsum(source.row_lengths) - source.row_lengths
     found = []

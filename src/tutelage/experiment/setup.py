@@ -33,7 +33,7 @@ from tutelage.recipe.words import write_words
 from tutelage.teaching import outside
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint, execution
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
 from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan, plan
@@ -279,16 +279,16 @@ class Experiment:
             )
         return kept[teacher.words]
 
-    def teachers_of(self, stage: recipe.Stage, reads: Kind, taken: Form | None = None) -> Ensemble:
-        """Load a stage's teachers; they compute in a form if one is given, as in their student's.
+    def teachers_of(self, stage: recipe.Stage, reads: Kind, mode: ExecutionMode | None = None) -> Ensemble:
+        """Load a stage's teachers; they compute in a mode if one is given, as in their student's.
 
         Raises:
             UserError: they are not trained, or larger than the memory that is free.
         """
         self.check_memory(stage.teachers, reads)
         models = [self.trained(teacher, reads) for teacher in stage.teachers]
-        if taken is not None:
-            models = [taken.give(model) for model in models]
+        if mode is not None:
+            models = [mode.apply(model) for model in models]
         return Ensemble(models, [teacher.weight for teacher in stage.teachers], stage.combine)
 
     def check_memory(self, teachers: Sequence[recipe.Teacher], reads: Kind) -> None:

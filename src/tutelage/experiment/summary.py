@@ -153,7 +153,7 @@ def _training(experiment: Experiment, piece: Piece) -> Json:
     done = experiment.finished(piece)
     kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "seconds_scoring", "flops",
             "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val")  # fmt: skip
-    found = {key: done.get(key) for key in kept} | {"heard": done.get("heard", [])}
+    found = {key: done.get(key) for key in kept} | {"gate_report": done.get("gate_report", [])}
     found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
     run = experiment.run_of(piece)
     trained_on = read_json(run.path / "environment.json")
@@ -164,8 +164,8 @@ def _training(experiment: Experiment, piece: Piece) -> Json:
 
 
 def _curves(run: RunFolder) -> Json:
-    logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight", "teacher_heard": "heard",
-              "temperature": "temperature"}  # fmt: skip
+    logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight",
+              "gate_weight": "gate_weight", "temperature": "temperature"}  # fmt: skip
     curves: dict[str, list[tuple[int, int, float]]] = {name: [] for name in (*logged, "val_loss")}
     for line in run.lines():
         at = (line["step"], line["tokens"])

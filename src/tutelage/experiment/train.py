@@ -1,4 +1,4 @@
-"""Train one piece of an experiment: its form of arithmetic, its caches, the loop, and what is written at the end."""
+"""Train one piece of an experiment: its mode of execution, its caches, the loop, and what is written at the end."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tutelage.models.cost import cost_of
 from tutelage.report.model_card import model_card
 from tutelage.teaching.gates import gate_of
 from tutelage.training import checkpoint, execution
-from tutelage.training.execution import Form
-from tutelage.training.gate_report import heard_by_difficulty
+from tutelage.training.execution import ExecutionMode
+from tutelage.training.gate_report import gate_by_difficulty
 from tutelage.training.loop import Job, train
 from tutelage.training.objectives import Learner, first_temperature
 
-FORMING = {"preset", "config", "weights", "attention", "compile", "cuda_graphs"}
-"""Settings of a model that its form of arithmetic depends on."""
+SETTLING_MODE = {"preset", "config", "weights", "attention", "compile", "cuda_graphs"}
+"""Settings of a model that its mode of execution depends on."""
 
 
 def train_piece(experiment: Experiment, piece: Piece) -> None:
@@ -44,7 +44,7 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
             console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
         source = experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
         chosen = {index: source.with_rows(found.rows, found.targets) for index, found in chosen_by_stage.items()}
-        taken = form_of(experiment, piece)
+        mode = mode_of(experiment, piece)
         opened = ExitStack()
         job = Job(
             name=piece.name,
@@ -55,8 +55,8 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
             val_bytes_per_token=experiment.data.val.bytes / len(experiment.data.val),
             plan=experiment.plan_of(piece.name),
             milestones=experiment.milestones(piece.name),
-            build=lambda: taken.give(experiment.new_model(piece)),
-            teachers=lambda index: caching.voice(experiment, piece, index, taken, opened),
+            build=lambda: mode.apply(experiment.new_model(piece)),
+            teachers=lambda index: caching.teacher_source(experiment, piece, index, mode, opened),
             precision=experiment.precision_of(piece),
             heads=lambda width: experiment.new_heads(piece, width),
             task_weights=experiment.task_weights(model),
@@ -69,32 +69,32 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
         experiment.group.barrier()
 
 
-def form_of(experiment: Experiment, piece: Piece) -> Form:
-    """Return the form of arithmetic of a piece's run: what it began with, or a new choice."""
+def mode_of(experiment: Experiment, piece: Piece) -> ExecutionMode:
+    """Return the mode of execution of a piece's run: what it began with, or a new choice."""
     model, group = experiment.recipe.models[piece.name], experiment.group
     rows = min(model.optim.micro_batch_rows or model.optim.batch_rows, -(-model.optim.batch_rows // group.size))
     micros = -(-model.optim.batch_rows // (rows * group.size))
     if model.sharding != "none" and group.size > 1:
         # Too large for one process, and so for a trial.
-        return Form(attention() if model.attention == "auto" else model.attention)
+        return ExecutionMode(attention() if model.attention == "auto" else model.attention)
     precision = experiment.precision_of(piece)
-    settings = model.model_dump(mode="json", include=FORMING)
+    settings = model.model_dump(mode="json", include=SETTLING_MODE)
     steps, length = experiment.plan_of(piece.name).total * micros, experiment.recipe.data.rows.length
     key = fingerprint([settings, rows, length, precision, steps, machine.environment()])
 
-    def choose() -> tuple[Form, Json]:
+    def choose() -> tuple[ExecutionMode, Json]:
         source = experiment.rows_of(experiment.data.train, model, rows, shuffle=True)
         at_once = micros == 1 and group.size == 1
         return execution.choose(
             model, lambda: experiment.new_model(piece).to(group.device), source, precision, steps, at_once
         )
 
-    run, shared = experiment.run_of(piece).path / "form.json", experiment.folder / "forms.json"
+    run, shared = experiment.run_of(piece).path / "execution.json", experiment.folder / "executions.json"
     if group.is_main and checkpoint.steps_in(experiment.run_of(piece).checkpoints) and not run.is_file():
-        # Begun by a version that knew the plain form only.
-        write_json(run, asdict(Form(attention())))
+        # Begun by a version that knew the plain mode only.
+        write_json(run, asdict(ExecutionMode(attention())))
     chosen = asdict(execution.remembered(run, shared, key, choose)) if group.is_main else None
-    return Form(**group.from_main(chosen))
+    return ExecutionMode(**group.from_main(chosen))
 
 
 def _finish(
@@ -142,9 +142,9 @@ def _finish(
         "cost": asdict(cost),
         "architecture": learner.model.hf.config.model_type,
     }
-    heard = _heard(experiment, piece, job, learner)
-    if heard:
-        done["heard"] = heard
+    gates = _gate_report(experiment, piece, job, learner)
+    if gates:
+        done["gate_report"] = gates
     if learner.heads is not None:
         done["heads"] = {
             "parameters": sum(parameter.numel() for parameter in learner.heads.parameters()),
@@ -158,8 +158,8 @@ def _finish(
     console.print(f"{piece}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
 
 
-def _heard(experiment: Experiment, piece: Piece, job: Job, learner: Learner) -> list[Json]:
-    """Measure where the teachers of stages with a gate were heard; nothing where the model is too large for one."""
+def _gate_report(experiment: Experiment, piece: Piece, job: Job, learner: Learner) -> list[Json]:
+    """Measure the weights of the gates of the stages that have one; nothing where the model is too large for one."""
     if job.model.sharding != "none" and experiment.group.size > 1:
         return []
     found, device = [], experiment.group.device
@@ -169,7 +169,7 @@ def _heard(experiment: Experiment, piece: Piece, job: Job, learner: Learner) -> 
         if distill is not None and gate is not None:
             teachers = experiment.teachers_of(stage, job.model.reads).to(device)
             student = learner.to(device).eval().model
-            bins = heard_by_difficulty(student, teachers, gate, first_temperature(distill), job.val)
+            bins = gate_by_difficulty(student, teachers, gate, first_temperature(distill), job.val)
             found.append({"stage": index, "bins": bins})
     learner.cpu()
     return found

@@ -6,7 +6,7 @@ Only safetensors weights and architectures that `transformers` itself carries: n
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -17,9 +17,7 @@ from tutelage.corpus.tokenizer import save as save_tokenizer
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.presets import PRESETS
-
-Kind = Literal["causal", "masked"]
-"""How a model reads: left to right, or both ways."""
+from tutelage.recipe.stage import Kind as Kind
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions")
 BEHIND_PADDING = ("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
@@ -166,7 +164,7 @@ def read_weights(source: str, kind: Kind) -> Any:
 
 
 def attention() -> str:
-    """Name the attention form to use.
+    """Name the attention implementation to use.
 
     On a CPU the plain product and softmax: on some processors the bf16 backward pass of
     `scaled_dot_product_attention` is several times slower at these row lengths (see docs/decisions.md); elsewhere the

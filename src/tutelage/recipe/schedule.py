@@ -1,4 +1,4 @@
-"""The part of a recipe that says how loud a teacher is: schedules of weight and temperature, gates; see `recipe`."""
+"""The part of a recipe that says what a teacher weighs: schedules of weight and temperature, gates; see `recipe`."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ Span = Annotated[str | int, AfterValidator(_is_length)]
 """A length of training: `17%` of the run, `2000` steps, `5M tokens`, `1M words`."""
 
 
-class WeightSchedule(Section):
+class WeightScheduleSettings(Section):
     """How a teacher's weight falls to nothing over a stage; a word stands for `{kind: word}`. See docs/methods.md."""
 
     kind: Literal["step", "linear", "cosine", "wsd", "ratio_linear"]
     """`step`: whole, then nothing (SALT). `linear`, `cosine`: falls from the start. `wsd`: warm-up, stable, decay.
     `ratio_linear`: what falls in a straight line is its ratio to the text's weight."""
     over: Span | None = None
-    """Length from the stage's start to where the teacher is no longer heard, and released: `30%` of the run, a number
+    """Length from the stage's start to where the teacher no longer teaches, and is released: `30%` of the run, a number
     of steps, `5M tokens`, `1M words`. To the stage's end unless given; `step` needs it."""
     warmup: Span | None = None
     """`wsd`: length of the rise from nothing to the whole weight; none unless given."""
@@ -76,16 +76,16 @@ class WeightSchedule(Section):
         return {"kind": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _lengths_fit_the_kind(self) -> WeightSchedule:
+    def _lengths_fit_the_kind(self) -> WeightScheduleSettings:
         if self.kind == "step" and self.over is None:
-            raise ValueError("`kind: step` needs `over`: until when the teacher is heard")
+            raise ValueError("`kind: step` needs `over`: until when the teacher teaches")
         for key in ("warmup", "decay"):
             if getattr(self, key) is not None and self.kind != "wsd":
                 raise ValueError(f"`{key}` goes with `kind: wsd`; leave it out")
         return self
 
 
-class TemperatureSchedule(Section):
+class TemperatureScheduleSettings(Section):
     """A temperature that changes over a stage."""
 
     start: Annotated[float, Field(gt=0)]
@@ -95,18 +95,18 @@ class TemperatureSchedule(Section):
     kind: Literal["linear", "cosine"] = "linear"
     """The way from one to the other."""
     over: Span | None = None
-    """Length from the stage's start; as long as the teachers are heard unless given."""
+    """Length from the stage's start; as long as the teachers teach unless given."""
 
 
-class Gate(Section):
-    """At which tokens the teachers are heard, and how much; the text takes up what they give up. A word stands for
+class GateSettings(Section):
+    """What the teachers weigh at each token; the text takes up the rest. A word stands for
     `{kind: word}`. See docs/methods.md."""
 
     kind: Literal["skip_certain", "advantage", "confidence"]
     """`skip_certain`: not where they are surest, which is where the text says as much. `advantage`: more where they
     predict the next token better than the student does. `confidence`: more where they are surer."""
     share: Share = 0.15
-    """`skip_certain`: the share of each row's tokens, those of lowest entropy, at which they are not heard."""
+    """`skip_certain`: the share of each row's tokens, those of lowest entropy, at which they have no weight."""
     scale: Annotated[float, Field(gt=0)] = 1.0
     """`advantage`: the weight is the logistic function of the student's loss less the teachers', in nats, over this."""
 
@@ -116,7 +116,7 @@ class Gate(Section):
         return {"kind": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _numbers_fit_the_kind(self) -> Gate:
+    def _numbers_fit_the_kind(self) -> GateSettings:
         for key, kind in (("share", "skip_certain"), ("scale", "advantage")):
             if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"`{key}` goes with `kind: {kind}`; leave it out")

@@ -8,31 +8,31 @@ from pydantic import Field, model_validator
 
 from tutelage.recipe.data import Count, Fraction, Section, Share
 from tutelage.recipe.objective import Objective as Objective
-from tutelage.recipe.schedule import Gate, Span, TemperatureSchedule, WeightSchedule
+from tutelage.recipe.schedule import GateSettings, Span, TemperatureScheduleSettings, WeightScheduleSettings
 from tutelage.recipe.select import Select as Select
 from tutelage.recipe.tasks import Tasks as Tasks
 from tutelage.recipe.teacher import TEACHER as TEACHER
 from tutelage.recipe.teacher import Teacher as Teacher
 
 Kind = Literal["causal", "masked"]
-"""How a model reads: left to right, or both ways."""
+"""How a model attends: to what came before (causal), or to all of a row with some tokens hidden (masked)."""
 
 
 class Distill(Objective):
     """Forward Kullback-Leibler divergence from the teachers' distribution to the student's."""
 
-    temperature: Annotated[float, Field(gt=0)] | TemperatureSchedule = 1.0
+    temperature: Annotated[float, Field(gt=0)] | TemperatureScheduleSettings = 1.0
     """Logits of teachers and student are divided by it before the softmax. It may change over the stage."""
     temperature_squared: bool = True
     """Multiply by the squared temperature (Hinton 2015; BabyLlama's code has it, its equation does not)."""
     reduction: Literal["per_token", "per_row"] = "per_token"
     """`per_token`: mean over tokens. `per_row`: summed over a row's tokens, mean over rows, as BabyLlama's code does:
     at 128 tokens a row that is 128 times the per-token weight."""
-    schedule: WeightSchedule | None = None
+    schedule: WeightScheduleSettings | None = None
     """How the weight falls to nothing; the text takes up what the teachers give up. Whole to the stage's end unless
     given."""
-    gate: Gate | None = None
-    """At which tokens the teachers are heard, and how much; everywhere alike unless given."""
+    gate: GateSettings | None = None
+    """What the teachers weigh at each token; everywhere alike unless given."""
 
 
 class Masked(Objective):
@@ -185,7 +185,12 @@ class Stage(Section):
         if self.cache is not None and not self.teachers:
             raise ValueError("`cache` keeps what teachers say: name `teachers`, or leave it out")
         distill, cache = self.objectives.distill, self.cache
-        if distill and isinstance(distill.temperature, TemperatureSchedule) and cache and cache.kind != "hidden":
+        if (
+            distill
+            and isinstance(distill.temperature, TemperatureScheduleSettings)
+            and cache
+            and cache.kind != "hidden"
+        ):
             raise ValueError(
                 f"`cache: {cache.kind}` keeps what teachers say at one temperature, and this one changes; take "
                 "`cache: hidden`, no cache, or a single temperature"

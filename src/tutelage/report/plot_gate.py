@@ -9,7 +9,7 @@ import numpy as np
 from tutelage.compare.summary import Model, Summary
 from tutelage.report.plot_style import GRID, PAPER, human_axis, label, looks, new_figure
 
-_PANELS = {"teacher_weight": "teachers' weight", "teacher_heard": "share heard"}
+_PANELS = {"teacher_weight": "teachers' weight", "gate_weight": "gate's weight"}
 
 
 def teacher_weight(summary: Summary) -> Any | None:
@@ -39,7 +39,7 @@ def teacher_weight(summary: Summary) -> Any | None:
     return figure
 
 
-def heard_by_difficulty(summary: Summary) -> Any | None:
+def gate_by_difficulty(summary: Summary) -> Any | None:
     """The mean weight of gates against the teachers' loss, one line for each stage that has a gate."""
     drawn = {
         (name, stage): np.asarray(lines, dtype=np.float64)
@@ -51,12 +51,12 @@ def heard_by_difficulty(summary: Summary) -> Any | None:
     figure, axes = new_figure(3.2)
     for (name, stage), lines in drawn.items():
         look, several = looks(summary)[name], sum(other == name for other, _ in drawn) > 1
-        for loss, heard in lines if len(lines) > 1 else ():
-            axes.plot(loss, heard, color=look.colour, linewidth=0.7, alpha=0.45)
-        loss, heard = lines.mean(0)
+        for loss, weight in lines if len(lines) > 1 else ():
+            axes.plot(loss, weight, color=look.colour, linewidth=0.7, alpha=0.45)
+        loss, weight = lines.mean(0)
         said = label(name) + (f", stage {stage + 1}" if several else "")
         axes.plot(
-            loss, heard, look.marker, linestyle=look.dashes, color=look.colour, linewidth=1.9, markersize=4, label=said
+            loss, weight, look.marker, linestyle=look.dashes, color=look.colour, linewidth=1.9, markersize=4, label=said
         )
     axes.set_xlabel("teachers' loss (nats/token)")
     axes.set_ylabel("mean weight")
@@ -73,7 +73,7 @@ def _by_stage(model: Model) -> dict[int, list[tuple[list[float], list[float]]]]:
     """Losses and weights of each seed, by stage."""
     found: dict[int, list[tuple[list[float], list[float]]]] = {}
     for run in model.seeds.values():
-        for heard in run.heard:
-            line = [part.loss for part in heard.bins], [part.heard for part in heard.bins]
-            found.setdefault(heard.stage, []).append(line)
+        for stage in run.gate_report:
+            line = [part.loss for part in stage.bins], [part.gate_weight for part in stage.bins]
+            found.setdefault(stage.stage, []).append(line)
     return found

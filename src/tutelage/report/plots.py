@@ -104,7 +104,7 @@ def plans(summary: Summary) -> Iterator[Plan]:
         "Where the teachers were heard",
         "Held-out tokens in ten parts, from those that the teachers predict best to those that they predict worst; the "
         "gate's mean weight in each, once training was over. Thin: one seed. Thick: mean over seeds.",
-        plot_gate.heard_by_difficulty,
+        plot_gate.gate_by_difficulty,
     )
     yield Plan(
         "selections",

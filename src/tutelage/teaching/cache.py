@@ -41,7 +41,7 @@ INFO = "info.json"
 
 
 class TeacherCache:
-    """What the teachers of a stage say, kept on disk; a `Voice`.
+    """What the teachers of a stage say, kept on disk; a `TeacherSource`.
 
     Args:
         caches: folder of all caches; each has a folder in it that is named after its key.
@@ -96,7 +96,7 @@ class TeacherCache:
         self._live = None
 
     def to(self, device: torch.device) -> TeacherCache:
-        """Speak on a device from now on."""
+        """Compute on a device from now on."""
         self.device = device
         if isinstance(self.encoding, Hidden):
             heads = tuple((weight.to(device), to_device(bias, device)) for weight, bias in self.encoding.heads)
@@ -107,8 +107,8 @@ class TeacherCache:
 
     # --- teaching
 
-    def say(self, batch: Batch, precision: str) -> Signal:
-        """Return what the teachers think of every position of a batch; see `Voice`."""
+    def signal(self, batch: Batch, precision: str) -> Signal:
+        """Return the teachers' distributions at every position of a batch; see `TeacherSource`."""
         if precision != self.precision:
             raise ValueError(f"this cache holds {self.precision}, not {precision}")
         if batch.silent:
@@ -169,7 +169,7 @@ class TeacherCache:
             for slot in filled:
                 if stopped():
                     break
-                if not self.store.sound(slot):
+                if not self.store.fits_checksum(slot):
                     found.append(divmod(slot, self.store.rows))
                 bar.advance(1)
         return found
@@ -199,8 +199,8 @@ class TeacherCache:
         self._live = None
 
     def live_signal(self, batch: Batch) -> DenseSignal:
-        """Return what the live teachers say."""
-        return self._teachers().say(batch, self.precision)
+        """Return the live teachers' distributions."""
+        return self._teachers().signal(batch, self.precision)
 
     # --- one micro-batch
 
@@ -215,7 +215,7 @@ class TeacherCache:
 
     def _missing(self, batch: Batch) -> list[int]:
         """List the places in a batch whose slots are empty or damaged."""
-        return [place for place, slot in enumerate(self._slots(batch)) if not self.store.holds(slot)]
+        return [place for place, slot in enumerate(self._slots(batch)) if not self.store.has_valid(slot)]
 
     def _fill(self, batch: Batch, places: list[int]) -> None:
         """Run the teachers on a batch and write some of its rows."""
@@ -227,8 +227,8 @@ class TeacherCache:
         uniforms_N = torch.from_numpy(
             np.concatenate([self._uniforms(int(batch.rows_B[p]), int(batch.epochs_B[p]), lengths[p]) for p in places])
         )
-        said = self.live_signal(batch).at(index_N)
-        kept = self.encoding.encode(said, batch.targets_BT.flatten()[index_N], uniforms_N)
+        signal = self.live_signal(batch).at(index_N)
+        kept = self.encoding.encode(signal, batch.targets_BT.flatten()[index_N], uniforms_N)
         stops = np.cumsum([lengths[place] for place in places])
         for place, stop in zip(places, stops, strict=True):
             part = slice(int(stop) - lengths[place], int(stop))

@@ -68,7 +68,7 @@ def _signals(cache: TeacherCache, batch: Batch) -> list[DenseSignal | SparseSign
     batches = (
         [replace(batch, epochs_B=torch.full_like(batch.epochs_B, e)) for e in range(sets)] if sets > 1 else [batch]
     )
-    return [cache.say(each, cache.precision) for each in batches]
+    return [cache.signal(each, cache.precision) for each in batches]
 
 
 def _dense(log_q_NV: Tensor, kept: DenseSignal) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ BLOCK_BYTES = 64 << 20
 TILE_BYTES = 8 << 20
 """... and what follows on few: size of one float32 buffer, of which there are about five."""
 
-Array = npt.NDArray[Any]
+FieldValues = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Encoding(Protocol):
     def key(self) -> dict[str, Any]:
         """Everything about the kind that decides what is kept, JSON-like."""
 
-    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
         """Return what is kept of a signal: for each field an array `(N, width)`.
 
         Args:
-            said: what the live teachers say about N positions.
+            live: the teachers' distributions at N positions.
             targets_N: right answers, `IGNORE` where there is none.
             uniforms_N: a random number in [0, 1) for each position, float64.
         """
@@ -112,13 +112,13 @@ class Hidden:
         """See `Encoding`."""
         return {"kind": "hidden", "widths": list(self.widths), "type": str(self._type)}
 
-    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
         """See `Encoding`."""
-        hidden_ND = torch.cat([hidden.float() for hidden in said.hidden], -1).to(self._type)
+        hidden_ND = torch.cat([hidden.float() for hidden in live.hidden], -1).to(self._type)
         if not torch.isfinite(hidden_ND).all():
             raise UserError(
                 f"the teachers' hidden states do not fit {self._type} (largest "
-                f"{max(float(h.abs().max()) for h in said.hidden):g}): keep them with precision: bf16, which has the "
+                f"{max(float(h.abs().max()) for h in live.hidden):g}): keep them with precision: bf16, which has the "
                 "range of float32, or use cache: sparse"
             )
         return {"hidden": hidden_ND.view(torch.int16).cpu().numpy().view(self.fields[0].dtype)}
@@ -170,11 +170,11 @@ class Sparse:
         numbers = {"draws": self.draws, "sets": self.sets, "temperature": self.temperature}
         return {"kind": "sparse", **numbers, **self.mixture}
 
-    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
         """See `Encoding`."""
         ids_NSK = torch.empty(len(targets_N), self.sets, self.draws, dtype=torch.int64)
         measures = np.empty((len(targets_N), 2), dtype="<f2")
-        for part, logits in tiles(said, self.temperature):
+        for part, logits in tiles(live, self.temperature):
             probabilities, uniforms = F.softmax(logits, -1), uniforms_N[part].to(logits.device)
             measures[part] = _measures(logits, probabilities, targets_N[part])
             ids_NSK[part] = systematic(probabilities, uniforms, self.draws, self.sets).cpu()
@@ -218,12 +218,12 @@ class TopK:
         """See `Encoding`."""
         return {"kind": "top_k", "k": self.k, "temperature": self.temperature, **self.mixture}
 
-    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
         """See `Encoding`."""
         N = len(targets_N)
         ids_NK, shares_NK = np.empty((N, self.k), _id_type(self.vocab_size)), np.empty((N, self.k), "<f2")
         measures = np.empty((N, 2), dtype="<f2")
-        for part, logits in tiles(said, self.temperature):
+        for part, logits in tiles(live, self.temperature):
             probabilities = F.softmax(logits, -1)
             measures[part] = _measures(logits, probabilities, targets_N[part])
             ids, shares = most_likely(probabilities, self.k)
@@ -255,18 +255,18 @@ def _ids(kept: Tensor) -> Tensor:
     return kept.to(torch.int64) & ((1 << 8 * kept.element_size()) - 1)
 
 
-def tiles(said: DenseSignal, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+def tiles(live: DenseSignal, temperature: float) -> Iterator[tuple[slice, Tensor]]:
     """Yield the teachers' logits of some positions at a time, `(n, V)` in float32."""
-    positions, vocab_size = len(said.hidden[0]), len(said.heads[0][0])
+    positions, vocab_size = len(live.hidden[0]), len(live.heads[0][0])
     block, tile = (max(16, size // (4 * vocab_size)) for size in (BLOCK_BYTES, TILE_BYTES))
     for start in range(0, positions, block):
-        logits = said.at(slice(start, start + block)).logits(temperature)
+        logits = live.at(slice(start, start + block)).logits(temperature)
         for inner in range(0, len(logits), tile):
             part = logits[inner : inner + tile]
             yield slice(start + inner, start + inner + len(part)), part
 
 
-def _measures(logits_NV: Tensor, probabilities_NV: Tensor, targets_N: Tensor) -> Array:
+def _measures(logits_NV: Tensor, probabilities_NV: Tensor, targets_N: Tensor) -> FieldValues:
     """Return entropy and log-probability of the target, `(N, 2)`."""
     # The likeliest token has p = exp(z - logsumexp), and its logarithm is exact.
     total_N = logits_NV.amax(-1) - probabilities_NV.amax(-1).log()
@@ -277,5 +277,5 @@ def _measures(logits_NV: Tensor, probabilities_NV: Tensor, targets_N: Tensor) ->
     return torch.stack([entropy_N, gold_N.masked_fill(targets_N < 0, 0.0)], -1).cpu().numpy()
 
 
-def _by_name(measures_N2: Array) -> dict[str, Array]:
+def _by_name(measures_N2: FieldValues) -> dict[str, FieldValues]:
     return {"entropy": measures_N2[:, :1], "gold": measures_N2[:, 1:]}

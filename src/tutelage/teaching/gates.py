@@ -1,4 +1,4 @@
-"""Where teachers are heard: a weight between 0 and 1 for each token. What they give up, the text takes up.
+"""Gates: a weight of the teachers between 0 and 1 for each token. What they give up, the text takes up.
 
 Entropies and losses are those at the temperature of the divergence, in nats. No gradient goes through a weight.
 
@@ -20,26 +20,26 @@ from tutelage.teaching.signal import Signal, SparseSignal
 
 @dataclass(frozen=True)
 class SkipCertain:
-    """Heard in full, but not at each row's share of lowest teacher entropy (Goyal et al. 2025, who skip 15 %).
+    """1, but 0 at each row's share of lowest teacher entropy (Goyal et al. 2025, who skip 15 %).
 
     Within a row, so that a token's weight does not depend on which rows share its micro-batch.
     """
 
     share: float
 
-    def weights(self, entropy_BT: Tensor, taught_BT: Tensor) -> Tensor:
+    def weights(self, entropy_BT: Tensor, distill_mask_BT: Tensor) -> Tensor:
         """Return 0 or 1 for each position, `(B, T)` float32; the number skipped is rounded down, the first of equals
         goes first."""
-        entropy_BT = entropy_BT.masked_fill(~taught_BT, math.inf)
+        entropy_BT = entropy_BT.masked_fill(~distill_mask_BT, math.inf)
         rank_BT = entropy_BT.argsort(stable=True, dim=-1).argsort(-1)
         # A share such as 0.29 of 100 is a little less than 29 in floating point.
-        skipped_B1 = (taught_BT.sum(-1, keepdim=True).double() * self.share + 1e-9).floor()
+        skipped_B1 = (distill_mask_BT.sum(-1, keepdim=True).double() * self.share + 1e-9).floor()
         return rank_BT.ge(skipped_B1).float()
 
 
 @dataclass(frozen=True)
 class Advantage:
-    """Heard more where the teachers predict the right token better than the student: sigmoid of the difference."""
+    """Higher where the teachers predict the right token better than the student: sigmoid of the difference."""
 
     scale: float
 
@@ -50,7 +50,7 @@ class Advantage:
 
 @dataclass(frozen=True)
 class Confidence:
-    """Heard more where the teachers are surer: 1 less their entropy's share of the largest possible one."""
+    """Higher where the teachers are surer: 1 less their entropy's share of the largest possible one."""
 
     def weights(self, entropy_N: Tensor, vocab_size: int) -> Tensor:
         """Return the weights, `(N,)`."""
@@ -60,21 +60,21 @@ class Confidence:
 Gate = SkipCertain | Advantage | Confidence
 
 
-def gate_of(wished: recipe.Gate | None) -> Gate | None:
+def gate_of(settings: recipe.GateSettings | None) -> Gate | None:
     """Return what a recipe asks for."""
-    match wished:
+    match settings:
         case None:
             return None
-        case recipe.Gate(kind="skip_certain"):
-            return SkipCertain(wished.share)
-        case recipe.Gate(kind="advantage"):
-            return Advantage(wished.scale)
+        case recipe.GateSettings(kind="skip_certain"):
+            return SkipCertain(settings.share)
+        case recipe.GateSettings(kind="advantage"):
+            return Advantage(settings.scale)
         case _:
             return Confidence()
 
 
 def entropies(signal: Signal, temperature: float) -> Tensor:
-    """Return the entropy of what teachers say at some positions, `(N,)` float32; the signal is flat, see `.at`."""
+    """Return the teachers' entropy at each position, `(N,)` float32; the signal is flat, see `.at`."""
     if isinstance(signal, SparseSignal):
         return signal.entropy_N
     entropy_N = torch.empty(len(signal.hidden[0]), device=signal.hidden[0].device)

@@ -46,9 +46,9 @@ COMPILED_TOKENS = 1 << 22
 HIGHEST_RANK = (1 << 16) - 1
 INFO = "info.json"
 
-Measures = tuple[Tensor, Tensor, Tensor]
+TokenScores = tuple[Tensor, Tensor, Tensor]
 """Loss, rank and entropy, `(N,)` each."""
-Measure = Callable[[Tensor, Tensor], Measures]
+ScoreFunction = Callable[[Tensor, Tensor], TokenScores]
 """From logits `(N, V)` and targets `(N,)` to these."""
 
 
@@ -157,10 +157,10 @@ class Scores:
             write_json(self.folder / INFO, {"seconds": before + time.monotonic() - began})
         return finished
 
-    def _score(self, model: Ensemble, batch: Batch, device: torch.device, measure: Measure) -> None:
+    def _score(self, model: Ensemble, batch: Batch, device: torch.device, measure: ScoreFunction) -> None:
         index_N = (batch.targets_BT != IGNORE).flatten().nonzero().squeeze(1)
         targets_N = to_device(batch.targets_BT.flatten()[index_N], device)
-        signal = model.say(batch.to(device), self.precision).at(to_device(index_N, device))
+        signal = model.signal(batch.to(device), self.precision).at(to_device(index_N, device))
         found = score_tokens(signal, targets_N, measure)
         kept = {}
         for field, values_N in zip(FIELDS, found, strict=True):
@@ -191,7 +191,7 @@ class Scores:
 
     def _read(self, rows: npt.NDArray[np.int64], name: str) -> npt.NDArray[Any]:
         for row in rows.tolist():
-            if not self.store.holds(row):
+            if not self.store.has_valid(row):
                 raise UserError(
                     f"{self.folder}: the scores of row {row} are missing or do not fit their checksum; delete that "
                     "folder, the next run makes it anew"
@@ -200,18 +200,18 @@ class Scores:
 
 
 def score_tokens(
-    signal: DenseSignal, targets_N: Tensor, measure: Measure
+    signal: DenseSignal, targets_N: Tensor, measure: ScoreFunction
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
     """Return loss and rank of each target and the entropy of each prediction, `(N,)` in the types they are kept in.
 
     Args:
-        signal: what one model says of N positions.
+        signal: one model's distributions at N positions.
         targets_N: the right answers.
         measure: from a block of logits to the numbers.
     """
     device, count = targets_N.device.type, len(targets_N)
     block = max(16, BLOCK_BYTES[device] // (signal.hidden[0].element_size() * len(signal.heads[0][0])))
-    found: list[Measures] = []
+    found: list[TokenScores] = []
     for start in range(0, count, block):
         part = slice(start, start + block)
         (logits,) = signal.at(part).products()
@@ -224,7 +224,7 @@ def score_tokens(
     return nll, rank_N.clamp_max(HIGHEST_RANK).numpy().astype(np.uint16), entropy_N.numpy().astype(np.float16)
 
 
-def in_tiles(logits_NV: Tensor, targets_N: Tensor) -> Measures:
+def in_tiles(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
     """Return what `measures` does, tile by tile."""
     tile = max(16, TILE_BYTES[logits_NV.device.type] // (4 * logits_NV.shape[1]))
     parts = [
@@ -235,7 +235,7 @@ def in_tiles(logits_NV: Tensor, targets_N: Tensor) -> Measures:
     return nll, rank, entropy
 
 
-def measures(logits_NV: Tensor, targets_N: Tensor) -> Measures:
+def measures(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
     """Return loss, rank and entropy in nats; of tokens that are equally likely, the target has the best rank."""
     logits = logits_NV.float()
     gold_N1 = logits.gather(1, targets_N[:, None])
@@ -246,7 +246,7 @@ def measures(logits_NV: Tensor, targets_N: Tensor) -> Measures:
     return total_N - gold_N1.squeeze(1), 1 + (logits > gold_N1).sum(-1), entropy_N
 
 
-def _in_one_loop(logits_NV: Tensor, targets_N: Tensor) -> Measures:
+def _in_one_loop(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
     """Return what `measures` does, written so that compiled it reads the logits twice."""
     logits = logits_NV.float()
     gold_N1 = logits.gather(1, targets_N[:, None])
@@ -260,11 +260,11 @@ def _in_one_loop(logits_NV: Tensor, targets_N: Tensor) -> Measures:
 
 
 @cache
-def compiled_measures() -> Measure:
+def compiled_measures() -> ScoreFunction:
     """Return `measures` as one compiled loop."""
-    loop: Measure = torch.compile(_in_one_loop)
+    loop: ScoreFunction = torch.compile(_in_one_loop)
 
-    def run(logits_NV: Tensor, targets_N: Tensor) -> Measures:
+    def run(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
         # Blocks have many sizes, the vocabulary one.
         torch._dynamo.mark_dynamic(logits_NV, 0)
         torch._dynamo.mark_dynamic(targets_N, 0)

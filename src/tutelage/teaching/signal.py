@@ -1,4 +1,4 @@
-"""What teachers say about a batch, as a value.
+"""The teachers' distributions for a batch, as a value.
 
 A dense signal keeps each teacher's last hidden states and its output layer, from which the exact distribution follows
 at any temperature and weighting. The (weighted) mean of logits is one linear map of all hidden states together; the
@@ -130,11 +130,11 @@ class SparseSignal:
 Signal = DenseSignal | SparseSignal
 
 
-class Voice(Protocol):
-    """Whoever teaches: live models, or what they said kept on disk."""
+class TeacherSource(Protocol):
+    """Where a signal comes from: live models, or a cache of their outputs."""
 
-    def say(self, batch: Batch, precision: str) -> Signal:
-        """Return what the teachers think of every position of a batch, on the batch's device."""
+    def signal(self, batch: Batch, precision: str) -> Signal:
+        """Return the teachers' distributions at every position of a batch, on the batch's device."""
 
     def to(self, device: torch.device) -> object:
-        """Speak on a device from now on."""
+        """Compute on a device from now on."""

@@ -1,4 +1,4 @@
-"""One model or several as a single voice: tokens in, a `DenseSignal` out.
+"""One model or several as a single teacher: tokens in, a `DenseSignal` out.
 
 The same class teaches a student, and is evaluated by itself as the *direct ensemble* of BabyLlama-2. Teachers must
 share the vocabulary by token string; the heads of padded vocabularies are cut to it (see `LanguageModel`).
@@ -21,7 +21,7 @@ from tutelage.teaching.signal import Combine, DenseSignal, Heads
 
 
 class Ensemble(nn.Module):
-    """Frozen models that speak as one.
+    """Frozen models with one distribution.
 
     Args:
         models: one or more models over the same vocabulary, all causal or all masked.
@@ -50,8 +50,8 @@ class Ensemble(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def signal(self, tokens_BT: Tensor, lengths_B: Tensor | None = None, precision: str = "fp32") -> DenseSignal:
-        """Say what these models think of every position of a batch.
+    def dense_signal(self, tokens_BT: Tensor, lengths_B: Tensor | None = None, precision: str = "fp32") -> DenseSignal:
+        """Return these models' distributions at every position of a batch.
 
         Args:
             tokens_BT: token ids, masked where a masked model shall predict.
@@ -67,17 +67,17 @@ class Ensemble(nn.Module):
         """Weight and bias of each output layer."""
         return tuple((model.weight_VD, model.bias_V) for model in self._each())
 
-    def say(self, batch: Batch, precision: str) -> DenseSignal:
-        """Teach a batch; see `Voice`.
+    def signal(self, batch: Batch, precision: str) -> DenseSignal:
+        """Teach a batch; see `TeacherSource`.
 
         In bf16 the weights are rounded once and for all, as autocast would round them at every call: an ensemble that
-        has taught in bf16 cannot speak in fp32 afterwards. Models shared out over processes stay as they are.
+        has taught in bf16 cannot compute in fp32 afterwards. Models shared out over processes stay as they are.
         """
         if precision != "bf16" or self.is_shared_out:
-            return self.signal(batch.tokens_BT, batch.lengths_B, precision)
+            return self.dense_signal(batch.tokens_BT, batch.lengths_B, precision)
         if self._narrow is None:
             self._narrow = self._round()
-        signal = self.signal(batch.tokens_BT, batch.lengths_B, precision)
+        signal = self.dense_signal(batch.tokens_BT, batch.lengths_B, precision)
         hidden = tuple(h.bfloat16() for h in signal.hidden)
         if self.combine == "mean_logits":
             return DenseSignal((torch.cat(hidden, -1),), self._narrow, (1.0,))

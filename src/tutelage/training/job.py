@@ -9,7 +9,7 @@ from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
-from tutelage.teaching.signal import Voice
+from tutelage.teaching.signal import TeacherSource
 from tutelage.training.objectives import Learner
 from tutelage.training.plan import Plan
 
@@ -46,7 +46,7 @@ class Job:
     plan: Plan
     milestones: frozenset[int]
     build: Callable[[], LanguageModel]
-    teachers: Callable[[int | None], Voice | None]
+    teachers: Callable[[int | None], TeacherSource | None]
     precision: str
     selected: Callable[[int], BatchSource | None] = lambda index: None
     heads: Callable[[int], TaskHeads | None] = lambda width: None

@@ -19,22 +19,22 @@ from tutelage.base.progress import console, progress
 from tutelage.base.run_folder import RunFolder
 from tutelage.base.stopping import Stop, stop_flag
 from tutelage.corpus.batches import Batch, to_device
-from tutelage.teaching.signal import DenseSignal, Voice
+from tutelage.teaching.signal import DenseSignal, TeacherSource
 from tutelage.training import checkpoint
 from tutelage.training.checkpoint import State
-from tutelage.training.fused import Scales
+from tutelage.training.fused import LossScales
 from tutelage.training.heldout import HeldOut, held_out
 from tutelage.training.job import Job as Job
-from tutelage.training.lessons import Lessons, micro_batches
 from tutelage.training.objectives import SUMS, Learner, used_positions
 from tutelage.training.optim import adamw, lr_at
 from tutelage.training.parallel import Group, clip_gradient
 from tutelage.training.record import Record, Stopwatch
+from tutelage.training.stage_runner import StageRunner, micro_batches
 
 LOG_LINES = 400
 """Lines of training loss in the metrics of a run, about."""
-LOOK_EVERY = {"cpu": 1, "cuda": 16}
-"""Steps between two looks at what was measured; each look waits until a GPU has done all that it was given."""
+SYNC_EVERY = {"cpu": 1, "cuda": 16}
+"""Steps between two reads of what was measured; each read waits until a GPU has done all that it was given."""
 
 
 def train(job: Job, run: RunFolder, group: Group) -> State:
@@ -62,7 +62,7 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
     record = Record(run, state, timing, max(1, plan.total // LOG_LINES), active=group.is_main, tasks=tasks)
 
     def save() -> None:
-        state.metrics_bytes = record.sync()
+        state.metrics_bytes = record.flush()
         checkpoint.save(run.checkpoints, state, learner, optimizer, record.timing(), write=group.is_main)
         if group.is_main and job.model.keep == "best":
             best = int(state.best.get("step", 0))
@@ -71,8 +71,8 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
         record.saved()
 
     tokens_left = (plan.total - state.step) * job.source.tokens_per_epoch / job.source.steps_per_epoch
-    lessons, shown = Lessons(job, group), state.tokens
-    look_every = LOOK_EVERY[group.device.type]
+    stages, shown = StageRunner(job, group), state.tokens
+    sync_every = SYNC_EVERY[group.device.type]
     broken = torch.zeros((), device=group.device)
     with record, stop_flag() as stop, progress(f"train {job}", tokens_left, "tok") as bar:
         while True:
@@ -90,25 +90,25 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
                     state.best = {"step": state.step, "loss": result.loss}
                 record.evaluation(state, result)
                 save()
-                lessons.pace.start()
+                stages.pace.start()
             if state.step >= plan.total:
-                lessons.end()
+                stages.end()
                 return state
 
             # --- one step
-            lessons.go_to(state.step)
-            batch = lessons.batch(state.step)
-            counts = lessons.count(batch)
-            scales = lessons.scales(state.step, counts)
+            stages.go_to(state.step)
+            batch = stages.batch(state.step)
+            counts = stages.count(batch)
+            scales = stages.scales(state.step, counts)
             due = record.minutes_since_save() > job.model.save_minutes or state.step + 1 in job.milestones
-            wishes = (float(stop.number), float(due))
-            sums = _gradients(job, wrapped, lessons.teachers, batch, scales, state.step, group, wishes, record.teaching)
+            flags = (float(stop.number), float(due))
+            sums = _gradients(job, wrapped, stages.teachers, batch, scales, state.step, group, flags, record.teaching)
             norm = clip_gradient(learner, optim.clip or math.inf)
             measured = torch.cat([norm[None], sums])
-            # Once a number is not finite, no update follows; the next look tells.
+            # Once a number is not finite, no update follows; the next sync tells.
             broken = torch.maximum(broken, 1 - measured.isfinite().all().float())
             optimizer.found_inf = broken  # type: ignore[attr-defined]
-            settings = lessons.settings(state.step, lr_at(optim, state.step, plan.total))
+            settings = stages.settings(state.step, lr_at(optim, state.step, plan.total))
             for parameters in optimizer.param_groups:
                 parameters["lr"] = settings.rate
             optimizer.step()
@@ -117,21 +117,21 @@ def train(job: Job, run: RunFolder, group: Group) -> State:
             state.tokens += counts.tokens
             record.step(state, measured, counts, settings)
 
-            # --- look at what was measured; stop or save when a process asked for it
-            if state.step % look_every and state.step not in plan.evaluations and state.step not in job.milestones:
+            # --- read what was measured; stop or save when a process asked for it
+            if state.step % sync_every and state.step not in plan.evaluations and state.step not in job.milestones:
                 continue
-            look = record.look(state, optim.clip or math.inf)
-            if look.broken is not None:
-                raise _not_finite(job, *look.broken)
+            synced = record.sync(state, optim.clip or math.inf)
+            if synced.broken is not None:
+                raise _not_finite(job, *synced.broken)
             bar.advance(state.tokens - shown, f"loss {record.loss:.3f}")
-            lessons.pace.add(state.tokens - shown)
+            stages.pace.add(state.tokens - shown)
             shown = state.tokens
-            if look.stop:
+            if synced.stop:
                 save()
                 raise Interrupted(stop.number or signals.SIGTERM)
-            if look.save and state.step not in plan.evaluations:
+            if synced.save and state.step not in plan.evaluations:
                 save()
-                lessons.pace.start()
+                stages.pace.start()
 
 
 def _resume(
@@ -142,41 +142,41 @@ def _resume(
     if found is None:
         return State(), {}
     if group.is_main:
-        console.print(f"{job}: going on from step {found} of {job.plan.total}")
+        console.print(f"{job}: resuming from step {found} of {job.plan.total}")
     return checkpoint.load(run.checkpoints, found, learner, optimizer)
 
 
 def _gradients(
     job: Job,
     wrapped: torch.nn.Module,
-    teachers: Voice | None,
+    teachers: TeacherSource | None,
     batch: Batch,
-    scales: Scales,
+    scales: LossScales,
     step: int,
     group: Group,
-    wishes: tuple[float, float],
+    flags: tuple[float, float],
     teaching: Stopwatch,
 ) -> Tensor:
     """Accumulate a step's gradients over micro-batches and processes.
 
     Returns:
-        How strongly the processes wish to stop and to save, then the plain sums of the terms over the whole batch.
+        The processes' flags to stop and to save, then the plain sums of the terms over the whole batch.
     """
     micros = micro_batches(job, group, batch)
     terms = len(SUMS) + len(scales.tasks)
-    sums = to_device(torch.tensor((*wishes, *(0.0 for _ in range(terms))), dtype=torch.float64), group.device)
+    sums = to_device(torch.tensor((*flags, *(0.0 for _ in range(terms))), dtype=torch.float64), group.device)
     for index, micro in enumerate(micros):
-        used = used_positions(micro, taught=teachers is not None)
+        used = used_positions(micro, distills=teachers is not None)
         micro, used = micro.to(group.device), to_device(used, group.device)
         torch.manual_seed(_derive(job.seed, step, group.rank, index))
         with teaching:
-            said = None if teachers is None else teachers.say(micro, job.precision)
+            signal = None if teachers is None else teachers.signal(micro, job.precision)
         with _synchronised(wrapped, index == len(micros) - 1):
             with _autocast(group.device, job.precision):
-                loss, parts = wrapped(micro, scales, said, used)
+                loss, parts = wrapped(micro, scales, signal, used)
             # Data-parallel wrappers average over processes, but the counts are already those of all of them.
             (loss * group.size).backward()
-        sums[len(wishes) :] += parts
+        sums[len(flags) :] += parts
     return group.sum(sums)
 
 
@@ -185,7 +185,7 @@ def _evaluate(job: Job, learner: Learner, group: Group, stop: Stop) -> HeldOut |
     learner.eval()
     model = learner.model
 
-    def speak(tokens_BT: Tensor, lengths_B: Tensor | None) -> DenseSignal:
+    def predict(tokens_BT: Tensor, lengths_B: Tensor | None) -> DenseSignal:
         with _autocast(group.device, job.precision):
             hidden = model.hidden(tokens_BT, lengths_B)
         return DenseSignal((hidden,), ((model.weight_VD, model.bias_V),), (1.0,))
@@ -193,9 +193,9 @@ def _evaluate(job: Job, learner: Learner, group: Group, stop: Stop) -> HeldOut |
     def should_stop() -> bool:
         return bool(group.sum(torch.tensor(float(stop.number), device=group.device)) > 0)
 
-    # Rows of other shapes would be compiled anew.
+    # Rows of other shapes would be compiled again.
     with torch.compiler.set_stance("force_eager"):
-        result = held_out(speak, job.val, job.val_bytes_per_token, group.device, should_stop, f"val {job}")
+        result = held_out(predict, job.val, job.val_bytes_per_token, group.device, should_stop, f"val {job}")
     learner.train()
     return result
 
@@ -216,13 +216,13 @@ def _derive(*keys: int) -> int:
     return int(np.random.SeedSequence([key % 2**64 for key in keys]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _not_finite(job: Job, step: int, said: str) -> UserError:
+def _not_finite(job: Job, step: int, reason: str) -> UserError:
     """Tell which batch could not be learned from."""
     source, first = job.reading(step)
     all_rows = source.batch(step - first).rows_B.tolist()
     rows = ", ".join(map(str, all_rows[:64])) + (", ..." if len(all_rows) > 64 else "")
     return UserError(
-        f"models.{job.name}: step {step + 1}: the loss or its gradient is not finite ({said}); the weights were not "
+        f"models.{job.name}: step {step + 1}: the loss or its gradient is not finite ({reason}); the weights were not "
         f"changed. Rows of this batch: {rows}. Lower optim.lr, lengthen optim.warmup_steps or set precision to fp32; "
-        "a run of the same recipe goes on from its last checkpoint"
+        "a run of the same recipe resumes from its last checkpoint"
     )

@@ -81,7 +81,7 @@ class Group:
         module.to(self.device)
         if self.size == 1 and self.device.type == "cpu":
             for model in models:
-                model.thin_embedding_gradient()
+                model.sparse_embedding_grad()
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Make a module whose gradients are averaged over the processes; one that was shared out does so by itself."""

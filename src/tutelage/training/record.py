@@ -13,7 +13,7 @@ from torch import Tensor
 from tutelage.base.run_folder import Json, Lines, RunFolder
 from tutelage.training.checkpoint import State
 from tutelage.training.heldout import HeldOut
-from tutelage.training.objectives import Counts
+from tutelage.training.objectives import LossCounts
 
 
 @dataclass
@@ -31,15 +31,15 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self._start
 
 
-class Measured(NamedTuple):
-    """What a step measures, over all processes: the gradient's norm, wishes to stop and to save, the plain sums."""
+class StepSums(NamedTuple):
+    """What a step measures, over all processes: the gradient's norm, flags to stop and to save, the plain sums."""
 
     norm: float
     stop: float
     save: float
     target: float
     teacher: float
-    heard: float
+    gate_weight: float
     tasks: tuple[float, ...]
 
 
@@ -51,7 +51,7 @@ class Settings:
         rate: the learning rate.
         weight: the teachers', where it changes over the stage.
         temperature: likewise.
-        gated: whether a gate says where teachers are heard.
+        gated: whether a gate weighs the teachers' tokens.
     """
 
     rate: float
@@ -61,12 +61,12 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the steps since the last look came to.
+class SyncResult:
+    """What the steps since the last sync came to.
 
     Attributes:
-        stop: a process wishes to stop.
-        save: a process wishes to save.
+        stop: a process was told to stop.
+        save: a process finds that a checkpoint is due.
         broken: the first step, counted from 0, whose loss or gradient was not finite, and what it said; None if all
             is well.
     """
@@ -79,7 +79,7 @@ class Look:
 class Record:
     """The run's metrics and clock: means since the last line, in nats per token, and of `tasks` per label.
 
-    Steps hand in tensors, which are read at the next `look`: on a GPU, reading a number waits for all work before it.
+    Steps hand in tensors, which are read at the next `sync`: on a GPU, reading a number waits for all work before it.
     """
 
     def __init__(
@@ -94,32 +94,32 @@ class Record:
         self._tasks = tasks
         self._files = (Lines(run.metrics, state.metrics_bytes), Lines(run.timing)) if active else None
         self._log_every, self._before = log_every, timing.get("seconds", 0.0)
-        self._unread: list[tuple[int, int, Counts, Settings, Tensor]] = []
+        self._unread: list[tuple[int, int, LossCounts, Settings, Tensor]] = []
         self.teaching = Stopwatch(timing.get("teaching", 0.0))
         self._start = self._saved = time.monotonic()
         self.loss = math.nan
 
-    def step(self, state: State, measured: Tensor, counts: Counts, settings: Settings) -> None:
-        """Take note of the step that `state` now counts; `measured` is as `Measured` says."""
+    def step(self, state: State, measured: Tensor, counts: LossCounts, settings: Settings) -> None:
+        """Take note of the step that `state` now counts; `measured` is as `StepSums` says."""
         self._unread.append((state.step, state.tokens, counts, settings, measured))
 
-    def look(self, state: State, clip: float) -> Look:
+    def sync(self, state: State, clip: float) -> SyncResult:
         """Read what was noted, add it to the current means, write lines that are due."""
         stop = save = False
         numbers = torch.stack([measured for *_, measured in self._unread]).tolist() if self._unread else []
         for (step, tokens, counts, settings, _), row in zip(self._unread, numbers, strict=True):
-            norm, stopping, saving, target, teacher, heard, *tasks = row
-            found = Measured(norm, stopping, saving, target, teacher, heard, tuple(tasks))
+            norm, stopping, saving, target, teacher, gate_weight, *tasks = row
+            found = StepSums(norm, stopping, saving, target, teacher, gate_weight, tuple(tasks))
             if not all(map(math.isfinite, row)):
                 said = f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
-                return Look(stop, save, (step - 1, said))
+                return SyncResult(stop, save, (step - 1, said))
             self._add(state, step, tokens, counts, found, clip, settings)
             stop, save = stop or found.stop > 0, save or found.save > 0
         self._unread.clear()
-        return Look(stop, save, None)
+        return SyncResult(stop, save, None)
 
     def _add(
-        self, state: State, step: int, tokens: int, counts: Counts, found: Measured, clip: float, settings: Settings
+        self, state: State, step: int, tokens: int, counts: LossCounts, found: StepSums, clip: float, settings: Settings
     ) -> None:
         clipped = found.norm > clip
         state.clipped += clipped
@@ -127,9 +127,9 @@ class Record:
             "target": found.target,
             "targets": counts.target,
             "teacher": found.teacher,
-            "taught": counts.taught,
-            "heard": found.heard,
-            "gated": counts.taught * settings.gated,
+            "distilled": counts.distilled,
+            "gate_weight": found.gate_weight,
+            "gated": counts.distilled * settings.gated,
             "norm": found.norm,
             "clipped": clipped,
             "steps": 1,
@@ -153,13 +153,13 @@ class Record:
             "clip_rate": window["clipped"] / window["steps"],
         }
         if window["teacher"]:
-            line["kl"] = window["teacher"] / max(window["taught"], 1)
+            line["kl"] = window["teacher"] / max(window["distilled"], 1)
         if settings.weight is not None:
             line["weight"] = settings.weight
         if settings.temperature is not None:
             line["temperature"] = settings.temperature
         if window["gated"]:
-            line["heard"] = window["heard"] / window["gated"]
+            line["gate_weight"] = window["gate_weight"] / window["gated"]
         if self._tasks:
             sure = {task: window[f"labels {task}"] for task in self._tasks}
             line["tasks"] = {task: window[f"task {task}"] / count for task, count in sure.items() if count}
@@ -187,7 +187,7 @@ class Record:
         """Note that a checkpoint was written."""
         self._saved = time.monotonic()
 
-    def sync(self) -> int:
+    def flush(self) -> int:
         """Flush the metrics to the disk; return their length in bytes."""
         return self._files[0].sync() if self._files is not None else 0
 

@@ -55,7 +55,7 @@ class Release:
 
     def done(self) -> None:
         """Give the teachers' memory back."""
-        machine.give_back()
+        machine.release_memory()
         self._held = machine.memory_held()
         self._pace.forget()
 
