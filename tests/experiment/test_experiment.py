@@ -160,10 +160,10 @@ def test_teachers_that_are_not_compared_still_cost_something(done) -> None:
 
 
 def test_a_run_keeps_the_precision_it_began_with(done, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = opened(done[0])[0].wish(Piece("student", 0))
+    begun = opened(done[0])[0].spec(Piece("student", 0))
     other = "fp32" if begun["model"]["precision"] == "bf16" else "bf16"
     monkeypatch.setattr("tutelage.base.machine.precision", lambda wish: other)
-    assert opened(done[0])[0].wish(Piece("student", 0)) == begun
+    assert opened(done[0])[0].spec(Piece("student", 0)) == begun
 
 
 def test_milestones_are_kept_without_changing_the_run(done, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_changed_teacher_makes_the_student_another_one(done) -> None:
     experiment, _ = opened(done[0])
     changed, _ = opened(done[0], RECIPE.replace("n_embd: 16", "n_embd: 18"))
     student = Piece("student", 0)
-    assert experiment.wish(student)["teachers"] != changed.wish(student)["teachers"]
+    assert experiment.spec(student)["teachers"] != changed.spec(student)["teachers"]
 
 
 def test_another_convention_is_measured_anew(done) -> None:

@@ -112,9 +112,9 @@ def test_buckets_together_are_the_test_loss_and_say_what_is_hard(done) -> None:
 def test_a_length_in_flops_is_kept_in_steps(done) -> None:
     experiment = opened(done[0])
     steps = done[1].models["baseline-flops"].seeds["0"].steps
-    wish = experiment.wish(Piece("baseline-flops", 0))
-    assert wish["model"]["steps"] == steps
-    assert "flops_of" not in wish["model"]
+    spec = experiment.spec(Piece("baseline-flops", 0))
+    assert spec["model"]["steps"] == steps
+    assert "flops_of" not in spec["model"]
     longer = opened(done[0], RECIPE.replace("span: 60%", "span: 20%"))
     with pytest.raises(UserError, match=rf"model\.steps: {steps} there, {steps - 1} now"):
         longer.finished(Piece("baseline-flops", 0))

@@ -184,9 +184,9 @@ def test_a_run_interrupted_after_its_selection_ends_bitwise_the_same(
 def test_scores_are_shared_and_settings_without_selection_keep_their_fingerprint(done: Path) -> None:
     assert len(list((done / "toy" / "scores").iterdir())) == 1
     experiment = opened(done)
-    assert "select" not in json.dumps(experiment.wish(Piece("plain", 0)))
-    wish = experiment.wish(Piece("chosen", 0))
-    assert "small@step-4" in wish["teachers"]
+    assert "select" not in json.dumps(experiment.spec(Piece("plain", 0)))
+    spec = experiment.spec(Piece("chosen", 0))
+    assert "small@step-4" in spec["teachers"]
 
 
 def test_another_selection_is_another_run(done: Path) -> None:

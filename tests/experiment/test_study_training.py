@@ -192,8 +192,8 @@ def test_weights_at_first_do_not_depend_on_heads(tmp_path: Path) -> None:
     other = experiment.new_learner(Piece("all", 1))
     assert not torch.equal(other.heads.classes.linear.weight, whole.heads.classes.linear.weight)
     # What a finished run is checked against: labels count where they are learned, and only there.
-    assert "labels" in experiment.wish(Piece("all", 0))
-    assert "labels" not in experiment.wish(Piece("plain", 0))
+    assert "labels" in experiment.spec(Piece("all", 0))
+    assert "labels" not in experiment.spec(Piece("plain", 0))
 
 
 @pytest.mark.parametrize(

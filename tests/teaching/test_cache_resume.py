@@ -339,10 +339,10 @@ def test_a_cache_beyond_its_limit_is_refused_before_teachers_are_trained(tmp_pat
 def test_how_a_cache_is_filled_does_not_change_what_is_learned(taught, tmp_path) -> None:
     runs = fresh(taught, tmp_path, "wish")
     student = Piece("student", 0)
-    wishes = [experiment(runs, text).wish(student) for text in (recipe("sparse"), recipe("sparse", "first_epoch"))]
-    assert wishes[0] == wishes[1]
-    assert wishes[0]["model"]["stages"][0]["cache"] == {"kind": "sparse"}
-    assert experiment(runs, recipe("hidden")).wish(student) != wishes[0]
+    specs = [experiment(runs, text).spec(student) for text in (recipe("sparse"), recipe("sparse", "first_epoch"))]
+    assert specs[0] == specs[1]
+    assert specs[0]["model"]["stages"][0]["cache"] == {"kind": "sparse"}
+    assert experiment(runs, recipe("hidden")).spec(student) != specs[0]
 
 
 def test_a_student_waits_while_another_process_fills_the_cache(taught, tmp_path) -> None:

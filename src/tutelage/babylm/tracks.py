@@ -90,17 +90,17 @@ def check(experiment: Path, track: str, model: str | None = None) -> list[Findin
 
 
 def _trained(experiment: Path, name: str) -> _Trained:
-    runs, wish = {}, None
+    runs, spec = {}, None
     for path in sorted((experiment / name).glob("seed-*/finished.json")):
-        wish = read_json(path.parent / "recipe.json")
+        spec = read_json(path.parent / "recipe.json")
         runs[int(path.parent.name.removeprefix("seed-"))] = read_json(path)
-    if wish is None:
+    if spec is None:
         raise UserError(f"{experiment / name} holds no finished run, though another model depends on it")
     try:
-        model = Model.model_validate(wish["model"])
+        model = Model.model_validate(spec["model"])
     except (ValidationError, KeyError) as error:
         raise UserError(f"{path.parent / 'recipe.json'} is no record of this version of tutelage: {error}") from error
-    return _Trained(name, experiment / name, model, wish["data"], runs)
+    return _Trained(name, experiment / name, model, spec["data"], runs)
 
 
 def _findings(experiment: Path, trained: _Trained, manifest: Json, rules: Rules) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """What one trained model leaves on disk, and the rules for touching it.
 
 runs/<recipe>/<model>/seed-<n>/
-    recipe.json       what was asked for; another wish is refused, with the difference
+    recipe.json       the run's spec, all that decides its result; another one is refused, with the difference
     environment.json  versions and machine
     metrics.jsonl     one line per logging step and evaluation; equal bytes for equal runs
     timing.jsonl      clock readings, apart from the metrics
@@ -54,22 +54,22 @@ class RunFolder:
             sweep(self.checkpoints)
             yield
 
-    def claim(self, wish: Json) -> None:
-        """Note what this folder is for; refuse if it already holds something else.
+    def write_spec(self, spec: Json) -> None:
+        """Write the spec of the run that this folder is for, with the environment; refuse where another one stands.
 
         Raises:
             UserError: with every setting that differs.
         """
-        if not self.holds(wish):
-            write_json(self.path / "recipe.json", wish)
+        if not self.matches(spec):
+            write_json(self.path / "recipe.json", spec)
             write_json(self.path / "environment.json", environment())
 
-    def holds(self, wish: Json) -> bool:
-        """Tell whether this folder was claimed for `wish`; refuse if it holds something else, as `claim` does."""
+    def matches(self, spec: Json) -> bool:
+        """Tell whether this folder has the spec; refuse a folder with another one, as `write_spec` does."""
         path = self.path / "recipe.json"
         if not path.is_file():
             return False
-        changes = differences(read_json(path), wish)
+        changes = differences(read_json(path), spec)
         if changes:
             shown = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changes[:12])
             raise UserError(

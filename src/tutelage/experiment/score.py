@@ -193,7 +193,7 @@ class Scoring:
     def _of(self, subject: Subject, name: str) -> Json:
         """Say what a score depends on."""
         members = {
-            str(member): fingerprint(self.experiment.wish(self.experiment.piece_of(member)))
+            str(member): fingerprint(self.experiment.spec(self.experiment.piece_of(member)))
             for member in subject.members
         }
         if name in HELD_OUT:
@@ -204,7 +204,7 @@ class Scoring:
         if "labels" in self.found[name].needs and self._split("test").labels is not None:
             of["labels"] = self._split("test").labels.digest
         if "reference" in self.found[name].needs and (by := self._sorter) is not None:
-            of["reference"] = [str(by), fingerprint(self.experiment.wish(self.experiment.piece_of(by)))]
+            of["reference"] = [str(by), fingerprint(self.experiment.spec(self.experiment.piece_of(by)))]
         if "checkpoints" in self.found[name].needs:
             of["checkpoints"] = [one.name for one in self._checkpoints(subject)]
         return of

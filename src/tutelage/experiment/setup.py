@@ -306,7 +306,7 @@ class Experiment:
         if teacher.checkpoint == "best":
             return outside.identity(str(run.hf.absolute()))
         manifest = read_json(self._kept(teacher) / "manifest.json")
-        return fingerprint([self.wish(piece), manifest["sha256"]["model.safetensors"]])
+        return fingerprint([self.spec(piece), manifest["sha256"]["model.safetensors"]])
 
     def check(self, pieces: Sequence[Piece]) -> None:
         """Find now what would otherwise stop a model when its turn comes, hours after its teachers'.
@@ -341,7 +341,7 @@ class Experiment:
                     for scorer in stage.select.scorers if stage.select else ():
                         self.check_memory([scorer], model.reads)
             caching.check(self, piece)
-            self.run_of(piece).holds(self.wish(piece))
+            self.run_of(piece).matches(self.spec(piece))
 
     # --- training
 
@@ -353,7 +353,7 @@ class Experiment:
         """
         run = self.run_of(piece)
         finished = run.finished
-        if finished is None or not run.holds(self.wish(piece)):
+        if finished is None or not run.matches(self.spec(piece)):
             raise UserError(f"{piece} is not trained yet; `tutelage run` trains what is missing, teachers first")
         return finished
 
@@ -371,14 +371,14 @@ class Experiment:
         inside = scorer.model in self.recipe.models
         return self.precision_of(self.piece_of(scorer)) if inside else machine.precision("auto")
 
-    def wish(self, piece: Piece) -> Json:
+    def spec(self, piece: Piece) -> Json:
         """Say everything that decides a piece's result; what a finished run is checked against."""
         model = plans.in_steps(self, piece.name)
         teachers = {}
         for teacher in (t for stage in model.stages for t in stage.needs):
             inside = teacher.model in self.recipe.models
             teachers[str(teacher)] = (
-                fingerprint(self.wish(self.piece_of(teacher))) if inside else outside.identity(teacher.model)
+                fingerprint(self.spec(self.piece_of(teacher))) if inside else outside.identity(teacher.model)
             )
         data = self.recipe.data
         unused = {"buckets"} if data.rows.kind == "chunks" else {"chunking"}

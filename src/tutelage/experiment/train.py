@@ -32,7 +32,7 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
     run = experiment.run_of(piece)
     with _owned(experiment, run):
         if experiment.group.is_main:
-            run.claim(experiment.wish(piece))
+            run.write_spec(experiment.spec(piece))
         experiment.group.barrier()
         if run.finished is not None:
             return
