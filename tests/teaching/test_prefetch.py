@@ -15,6 +15,7 @@ from tutelage.teaching import prefetch
 from tutelage.teaching.prefetch import PrefetchingTeachers, prefetching
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import loop
+from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan
 
@@ -128,10 +129,10 @@ def run(store, make_model, folder: Path, steps: int = 22, sources: list | None =
             sources.append(weakref.ref(found))
         return found
 
-    job = loop.Job("x", model, 0, source, source, 1.0, Plan(22, (13, 22), frozenset({7, 22})), frozenset(),
-                   lambda: make_model("gpt2", 1, dropout=0.1), teachers, "fp32")  # fmt: skip
+    plan = Plan(22, (13, 22), frozenset({7, 22}))
+    job = loop.Job("x", model, 0, source, source, 1.0, plan, frozenset(), teachers, "fp32")
     folder.mkdir(exist_ok=True)
-    loop.train(job, RunFolder(folder), Group(0, 1, CPU))
+    loop.train(job, Learner(make_model("gpt2", 1, dropout=0.1)), RunFolder(folder), Group(0, 1, CPU))
     return RunFolder(folder).lines()
 
 

@@ -17,6 +17,7 @@ from tutelage.models.language_model import LanguageModel
 from tutelage.teaching import prefetch
 from tutelage.training import loop
 from tutelage.training.execution import ExecutionMode
+from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan
 
@@ -65,15 +66,15 @@ def notes(bench, monkeypatch, folder: Path, reading, how: str, attention: str, m
         watching.close()  # of the next micro-batch, on the host
         return original_used(micro, distills)
 
-    job = loop.Job("x", model, 0, source, source, 1.0, Plan(STEPS, (STEPS,), frozenset()), frozenset(),
-                   lambda: mode.apply(bench.make_model(student, 1, dropout=0.1)), teachers, "fp32")  # fmt: skip
     teacher_source = teachers(0)  # a cache is filled before
-    object.__setattr__(job, "teachers", lambda _: teacher_source)
+    job = loop.Job("x", model, 0, source, source, 1.0, Plan(STEPS, (STEPS,), frozenset()), frozenset(),
+                   lambda _: teacher_source, "fp32")  # fmt: skip
+    learner = Learner(mode.apply(bench.make_model(student, 1, dropout=0.1)))
     monkeypatch.setattr(Batch, "to", to)
     monkeypatch.setattr(BatchSource, "batch", batch)
     monkeypatch.setattr(loop, "used_positions", used)
     with watching:
-        loop.train(job, RunFolder(folder), Group(0, 1, torch.device("cpu")))
+        loop.train(job, learner, RunFolder(folder), Group(0, 1, torch.device("cpu")))
     return noted
 
 

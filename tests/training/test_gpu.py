@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.one_step import BuiltJob
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tutelage import recipe
@@ -55,7 +56,7 @@ MODES = [ExecutionMode("sdpa"), ExecutionMode("causal"), ExecutionMode("causal",
 CUDA = torch.device("cuda")
 
 
-def job(store, make_model, mode: ExecutionMode = ExecutionMode("sdpa"), dropout: float = 0.0, **settings) -> loop.Job:  # noqa: B008
+def job(store, make_model, mode: ExecutionMode = ExecutionMode("sdpa"), dropout: float = 0.0, **settings) -> BuiltJob:  # noqa: B008
     """A student of 40 steps with a teacher."""
     stage = {"teachers": ["t"], "objectives": {"next_token": 0.5, "distill": {"weight": 0.5, "temperature": 2}}}
     optim = {"batch_rows": 8, "lr": 1e-2}
@@ -68,13 +69,13 @@ def job(store, make_model, mode: ExecutionMode = ExecutionMode("sdpa"), dropout:
     def teachers(_: int) -> Ensemble:
         return Ensemble([mode.apply(make_model(name, 2)) for name in ("gpt2", "llama")])
 
-    return loop.Job("x", model, 0, source, source, 1.0, Plan(40, (40,), frozenset({20, 40})), frozenset(),
-                    lambda: mode.apply(make_model(student, 1, dropout=dropout)), teachers, "bf16")  # fmt: skip
+    return BuiltJob("x", model, 0, source, source, 1.0, Plan(40, (40,), frozenset({20, 40})), frozenset(), teachers,
+                    "bf16", build=lambda: mode.apply(make_model(student, 1, dropout=dropout)))  # fmt: skip
 
 
-def run(what: loop.Job, folder: Path) -> list[dict]:
+def run(what: BuiltJob, folder: Path) -> list[dict]:
     folder.mkdir(exist_ok=True)
-    loop.train(what, RunFolder(folder), Group(0, 1, CUDA))
+    loop.train(what, what.learner(), RunFolder(folder), Group(0, 1, CUDA))
     return RunFolder(folder).lines()
 
 

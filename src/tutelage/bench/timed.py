@@ -30,6 +30,7 @@ from tutelage.teaching.schedule import WeightSchedule
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.execution import ExecutionMode, choose
 from tutelage.training.loop import Job, train
+from tutelage.training.objectives import Learner
 from tutelage.training.parallel import process_group
 from tutelage.training.plan import Plan
 
@@ -157,13 +158,13 @@ def time_training(
                 weight_schedules={0: WeightSchedule("step", 0, taught_steps)} if taught_steps else {},
             ),
             milestones=frozenset(),
-            build=lambda: mode.apply(build(model, MadeUpTokenizer(vocabulary), row_length, seed=0)),
             teachers=lambda stage: teachers(mode) if teachers and stage is not None else None,
             precision=machine.precision(model.precision),
         )
         run = RunFolder(Path(folder))
+        learner = Learner(mode.apply(build(model, MadeUpTokenizer(vocabulary), row_length, seed=0)))
         with contextlib.suppress(Enough):
-            train(job, run, group)
+            train(job, learner, run, group)
         return run.lines(), mode
 
 

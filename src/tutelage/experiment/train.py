@@ -55,18 +55,23 @@ def train_piece(experiment: Experiment, piece: Piece) -> None:
             val_bytes_per_token=experiment.data.val.bytes / len(experiment.data.val),
             plan=experiment.plan_of(piece.name),
             milestones=experiment.milestones(piece.name),
-            build=lambda: mode.apply(experiment.new_model(piece)),
             teachers=lambda index: caching.teacher_source(experiment, piece, index, mode, opened),
             precision=experiment.precision_of(piece),
-            heads=lambda width: experiment.new_heads(piece, width),
             task_weights=experiment.task_weights(model),
-            selected=chosen.get,
+            selected=chosen,
         )
         with opened, machine.deterministic(model.deterministic):
-            state = train(job, run, experiment.group)
+            state = train(job, _learner_in(mode, experiment, piece), run, experiment.group)
         if experiment.group.is_main:
             _finish(experiment, piece, run, job, state, building, scoring)
         experiment.group.barrier()
+
+
+def _learner_in(mode: ExecutionMode, experiment: Experiment, piece: Piece) -> Learner:
+    """Make a piece's learner, its model in a mode of execution."""
+    learner = experiment.new_learner(piece)
+    mode.apply(learner.model)
+    return learner
 
 
 def mode_of(experiment: Experiment, piece: Piece) -> ExecutionMode:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -47,6 +47,13 @@ class Group:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return of each flag whether some process has raised it."""
+        if self.size == 1:
+            return flags
+        raised = self.sum(torch.tensor(flags, dtype=torch.float32, device=self.device))
+        return tuple((raised > 0).tolist())
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -104,6 +111,13 @@ class Group:
         spare = batch.part(slice(0, 1)).silenced()
         most = -(-len(batch.rows_B) // self.size)
         return mine + [spare] * (-(-most // rows) - len(mine))
+
+
+def synchronised(wrapped: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Exchange gradients between processes only with the last micro-batch of a step."""
+    if last or not isinstance(wrapped, nn.parallel.DistributedDataParallel):
+        return nullcontext()
+    return wrapped.no_sync()
 
 
 def clip_gradient(module: nn.Module, limit: float) -> Tensor:

@@ -32,11 +32,9 @@ class Stopwatch:
 
 
 class StepSums(NamedTuple):
-    """What a step measures, over all processes: the gradient's norm, flags to stop and to save, the plain sums."""
+    """What a step measures, over all processes: the gradient's norm, the plain sums."""
 
     norm: float
-    stop: float
-    save: float
     target: float
     teacher: float
     gate_weight: float
@@ -44,7 +42,7 @@ class StepSums(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Settings:
+class StepSettings:
     """What changes from step to step by plan.
 
     Attributes:
@@ -58,22 +56,6 @@ class Settings:
     weight: float | None = None
     temperature: float | None = None
     gated: bool = False
-
-
-@dataclass(frozen=True)
-class SyncResult:
-    """What the steps since the last sync came to.
-
-    Attributes:
-        stop: a process was told to stop.
-        save: a process finds that a checkpoint is due.
-        broken: the first step, counted from 0, whose loss or gradient was not finite, and what it said; None if all
-            is well.
-    """
-
-    stop: bool
-    save: bool
-    broken: tuple[int, str] | None
 
 
 class Record:
@@ -94,32 +76,40 @@ class Record:
         self._tasks = tasks
         self._files = (Lines(run.metrics, state.metrics_bytes), Lines(run.timing)) if active else None
         self._log_every, self._before = log_every, timing.get("seconds", 0.0)
-        self._unread: list[tuple[int, int, LossCounts, Settings, Tensor]] = []
+        self._unread: list[tuple[int, int, LossCounts, StepSettings, Tensor]] = []
         self.teaching = Stopwatch(timing.get("teaching", 0.0))
         self._start = self._saved = time.monotonic()
         self.loss = math.nan
 
-    def step(self, state: State, measured: Tensor, counts: LossCounts, settings: Settings) -> None:
+    def step(self, state: State, measured: Tensor, counts: LossCounts, settings: StepSettings) -> None:
         """Take note of the step that `state` now counts; `measured` is as `StepSums` says."""
         self._unread.append((state.step, state.tokens, counts, settings, measured))
 
-    def sync(self, state: State, clip: float) -> SyncResult:
-        """Read what was noted, add it to the current means, write lines that are due."""
-        stop = save = False
+    def sync(self, state: State, clip: float) -> tuple[int, str] | None:
+        """Read what was noted, add it to the current means, write lines that are due.
+
+        Returns:
+            The first step, counted from 0, whose loss or gradient was not finite, and the numbers; None if all is well.
+        """
         numbers = torch.stack([measured for *_, measured in self._unread]).tolist() if self._unread else []
         for (step, tokens, counts, settings, _), row in zip(self._unread, numbers, strict=True):
-            norm, stopping, saving, target, teacher, gate_weight, *tasks = row
-            found = StepSums(norm, stopping, saving, target, teacher, gate_weight, tuple(tasks))
+            norm, target, teacher, gate_weight, *tasks = row
+            found = StepSums(norm, target, teacher, gate_weight, tuple(tasks))
             if not all(map(math.isfinite, row)):
-                said = f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
-                return SyncResult(stop, save, (step - 1, said))
+                return step - 1, f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
             self._add(state, step, tokens, counts, found, clip, settings)
-            stop, save = stop or found.stop > 0, save or found.save > 0
         self._unread.clear()
-        return SyncResult(stop, save, None)
+        return None
 
     def _add(
-        self, state: State, step: int, tokens: int, counts: LossCounts, found: StepSums, clip: float, settings: Settings
+        self,
+        state: State,
+        step: int,
+        tokens: int,
+        counts: LossCounts,
+        found: StepSums,
+        clip: float,
+        settings: StepSettings,
     ) -> None:
         clipped = found.norm > clip
         state.clipped += clipped
@@ -176,7 +166,7 @@ class Record:
         return self._before + time.monotonic() - self._start
 
     def timing(self) -> dict[str, float]:
-        """Return the clock readings to go on from: seconds in all, and those in which teachers were asked."""
+        """Return the clock readings to resume from: seconds in all, and those in which teachers were asked."""
         return {"seconds": self.seconds(), "teaching": self.teaching.seconds}
 
     def minutes_since_save(self) -> float:

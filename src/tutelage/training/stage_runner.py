@@ -1,4 +1,4 @@
-"""What is taught at a step: the stage's objectives, the rows it reads, and its teachers as long as they teach.
+"""What a step learns from: the stage's objectives, the rows it reads, and its teachers as long as they teach.
 
 A stage whose teachers stop before its end has two phases, with and without them. Between phases teachers change:
 those that no longer teach are released before others are loaded.
@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from tutelage import recipe
+from tutelage.base import machine
 from tutelage.base.progress import console
 from tutelage.corpus.batches import Batch
 from tutelage.teaching.prefetch import prefetching
@@ -19,13 +20,12 @@ from tutelage.training.fused import LossScales
 from tutelage.training.job import Job
 from tutelage.training.objectives import LossCounts, count, effective_weights, scales_for
 from tutelage.training.parallel import Group
-from tutelage.training.record import Settings
-from tutelage.training.release import Pace, Release
+from tutelage.training.record import StepSettings
 from tutelage.training.tasks import in_words
 
 
 class StageRunner:
-    """The lessons of a run; go to a step before asking about it.
+    """The stages of a run; go to a step before asking about it.
 
     Args:
         job: what is trained.
@@ -33,16 +33,13 @@ class StageRunner:
 
     Attributes:
         teachers: those of the step; None where there are none.
-        pace: the run's speed, which the log sets beside that after a release.
     """
 
     def __init__(self, job: Job, group: Group) -> None:
         self.teachers: TeacherSource | None = None
-        self.pace = Pace()
         self._job, self._group = job, group
         self._stage, self._taught = -1, False
         self._source, self._first = job.source, 0
-        self._release: Release | None = None
         # The teachers' weight is written down where it changes.
         self._weight_changes = (
             bool(job.plan.weight_schedules) or len({bool(stage.teachers) for stage in job.model.stages}) > 1
@@ -56,8 +53,6 @@ class StageRunner:
     def go_to(self, step: int) -> None:
         """Change to the stage and the teachers of a step, if they are others than those of the step before."""
         phase, before = self._job.plan.phase_at(step), (self._stage, self._taught)
-        if self._release is not None and (self._release.known or phase != before):
-            self.end()
         if phase == before:
             return
         self._stage, self._taught = phase
@@ -81,28 +76,23 @@ class StageRunner:
         tasks = self._job.task_weights[self._stage] if self._job.task_weights else ()
         return scales_for(self.objectives, counts, plan.share_at(step), plan.temperature_at(step), tasks)
 
-    def settings(self, step: int, rate: float) -> Settings:
+    def settings(self, step: int, rate: float) -> StepSettings:
         """Return what the log says of a step beside what was measured; `rate` is the learning rate."""
         share, temperature = self._job.plan.share_at(step), self._job.plan.temperature_at(step)
         distill = self.objectives.distill
         weight = (distill.weight * share if distill else 0.0) if self._weight_changes else None
         gated = self.teachers is not None and distill is not None and distill.gate is not None
-        return Settings(rate, weight, temperature if share else None, gated)
-
-    def end(self) -> None:
-        """Say what the last release brought, if that was not said yet."""
-        if self._release is not None:
-            self._release.tell(str(self._job), self._group.is_main)
-            self._release = None
+        return StepSettings(rate, weight, temperature if share else None, gated)
 
     def _change_teachers(self, step: int) -> None:
         taught = self._taught and bool(self._job.model.stages[self._stage].teachers)
-        if self.teachers is not None and not taught:
-            self._release = Release(self.pace, step)
+        released = self.teachers is not None and not taught
         self.teachers = None  # before others take their place in memory
         teachers = self._job.teachers(self._stage if taught else None)
-        if self._release is not None:
-            self._release.done()
+        if released:
+            machine.release_memory()
+            if self._group.is_main:
+                console.print(f"{self._job}: teachers released after step {step}")
         if isinstance(teachers, Ensemble):
             self._group.place(teachers, self._job.model.sharding, self._job.precision)
             cut = partial(micro_batches, self._job, self._group)
