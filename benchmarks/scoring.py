@@ -27,6 +27,7 @@ from tutelage.bench.timed import MadeUpText
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import attention
 from tutelage.models.language_model import LanguageModel
+from tutelage.models.logits import LOSS
 from tutelage.models.presets import PRESETS
 from tutelage.teaching import scores
 from tutelage.teaching.teachers import Ensemble
@@ -70,7 +71,7 @@ def ways(preset: str, vocabulary: int, batches: int, folder: Path) -> tuple[dict
 
     @torch.inference_mode()
     def trunk_and_product() -> None:
-        block = scores.BLOCK_BYTES["cpu"] // (2 * vocabulary)
+        block = LOSS.block_rows("cpu", vocabulary, 2)
         for batch in source.once():
             signal = model.signal(batch, precision)
             for start in range(0, batch.tokens_BT.numel(), block):

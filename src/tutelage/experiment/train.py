@@ -16,12 +16,11 @@ from tutelage.experiment.setup import Experiment, Piece
 from tutelage.models.build import attention, save
 from tutelage.models.cost import cost_of
 from tutelage.report.model_card import model_card
-from tutelage.teaching.gates import gate_of
 from tutelage.training import checkpoint, execution
 from tutelage.training.execution import ExecutionMode
 from tutelage.training.gate_report import gate_by_difficulty
 from tutelage.training.loop import Job, train
-from tutelage.training.objectives import Learner, first_temperature
+from tutelage.training.objectives import Learner, first_temperature, gate_of
 
 SETTLING_MODE = {"preset", "config", "weights", "attention", "compile", "cuda_graphs"}
 """Settings of a model that its mode of execution depends on."""
@@ -170,7 +169,7 @@ def _gate_report(experiment: Experiment, piece: Piece, job: Job, learner: Learne
     found, device = [], experiment.group.device
     for index, stage in enumerate(job.model.stages):
         distill = stage.objectives.distill
-        gate = gate_of(distill.gate) if distill else None
+        gate = gate_of(distill) if distill else None
         if distill is not None and gate is not None:
             teachers = experiment.teachers_of(stage, job.model.reads).to(device)
             student = learner.to(device).eval().model

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tutelage.corpus.batches import Batch
 from tutelage.teaching.cache import TeacherCache
-from tutelage.teaching.encoding import Sparse, TopK, tiles
+from tutelage.teaching.encoding import Sparse, TopK
 from tutelage.teaching.signal import DenseSignal, SparseSignal
 
 SAMPLE_TOKENS = 8192
@@ -49,7 +49,7 @@ def error_of(cache: TeacherCache, epochs: range) -> dict[str, float]:
         live = cache.live_signal(batch).at(index)
         kept = [signal.at(index) for signal in _signals(cache, batch)]
         temperature = getattr(cache.encoding, "temperature", 1.0)
-        for part, logits_NV in tiles(live, temperature):
+        for part, logits_NV in live.tiles(temperature):
             log_q_NV = F.log_softmax(logits_NV, -1)
             first, *others = [signal.at(part) for signal in kept]
             if isinstance(first, DenseSignal):

@@ -15,7 +15,7 @@ Shapes: N positions, D width of all teachers together, V vocabulary, S sets, K d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,16 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tutelage.base.errors import UserError
+from tutelage.models.logits import softmax
 from tutelage.teaching.sampling import most_likely, systematic
 from tutelage.teaching.signal import Combine, DenseSignal, Heads, Signal, SparseSignal
-
-BLOCK_BYTES = 64 << 20
-"""Memory for one block's logits: matrix products are fast on many rows ..."""
-TILE_BYTES = 8 << 20
-"""... and what follows on few: size of one float32 buffer, of which there are about five."""
 
 FieldValues = npt.NDArray[Any]
 
@@ -174,9 +169,9 @@ class Sparse:
         """See `Encoding`."""
         ids_NSK = torch.empty(len(targets_N), self.sets, self.draws, dtype=torch.int64)
         measures = np.empty((len(targets_N), 2), dtype="<f2")
-        for part, logits in tiles(live, self.temperature):
-            probabilities, uniforms = F.softmax(logits, -1), uniforms_N[part].to(logits.device)
-            measures[part] = _measures(logits, probabilities, targets_N[part])
+        for part, logits in live.tiles(self.temperature):
+            (probabilities, total), uniforms = softmax(logits), uniforms_N[part].to(logits.device)
+            measures[part] = _measures(logits, probabilities, total, targets_N[part])
             ids_NSK[part] = systematic(probabilities, uniforms, self.draws, self.sets).cpu()
         ids = ids_NSK.numpy().astype(_id_type(self.vocab_size))
         return {f"ids{number}": ids[:, number] for number in range(self.sets)} | _by_name(measures)
@@ -223,9 +218,9 @@ class TopK:
         N = len(targets_N)
         ids_NK, shares_NK = np.empty((N, self.k), _id_type(self.vocab_size)), np.empty((N, self.k), "<f2")
         measures = np.empty((N, 2), dtype="<f2")
-        for part, logits in tiles(live, self.temperature):
-            probabilities = F.softmax(logits, -1)
-            measures[part] = _measures(logits, probabilities, targets_N[part])
+        for part, logits in live.tiles(self.temperature):
+            probabilities, total = softmax(logits)
+            measures[part] = _measures(logits, probabilities, total, targets_N[part])
             ids, shares = most_likely(probabilities, self.k)
             ids_NK[part], shares_NK[part] = ids.cpu().numpy(), shares.cpu().numpy()
         return {"ids": ids_NK, "shares": shares_NK} | _by_name(measures)
@@ -255,21 +250,8 @@ def _ids(kept: Tensor) -> Tensor:
     return kept.to(torch.int64) & ((1 << 8 * kept.element_size()) - 1)
 
 
-def tiles(live: DenseSignal, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the teachers' logits of some positions at a time, `(n, V)` in float32."""
-    positions, vocab_size = len(live.hidden[0]), len(live.heads[0][0])
-    block, tile = (max(16, size // (4 * vocab_size)) for size in (BLOCK_BYTES, TILE_BYTES))
-    for start in range(0, positions, block):
-        logits = live.at(slice(start, start + block)).logits(temperature)
-        for inner in range(0, len(logits), tile):
-            part = logits[inner : inner + tile]
-            yield slice(start + inner, start + inner + len(part)), part
-
-
-def _measures(logits_NV: Tensor, probabilities_NV: Tensor, targets_N: Tensor) -> FieldValues:
+def _measures(logits_NV: Tensor, probabilities_NV: Tensor, total_N: Tensor, targets_N: Tensor) -> FieldValues:
     """Return entropy and log-probability of the target, `(N, 2)`."""
-    # The likeliest token has p = exp(z - logsumexp), and its logarithm is exact.
-    total_N = logits_NV.amax(-1) - probabilities_NV.amax(-1).log()
     entropy_N = total_N - torch.linalg.vecdot(probabilities_NV, logits_NV)
     if not torch.isfinite(entropy_N).all():
         raise UserError("the teachers' logits are not finite: look at the teachers, or set precision to fp32")

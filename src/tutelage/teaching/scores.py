@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json, write_json
 from tutelage.base.progress import console, progress
 from tutelage.corpus.batches import IGNORE, Batch, BatchSource, Chunks, to_device
+from tutelage.models.logits import LOSS, parts, softmax
 from tutelage.teaching.cache_store import MANIFEST, SlotStore
 from tutelage.teaching.encoding import Field
 from tutelage.teaching.signal import DenseSignal
@@ -37,10 +37,6 @@ FORMAT = 1
 FIELDS = (Field("nll", "<f2", 1), Field("rank", "<u2", 1), Field("entropy", "<f2", 1))
 BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
 """Tokens in a forward pass; fixed, so that an interrupted pass ends with the same bytes."""
-BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
-"""Memory for one block's logits: matrix products are fast on many rows ..."""
-TILE_BYTES = {"cpu": 2 << 20, "cuda": 512 << 20}
-"""... and plain operations on few that stay in the processor's cache; size of a float32 tile."""
 COMPILED_TOKENS = 1 << 22
 """Rows of more tokens pay for compiling, which takes half a minute."""
 HIGHEST_RANK = (1 << 16) - 1
@@ -210,13 +206,12 @@ def score_tokens(
         measure: from a block of logits to the numbers.
     """
     device, count = targets_N.device.type, len(targets_N)
-    block = max(16, BLOCK_BYTES[device] // (signal.hidden[0].element_size() * len(signal.heads[0][0])))
+    block = LOSS.block_rows(device, len(signal.heads[0][0]), signal.hidden[0].element_size())
     found: list[TokenScores] = []
-    for start in range(0, count, block):
-        part = slice(start, start + block)
+    for part in parts(count, block):
         (logits,) = signal.at(part).products()
         found.append(measure(logits, targets_N[part]))
-    nll_N, rank_N, entropy_N = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+    nll_N, rank_N, entropy_N = (torch.cat(blocks).cpu() for blocks in zip(*found, strict=True))
     if not (nll_N.isfinite().all() and entropy_N.isfinite().all()):
         raise UserError("the scoring model's predictions are not finite: look at that model, or set precision to fp32")
     # Beyond the range of float16 no difference matters.
@@ -226,12 +221,9 @@ def score_tokens(
 
 def in_tiles(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
     """Return what `measures` does, tile by tile."""
-    tile = max(16, TILE_BYTES[logits_NV.device.type] // (4 * logits_NV.shape[1]))
-    parts = [
-        measures(logits_NV[start : start + tile], targets_N[start : start + tile])
-        for start in range(0, len(targets_N), tile)
-    ]
-    nll, rank, entropy = (torch.cat(found) for found in zip(*parts, strict=True))
+    tile = LOSS.tile_rows(logits_NV.device.type, logits_NV.shape[1])
+    tiles = [measures(logits_NV[part], targets_N[part]) for part in parts(len(targets_N), tile)]
+    nll, rank, entropy = (torch.cat(found) for found in zip(*tiles, strict=True))
     return nll, rank, entropy
 
 
@@ -239,9 +231,7 @@ def measures(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
     """Return loss, rank and entropy in nats; of tokens that are equally likely, the target has the best rank."""
     logits = logits_NV.float()
     gold_N1 = logits.gather(1, targets_N[:, None])
-    p = F.softmax(logits, -1)
-    # The likeliest token has p = exp(z - logsumexp), and its logarithm is exact.
-    total_N = logits.amax(-1) - p.amax(-1).log()
+    p, total_N = softmax(logits)
     entropy_N = total_N - torch.linalg.vecdot(p, logits)
     return total_N - gold_N1.squeeze(1), 1 + (logits > gold_N1).sum(-1), entropy_N
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from tutelage.base.progress import progress
 from tutelage.base.run_folder import Json
 from tutelage.corpus.batches import IGNORE, Batch, BatchSource
 from tutelage.models.language_model import LanguageModel
-from tutelage.teaching.gates import Advantage, Gate, SkipCertain
+from tutelage.teaching.gates import Gate
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.objectives import distill_mask
 
@@ -66,18 +67,31 @@ def _spread(source: BatchSource) -> Iterator[Batch]:
             yield batch
 
 
+@dataclass(frozen=True)
+class _Teachers:
+    """What a gate asks about teachers, known beforehand."""
+
+    entropy_N: Tensor
+    loss_N: Tensor
+
+    def entropy(self) -> Tensor:
+        return self.entropy_N
+
+    def loss(self, gold_n: Tensor) -> Tensor:
+        return self.loss_N
+
+
 def _measures(student: LanguageModel, teachers: Ensemble, gate: Gate, temperature: float, batch: Batch) -> Tensor:
     """Return teachers' loss, student's loss, teachers' entropy and weight at every target, `(4, n)`; plain formulas."""
-    distill_mask_BT, known_N = distill_mask(batch), (batch.targets_BT != IGNORE).flatten()
+    mask_BT, known_N = distill_mask(batch), (batch.targets_BT != IGNORE).flatten()
     gold_N1 = batch.targets_BT.flatten().clamp_min(0)[:, None]
-    q = teachers.dense_signal(batch.tokens_BT, batch.lengths_B).at(slice(None)).log_probs(temperature)
+    log_q = teachers.dense_signal(batch.tokens_BT, batch.lengths_B).at(slice(None)).log_probs(temperature)
     own = torch.log_softmax(student.logits(batch.tokens_BT, batch.lengths_B).flatten(0, 1) / temperature, -1)
-    entropy_N = -(q.exp() * q).sum(-1)
-    teacher_N, student_N = (-log_probs.gather(1, gold_N1).squeeze(1) for log_probs in (q, own))
-    if isinstance(gate, SkipCertain):
-        weight_N = gate.weights(entropy_N.view_as(distill_mask_BT), distill_mask_BT).flatten()
-    elif isinstance(gate, Advantage):
-        weight_N = gate.weights(student_N, teacher_N)
+    entropy_N = -(log_q.exp() * log_q).sum(-1)
+    teacher_N, student_N = (-log_probs.gather(1, gold_N1).squeeze(1) for log_probs in (log_q, own))
+    if gate.by_row:
+        weight_N = gate.at_rows(entropy_N.view_as(mask_BT), mask_BT).flatten()
     else:
-        weight_N = gate.weights(entropy_N, q.shape[1])
+        view = _Teachers(entropy_N, teacher_N)
+        weight_N = gate.at_tokens(view, student_N, batch.targets_BT.flatten(), log_q.shape[1])
     return torch.stack([teacher_N, student_N, entropy_N, weight_N])[:, known_N]

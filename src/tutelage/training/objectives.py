@@ -24,7 +24,7 @@ from tutelage import recipe
 from tutelage.corpus.batches import IGNORE, Batch, to_device
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
-from tutelage.teaching.gates import SkipCertain, entropies, gate_of
+from tutelage.teaching.gates import GATES, Gate
 from tutelage.teaching.signal import Signal
 from tutelage.training.fused import LossScales, fused_loss
 
@@ -126,8 +126,14 @@ def _scales_for(
     temperature = first_temperature(distill) if temperature is None else temperature
     over = counts.distilled_rows if distill.reduction == "per_row" else counts.distilled
     weight, square = distill.weight * share, temperature**2 if distill.temperature_squared else 1.0
-    gate = gate_of(distill.gate)
+    gate = gate_of(distill)
     return LossScales(target, weight * square / max(over, 1), temperature, gate, weight / targets if gate else 0.0)
+
+
+def gate_of(distill: recipe.Distill) -> Gate | None:
+    """Return the gate of a recipe's divergence, if it has one."""
+    gate = distill.gate
+    return None if gate is None else GATES[gate.kind](gate.share, gate.scale)
 
 
 def first_temperature(distill: recipe.Distill) -> float:
@@ -166,10 +172,8 @@ class Learner(nn.Module):
             distill_mask_N = None if distill_mask_N is None else distill_mask_N[used_N]
         elif signal is not None:
             signal = signal.at(slice(None))
-        if signal is not None and isinstance(scales.gate, SkipCertain):
-            gate_weight_N = _rowwise_gate(
-                scales.gate, entropies(signal, scales.temperature), distill_mask(batch), used_N
-            )
+        if signal is not None and scales.gate is not None and scales.gate.by_row:
+            gate_weight_N = _at_rows(scales.gate, signal.entropies(scales.temperature), distill_mask(batch), used_N)
         output = self.model.weight_VD, self.model.bias_V
         loss, sums = fused_loss(hidden_ND, *output, targets_N, scales, signal, distill_mask_N, gate_weight_N)
         if self.heads is None:
@@ -183,12 +187,12 @@ class Learner(nn.Module):
         return loss + (factors_L * weighed).sum(), torch.cat([sums, lost_L.detach().double()])
 
 
-def _rowwise_gate(gate: SkipCertain, entropy_N: Tensor, distill_mask_BT: Tensor, used_N: Tensor | None) -> Tensor:
+def _at_rows(gate: Gate, entropy_N: Tensor, mask_BT: Tensor, used_N: Tensor | None) -> Tensor:
     """Apply a gate over rows to the used positions, among which are all of the divergence."""
     if used_N is None:
-        return gate.weights(entropy_N.view_as(distill_mask_BT), distill_mask_BT).flatten()
-    whole = torch.zeros(distill_mask_BT.numel(), device=entropy_N.device).index_copy_(0, used_N, entropy_N)
-    return gate.weights(whole.view_as(distill_mask_BT), distill_mask_BT).flatten()[used_N]
+        return gate.at_rows(entropy_N.view_as(mask_BT), mask_BT).flatten()
+    whole = torch.zeros(mask_BT.numel(), device=entropy_N.device).index_copy_(0, used_N, entropy_N)
+    return gate.at_rows(whole.view_as(mask_BT), mask_BT).flatten()[used_N]
 
 
 def effective_weights(objectives: recipe.Objectives, row_length: int) -> str:
