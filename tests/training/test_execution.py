@@ -110,14 +110,14 @@ def pretend(
         usual = seconds[names[-1]]
         return others.get(names[-1], Probe(20.0 if mode.compiled else usual, usual, FAKE_LOSS, 1.0))
 
-    give = ExecutionMode.give
+    apply = ExecutionMode.apply
 
-    def give_and_note(self, model):
-        give(self, model).given = self
+    def apply_and_note(self, model):
+        apply(self, model).given = self
         return model
 
     monkeypatch.setattr(execution, "probe", measure)
-    monkeypatch.setattr(ExecutionMode, "give", give_and_note)
+    monkeypatch.setattr(ExecutionMode, "apply", apply_and_note)
     monkeypatch.setattr(execution, "on_gpu", lambda: gpu)
     monkeypatch.setattr(execution, "attention", lambda: "sdpa" if gpu else "eager")
     return tried

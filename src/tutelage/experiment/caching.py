@@ -274,10 +274,11 @@ def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: 
 def _build(cache: TeacherCache, epochs: range, group: Group, label: str, mend: bool, read: float) -> None:
     if group.is_main:
         console.print(f"{label}: keeping what the teachers say in {cache.folder}: {describe(cache, epochs)}")
-        if isinstance(cache.encoding, TopK):
+        if cache.encoding.biased:
             console.print(
-                f"[yellow]{label}: the {cache.encoding.k} most likely tokens are a biased sample of what the teachers "
-                "say, and may teach worse than no teacher; `cache: sparse` is unbiased and smaller (docs/caches.md)"
+                f"[yellow]{label}: the {cache.encoding.key['k']} most likely tokens are a biased sample of what the "
+                "teachers say, and may teach worse than no teacher; `cache: sparse` is unbiased and "
+                "smaller (docs/caches.md)"
             )
         if cache.source.varies:
             console.print(

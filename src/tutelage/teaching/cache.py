@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,9 @@ from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.base.progress import console, progress
 from tutelage.corpus.batches import Batch, BatchSource, keyed_generator, to_device
 from tutelage.teaching.cache_store import SlotStore
-from tutelage.teaching.encoding import Encoding, Hidden
+from tutelage.teaching.encoding import Encoding
 from tutelage.teaching.signal import DenseSignal, Heads, Signal
-from tutelage.teaching.teachers import Ensemble, narrow_heads
+from tutelage.teaching.teachers import Ensemble
 
 FORMAT = 1
 BUILD_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
@@ -77,18 +76,15 @@ class TeacherCache:
     def create(self, epochs: range, limit: float) -> None:
         """Make the files, or check them; only one process may do so at a time. See `SlotStore.create`."""
         self.store.create(self.key, epochs.stop, limit, SMALLER)
-        if isinstance(self.encoding, Hidden) and not self.store.has(HEADS):
+        if self.encoding.keeps_heads and not self.store.has(HEADS):
             _save_heads(self.folder / HEADS, self._teachers().heads)
             self.store.seal(HEADS)
 
     def open(self, writable: bool = True) -> None:
         """Open the files; every process does, once they are made."""
         self.store.open(writable)
-        if isinstance(self.encoding, Hidden):
-            heads = _load_heads(self.folder / HEADS, len(self.encoding.widths))
-            if self.precision == "bf16":
-                heads = narrow_heads(heads, self.encoding.weights, self.encoding.combine)
-            self.encoding = replace(self.encoding, heads=heads)
+        if self.encoding.keeps_heads:
+            self.encoding = self.encoding.with_heads(_load_heads(self.folder / HEADS), self.precision)
 
     def close(self) -> None:
         """Flush what was written, let files and teachers go."""
@@ -98,9 +94,7 @@ class TeacherCache:
     def to(self, device: torch.device) -> TeacherCache:
         """Compute on a device from now on."""
         self.device = device
-        if isinstance(self.encoding, Hidden):
-            heads = tuple((weight.to(device), to_device(bias, device)) for weight, bias in self.encoding.heads)
-            self.encoding = replace(self.encoding, heads=heads)
+        self.encoding = self.encoding.to(device)
         if self._live is not None:
             self._live.to(device)
         return self
@@ -299,6 +293,7 @@ def _save_heads(path: Path, heads: Heads) -> None:
     write_bytes(path, save(tensors))
 
 
-def _load_heads(path: Path, count: int) -> Heads:
+def _load_heads(path: Path) -> Heads:
     tensors = load_file(path)
+    count = sum(name.endswith(".weight") for name in tensors)
     return tuple((tensors[f"{number}.weight"], tensors.get(f"{number}.bias")) for number in range(count))

@@ -15,9 +15,9 @@ Shapes: N positions, D width of all teachers together, V vocabulary, S sets, K d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from tutelage.base.errors import UserError
+from tutelage.corpus.batches import to_device
 from tutelage.models.logits import softmax
 from tutelage.teaching.sampling import most_likely, systematic
-from tutelage.teaching.signal import Combine, DenseSignal, Heads, Signal, SparseSignal
+from tutelage.teaching.signal import Combine, DenseSignal, Heads, Signal, SparseSignal, narrow_heads
 
 FieldValues = npt.NDArray[Any]
 
@@ -52,16 +53,25 @@ class Field:
         return np.dtype(self.dtype).itemsize * self.width
 
 
-class Encoding(Protocol):
-    """One kind of cache."""
+class Encoding:
+    """One kind of cache. A new kind is a class like those below, and a line where recipes are read."""
+
+    temperature: float
+    """Of the distributions it is about."""
+    sets: int
+    """How many signals it keeps for a token, of which each epoch reads one."""
+    biased: ClassVar[bool] = False
+    """Whether its mean over epochs is another distribution than the teachers'."""
 
     @property
     def fields(self) -> tuple[Field, ...]:
         """What is kept for each token, in the order of the file."""
+        raise NotImplementedError
 
     @property
     def key(self) -> dict[str, Any]:
         """Everything about the kind that decides what is kept, JSON-like."""
+        raise NotImplementedError
 
     def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
         """Return what is kept of a signal: for each field an array `(N, width)`.
@@ -71,16 +81,48 @@ class Encoding(Protocol):
             targets_N: right answers, `IGNORE` where there is none.
             uniforms_N: a random number in [0, 1) for each position, float64.
         """
+        raise NotImplementedError
 
     def names(self, epoch: int) -> tuple[str, ...]:
         """Name the fields that are read in an epoch, in an order that does not depend on it."""
+        raise NotImplementedError
 
     def decode(self, kept: list[Tensor]) -> Signal:
         """Turn what was read, `(N, width)` for each of `names`, into a signal."""
+        raise NotImplementedError
+
+    def error(self, log_q_NV: Tensor, kept: Sequence[Signal]) -> dict[str, Tensor]:
+        """Return sums over positions that tell how far the kept signals, one a set, are from live log-probabilities."""
+        q_NV, signals = log_q_NV.exp(), [signal for signal in kept if isinstance(signal, SparseSignal)]
+        errors = [torch.zeros_like(q_NV).scatter_add_(1, s.ids_NK, s.shares_NK).sub_(q_NV) for s in signals]
+        mean = torch.stack(errors).mean(0)
+        return {
+            "tokens": torch.tensor(float(len(q_NV))),
+            "label": (1 - q_NV.square().sum(1)).sum(dtype=torch.float64),
+            "one": torch.stack([error.square().sum(dtype=torch.float64) for error in errors]).mean(),
+            "sum_V": mean.sum(0, dtype=torch.float64),
+            "squares_V": mean.square().sum(0, dtype=torch.float64),
+            "missing": (1 - q_NV.gather(1, signals[0].ids_NK).sum(1)).sum(dtype=torch.float64),
+        }
+
+    # --- output layers, which a kind may keep beside its slots
+
+    @property
+    def keeps_heads(self) -> bool:
+        """Whether signals need the teachers' output layers."""
+        return False
+
+    def with_heads(self, heads: Heads, precision: str) -> Encoding:
+        """Return the encoding with the teachers' output layers, as they were kept."""
+        return self
+
+    def to(self, device: torch.device) -> Encoding:
+        """Return the encoding with its tensors on a device."""
+        return self
 
 
 @dataclass(frozen=True)
-class Hidden:
+class Hidden(Encoding):
     """The teachers' hidden states as their output layers read them.
 
     Attributes:
@@ -96,6 +138,8 @@ class Hidden:
     weights: tuple[float, ...]
     combine: Combine
     heads: Heads = ()
+    temperature: float = 1.0
+    sets: int = 1
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -130,13 +174,34 @@ class Hidden:
             return DenseSignal((hidden_ND,), self.heads, (1.0,))
         return DenseSignal(torch.split(hidden_ND, list(self.widths), -1), self.heads, self.weights, self.combine)
 
+    def error(self, log_q_NV: Tensor, kept: Sequence[Signal]) -> dict[str, Tensor]:
+        """See `Encoding`: the divergence from live to kept."""
+        (signal,) = [signal for signal in kept if isinstance(signal, DenseSignal)]
+        difference = log_q_NV.double() - signal.log_probs().double()
+        kl = (log_q_NV.double().exp() * difference).sum()
+        return {"tokens": torch.tensor(float(len(log_q_NV))), "kl": kl}
+
+    @property
+    def keeps_heads(self) -> bool:
+        """See `Encoding`."""
+        return True
+
+    def with_heads(self, heads: Heads, precision: str) -> Hidden:
+        """See `Encoding`; in bf16 they are joined as live teachers join theirs."""
+        return replace(self, heads=narrow_heads(heads, self.weights, self.combine) if precision == "bf16" else heads)
+
+    def to(self, device: torch.device) -> Hidden:
+        """See `Encoding`."""
+        heads = tuple((weight.to(device), to_device(bias, device)) for weight, bias in self.heads)
+        return replace(self, heads=heads)
+
     @property
     def _type(self) -> torch.dtype:
         return torch.bfloat16 if self.precision == "bf16" else torch.float16
 
 
 @dataclass(frozen=True)
-class Sparse:
+class Sparse(Encoding):
     """Tokens drawn without bias.
 
     Attributes:
@@ -188,7 +253,7 @@ class Sparse:
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Encoding):
     """The most likely tokens and their shares; biased, see above.
 
     Attributes:
@@ -202,6 +267,8 @@ class TopK:
     temperature: float
     mixture: Mapping[str, Any]
     vocab_size: int
+    sets: int = 1
+    biased: ClassVar[bool] = True
 
     @property
     def fields(self) -> tuple[Field, ...]:

@@ -238,6 +238,18 @@ class SparseTile:
         p_nV.scatter_add_(1, self._signal.ids_NK, -beta_n1 * self._signal.shares_NK)
 
 
+def narrow_heads(heads: Heads, shares: Sequence[float], combine: Combine) -> Heads:
+    """Round output layers to bf16, for a mean of logits joined into one.
+
+    The mean of logits is one linear map: the heads side by side, each times its share.
+    """
+    if combine == "mean_logits":
+        scaled = [(w * share, None if b is None else b * share) for (w, b), share in zip(heads, shares, strict=True)]
+        biases = [bias for _, bias in scaled if bias is not None]
+        heads = ((torch.cat([weight for weight, _ in scaled], 1), torch.stack(biases).sum(0) if biases else None),)
+    return tuple((weight.bfloat16(), None if bias is None else bias.bfloat16()) for weight, bias in heads)
+
+
 class TeacherSource(Protocol):
     """Where a signal comes from: live models, or a cache of their outputs."""
 

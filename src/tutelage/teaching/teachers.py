@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import Batch
 from tutelage.models.language_model import LanguageModel
-from tutelage.teaching.signal import Combine, DenseSignal, Heads
+from tutelage.teaching.signal import Combine, DenseSignal, Heads, narrow_heads
 
 
 class Ensemble(nn.Module):
@@ -100,18 +100,6 @@ class Ensemble(nn.Module):
 
     def _each(self) -> list[LanguageModel]:
         return [model for model in self.models if isinstance(model, LanguageModel)]
-
-
-def narrow_heads(heads: Heads, shares: Sequence[float], combine: Combine) -> Heads:
-    """Round output layers to bf16, for a mean of logits joined into one.
-
-    The mean of logits is one linear map: the heads side by side, each times its share.
-    """
-    if combine == "mean_logits":
-        scaled = [(w * share, None if b is None else b * share) for (w, b), share in zip(heads, shares, strict=True)]
-        biases = [bias for _, bias in scaled if bias is not None]
-        heads = ((torch.cat([weight for weight, _ in scaled], 1), torch.stack(biases).sum(0) if biases else None),)
-    return tuple((weight.bfloat16(), None if bias is None else bias.bfloat16()) for weight, bias in heads)
 
 
 def check_same_vocabulary(ours: Any, theirs: Any, name: str) -> None:
