@@ -14,6 +14,7 @@ from tutelage.recipe.schedule import GateSettings as GateSettings
 from tutelage.recipe.schedule import TemperatureScheduleSettings as TemperatureScheduleSettings
 from tutelage.recipe.schedule import read_length as read_length
 from tutelage.recipe.stage import Cache as Cache
+from tutelage.recipe.stage import CustomObjective as CustomObjective
 from tutelage.recipe.stage import Denoiser as Denoiser
 from tutelage.recipe.stage import Distill as Distill
 from tutelage.recipe.stage import Masked as Masked

@@ -30,6 +30,7 @@ from tutelage.models.logits import LOSS, equal_parts, quick_log, softmax
 from tutelage.models.products import product, weight_gradient
 from tutelage.teaching.gates import Gate
 from tutelage.teaching.signal import Signal, TeacherTile
+from tutelage.training.custom import CustomTerm
 
 VOCABULARY_ROWS = 16384
 """Rows of the weight's gradient that are added at once; a copy of all of it would grow with the vocabulary."""
@@ -46,6 +47,7 @@ class LossScales:
         gate: weighs the teachers at each position; 1 everywhere unless given.
         yielded: what comes to the factor of a cross-entropy where a gate gives the teachers no weight.
         tasks: before each task's sum of cross-entropies, where labels are learned; not used here, see `objectives`.
+        custom: terms that are functions of the user's; likewise.
     """
 
     target: float
@@ -54,6 +56,7 @@ class LossScales:
     gate: Gate | None = None
     yielded: float = 0.0
     tasks: tuple[float, ...] = ()
+    custom: tuple[CustomTerm, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def train(job: Job, learner: Learner, run: RunFolder, group: Group) -> State:
             batch = stages.batch(state.step)
             counts = stages.count(batch)
             scales = stages.scales(state.step, counts)
-            sums = torch.zeros(len(SUMS) + len(scales.tasks), dtype=torch.float64, device=device)
+            sums = torch.zeros(len(SUMS) + len(scales.tasks) + len(scales.custom), dtype=torch.float64, device=device)
             micros = micro_batches(job, group, batch)
             for index, micro in enumerate(micros):
                 used = to_device(used_positions(micro, distills=stages.teachers is not None), device)

@@ -14,18 +14,21 @@ data-parallel wrappers see all weights used, the output layer's too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from tutelage import recipe
+from tutelage.base.functions import load_function
 from tutelage.corpus.batches import IGNORE, Batch, to_device
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.gates import GATES, Gate
 from tutelage.teaching.signal import Signal
+from tutelage.training.custom import CustomTerm, custom_loss
 from tutelage.training.fused import LossScales, fused_loss
 
 NEARLY_ALL = 0.95
@@ -44,6 +47,7 @@ class LossCounts:
         distilled_rows: rows with at least one such position.
         tokens: tokens read, padding left out.
         tasks: labels of each task that is learned, each as much as it is sure.
+        custom: targets of each function of the user's, 0 where the stage does not have it.
     """
 
     target: int
@@ -51,6 +55,7 @@ class LossCounts:
     distilled_rows: int
     tokens: int
     tasks: tuple[float, ...] = ()
+    custom: tuple[int, ...] = ()
 
 
 def count(batch: Batch) -> LossCounts:
@@ -94,6 +99,7 @@ def scales_for(
     share: float = 1.0,
     temperature: float | None = None,
     tasks: Sequence[float] = (),
+    custom: Iterable[str] | None = None,
 ) -> LossScales:
     """Multiply a stage's weights, reductions and the batch's counts out to the factor of each sum.
 
@@ -103,12 +109,20 @@ def scales_for(
         share: of the teachers' weight that is left; what is gone is the text's.
         temperature: where it changes over the stage; the recipe's number unless given.
         tasks: weight of each task's mean, see `task_weights`.
+        custom: names of the user's functions, in the order of their sums; those of the stage unless given.
     """
     found = _scales_for(objectives, counts, share, temperature)
-    if not tasks:
-        return found
-    factors = (weight / total if total else 0.0 for weight, total in zip(tasks, counts.tasks, strict=True))
-    return replace(found, tasks=tuple(factors))
+    labels = counts.tasks if tasks else ()
+    factors = (weight / total if total else 0.0 for weight, total in zip(tasks, labels, strict=True))
+    terms = (_custom_term(name, objectives, counts) for name in (objectives.custom or () if custom is None else custom))
+    return replace(found, tasks=tuple(factors), custom=tuple(terms))
+
+
+def _custom_term(name: str, objectives: recipe.Objectives, counts: LossCounts) -> CustomTerm:
+    term, function = (objectives.custom or {}).get(name), load_function(name)
+    if term is None:
+        return CustomTerm(name, function, 0.0)
+    return CustomTerm(name, partial(function, **term.settings), term.weight / max(counts.target, 1))
 
 
 def _scales_for(
@@ -153,7 +167,7 @@ class Learner(nn.Module):
     def forward(
         self, batch: Batch, scales: LossScales, signal: Signal | None = None, used_N: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the batch's share of the loss and its plain sums: `(3,)` in the order of `SUMS`, then a task each.
+        """Return the batch's share of the loss and its plain sums: three as in `SUMS`, then of tasks and custom terms.
 
         Args:
             batch: rows on the model's device.
@@ -176,15 +190,20 @@ class Learner(nn.Module):
             gate_weight_N = _at_rows(scales.gate, signal.entropies(scales.temperature), distill_mask(batch), used_N)
         output = self.model.weight_VD, self.model.bias_V
         loss, sums = fused_loss(hidden_ND, *output, targets_N, scales, signal, distill_mask_N, gate_weight_N)
+        custom = sums.new_zeros(len(scales.custom))
+        for place, term in enumerate(scales.custom):
+            if term.factor:
+                part, custom[place] = custom_loss(hidden_ND, *output, targets_N, term)
+                loss = loss + part
         if self.heads is None:
-            return loss, sums
+            return loss, torch.cat([sums, custom])
         lost_L, sure_L = self.heads(hidden_BTD, batch.labels)
         weighed, log_variance = lost_L, self.heads.log_variance_L
         if log_variance is not None:
             # Summed over a step, the last term is half the log-variance, once for each task that has labels in it.
             weighed = lost_L * torch.exp(-log_variance) + sure_L * log_variance / 2
         factors_L = to_device(torch.tensor(scales.tasks), lost_L.device)
-        return loss + (factors_L * weighed).sum(), torch.cat([sums, lost_L.detach().double()])
+        return loss + (factors_L * weighed).sum(), torch.cat([sums, lost_L.detach().double(), custom])
 
 
 def _at_rows(gate: Gate, entropy_N: Tensor, mask_BT: Tensor, used_N: Tensor | None) -> Tensor:

@@ -39,6 +39,7 @@ class StepSums(NamedTuple):
     teacher: float
     gate_weight: float
     tasks: tuple[float, ...]
+    custom: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class Record:
         log_every: int,
         active: bool,
         tasks: tuple[str, ...] = (),
+        custom: tuple[str, ...] = (),
     ) -> None:
-        self._tasks = tasks
+        self._tasks, self._custom = tasks, custom
         self._files = (Lines(run.metrics, state.metrics_bytes), Lines(run.timing)) if active else None
         self._log_every, self._before = log_every, timing.get("seconds", 0.0)
         self._unread: list[tuple[int, int, LossCounts, StepSettings, Tensor]] = []
@@ -93,8 +95,9 @@ class Record:
         """
         numbers = torch.stack([measured for *_, measured in self._unread]).tolist() if self._unread else []
         for (step, tokens, counts, settings, _), row in zip(self._unread, numbers, strict=True):
-            norm, target, teacher, gate_weight, *tasks = row
-            found = StepSums(norm, target, teacher, gate_weight, tuple(tasks))
+            norm, target, teacher, gate_weight, *rest = row
+            tasks, custom = rest[: len(self._tasks)], rest[len(self._tasks) :]
+            found = StepSums(norm, target, teacher, gate_weight, tuple(tasks), tuple(custom))
             if not all(map(math.isfinite, row)):
                 return step - 1, f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
             self._add(state, step, tokens, counts, found, clip, settings)
@@ -126,6 +129,8 @@ class Record:
         }
         for task, lost, labels in zip(self._tasks, found.tasks, counts.tasks, strict=True):
             add |= {f"task {task}": lost, f"labels {task}": labels}
+        for name, lost, targets in zip(self._custom, found.custom, counts.custom, strict=True):
+            add |= {f"objective {name}": lost, f"targets {name}": targets}
         window = {key: state.window.get(key, 0.0) + value for key, value in add.items()}
         self.loss = window["target"] / max(window["targets"], 1)
         state.window = window
@@ -153,6 +158,9 @@ class Record:
         if self._tasks:
             sure = {task: window[f"labels {task}"] for task in self._tasks}
             line["tasks"] = {task: window[f"task {task}"] / count for task, count in sure.items() if count}
+        if self._custom:
+            counted = {name: window[f"targets {name}"] for name in self._custom}
+            line["objectives"] = {name: window[f"objective {name}"] / count for name, count in counted.items() if count}
         self._files[0].write(line)
         self._files[1].write({"step": step, "tokens": tokens, "seconds": round(self.seconds(), 3)})
 

@@ -21,6 +21,7 @@ from tutelage.training.objectives import Learner, LossCounts
 from tutelage.training.optim import adamw
 from tutelage.training.parallel import Group
 from tutelage.training.record import Record, StepSettings
+from tutelage.training.stage_runner import custom_names
 
 LOG_LINES = 400
 """Lines of training loss in the metrics of a run, about."""
@@ -58,7 +59,7 @@ class Session:
         self.wrapped = group.wrap(learner)
         tasks = tuple(task.name for task in learner.heads.tasks) if learner.heads is not None else ()
         log_every = max(1, job.plan.total // LOG_LINES)
-        self.record = Record(run, self.state, timing, log_every, active=group.is_main, tasks=tasks)
+        self.record = Record(run, self.state, timing, log_every, group.is_main, tasks, custom_names(job.model.stages))
         self._broken = torch.zeros((), device=group.device)
 
     @property

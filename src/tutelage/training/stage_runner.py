@@ -6,6 +6,7 @@ those that no longer teach are released before others are loaded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -33,11 +34,13 @@ class StageRunner:
 
     Attributes:
         teachers: those of the step; None where there are none.
+        custom: names of the user's functions that any stage learns, in the order of their sums.
     """
 
     def __init__(self, job: Job, group: Group) -> None:
         self.teachers: TeacherSource | None = None
         self._job, self._group = job, group
+        self.custom = custom_names(job.model.stages)
         self._stage, self._taught = -1, False
         self._source, self._first = job.source, 0
         # The teachers' weight is written down where it changes.
@@ -68,13 +71,15 @@ class StageRunner:
     def count(self, batch: Batch) -> LossCounts:
         """Count a batch's targets; without teachers, none of the divergence."""
         found = count(batch)
+        mine = self.objectives.custom or {}
+        found = replace(found, custom=tuple(found.target * (name in mine) for name in self.custom))
         return found if self.teachers is not None else replace(found, distilled=0, distilled_rows=0)
 
     def scales(self, step: int, counts: LossCounts) -> LossScales:
         """Return the factors of a step's sums."""
         plan = self._job.plan
         tasks = self._job.task_weights[self._stage] if self._job.task_weights else ()
-        return scales_for(self.objectives, counts, plan.share_at(step), plan.temperature_at(step), tasks)
+        return scales_for(self.objectives, counts, plan.share_at(step), plan.temperature_at(step), tasks, self.custom)
 
     def settings(self, step: int, rate: float) -> StepSettings:
         """Return what the log says of a step beside what was measured; `rate` is the learning rate."""
@@ -113,6 +118,11 @@ class StageRunner:
         for what, course in (("weight", job.plan.weight_schedules), ("temperature", job.plan.temperature_schedules)):
             if self._stage in course:
                 console.print(f"{job}{which}: the teachers' {what}: {course[self._stage]}")
+
+
+def custom_names(stages: Sequence[recipe.Stage]) -> tuple[str, ...]:
+    """List the user's functions that stages learn, each once."""
+    return tuple(dict.fromkeys(name for stage in stages for name in stage.objectives.custom or ()))
 
 
 def micro_batches(job: Job, group: Group, batch: Batch) -> list[Batch]:
