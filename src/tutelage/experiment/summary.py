@@ -115,7 +115,7 @@ def _model(scoring: Scoring, name: str, scored: bool = True) -> Json:
     members = ensemble_members(name)
     if members:
         subjects = list(scoring.subjects(name))
-        cost = [experiment.plans.costs.of(member, "causal").parameters for member in subjects[0].members]
+        cost = [experiment.plans.cost_of(member.model, "causal").parameters for member in subjects[0].members]
         seeds = {str(subject.seed): _scores(scoring, subject) for subject in subjects}
         return {"role": "ensemble", "parameters": sum(cost), "members": members, "seeds": seeds}
     model = experiment.recipe.models[name]
