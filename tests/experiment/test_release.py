@@ -76,8 +76,8 @@ def test_a_sparse_cache_and_a_gate(tmp_path: Path) -> None:
     text = RECIPE.replace("SCHEDULE", GATED).replace("teachers: [small]", "teachers: [small], cache: sparse")
     run = api.run(recipe_from_text(text), runs=tmp_path).models["student"].seeds["0"]
     # Two of sixteen tokens a row.
-    assert [heard for *_, heard in run.curves["teacher_heard"]] == [14 / 16] * 10
-    (stage,) = run.heard
+    assert [weight for *_, weight in run.curves["gate_weight"]] == [14 / 16] * 10
+    (stage,) = run.gate_report
     assert sum(part.tokens for part in stage.bins) > 100
     losses = [part.loss for part in stage.bins]
     assert losses == sorted(losses)

@@ -43,7 +43,7 @@ def test_bins_equal_the_definition(store, make_model, monkeypatch: pytest.Monkey
                 found.append((teacher, heard))
     bins = heard_by_difficulty(student, ensemble, gate, T, source)
     assert sum(part["tokens"] for part in bins) == len(found)
-    assert sum(part["tokens"] * part["heard"] for part in bins) / len(found) == pytest.approx(
+    assert sum(part["tokens"] * part["gate_weight"] for part in bins) / len(found) == pytest.approx(
         sum(heard for _, heard in found) / len(found), abs=5e-3
     )
     losses = sorted(teacher for teacher, _ in found)

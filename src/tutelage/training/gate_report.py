@@ -38,7 +38,7 @@ def heard_by_difficulty(
 
     Returns:
         For each part of the tokens, from the easiest to the hardest: `loss`, the teachers' in nats per token at the
-        temperature, `student`, the student's, `entropy`, the teachers', `heard`, the mean weight, and `tokens`.
+        temperature, `student`, the student's, `entropy`, the teachers', `gate_weight`, the mean weight, and `tokens`.
     """
     rows = max(1, VALUES // (source.row_length * student.vocab_size))
     parts, seen, device = [], 0, student.weight_VD.device
@@ -52,7 +52,7 @@ def heard_by_difficulty(
     measures_4N = torch.cat(parts, 1)
     order = measures_4N[0].argsort(stable=True)
     return [
-        dict(zip(("loss", "student", "entropy", "heard"), measures_4N[:, part].mean(1).tolist(), strict=True))
+        dict(zip(("loss", "student", "entropy", "gate_weight"), measures_4N[:, part].mean(1).tolist(), strict=True))
         | {"tokens": len(part)}
         for part in order.chunk(BINS)
     ]

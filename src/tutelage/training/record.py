@@ -160,7 +160,7 @@ class Record:
         if settings.temperature is not None:
             line["temperature"] = settings.temperature
         if window["gated"]:
-            line["heard"] = window["heard"] / window["gated"]
+            line["gate_weight"] = window["heard"] / window["gated"]
         if self._tasks:
             sure = {task: window[f"labels {task}"] for task in self._tasks}
             line["tasks"] = {task: window[f"task {task}"] / count for task, count in sure.items() if count}
