@@ -227,7 +227,7 @@ def variety_table(audit: Audit) -> Table:
         header=("measure", "value"),
         rows=tuple(rows),
         note=f"Distinct: in windows of {found.window:,} words, so that corpora of different sizes can be compared. "
-        f"Similarity: Jaccard, of the word sets of {found.compared:,} texts drawn by lot. Near duplicates: "
+        f"Similarity: Jaccard, of the word sets of {found.compared:,} texts drawn at random. Near duplicates: "
         f"{audit.threshold:g} or more, of word triples. All by words without case and punctuation.",
     )
 
@@ -296,13 +296,13 @@ def cost_table(audit: Audit) -> Table:
 
 
 def samples_table(audit: Audit) -> Table:
-    """A few texts for each task, drawn by lot, with their labels."""
+    """A few texts for each task, drawn at random, with their labels."""
     rows = tuple(
         (visible(task), _sample(record), _labels(record))
         for task, samples in audit.samples.items()
         for record in samples
     )
-    note = "Drawn by lot: what was written for the task, or has its label. Long texts are cut."
+    note = "Drawn at random: what was written for the task, or has its label. Long texts are cut."
     return Table(title="Samples", header=("task", "text", "labels"), rows=rows, left=3, note=note)
 
 

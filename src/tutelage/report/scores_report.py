@@ -66,5 +66,5 @@ def models_scored(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> Tab
 def benchmarks_table(summary: Summary) -> Table:
     """Where the benchmarks come from, and under which licence."""
     known = {name: SOURCES[name] for name in plot_scores.suite_names(summary) if name in SOURCES}
-    rows = tuple((name, source.origin, source.licence) for name, source in known.items())
+    rows = tuple((name, source.data.where, source.data.licence) for name, source in known.items())
     return Table(title="Benchmarks", header=("suite", "from", "licence"), rows=rows, left=3)
