@@ -207,7 +207,7 @@ def test_weights_at_first_do_not_depend_on_heads(tmp_path: Path) -> None:
         (("tasks: 0.5}", "tasks: {only: []}}"), "`only` names no task"),
         (("tasks: 0.5}", "tasks: {only: [topic, topic]}}"), "names something twice"),
         (("tasks: 0.5}", "tasks: {weighing: uniform}}"), "unknown key 'models.all.stages.0.objectives.tasks.weighing'"),
-        (("heads: dropped", "sharding: fsdp"), "heads are not shared out"),
+        (("heads: dropped", "sharding: fsdp"), "heads are not sharded"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(change, said) -> None:
