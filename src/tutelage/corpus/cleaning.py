@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from tutelage.base.extension import extension
+from tutelage.base.functions import is_function_name, load_function
 
 Cleaner = Callable[[str], str]
 
@@ -124,9 +124,8 @@ BEHAVIOURS: dict[str, dict[str, Cleaner]] = {"none": {}, "mended": MENDED, "publ
 
 def cleaner(source: str, behaviour: str) -> Cleaner:
     """Return the rules of a source by its name, or a recipe's own function; unknown sources are left alone."""
-    if named := extension(behaviour):
-        own: Cleaner = named.load("data.cleaning")
-        return own
+    if is_function_name(behaviour):
+        return load_function(behaviour)
     return BEHAVIOURS[behaviour].get(source, unchanged)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from tutelage import __version__, recipe, starter
 from tutelage.base import files
 from tutelage.base.errors import UserError
-from tutelage.base.extension import extension
+from tutelage.base.functions import code_digest, is_function_name
 from tutelage.base.progress import console, progress
 from tutelage.base.types import Json
 from tutelage.corpus import tokenizer, tokens
@@ -125,8 +125,8 @@ def _settings(data: recipe.Data) -> Json:
     """Return the settings that decide what is on disk: not the rows, not their order."""
     settings = data.model_dump(mode="json", exclude={"rows", "seed"})
     unsaid = {key for key in _LATER if getattr(data, key) == type(data).model_fields[key].default}
-    if named := extension(data.cleaning):
-        settings["cleaning_code"] = named.source
+    if is_function_name(data.cleaning):
+        settings["cleaning_code"] = code_digest(data.cleaning)
     return {key: value for key, value in settings.items() if key not in unsaid}
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tutelage.base.errors import UserError
-from tutelage.base.extension import extension
+from tutelage.base.functions import is_function_name, load_function
 from tutelage.recipe.words import read_words
 
 
@@ -26,13 +26,12 @@ def _as_share(value: Any) -> Any:
 
 
 def _cleans_text(name: str) -> str:
-    named = extension(name)
-    if named is None or named.argument:
+    if not is_function_name(name):
         raise ValueError("Input should be a function, written package.module:function")
     try:
-        declared = getattr(named.load("a function"), "__annotations__", {})
+        declared = load_function(name).__annotations__
     except UserError as error:
-        raise ValueError(f"Input should be {error}") from error
+        raise ValueError(f"Input should be a function that is there: {error}") from error
     if len(declared) != 2 or "return" not in declared or not set(declared.values()) <= {str, "str"}:
         raise ValueError(f"Input should be a function declared as (text: str) -> str, which '{name}' is not")
     return name

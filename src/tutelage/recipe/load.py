@@ -208,8 +208,9 @@ def explain(error: ValidationError, tree: Json, lines: Lines, name: str, schema:
     whole = {place[:depth] for place in items for depth in range(len(place))}
     found = {place: _finding(place, said, schema) for place, said in items.items() if place not in whole}
     written = {(place[2:], finding) for place, finding in found.items() if place in lines}
+    top = re.sub("(?<=[a-z])(?=[A-Z])", " ", schema.__name__).lower()
     return "\n".join(
-        f"{_where(place, lines, name)}: {finding[0]}{'.'.join(map(str, place)) or schema.__name__.lower()}{finding[1]}"
+        f"{_where(place, lines, name)}: {finding[0]}{'.'.join(map(str, place)) or top}{finding[1]}"
         for place, finding in found.items()
         # What `like` has copied is told where it stands in the file.
         if place in lines or (place[2:], finding) not in written
