@@ -121,10 +121,10 @@ def test_the_first_stage_reads_selected_rows_and_the_second_goes_on_as_ever(done
     runs = done.parent / "watched"
     shutil.copytree(done, runs)
     shutil.rmtree(runs / "toy" / "chosen")
-    from tutelage.training import lessons
+    from tutelage.training import stage_runner
 
-    counted = lessons.count
-    monkeypatch.setattr(lessons, "count", lambda batch: (read.append(batch.rows_B.tolist()), counted(batch))[1])
+    counted = stage_runner.count
+    monkeypatch.setattr(stage_runner, "count", lambda batch: (read.append(batch.rows_B.tolist()), counted(batch))[1])
     api.train(recipe_from_text(text()), runs=runs, model="chosen")
     assert [row for rows in read for row in rows] == rows_read(done, range(12))
     plain = opened(done)

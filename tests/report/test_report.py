@@ -130,14 +130,15 @@ def test_plots_of_the_teachers_weight_need_a_schedule_or_a_gate(compared: dict[s
     value = copy.deepcopy(compared)
     for number, run in enumerate(value["models"]["student"]["seeds"].values()):
         run["curves"]["teacher_weight"] = [[i, 100 * i, max(0.0, 0.5 - 0.1 * i)] for i in range(1, 10)]
-        run["curves"]["teacher_heard"] = [[i, 100 * i, 0.85] for i in range(1, 5)]
+        run["curves"]["gate_weight"] = [[i, 100 * i, 0.85] for i in range(1, 5)]
         bins = [
-            {"loss": 0.5 * i, "student": i, "entropy": i, "heard": (i + number) / 12, "tokens": 10} for i in range(9)
+            {"loss": 0.5 * i, "student": i, "entropy": i, "gate_weight": (i + number) / 12, "tokens": 10}
+            for i in range(9)
         ]
-        run["heard"] = [{"stage": 0, "bins": bins}]
+        run["gate_report"] = [{"stage": 0, "bins": bins}]
     drawn = {plot.name: plot for plot in plots.draw(value)}
     weight, gate = drawn["teacher-weight"].figure, drawn["gate-by-difficulty"].figure
-    assert [axes.get_ylabel() for axes in weight.axes] == ["teachers' weight", "share heard"]
+    assert [axes.get_ylabel() for axes in weight.axes] == ["teachers' weight", "gate's weight"]
     assert weight.axes[0].lines[0].get_ydata().tolist()[-1] == 0
     # Three seeds and their mean.
     assert len(gate.axes[0].lines) == 4

@@ -56,7 +56,7 @@ Span = Annotated[str | int, AfterValidator(_is_length)]
 """A length of training: `17%` of the run, `2000` steps, `5M tokens`, `1M words`."""
 
 
-class WeightSchedule(Kinds):
+class WeightScheduleSettings(Kinds):
     """How a teacher's weight falls to nothing over a stage; a word stands for `{kind: word}`. See docs/methods.md."""
 
     goes_with: ClassVar = {"warmup": "wsd", "decay": "wsd"}
@@ -72,13 +72,13 @@ class WeightSchedule(Kinds):
     """`wsd`: length of the fall at the end of `over`, in a straight line; a fifth of it unless given."""
 
     @model_validator(mode="after")
-    def _step_has_an_end(self) -> WeightSchedule:
+    def _step_has_an_end(self) -> WeightScheduleSettings:
         if self.kind == "step" and self.over is None:
             raise ValueError("`kind: step` needs `over`: until when the teacher teaches")
         return self
 
 
-class TemperatureSchedule(Section):
+class TemperatureScheduleSettings(Section):
     """A temperature that changes over a stage."""
 
     start: Annotated[float, Field(gt=0)]
@@ -91,7 +91,7 @@ class TemperatureSchedule(Section):
     """Length from the stage's start; as long as the teachers have weight unless given."""
 
 
-class Gate(Kinds):
+class GateSettings(Kinds):
     """How much teachers count at each token; what their weight loses, the text's gains. A word stands for
     `{kind: word}`. See docs/methods.md."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from tutelage.base.functions import check_settings, load_function
 from tutelage.recipe.data import Count, Fraction, Kinds, Section, Share
-from tutelage.recipe.schedule import Gate, Span, TemperatureSchedule, WeightSchedule
+from tutelage.recipe.schedule import GateSettings, Span, TemperatureScheduleSettings, WeightScheduleSettings
 from tutelage.recipe.select import Select as Select
 from tutelage.recipe.teacher import TEACHER as TEACHER
 from tutelage.recipe.teacher import Teacher as Teacher
@@ -28,17 +29,17 @@ class Objective(Section):
 class Distill(Objective):
     """Forward Kullback-Leibler divergence from the teachers' distribution to the student's."""
 
-    temperature: Annotated[float, Field(gt=0)] | TemperatureSchedule = 1.0
+    temperature: Annotated[float, Field(gt=0)] | TemperatureScheduleSettings = 1.0
     """Logits of teachers and student are divided by it before the softmax. It may change over the stage."""
     temperature_squared: bool = True
     """Multiply by the squared temperature (Hinton 2015; BabyLlama's code has it, its equation does not)."""
     reduction: Literal["per_token", "per_row"] = "per_token"
     """`per_token`: mean over tokens. `per_row`: summed over a row's tokens, mean over rows, as BabyLlama's code does:
     at 128 tokens a row that is 128 times the per-token weight."""
-    schedule: WeightSchedule | None = None
+    schedule: WeightScheduleSettings | None = None
     """How the weight falls to nothing; the text takes up what the teachers give up. Whole to the stage's end unless
     given."""
-    gate: Gate | None = None
+    gate: GateSettings | None = None
     """How much teachers count at each token; the same at all unless given."""
 
 
@@ -115,6 +116,22 @@ class Tasks(Objective):
         return self
 
 
+class CustomObjective(Objective):
+    """A function of your own, for the tokens that the text's objective would predict: `my_package.losses:focal`.
+
+    It is called as `focal(logits, targets, gamma=2)` with float32 logits `(n, V)` of some positions, their targets
+    `(n,)` and its settings, and returns the loss of each position, `(n,)`, finite and differentiable in the logits, as
+    `torch.nn.functional.cross_entropy(..., reduction="none")` does. Positions come by blocks, in no particular
+    grouping, so the loss of one must not depend on the others. The term is the mean over all targets of the batch."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is given beside the weight, for the function."""
+        return dict(self.model_extra or {})
+
+
 class Objectives(Section):
     """The weighted terms of a stage's loss; a number stands for `{weight: number}`."""
 
@@ -129,23 +146,38 @@ class Objectives(Section):
     tasks: Tasks | None = None
     """Labels of texts and words; `masked: 1, tasks: 0.5` is the study plans' loss. Needs `data.separator: brackets` and
     `data.rows.kind: examples`."""
+    custom: dict[str, CustomObjective] | None = None
+    """Functions of your own by name, `package.module:function`; such a name may also stand beside the other keys."""
 
     @model_validator(mode="before")
     @classmethod
-    def _number_is_weight(cls, value: Any) -> Any:
+    def _short_forms(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {
-            k: {"weight": v} if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in value.items()
-        }
+        terms = {key: _weighed(term) for key, term in value.items()}
+        custom = terms.get("custom") or {}
+        if not isinstance(custom, dict):
+            return terms
+        custom = {key: _weighed(term) for key, term in custom.items()}
+        custom |= {key: terms.pop(key) for key in list(terms) if isinstance(key, str) and ":" in key}
+        return terms | {"custom": custom} if custom else terms
+
+    @field_validator("custom")
+    @classmethod
+    def _functions_are_there(cls, custom: dict[str, CustomObjective] | None) -> dict[str, CustomObjective] | None:
+        for name, term in (custom or {}).items():
+            check_settings(name, load_function(name), 2, term.settings)
+        return custom
 
     @model_validator(mode="after")
     def _one_way_of_reading(self) -> Objectives:
-        texts = [name for name in self.named() if name not in ("distill", "tasks")]
+        texts = [name for name in ("next_token", "masked", "ul2") if getattr(self, name) is not None]
         if len(texts) > 1:
             raise ValueError(f"{' and '.join(f'`{name}`' for name in texts)} exclude each other within a stage")
         if not self.named():
-            raise ValueError("name at least one objective: `next_token`, `masked`, `ul2`, `distill` or `tasks`")
+            raise ValueError(
+                "name at least one objective: `next_token`, `masked`, `ul2`, `distill`, `tasks` or a function"
+            )
         if self.ul2 is not None and self.tasks is not None:
             raise ValueError("`ul2` rewrites rows, where labels no longer stand in their places: leave `tasks` out")
         text, distill = self.text, self.distill
@@ -164,8 +196,12 @@ class Objectives(Section):
 
     def named(self) -> dict[str, Objective]:
         """Return the terms that are there, by name."""
-        terms = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: term for name, term in terms.items() if term is not None}
+        terms = {name: getattr(self, name) for name in type(self).model_fields if name != "custom"}
+        return {name: term for name, term in terms.items() if term is not None} | (self.custom or {})
+
+
+def _weighed(value: Any) -> Any:
+    return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class Cache(Kinds):
@@ -211,7 +247,12 @@ class Stage(Section):
         if self.cache is not None and not self.teachers:
             raise ValueError("`cache` keeps teachers' output: name `teachers`, or leave it out")
         distill, cache = self.objectives.distill, self.cache
-        if distill and isinstance(distill.temperature, TemperatureSchedule) and cache and cache.kind != "hidden":
+        if (
+            distill
+            and isinstance(distill.temperature, TemperatureScheduleSettings)
+            and cache
+            and cache.kind != "hidden"
+        ):
             raise ValueError(
                 f"`cache: {cache.kind}` keeps teachers' output at one temperature, and this one changes; take "
                 "`cache: hidden`, no cache, or a single temperature"

@@ -149,7 +149,7 @@ def branches(ensemble: Ensemble, length: int) -> bool:
         tree = read(ensemble, torch.cat([one, other[half:]])[None], torch.cat([depth, depth[half:]])[None], "fp32")
     except Exception:  # each architecture refuses in its own way what it does not know
         return False
-    plain = ensemble.signal(torch.stack([one, other]))
+    plain = ensemble.dense_signal(torch.stack([one, other]))
     return all(
         found.shape[1] == length + rest
         and bool((found[0] - torch.cat([rows[0], rows[1, half:]])).abs().max() <= TOLERANCE * rows.abs().max())
