@@ -242,5 +242,5 @@ def test_faults_of_an_edited_plan_name_line_value_and_remedy(tmp_path: Path) -> 
     assert "(given: 'pair_clasification')" in second
     assert third.endswith("plan.yaml:7: unknown key 'lessons.1.tasks.0.promts'; did you mean 'prompts'?")
     task = {"name": "q", "description": "d"}
-    with pytest.raises(UserError, match="^plan: study plan: two tasks are called 'q'"):
+    with pytest.raises(UserError, match=r"^plan: study plan: two tasks are called 'q'"):
         check_plan({"lessons": [{"kind": "generation", "tasks": [task, task]}]}, "plan")
