@@ -100,7 +100,7 @@ class TeacherSettings(Section):
         return self
 
 
-class Budget(Section):
+class StudyBudget(Section):
     """Where to stop, over the whole life of a study, restarts included; what is in flight is counted in advance."""
 
     requests: Count | None = None
@@ -224,7 +224,7 @@ class Study(Section):
     """Of the folder of its results."""
     seed: int = 0
     teacher: TeacherSettings
-    budget: Budget = Budget()
+    budget: StudyBudget = StudyBudget()
     plan: Planning | Path = Planning()
     """What to ask for; or the file of a plan that exists already."""
     writing: Writing = Writing()

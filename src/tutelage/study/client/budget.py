@@ -14,7 +14,7 @@ from typing import Literal
 
 from tutelage.base.errors import UserError
 from tutelage.study.client.client import Request
-from tutelage.study.settings import Budget, Prices
+from tutelage.study.settings import Prices, StudyBudget
 
 BYTES_A_TOKEN = 2
 """Of a prompt, to guess its tokens before the teacher counts them; more is usual in every language."""
@@ -77,7 +77,7 @@ class Ledger:
         reserved: worst cases of what is under way.
     """
 
-    def __init__(self, limits: Budget, prices: Prices | None, spent: Spending) -> None:
+    def __init__(self, limits: StudyBudget, prices: Prices | None, spent: Spending) -> None:
         self._limits, self._prices = limits, prices
         self.spent, self.reserved = spent, Spending()
 
