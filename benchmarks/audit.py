@@ -25,7 +25,7 @@ from common import write as write_page
 from tutelage import starter
 from tutelage.base import machine
 from tutelage.corpus.examples import Example, read_examples, write_examples
-from tutelage.corpus.study_plan import Plan, starter_plan
+from tutelage.corpus.study_plan import StudyPlan, starter_plan
 from tutelage.evaluation.suites.sentences import evaluation_sentences
 from tutelage.report.audit_page import audit_page
 from tutelage.study.filter.audit import audit_examples
@@ -37,7 +37,7 @@ MADE_UP = 60_000
 T = TypeVar("T")
 
 
-def corpus(words: int, plan: Plan) -> Iterator[Example]:
+def corpus(words: int, plan: StudyPlan) -> Iterator[Example]:
     """Yield texts of so many words in all."""
     draw = random.Random(0)
     found = [example for file in starter.example_files() for example in read_examples(file)]

@@ -185,7 +185,7 @@ def trainer_gkd(work: Work, clock: MemoryClock) -> Json:
 @contextmanager
 def opened_cache(work: Work) -> Iterator[Any]:
     """Open the cache of what the teachers say, filled where it was not."""
-    from tutelage.experiment import caching
+    from tutelage.experiment import caches
     from tutelage.teaching.cache import TeacherCache
 
     distill = {"weight": 0.5, "temperature": work.temperature}
@@ -195,13 +195,13 @@ def opened_cache(work: Work) -> Iterator[Any]:
     cache = TeacherCache(
         Path(work.folder) / "caches",
         {"vocabulary": work.vocabulary, "teachers": work.teachers},
-        caching.encoding_of(stage, [TEACHER_WIDTH] * 2, work.precision, work.vocabulary, varies=False),
+        caches.encoding_of(stage, [TEACHER_WIDTH] * 2, work.precision, work.vocabulary, varies=False),
         BatchSource(text_of(work), recipe.Rows(length=work.length), work.rows, seed=0),
         live=lambda: ensemble(work),
         precision=work.precision,
         seed=0,
     )
-    with process_group() as group, caching.opened(cache, stage.cache, range(1), group, "bench") as opened:
+    with process_group() as group, caches.opened(cache, stage.cache, range(1), group, "bench") as opened:
         yield opened
 
 

@@ -35,7 +35,7 @@ from tutelage import recipe
 from tutelage.base import machine
 from tutelage.bench.timed import Clock, Enough, MadeUpText, MadeUpTokenizer, product_rate, time_training
 from tutelage.corpus.batches import BatchSource
-from tutelage.experiment import caching
+from tutelage.experiment import caches
 from tutelage.models.build import build, shape
 from tutelage.models.cost import cost_of
 from tutelage.teaching.cache import TeacherCache
@@ -179,13 +179,13 @@ def teachers_of(case: Case, work: Work, text: MadeUpText, spent: Spent) -> Itera
     cache = TeacherCache(
         Path(work.folder) / "caches",
         {"vocabulary": work.vocabulary, "teachers": list(case.teachers)},
-        caching.encoding_of(stage, widths, precision, work.vocabulary, varies=False),
+        caches.encoding_of(stage, widths, precision, work.vocabulary, varies=False),
         BatchSource(text, recipe.Rows(length=work.length), case.rows, seed=0),
         live=live,
         precision=precision,
         seed=0,
     )
-    with process_group() as group, caching.opened(cache, stage.cache, range(1), group, "bench") as opened:
+    with process_group() as group, caches.opened(cache, stage.cache, range(1), group, "bench") as opened:
         spent.tokens, spent.seconds = len(text.tokens), opened.info()["seconds"]
 
         def source(_: ExecutionMode) -> TeacherSource:

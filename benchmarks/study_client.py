@@ -97,7 +97,7 @@ def serve_waiting() -> None:
 
 def prompts(count: int, tokens: int, seed: int) -> list[Any]:
     """Requests that no round before had."""
-    from tutelage.study.client.teacher_llm import Message, Request
+    from tutelage.study.client.client import Message, Request
 
     return [
         Request((Message("user", f"{TEXT[:200]} ({seed}/{n})"),), f"write/{n}", seed=n, max_tokens=tokens)

@@ -26,7 +26,7 @@ def main() -> None:
         if name not in experiment.recipe.models:
             sys.exit(f"no model '{name}' in this recipe (models: {', '.join(experiment.recipe.models)})")
         model, tokenizer = experiment.recipe.models[name], experiment.data.tokenizer
-        batch = experiment.rows_of(experiment.data.train, model, how_many, shuffle=True).batch(0)
+        batch = experiment.rows.training(model).with_batch_rows(how_many).batch(0)
     lengths = batch.real_BT.sum(1).tolist()
     for row, tokens, targets, length in zip(batch.rows_B, batch.tokens_BT, batch.targets_BT, lengths, strict=True):
         asked_from = int((targets != IGNORE).nonzero()[0]) + 1

@@ -19,3 +19,20 @@ def test_verbs_are_functions_of_the_same_name() -> None:
     for command in app.registered_commands:
         name = command.callback.__name__
         assert callable(getattr(api, name, None)) or (name == "show" and callable(show.estimate))
+
+
+def test_models_are_scored_to_a_folder_by_default(monkeypatch) -> None:
+    from typer.testing import CliRunner
+
+    from tutelage.api import recipes
+    from tutelage.cli.main import app
+    from tutelage.report import terminal
+
+    asked = []
+    monkeypatch.setattr(recipes, "evaluate_models", lambda *given: asked.append(given))
+    monkeypatch.setattr(terminal, "scores_table", lambda summary: "a table")
+    runner = CliRunner()
+    done = runner.invoke(app, ["evaluate", "one", "two", "--suite", "blimp", "--kind", "masked"])
+    assert (done.exit_code, done.exception) == (0, None)
+    assert asked == [(["one", "two"], ["blimp"], recipes.EVALUATED, None, "masked", None, "fp32", None)]
+    assert runner.invoke(app, ["evaluate", "one", "--suite", "blimp", "--kind", "sideways"]).exit_code == 2

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tutelage import api
 from tutelage.babylm.export import export_babylm
 from tutelage.base.errors import UserError
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.loading import new_model, trained
+from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import word_checkpoints
 from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
@@ -30,7 +31,7 @@ models:
   plain: {like: student, checkpoints: []}
 evaluate: [val, starter-pairs]
 """
-STUDENT = Piece("student", 0)
+STUDENT = Teacher(model="student", seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -42,41 +43,41 @@ def experiment(tmp_path_factory) -> Experiment:
 
 @pytest.fixture(scope="module")
 def exported(experiment, tmp_path_factory) -> Path:
-    return export_babylm(experiment, STUDENT, "2026", tmp_path_factory.mktemp("upload") / "student")
+    return export_babylm(experiment, experiment.run(STUDENT), "2026", tmp_path_factory.mktemp("upload") / "student")
 
 
 def test_checkpoints_come_in_order_of_words_seen(experiment) -> None:
-    kept = word_checkpoints(experiment, STUDENT)
+    kept = word_checkpoints(experiment, experiment.run(STUDENT))
     assert [(one.name, one.words_seen) for one in kept] == [("chck_200", 200), ("chck_300", 300), ("chck_500", 500)]
     weights = [one.load().weight_VD for one in kept]
-    run = experiment.run_of(STUDENT)
+    run = experiment.run(STUDENT).folder
     for one, weight in zip(kept, weights, strict=True):
-        step = experiment.plan_of("student").words[one.words_seen]
+        step = experiment.plans.of("student").steps.words[one.words_seen]
         state = json.loads((checkpoint.folder_of(run.checkpoints, step) / "state.json").read_text())
         per_token = experiment.data.train.words / len(experiment.data.train)
         assert (state["tokens"] - 8 * 32) * per_token < one.words_seen <= state["tokens"] * per_token
-        assert not torch.equal(weight, experiment.new_model(STUDENT).weight_VD)
+        assert not torch.equal(weight, new_model(experiment, experiment.run(STUDENT)).weight_VD)
     assert not torch.equal(weights[0], weights[1])
 
 
 def test_models_without_checkpoints_are_refused(experiment) -> None:
     with pytest.raises(UserError, match=r"plain\[0\] has no checkpoints by words seen: name some"):
-        word_checkpoints(experiment, Piece("plain", 0))
+        word_checkpoints(experiment, experiment.run(Teacher(model="plain", seed=0)))
 
 
 def test_checkpoints_that_were_not_asked_for_in_time_are_told(experiment) -> None:
     text = RECIPE.replace("checkpoints: []", "checkpoints: [200, 300]")
     later = Experiment(recipe_from_text(text), experiment.folder.parent, experiment.group)
     with pytest.raises(UserError, match=r"plain\[0\] was trained without the checkpoints at 200, 300 words"):
-        word_checkpoints(later, Piece("plain", 0))
+        word_checkpoints(later, later.run(Teacher(model="plain", seed=0)))
 
 
 def test_upload_folder_loads_in_stock_transformers(experiment, exported: Path) -> None:
     assert sorted(path.name for path in exported.iterdir()) == [
         "UPLOAD.md", "chck_200", "chck_300", "chck_500", "main",
     ]  # fmt: skip
-    expected = {one.name: one.load() for one in word_checkpoints(experiment, STUDENT)}
-    expected["main"] = experiment.trained(Teacher(model="student"), "causal")
+    expected = {one.name: one.load() for one in word_checkpoints(experiment, experiment.run(STUDENT))}
+    expected["main"] = trained(experiment, Teacher(model="student"), "causal")
     for name, model in expected.items():
         tokenizer = AutoTokenizer.from_pretrained(exported / name)
         tokens = tokenizer("The cat sat on the mat.", return_tensors="pt").input_ids
@@ -107,4 +108,4 @@ def test_cards_say_what_each_revision_is(exported: Path) -> None:
 
 def test_a_folder_that_holds_something_is_left_alone(experiment, exported: Path) -> None:
     with pytest.raises(UserError, match="is not an empty folder"):
-        export_babylm(experiment, STUDENT, "2026", exported)
+        export_babylm(experiment, experiment.run(STUDENT), "2026", exported)

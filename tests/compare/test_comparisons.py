@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.compare.comparisons import compare, compare_paradigms, pairs_to_compare, with_comparisons
+from tutelage.compare.comparisons import compare, pairs_to_compare, paradigm_differences, with_comparisons
 from tutelage.compare.statistics import paired_t
+from tutelage.compare.summary import read_models
 
 
 def by_metric(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -79,23 +80,23 @@ def test_other_conventions_are_not_compared(full: dict[str, Any]) -> None:
     entry = compare(full["models"], "student", "control", ["blimp.accuracy"])[0]
     assert entry["verdict"] == "not comparable"
     assert entry["interval"] is None
-    assert compare_paradigms(full["models"], "student", "control", "blimp") is None
+    assert paradigm_differences(read_models(full["models"]), "student", "control", "blimp") is None
 
 
 def test_paradigms_have_intervals_and_correction(full: dict[str, Any]) -> None:
-    entry = compare_paradigms(full["models"], "student", "control", "blimp")
+    entry = paradigm_differences(read_models(full["models"]), "student", "control", "blimp")
     assert entry is not None
-    assert len(entry["rows"]) == 67
+    assert len(entry.rows) == 67
     seeds = full["models"]
-    for row in entry["rows"]:
+    for row in entry.rows:
         differences = [
-            seeds["student"]["seeds"][s]["suites"]["blimp"]["paradigms"][row["paradigm"]]["accuracy"]
-            - seeds["control"]["seeds"][s]["suites"]["blimp"]["paradigms"][row["paradigm"]]["accuracy"]
+            seeds["student"]["seeds"][s]["suites"]["blimp"]["paradigms"][row.paradigm]["accuracy"]
+            - seeds["control"]["seeds"][s]["suites"]["blimp"]["paradigms"][row.paradigm]["accuracy"]
             for s in ("0", "1", "2")
         ]
-        assert row["mean"] == pytest.approx(np.mean(differences))
-        assert row["p_holm"] >= row["p"]
-    assert compare_paradigms(full["models"], "student", "control", "nothing") is None
+        assert row.mean == pytest.approx(np.mean(differences))
+        assert row.p_holm >= row.p
+    assert paradigm_differences(read_models(full["models"]), "student", "control", "nothing") is None
 
 
 def with_margins(full: dict[str, Any], folder: Path) -> None:
@@ -121,9 +122,9 @@ def test_item_margins_widen_the_interval(full: dict[str, Any], tmp_path: Path) -
     assert items["method"] == "bootstrap over seeds and items"
     assert items["mean"] == pytest.approx(bare["mean"])
     assert items["detectable"] > bare["detectable"]
-    entry = compare_paradigms(full["models"], "student", "control", "blimp", items_folder=tmp_path)
+    entry = paradigm_differences(read_models(full["models"]), "student", "control", "blimp", items_folder=tmp_path)
     assert entry is not None
-    assert entry["method"] == "bootstrap over seeds and items"
+    assert entry.method == "bootstrap over seeds and items"
 
 
 def test_margins_that_contradict_the_scores_are_left_out(full: dict[str, Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,17 @@ def test_a_teacher_reference_names_its_model(reference: str) -> None:
 
 def test_the_documented_keys_are_the_real_ones() -> None:
     from tutelage.compare import summary, summary_pairs, summary_runs
+    from tutelage.evaluation.benchmarks import results
+    from tutelage.training import outcome
 
     page = (Path(__file__).parents[2] / "docs" / "summary-schema.md").read_text(encoding="utf-8")
-    kinds = "Summary Model SeedRun HeldOut Suite Paradigm Measured Value Comparison ParadigmRow"
-    kinds += " Reached ReachedSeed Spent Mean CurveDifference CurvePoint Along Heard HeardStage"
-    kinds += " Selection Example Difference"
+    kinds = "Summary ModelSummary SeedRun Comparison ParadigmRow SuiteScores MeasuredScores"
+    kinds += " Reached ReachedSeed Spent Mean CurveDifference CurvePoint Along GateBin GateStage"
+    kinds += " SelectionSummary SelectedExample Difference"
     for kind in kinds.split():
-        holder = next(part for part in (summary, summary_runs, summary_pairs) if hasattr(part, kind))
+        holder = next(part for part in (summary, summary_runs, summary_pairs, results) if hasattr(part, kind))
         for name, field in getattr(holder, kind).model_fields.items():
             assert f"`{field.alias or name}`" in page, f"{kind}.{name} is not documented"
+    for record in (outcome.HeldOut, results.ParadigmScore, results.MeasuredValue):
+        for field in dataclasses.fields(record):
+            assert f"`{field.name}`" in page, f"{record.__name__}.{field.name} is not documented"

@@ -283,7 +283,11 @@ def test_starter_examples_are_documents(tmp_path):
     from tutelage import starter
     from tutelage.corpus.reading import json_records
 
-    texts = [starter.example_text(r).strip() for p in starter.example_files() for _, r in json_records(p)]
+    records = [record for path in starter.example_files() for _, record in json_records(path)]
+    texts = [
+        " ".join(r["words"]) if "words" in r else "\n".join(r[key] for key in ("text", "text_pair") if key in r).strip()
+        for r in records
+    ]
     found = [documents_of(store, made.tokenizer) for store in (made.train, made.val, made.test)]
     assert sorted(text + "</s>" for text in texts) == sorted(text for part in found for text in part)
     total = sum(store.words for store in (made.train, made.val, made.test))
@@ -301,6 +305,25 @@ def test_published_cleaning_glues_and_mended_does_not(tmp_path):
     mended = prepare(data(folder, separator="none", rows=rows), tmp_path / "mended")
     assert glued.tokenizer.decode(glued.test.tokens).startswith("Well, yes.No.\n")
     assert mended.tokenizer.decode(mended.train.tokens).startswith("Well, yes.\n\nNo.\n")
+
+
+def test_a_function_of_ones_own_cleans_every_text(tmp_path, monkeypatch):
+    module = tmp_path / "house_rules.py"
+    module.write_text("def shout(text: str) -> str:\n    return text.upper()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.train.txt").write_text("Well, yes.\n\nNo.\n" * 100)
+    (folder / "b.train.jsonl").write_text('{"text": "Also this."}\n' * 100)
+    wanted = data(folder, cleaning="house_rules:shout", separator="none", rows={"length": 8})
+    made = prepare(wanted, tmp_path / "out")
+    assert set(made.tokenizer.decode(made.train.tokens).split()) == {"WELL,", "YES.", "NO.", "ALSO", "THIS."}
+    assert prepare(wanted, tmp_path / "out").manifest == made.manifest
+    with pytest.raises(UserError, match=r"data\.cleaning was 'house_rules:shout' and is 'mended'\. Put"):
+        prepare(data(folder, separator="none", rows={"length": 8}), tmp_path / "out")
+    module.write_text(module.read_text() + "\n# another version\n")
+    with pytest.raises(UserError, match=r"the code of data\.cleaning, house_rules:shout, has changed"):
+        prepare(wanted, tmp_path / "out")
 
 
 def test_width_of_tokens():

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from tutelage.base.errors import UserError
 from tutelage.corpus import tokenizer
-from tutelage.corpus.encoding import Encoder, Text, pieces
+from tutelage.corpus.encoding import Encoder, Text, segments
 from tutelage.corpus.reading import split_lines
 from tutelage.recipe import Tokenizer as Options
 
@@ -155,12 +155,12 @@ def test_pieces_equal_the_whole(prefix_space, monkeypatch):
         text = "".join(draw.choices(bits, k=draw.randrange(1, 50)))
         cuts = sorted(draw.choices(range(len(text) + 1), k=3))
         chunks = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        parts = list(pieces(Text(7, chunks), size=draw.randrange(1, 20)))
+        parts = list(segments(Text(7, chunks), size=draw.randrange(1, 20)))
         assert "".join(part.text for part in parts) == text
         assert [part.opens for part in parts] == [True] + [False] * (len(parts) - 1)
         assert [part.closes for part in parts] == [False] * (len(parts) - 1) + [True]
         assert sum(part.words for part in parts) == 7
-        monkeypatch.setattr("tutelage.corpus.encoding.pieces", lambda _, parts=parts: iter(parts))
+        monkeypatch.setattr("tutelage.corpus.encoding.segments", lambda _, parts=parts: iter(parts))
         found = [i for encoded in encoder.encode([Text(7, chunks)]) for i in encoded.ids.tolist()]
         assert found == whole(encoder, text), repr(text)
 

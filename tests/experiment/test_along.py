@@ -16,9 +16,10 @@ from tutelage.evaluation import named
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.suites.suites import evaluate, find_suite
 from tutelage.experiment.score import Scoring
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import word_checkpoints
 from tutelage.models.build import load
+from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.parallel import Group
@@ -96,22 +97,22 @@ def test_curves_are_what_each_checkpoint_scores_by_itself(done: tuple[Path, Any]
     assert [name for name, model in summary.models.items() if model.seeds["0"].along] == ["student", "teacher"]
     for model, places in AT.items():
         for seed, run in summary.models[model].seeds.items():
-            piece = Piece(model, int(seed))
-            finished = load(str(experiment.run_of(piece).hf), experiment.data.tokenizer, "causal")
-            states = [one.load() for one in word_checkpoints(experiment, piece)]
+            run = experiment.run(Teacher(model=model, seed=int(seed)))
+            finished = load(str(run.folder.hf), experiment.data.tokenizer, "causal")
+            states = [one.load() for one in word_checkpoints(experiment, run)]
             assert list(run.along) == list(names)
             for name, found in run.along.items():
                 suite = find_suite(name)
 
-                def by_hand(one, suite=suite, piece=piece):
-                    precision = experiment.precision_of(piece)
+                def by_hand(one, suite=suite, run=run):
+                    precision = run.precision
                     return evaluate(
                         Ensemble([one]), experiment.data.tokenizer, suite, CONVENTIONS["2025"], precision=precision
                     ).macro("accuracy")
 
                 assert [words for words, _ in found.points] == list(places)
                 assert [value for _, value in found.points] == [by_hand(one) for one in states]
-                best = experiment.finished(piece)
+                best = run.finished()
                 assert found.finished == (round(best["words"] * best["best_step"] / best["steps"]), by_hand(finished))
                 assert (found.measure, found.unit, found.chance) == ("accuracy", "accuracy", 0.5)
     starter = summary.models["student"].seeds["0"].along["starter-pairs"]
@@ -137,7 +138,7 @@ def test_scores_outlive_the_checkpoints(
 
 
 def test_a_changed_model_or_suite_has_no_scores(done: tuple[Path, Any], text: str, tmp_path: Path) -> None:
-    scoring = Scoring(opened(done[0], text))
+    scoring = Scoring.of(opened(done[0], text))
     subject = next(scoring.subjects("student"))
     state = scoring.along(subject)[500]
     assert str(state) == "student[0]@words-500"
@@ -145,7 +146,7 @@ def test_a_changed_model_or_suite_has_no_scores(done: tuple[Path, Any], text: st
     assert scoring.read(state, name) is not None
     assert scoring.read(state, name) != scoring.read(subject, name)
     for old, new in (("lr: 1.0e-2", "lr: 2.0e-2"), ("along:", 'convention: "2026", along:'), ("steps: 8", "steps: 9")):
-        changed = Scoring(opened(done[0], text.replace(old, new)))
+        changed = Scoring.of(opened(done[0], text.replace(old, new)))
         assert changed.read(changed.along(next(changed.subjects("student")))[500], name) is None
 
 
@@ -175,7 +176,8 @@ def test_the_report_has_a_plot_for_each(done: tuple[Path, Any]) -> None:
 
 
 def test_revisions_carry_their_scores(done: tuple[Path, Any], text: str, tmp_path: Path) -> None:
-    folder = export_babylm(opened(done[0], text), Piece("student", 0), "2026", tmp_path / "upload")
+    one = opened(done[0], text)
+    folder = export_babylm(one, one.run(Teacher(model="student")), "2026", tmp_path / "upload")
     points = dict(done[1].models["student"].seeds["0"].along["starter-pairs"].points)
     for words, accuracy in points.items():
         card = (folder / f"chck_{words}" / "README.md").read_text()
@@ -205,7 +207,7 @@ def test_what_needs_more_than_a_model_is_refused_before_anything_is_prepared(
 def test_a_recipe_without_checkpoints_is_told_before_training(
     done: tuple[Path, Any], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tutelage.api.recipes.train_piece", lambda *a: pytest.fail("trained"))
+    monkeypatch.setattr("tutelage.api.recipes.train_run", lambda *a: pytest.fail("trained"))
     shutil.copytree(done[0] / "curves" / "data", tmp_path / "curves" / "data")
     # The longer one lies beyond the end of the training.
     changed = text.replace("[200, 500, 1M]", "[1M]").replace("checkpoints: [300]", "checkpoints: []")

@@ -15,8 +15,9 @@ from tutelage.base.errors import UserError
 from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import read_summary
 from tutelage.corpus.prepare import Prepared
+from tutelage.experiment.loading import trained
 from tutelage.experiment.score import Scoring
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.setup import Experiment
 from tutelage.experiment.summary import _without_local_paths
 from tutelage.models.build import load
 from tutelage.recipe import Teacher
@@ -56,11 +57,11 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
 
 def opened(runs: Path, text: str = RECIPE) -> tuple[Experiment, Scoring]:
     experiment = Experiment(recipe_from_text(text), runs, Group(0, 1, torch.device("cpu")))
-    return experiment, Scoring(experiment)
+    return experiment, Scoring.of(experiment)
 
 
 def test_teachers_come_before_students(done) -> None:
-    order = [str(piece) for piece in opened(done[0])[0].pieces()]
+    order = [str(run) for run in opened(done[0])[0].runs()]
     assert order == ["wide[0]", "other[0]", "student[0]", "student[1]", "control[0]", "control[1]"]
 
 
@@ -160,10 +161,10 @@ def test_teachers_that_are_not_compared_still_cost_something(done) -> None:
 
 
 def test_a_run_keeps_the_precision_it_began_with(done, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = opened(done[0])[0].spec(Piece("student", 0))
+    begun = opened(done[0])[0].run(Teacher(model="student", seed=0)).spec
     other = "fp32" if begun["model"]["precision"] == "bf16" else "bf16"
     monkeypatch.setattr("tutelage.base.machine.precision", lambda wish: other)
-    assert opened(done[0])[0].spec(Piece("student", 0)) == begun
+    assert opened(done[0])[0].run(Teacher(model="student", seed=0)).spec == begun
 
 
 def test_milestones_are_kept_without_changing_the_run(done, tmp_path: Path) -> None:
@@ -186,29 +187,29 @@ def test_checkpoints_by_words_are_kept_without_changing_the_run(done, tmp_path: 
     text = with_checkpoints("[300, 350, 500, 1M]")
     api.train(recipe_from_text(text), runs=tmp_path, model="wide")
     experiment, _ = opened(tmp_path, text)
-    run, quiet = experiment.run_of(Piece("wide", 0)), done[0] / "toy" / "wide" / "seed-0"
+    run, quiet = experiment.run(Teacher(model="wide", seed=0)).folder, done[0] / "toy" / "wide" / "seed-0"
     for name in ("metrics.jsonl", "hf/model.safetensors"):
         assert (run.path / name).read_bytes() == (quiet / name).read_bytes()
     assert run.finished["best_step"] == 8
 
     # The slow way: count the words batch by batch.
     store = experiment.data.train
-    source = experiment.rows_of(store, experiment.recipe.models["wide"], 8, shuffle=True)
+    source = experiment.plans.of("wide").source
     seen = [words * store.words / len(store) for words in np.cumsum([source.batch(s).token_count for s in range(8)])]
     steps = {words: next(s + 1 for s in range(8) if seen[s] >= words) for words in (300, 350, 500)}
-    assert experiment.plan_of("wide").words == steps
+    assert experiment.plans.of("wide").steps.words == steps
     assert checkpoint.steps_in(run.checkpoints) == sorted({*steps.values(), 7, 8})
     for step in checkpoint.steps_in(run.checkpoints):
         folder = checkpoint.folder_of(run.checkpoints, step)
         assert checkpoint.verify(folder) is None
         assert (folder / "optimizer.safetensors").is_file() == (step >= 7)
-    by_words = experiment.trained(Teacher.model_validate("wide@words-500"), "causal")
-    by_step = experiment.trained(Teacher.model_validate(f"wide@step-{steps[500]}"), "causal")
-    best = experiment.trained(Teacher.model_validate("wide"), "causal")
+    by_words = trained(experiment, Teacher.model_validate("wide@words-500"), "causal")
+    by_step = trained(experiment, Teacher.model_validate(f"wide@step-{steps[500]}"), "causal")
+    best = trained(experiment, Teacher.model_validate("wide"), "causal")
     assert torch.equal(by_words.weight_VD, by_step.weight_VD)
     assert not torch.equal(by_words.weight_VD, best.weight_VD)
     with pytest.raises(UserError, match=r"'wide@words-1M': no checkpoint .* \(there are: 300, 350, 500\)"):
-        experiment.trained(Teacher.model_validate("wide@words-1M"), "causal")
+        trained(experiment, Teacher.model_validate("wide@words-1M"), "causal")
 
     # What holds weights only is nothing to go on from: without the last two, the run is told to be broken.
     for step in (7, 8):
@@ -219,14 +220,14 @@ def test_checkpoints_by_words_are_kept_without_changing_the_run(done, tmp_path: 
 
 def test_asking_for_checkpoints_disowns_no_earlier_run(done) -> None:
     experiment, _ = opened(done[0], with_checkpoints("[300]"))
-    assert experiment.finished(Piece("wide", 0))["steps"] == 8
+    assert experiment.run(Teacher(model="wide", seed=0)).finished()["steps"] == 8
     with pytest.raises(UserError, match=r"was not kept; there are \[4, 8\]"):
-        experiment.trained(Teacher.model_validate("wide@words-300"), "causal")
+        trained(experiment, Teacher.model_validate("wide@words-300"), "causal")
 
 
 def test_teachers_named_by_words_are_kept(done) -> None:
     def milestones(reference: str) -> frozenset[int]:
-        return opened(done[0], RECIPE.replace("[wide, other]", f"[{reference}, other]"))[0].milestones("wide")
+        return opened(done[0], RECIPE.replace("[wide, other]", f"[{reference}, other]"))[0].plans.of("wide").milestones
 
     store = opened(done[0])[0].data.train
     assert milestones("wide@words-300") == {math.ceil(300 / (8 * 32 * store.words / len(store)))}
@@ -236,15 +237,15 @@ def test_teachers_named_by_words_are_kept(done) -> None:
 
 def test_a_length_in_words_ends_at_its_last_checkpoint(done) -> None:
     changed = with_checkpoints("[500, 1K]").replace("wide: {", "wide: {steps: null, words: 1000, ")
-    found = opened(done[0], changed)[0].plan_of("wide")
+    found = opened(done[0], changed)[0].plans.of("wide").steps
     assert found.words[1000] == found.total
-    assert opened(done[0], changed.replace("1K", "1001"))[0].plan_of("wide").words.keys() == {500}
+    assert opened(done[0], changed.replace("1K", "1001"))[0].plans.of("wide").steps.words.keys() == {500}
 
 
 def test_the_end_stands_for_a_checkpoint_of_babylm_a_little_beyond_it(done, monkeypatch) -> None:
     def kept(words: int, written: str = "babylm-strict-small") -> dict[int, int]:
         changed = with_checkpoints(written).replace("wide: {", f"wide: {{steps: null, words: {words}, ")
-        found = opened(done[0], changed)[0].plan_of("wide")
+        found = opened(done[0], changed)[0].plans.of("wide").steps
         assert all(step <= found.total for step in found.words.values())
         return {count: found.total - step for count, step in found.words.items()}
 
@@ -256,8 +257,8 @@ def test_the_end_stands_for_a_checkpoint_of_babylm_a_little_beyond_it(done, monk
 def test_changed_teacher_makes_the_student_another_one(done) -> None:
     experiment, _ = opened(done[0])
     changed, _ = opened(done[0], RECIPE.replace("n_embd: 16", "n_embd: 18"))
-    student = Piece("student", 0)
-    assert experiment.spec(student)["teachers"] != changed.spec(student)["teachers"]
+    student = Teacher(model="student", seed=0)
+    assert experiment.run(student).spec["teachers"] != changed.run(student).spec["teachers"]
 
 
 def test_another_convention_is_measured_anew(done) -> None:
@@ -286,10 +287,10 @@ def test_exported_model_loads_in_stock_transformers_with_equal_logits(done, tmp_
 def test_ensemble_is_the_softmax_of_mean_logits(done) -> None:
     experiment, scoring = opened(done[0])
     ensemble = next(s for s in scoring.subjects() if s.name.startswith("ensemble"))
-    models = [experiment.trained(member, "causal") for member in ensemble.members]
+    models = [trained(experiment, member, "causal") for member in ensemble.members]
     total, count = 0.0, 0
     with torch.no_grad():
-        for batch in experiment.rows_of(experiment.data.test, experiment.recipe.models["wide"], 4, False).once():
+        for batch in experiment.rows.held_out("test", experiment.recipe.models["wide"]).once():
             logits = sum(model.logits(batch.tokens_BT) for model in models) / 2
             losses = torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), batch.targets_BT.flatten(), reduction="none"

@@ -12,7 +12,7 @@ from tutelage.base.errors import UserError
 from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import Summary
 from tutelage.experiment import plans
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.setup import Experiment
 from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.training.parallel import Group
@@ -112,12 +112,12 @@ def test_buckets_together_are_the_test_loss_and_say_what_is_hard(done) -> None:
 def test_a_length_in_flops_is_kept_in_steps(done) -> None:
     experiment = opened(done[0])
     steps = done[1].models["baseline-flops"].seeds["0"].steps
-    spec = experiment.spec(Piece("baseline-flops", 0))
+    spec = experiment.run(Teacher(model="baseline-flops", seed=0)).spec
     assert spec["model"]["steps"] == steps
     assert "flops_of" not in spec["model"]
     longer = opened(done[0], RECIPE.replace("span: 60%", "span: 20%"))
     with pytest.raises(UserError, match=rf"model\.steps: {steps} there, {steps - 1} now"):
-        longer.finished(Piece("baseline-flops", 0))
+        longer.run(Teacher(model="baseline-flops", seed=0)).finished()
 
 
 def test_estimates_know_lengths_in_flops(done) -> None:
@@ -149,9 +149,9 @@ def test_training_elsewhere_cannot_be_counted(done) -> None:
     folder = done[0] / "fair" / "small" / "seed-0" / "hf"
     text = RECIPE.replace("teachers: [small]", f"teachers: ['{folder}']").replace("name: fair", "name: outside")
     experiment = opened(done[0], text)
-    assert experiment.plan_of("baseline-flops").total > 20
+    assert experiment.plans.of("baseline-flops").steps.total > 20
     with pytest.raises(UserError, match=r"baseline-all\.flops_of: the training of '.*' happened elsewhere"):
-        experiment.plan_of("baseline-all")
+        experiment.plans.of("baseline-all")
 
 
 SELECTED = """
@@ -185,8 +185,8 @@ def test_a_selection_can_be_left_out_with_the_teachers_or_alone() -> None:
 
 def test_scoring_counts_in_a_length_by_flops(done) -> None:
     experiment = opened(done[0], RECIPE.replace("evaluate:", SELECTED.strip("\n") + "\nevaluate:"))
-    scoring = plans.flops(experiment, "salt-ds") - plans.flops(experiment, "salt")
-    source = experiment.rows_of(experiment.data.train, experiment.recipe.models["small"], 8, shuffle=False)
-    small = experiment.cost_of(Teacher(model="small"), "causal")
+    scoring = experiment.plans.of("salt-ds").flops() - experiment.plans.of("salt").flops()
+    source = experiment.plans.of("small").source
+    small = experiment.plans.costs.of(Teacher(model="small"), "causal")
     assert scoring == pytest.approx(small.forward_flops * source.tokens_per_epoch)
-    assert experiment.plan_of("plain-flops").total > 10 * experiment.plan_of("baseline-flops").total
+    assert experiment.plans.of("plain-flops").steps.total > 10 * experiment.plans.of("baseline-flops").steps.total

@@ -1,4 +1,4 @@
-"""Teachers that no longer teach: they are released, nothing counts them any more, and the rest is plain training."""
+"""Teachers that are no longer heard: they go, nothing counts them any more, and the rest is plain training."""
 
 import gc
 import weakref
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tutelage import api
 from tutelage.base import machine
-from tutelage.experiment.setup import Experiment
+from tutelage.experiment import loading
 from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.teachers import Ensemble
 
@@ -53,10 +53,10 @@ def test_a_step_is_the_two_stages_of_salt(tmp_path: Path, capsys: pytest.Capture
 
 def test_nothing_holds_on_to_released_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, alive = [], []
-    teachers_of = Experiment.teachers_of
+    ensemble_of = loading.ensemble_of
 
-    def noted(self: Experiment, *args: object) -> Ensemble:
-        ensemble = teachers_of(self, *args)
+    def noted(*args: object) -> Ensemble:
+        ensemble = ensemble_of(*args)
         made.append(weakref.ref(ensemble))
         return ensemble
 
@@ -64,7 +64,7 @@ def test_nothing_holds_on_to_released_teachers(tmp_path: Path, monkeypatch: pyte
         gc.collect()
         alive.append([ref() is not None for ref in made])
 
-    monkeypatch.setattr(Experiment, "teachers_of", noted)
+    monkeypatch.setattr("tutelage.experiment.caches.ensemble_of", noted)
     monkeypatch.setattr(machine, "release_memory", looked)
     api.train(recipe_from_text(RECIPE.replace("SCHEDULE", "{kind: linear, over: 10}")), runs=tmp_path)
     assert alive == [[False]]

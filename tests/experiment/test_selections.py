@@ -14,8 +14,10 @@ from tutelage import api
 from tutelage.base import machine
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.compare.cost import cost_of
+from tutelage.corpus.batches import BatchSource
 from tutelage.experiment import selections
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.loading import trained
+from tutelage.experiment.setup import Experiment
 from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.scores import Scores
@@ -80,25 +82,24 @@ def small_done(done: Path, tmp_path: Path) -> Path:
 def rows_read(runs: Path, steps: range, select: str = SALT_DS) -> list[int]:
     """Return the rows of some steps as the loop would read them."""
     experiment = opened(runs, select)
-    piece = Piece("chosen", 0)
-    source = experiment.rows_of(experiment.data.train, experiment.recipe.models["chosen"], 8, shuffle=True)
-    found = selections.read(experiment.run_of(piece), 0)
+    source = experiment.rows.training(experiment.recipe.models["chosen"]).with_batch_rows(8)
+    found = selections.read(experiment.run(Teacher(model="chosen")).folder, 0)
     selected = source.with_rows(found.rows, found.targets)
-    ends = experiment.plan_of("chosen").ends
+    ends = experiment.plans.of("chosen").steps.ends
     batches = [selected.batch(step) if step < ends[0] else source.batch(step) for step in steps]
     return [row for batch in batches for row in batch.rows_B.tolist()]
 
 
 def test_the_scorer_is_trained_first_and_its_checkpoint_kept(done: Path) -> None:
     experiment = opened(done)
-    assert [str(piece) for piece in experiment.pieces("chosen")] == ["small[0]", "chosen[0]"]
-    assert experiment.milestones("small") == {4}
+    assert [str(run) for run in experiment.runs("chosen")] == ["small[0]", "chosen[0]"]
+    assert experiment.plans.of("small").milestones == {4}
 
 
 def test_selected_rows_are_those_of_the_formula(done: Path) -> None:
     experiment = opened(done)
-    source = experiment.rows_of(experiment.data.train, experiment.recipe.models["small"], 64, shuffle=False)
-    model = experiment.trained(Teacher.model_validate("small@step-4"), "causal")
+    source = BatchSource(experiment.data.train, experiment.recipe.data.rows, 64, 0, shuffle=False)
+    model = trained(experiment, Teacher.model_validate("small@step-4"), "causal")
     expected = []
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=machine.precision("auto") == "bf16"):
         for batch in source.once():
@@ -106,7 +107,7 @@ def test_selected_rows_are_those_of_the_formula(done: Path) -> None:
             gold = log_p.gather(-1, batch.tokens_BT[:, 1:, None])
             loss = -gold.squeeze(-1) * ((log_p > gold).sum(-1) < 10)
             expected += np.median(loss.numpy(), axis=1).tolist()
-    found = selections.read(experiment.run_of(Piece("chosen", 0)), 0)
+    found = selections.read(experiment.run(Teacher(model="chosen", seed=0)).folder, 0)
     count = round(0.25 * source.count)
     threshold = sorted(expected)[-count]
     assert len(found.rows) == count
@@ -127,7 +128,7 @@ def test_the_first_stage_reads_selected_rows_and_the_second_goes_on_as_ever(done
     api.train(recipe_from_text(text()), runs=runs, model="chosen")
     assert [row for rows in read for row in rows] == rows_read(done, range(12))
     plain = opened(done)
-    source = plain.rows_of(plain.data.train, plain.recipe.models["plain"], 8, shuffle=True)
+    source = plain.rows.training(plain.recipe.models["plain"]).with_batch_rows(8)
     assert read[6:] == [source.batch(step).rows_B.tolist() for step in range(6, 12)]
 
 
@@ -135,8 +136,8 @@ def test_the_first_stage_reads_selected_rows_and_the_second_goes_on_as_ever(done
 def test_every_way_trains(small_done: Path, select: str) -> None:
     api.train(recipe_from_text(text(select)), runs=small_done, model="chosen")
     experiment = opened(small_done, select)
-    (facts,) = selections.facts_of(experiment, Piece("chosen", 0))
-    found = selections.read(experiment.run_of(Piece("chosen", 0)), 0)
+    (facts,) = selections.facts_of(experiment.run(Teacher(model="chosen", seed=0)))
+    found = selections.read(experiment.run(Teacher(model="chosen", seed=0)).folder, 0)
     rows = experiment.data.train.__len__() // 16
     expected = {"rows: 100": 100, "25%": round(0.25 * rows), "band": round(0.8 * rows) - round(0.2 * rows)}
     size = next((size for key, size in expected.items() if key in select), rows)
@@ -147,9 +148,9 @@ def test_every_way_trains(small_done: Path, select: str) -> None:
         assert found.targets.sum() == facts["kept"] == round(0.6 * rows * 15)
         assert not found.targets.reshape(rows, 16)[:, -1].any()
     assert sum(facts["counts_kept"]) in (facts["kept"], 0)
-    finished = experiment.finished(Piece("chosen", 0))
+    finished = experiment.run(Teacher(model="chosen", seed=0)).finished()
     scorers = 0 if "random" in select else 2 if "reference" in select else 1
-    per_pass = experiment.cost_of(Teacher(model="small"), "causal").forward_flops * rows * 16
+    per_pass = experiment.plans.costs.of(Teacher(model="small"), "causal").forward_flops * rows * 16
     assert finished["scoring_flops"] == pytest.approx(scorers * per_pass)
 
 
@@ -184,8 +185,8 @@ def test_a_run_interrupted_after_its_selection_ends_bitwise_the_same(
 def test_scores_are_shared_and_settings_without_selection_keep_their_fingerprint(done: Path) -> None:
     assert len(list((done / "toy" / "scores").iterdir())) == 1
     experiment = opened(done)
-    assert "select" not in json.dumps(experiment.spec(Piece("plain", 0)))
-    spec = experiment.spec(Piece("chosen", 0))
+    assert "select" not in json.dumps(experiment.run(Teacher(model="plain", seed=0)).spec)
+    spec = experiment.run(Teacher(model="chosen", seed=0)).spec
     assert "small@step-4" in spec["teachers"]
 
 
@@ -196,7 +197,7 @@ def test_another_selection_is_another_run(done: Path) -> None:
 
 def test_a_damaged_selection_is_told(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done / "toy", tmp_path / "toy")
-    run = opened(tmp_path).run_of(Piece("chosen", 0))
+    run = opened(tmp_path).run(Teacher(model="chosen", seed=0)).folder
     (run.path / "selections" / "stage-1.npz").write_bytes(b"")
     with pytest.raises(UserError, match=r"stage-1\.npz is missing or not what was written: delete"):
         selections.read(run, 0)

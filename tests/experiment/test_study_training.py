@@ -14,7 +14,7 @@ from tutelage import api
 from tutelage.base.errors import UserError
 from tutelage.compare.summary import read_summary
 from tutelage.corpus.examples import Example, write_examples
-from tutelage.corpus.study_plan import Lesson, Plan, Task, write_plan
+from tutelage.corpus.study_plan import Lesson, StudyPlan, Task, write_plan
 from tutelage.models.heads import load_heads
 from tutelage.recipe.load import recipe_from_text
 
@@ -92,7 +92,7 @@ def test_a_task_without_labels_in_the_test_split_hides_no_mean(tmp_path) -> None
     examples = [replace(example, labels=labels(example)) for example in examples]
     tasks = [Task(name="even", description="E.", labels={"a": "A.", "b": "B."}),
              Task(name="rare", description="R.", labels={"x": "X.", "y": "Y."})]  # fmt: skip
-    write_plan(Plan(lessons=(Lesson(kind="classification", tasks=tuple(tasks)),)), tmp_path / "corpus/plan.yaml")
+    write_plan(StudyPlan(lessons=(Lesson(kind="classification", tasks=tuple(tasks)),)), tmp_path / "corpus/plan.yaml")
     write_examples(tmp_path / "corpus/examples.jsonl", examples)
     head = HEAD.replace("corpus: starter", f"corpus: {tmp_path / 'corpus'}").replace(
         "vocab_size: 500", "vocab_size: 300"
@@ -179,21 +179,23 @@ def test_causal_students_learn_labels_beside_text_and_teachers(tmp_path: Path) -
 
 
 def test_weights_at_first_do_not_depend_on_heads(tmp_path: Path) -> None:
-    from tutelage.experiment.setup import Experiment, Piece
+    from tutelage.experiment.loading import new_learner
+    from tutelage.experiment.setup import Experiment
+    from tutelage.recipe import Teacher
     from tutelage.training.parallel import Group
 
     what = recipe_from_text(HEAD + MASKED)
     experiment = Experiment(what, tmp_path, Group(0, 1, torch.device("cpu")))
-    plain, whole = (experiment.new_learner(Piece(name, 0)) for name in ("plain", "all"))
+    plain, whole = (new_learner(experiment, experiment.run(Teacher(model=name, seed=0))) for name in ("plain", "all"))
     assert plain.heads is None
     assert whole.heads is not None
     pairs = zip(plain.model.parameters(), whole.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    other = experiment.new_learner(Piece("all", 1))
+    other = new_learner(experiment, experiment.run(Teacher(model="all", seed=1)))
     assert not torch.equal(other.heads.classes.linear.weight, whole.heads.classes.linear.weight)
     # What a finished run is checked against: labels count where they are learned, and only there.
-    assert "labels" in experiment.spec(Piece("all", 0))
-    assert "labels" not in experiment.spec(Piece("plain", 0))
+    assert "labels" in experiment.run(Teacher(model="all", seed=0)).spec
+    assert "labels" not in experiment.run(Teacher(model="plain", seed=0)).spec
 
 
 @pytest.mark.parametrize(

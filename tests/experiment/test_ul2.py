@@ -8,9 +8,10 @@ import torch
 
 from tutelage import api
 from tutelage.base.errors import UserError
-from tutelage.experiment.caching import cache_of
-from tutelage.experiment.setup import Experiment, Piece
-from tutelage.recipe import Objectives
+from tutelage.experiment.caches import cache_of
+from tutelage.experiment.checks import checked
+from tutelage.experiment.setup import Experiment
+from tutelage.recipe import Objectives, Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.training.parallel import process_group
 
@@ -93,7 +94,7 @@ def test_a_teacher_that_never_read_sentinels_is_named(tmp_path: Path, capsys: py
     text = written().replace("teachers: [teacher]", "teachers: [plain]")
     with process_group() as group:
         experiment = Experiment(recipe_from_text(text), tmp_path, group)
-        experiment.check(experiment.pieces())
+        checked(experiment)
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("has never read a row with sentinels") == 1
     assert "student: its teacher 'plain' has never" in said
@@ -134,8 +135,7 @@ def test_teacher_student_and_control(tmp_path: Path, cache: str) -> None:
         # Held-out rows are read as any causal model reads them.
         for name in ("teacher", "plain"):
             model = experiment.recipe.models[name]
-            (val,) = {experiment.rows_of(experiment.data.val, model, 4, shuffle=False).mixture}
-            assert val is None
+            assert experiment.rows.held_out("val", model).mixture is None
         if cache:
-            key = cache_of(experiment, Piece("student", 0), 0).key
+            key = cache_of(experiment, experiment.run(Teacher(model="student", seed=0)), 0).key
             assert key["ul2"]["shares"] == [0.6, 0.2, 0.2]

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from tutelage import recipe
+from tutelage.experiment.show import print_presets
 from tutelage.models.build import build
 from tutelage.models.presets import PRESETS
 
@@ -34,6 +35,13 @@ def count(name: str, vocabulary: int) -> int:
 def test_papers_shapes_have_the_papers_sizes(name: str) -> None:
     vocabulary, parameters = GOLDEN[name]
     assert count(name, vocabulary) == parameters
+
+
+def test_presets_are_shown_with_their_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    print_presets()
+    shown = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if "-" in line[:12]}
+    assert shown.keys() == PRESETS.keys()
+    assert (shown["llama-58m"], shown["gpt2-705m"], shown["llama-345m"]) == ("58.3M", "705M", "345M")
 
 
 @pytest.mark.parametrize(("name", "millions"), [("modernbert-149m", 149.7), ("modernbert-39m", 39.6)])

@@ -383,3 +383,25 @@ models: {one: {preset: llama-1m, steps: 3, cuda_graphs: on, attention: causal}}
         recipe_from_text(text.replace("cuda_graphs: on", "cuda_graphs: on, sharding: fsdp"))
     with pytest.raises(UserError, match="rows of kind `examples` have many lengths, a graph only one"):
         recipe_from_text(text.replace("{length: 16}", "{kind: examples, length: 16}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "mend",
+            r"x\.yaml:2: data\.cleaning: Input should be 'none', .* or a function, written package.module:function",
+        ),
+        ("no_such_module:clean", "a function that is there: 'no_such_module:clean' cannot be imported"),
+        ("tutelage.corpus.cleaning:spacin", "has no function 'spacin'; did you mean 'spacing'"),
+        ("os:getcwd", "has no function 'getcwd'"),
+        ("tutelage.corpus.cleaning:clean", r"declared as \(text: str\) -> str"),
+    ],
+)
+def test_a_cleaning_function_is_looked_at_before_anything_is_read(name: str, message: str) -> None:
+    refused(BASE.replace("name: base", f"name: base\ndata: {{cleaning: '{name}'}}").lstrip(), message)
+
+
+def test_a_cleaning_function_can_be_named() -> None:
+    what = recipe_from_text(BASE, overrides=["data.cleaning=tutelage.corpus.cleaning:spacing"])
+    assert what.data.cleaning == "tutelage.corpus.cleaning:spacing"

@@ -21,7 +21,7 @@ from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import read_summary
 from tutelage.report import plots, report
 from tutelage.report.headline import headline
-from tutelage.report.plot_style import MARKERS, looks
+from tutelage.report.plot_style import MARKERS, styles_of
 from tutelage.report.plot_teaching import describe_objectives, teaching_columns
 from tutelage.report.plot_training import thin
 from tutelage.report.tables import comparisons_table, models_table
@@ -125,7 +125,7 @@ def test_all_plots_of_a_full_run_are_there(compared: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
-def test_plots_of_loudness_need_a_schedule_or_a_gate(compared: dict[str, Any]) -> None:
+def test_plots_of_the_teachers_weight_need_a_schedule_or_a_gate(compared: dict[str, Any]) -> None:
     value = copy.deepcopy(compared)
     for number, run in enumerate(value["models"]["student"]["seeds"].values()):
         run["curves"]["teacher_weight"] = [[i, 100 * i, max(0.0, 0.5 - 0.1 * i)] for i in range(1, 10)]
@@ -136,13 +136,13 @@ def test_plots_of_loudness_need_a_schedule_or_a_gate(compared: dict[str, Any]) -
         ]
         run["gate_report"] = [{"stage": 0, "bins": bins}]
     drawn = {plot.name: plot for plot in plots.draw(value)}
-    weight, heard = drawn["teacher-weight"].figure, drawn["heard-by-difficulty"].figure
+    weight, gate = drawn["teacher-weight"].figure, drawn["gate-by-difficulty"].figure
     assert [axes.get_ylabel() for axes in weight.axes] == ["teachers' weight", "gate's weight"]
     assert weight.axes[0].lines[0].get_ydata().tolist()[-1] == 0
     # Three seeds and their mean.
-    assert len(heard.axes[0].lines) == 4
-    assert heard.axes[0].lines[3].get_ydata().tolist()[0] == pytest.approx(1 / 12)
-    assert "Where the teachers were heard" in report.html_report(value)
+    assert len(gate.axes[0].lines) == 4
+    assert gate.axes[0].lines[3].get_ydata().tolist()[0] == pytest.approx(1 / 12)
+    assert "The gate's weight by difficulty" in unescape(report.html_report(value))
 
 
 def test_hostile_names_stay_text(full: dict[str, Any]) -> None:
@@ -291,10 +291,10 @@ def test_the_graph_puts_teachers_before_students_and_controls_beside(full: dict[
 def test_models_look_different_and_the_same_everywhere(full: dict[str, Any]) -> None:
     for i in range(20):
         full["models"][f"more-{i}"] = {"role": "model"}
-    found = looks(read_summary(full))
-    assert len({(look.colour, look.dashes) for look in found.values()}) == len(found) == 25
-    assert {look.marker for look in found.values()} == set(MARKERS)
-    assert found["student"] == looks(read_summary(without(full, "teacher-llama")))["student"]
+    found = styles_of(read_summary(full))
+    assert len({(style.colour, style.dashes) for style in found.values()}) == len(found) == 25
+    assert {style.marker for style in found.values()} == set(MARKERS)
+    assert found["student"] == styles_of(read_summary(without(full, "teacher-llama")))["student"]
 
 
 def test_thinning_keeps_the_mean_and_the_end() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tutelage.corpus.examples import Example
-from tutelage.corpus.study_plan import Plan, check_plan
+from tutelage.corpus.study_plan import StudyPlan, check_plan
 
 
 @pytest.fixture
-def small_plan() -> Plan:
+def small_plan() -> StudyPlan:
     tree = {
         "title": "Small",
         "lessons": [

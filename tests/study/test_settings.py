@@ -7,8 +7,7 @@ from pydantic import ValidationError
 
 from tutelage.base.errors import UserError
 from tutelage.study.client.endpoint import Endpoint
-from tutelage.study.settings import Study, Teacher
-from tutelage.study.study_file import load_study
+from tutelage.study.settings import Study, TeacherSettings, load_study
 
 KEY = "sk-proj-0123456789"
 
@@ -39,14 +38,14 @@ def test_keys_are_refused_and_never_repeated(tmp_path, teacher) -> None:
 
 def test_usual_addresses_and_names_are_taken() -> None:
     for endpoint in ("http://localhost:8000/v1", "https://[::1]:8/v1/", "https://host.example/a/b-c_d/v1"):
-        teacher = Teacher(endpoint=endpoint, key_variable="MY_KEY_2")
+        teacher = TeacherSettings(endpoint=endpoint, key_variable="MY_KEY_2")
         assert Endpoint(teacher).shown == endpoint
 
 
 @pytest.mark.parametrize("endpoint", [f"http://host:{KEY}/v1", f"ftp://{KEY}/v1", KEY])
 def test_what_is_no_address_is_not_repeated(endpoint) -> None:
     with pytest.raises(UserError, match="no address") as told:
-        Endpoint(Teacher(endpoint=endpoint))
+        Endpoint(TeacherSettings(endpoint=endpoint))
     assert KEY not in str(told.value)
 
 

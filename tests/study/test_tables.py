@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tutelage.cli.main import main
 from tutelage.corpus.study_plan import write_plan
-from tutelage.report.study_tables import filtered_table, plan_table
+from tutelage.report.study_tables import filter_table, plan_table
 from tutelage.study.filter.filters import Filtered
 from tutelage.study.filter.overlap import SuiteOverlap
 from tutelage.study.filter.quarantine import Refused
@@ -33,7 +33,7 @@ def test_a_plan_is_shown_as_the_teacher_wrote_it(small_plan) -> None:
 def test_tables_give_no_orders_to_a_terminal(small_plan) -> None:
     plan = small_plan.model_copy(update={"title": ORDERS})
     found = Filtered((), (Refused(ORDERS, "", ""),), (SuiteOverlap(ORDERS, 1, 1, 0, 0, ()),))
-    for table in (plan_table(plan), filtered_table(found)):
+    for table in (plan_table(plan), filter_table(found)):
         console = Console(file=io.StringIO(), width=200)
         console.print(table)
         shown = console.file.getvalue()
@@ -46,7 +46,7 @@ def test_errors_give_no_orders_to_a_terminal(small_plan, tmp_path, monkeypatch, 
     (tmp_path / "a.jsonl").write_text(json.dumps({"kind": "classification", "text": "x", ORDERS: 1}) + "\n")
     monkeypatch.setattr("sys.argv", ["tutelage", "study", "audit", str(tmp_path)])
     with pytest.raises(SystemExit):
-        main.main()
+        main()
     told = capsys.readouterr().err
     assert "unknown field 'A[U+001B]" in told
     assert not set(told) & set("\x1b\x07\u202e\r")

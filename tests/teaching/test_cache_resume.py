@@ -22,8 +22,9 @@ import yaml
 from tutelage import api
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.files import locked
-from tutelage.experiment.caching import cache_of, opened_at
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.caches import cache_of, opened_at
+from tutelage.experiment.setup import Experiment
+from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.cache import TeacherCache
 from tutelage.training.parallel import Group
@@ -51,6 +52,8 @@ models:
         cache: {kind: hidden}
       - {objectives: {next_token: 1}}
 """
+
+STUDENT = Teacher(model="student", seed=0)
 
 
 def recipe(kind: str = "hidden", fill: str = "ahead", **changes: object) -> str:
@@ -191,6 +194,10 @@ def experiment(runs: Path, text: str) -> Experiment:
     return Experiment(recipe_from_text(text), runs, Group(0, 1, torch.device("cpu")))
 
 
+def student_cache(one: Experiment, seed: int = 0) -> TeacherCache:
+    return cache_of(one, one.run(Teacher(model="student", seed=seed)), 0)
+
+
 def losses(runs: Path) -> list[float]:
     lines = (runs / "kept/student/seed-0/metrics.jsonl").read_text().splitlines()
     return [entry["loss"] if "loss" in entry else entry["val"]["loss"] for entry in map(json.loads, lines)]
@@ -227,16 +234,16 @@ def test_seeds_and_students_share_one_cache_and_changed_teachers_do_not(taught, 
     text = recipe("sparse", seeds=2)
     api.train(recipe_from_text(text), runs=runs)
     one = experiment(runs, text)
-    folder = cache_of(one, Piece("student", 0), 0).folder
+    folder = student_cache(one).folder
     assert [path.name for path in (runs / "kept/caches").iterdir()] == [folder.name]
-    assert cache_of(one, Piece("student", 1), 0).folder == folder
-    assert cache_of(experiment(runs, recipe("sparse", "first_epoch")), Piece("student", 0), 0).folder == folder
+    assert student_cache(one, seed=1).folder == folder
+    assert student_cache(experiment(runs, recipe("sparse", "first_epoch"))).folder == folder
     # The same settings, other weights: as if a folder had been exchanged.
     weights = runs / "kept/other/seed-0/hf/model.safetensors"
     original = weights.read_bytes()
     try:
         weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
-        assert cache_of(experiment(runs, text), Piece("student", 0), 0).folder != folder
+        assert student_cache(experiment(runs, text)).folder != folder
     finally:
         weights.write_bytes(original)
 
@@ -256,7 +263,7 @@ def test_edited_rows_are_refused(taught, tmp_path) -> None:
     data[100] ^= 1
     (runs / "kept/data/train.bin").write_bytes(data)
     with pytest.raises(UserError, match=r"train.bin is damaged"):
-        cache_of(experiment(runs, recipe()), Piece("student", 0), 0)
+        student_cache(experiment(runs, recipe()))
 
 
 def test_verbs_build_tell_and_verify(taught, tmp_path, capsys) -> None:
@@ -323,7 +330,7 @@ def test_show_tells_what_a_cache_will_be(taught, tmp_path) -> None:
     (text,) = shown.caches
     assert text.startswith("sparse, 132 bytes a token, ")
     one = experiment(runs, RECIPE)
-    tokens = one.rows_of(one.data.train, one.recipe.models["student"], 6, shuffle=True).tokens_per_epoch
+    tokens = one.rows.training(one.recipe.models["student"]).with_batch_rows(6).tokens_per_epoch
     assert shown.disk - plain.disk == 132 * tokens
     assert plain.caches == ()
 
@@ -338,22 +345,22 @@ def test_a_cache_beyond_its_limit_is_refused_before_teachers_are_trained(tmp_pat
 
 def test_how_a_cache_is_filled_does_not_change_what_is_learned(taught, tmp_path) -> None:
     runs = fresh(taught, tmp_path, "wish")
-    student = Piece("student", 0)
-    specs = [experiment(runs, text).spec(student) for text in (recipe("sparse"), recipe("sparse", "first_epoch"))]
+    specs = [experiment(runs, text).run(STUDENT).spec for text in (recipe("sparse"), recipe("sparse", "first_epoch"))]
     assert specs[0] == specs[1]
     assert specs[0]["model"]["stages"][0]["cache"] == {"kind": "sparse"}
-    assert experiment(runs, recipe("hidden")).spec(student) != specs[0]
+    assert experiment(runs, recipe("hidden")).run(STUDENT).spec != specs[0]
 
 
 def test_a_student_waits_while_another_process_fills_the_cache(taught, tmp_path) -> None:
     runs = fresh(taught, tmp_path, "waiting")
-    folder = cache_of(experiment(runs, recipe("sparse")), Piece("student", 0), 0).folder
+    one = experiment(runs, recipe("sparse"))
+    folder = student_cache(one).folder
     holder = CONTEXT.Process(target=hold, args=(folder / "lock",))
     holder.start()
     while not (folder / "lock").is_file() or not (folder / "lock").read_text():
         time.sleep(0.01)
     began = time.monotonic()
-    with opened_at(experiment(runs, recipe("sparse")), Piece("student", 0), 0) as cache:
+    with opened_at(one, one.run(STUDENT), 0) as cache:
         assert time.monotonic() - began > 1
         assert cache.complete(range(1))
     holder.join(60)

@@ -27,13 +27,15 @@ from tutelage.corpus.prepare import Prepared
 from tutelage.evaluation.benchmarks import data as benchmarks
 from tutelage.experiment import caches, token_scores
 from tutelage.experiment import show as estimates
-from tutelage.experiment.score import HELD_OUT, Scoring
+from tutelage.experiment.checks import checked
+from tutelage.experiment.loading import trained
+from tutelage.experiment.score import HELD_OUT, Scoring, check_names
 from tutelage.experiment.score_external import evaluate_guests
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.summary import summarise
-from tutelage.experiment.train import train_piece
-from tutelage.models.build import Kind, save
-from tutelage.recipe import Evaluation, Recipe, Teacher
+from tutelage.experiment.train import train_run
+from tutelage.models.build import save
+from tutelage.recipe import Evaluation, ModelKind, Recipe, Teacher
 from tutelage.recipe.load import load_recipe, shipped_recipes
 from tutelage.report.model_card import model_card
 from tutelage.report.report import publish as publish_summary
@@ -48,7 +50,7 @@ RECIPE_FILE = "recipe.yaml"
 
 
 @contextmanager
-def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterator[tuple[Experiment, Scoring]]:
+def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterator[Experiment]:
     if not isinstance(source, Recipe) and (Path(source) / RECIPE_FILE).is_file():
         if overrides:
             raise UserError(f"{source} is a run with settings of its own; overrides go with its recipe and a new name")
@@ -60,38 +62,35 @@ def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterato
         raise UserError("overrides go with a recipe file or name; change a Recipe with `model_copy(update=...)`")
     with process_group() as group:
         experiment = Experiment(what, Path(runs), group)
-        scoring = Scoring(experiment)
-        experiment.pieces()
-        scoring.check_names()
-        # All processes together: preparing has a barrier.
-        _ = experiment.data
-        yield experiment, scoring
+        check_names(what)
+        experiment.prepare()
+        yield experiment
 
 
 def show(
     source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, probe: bool = True
-) -> list[estimates.Estimate]:
+) -> list[estimates.RunEstimate]:
     """Estimate what every model will take: parameters, tokens, words, FLOPs, memory, disk, and time by a probe."""
-    with _open(source, overrides, runs) as (experiment, _):
+    with _open(source, overrides, runs) as experiment:
         return estimates.estimate(experiment, probe)
 
 
 def prepare(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS) -> Prepared:
     """Download and clean the corpus, train the tokenizer, encode."""
-    with _open(source, overrides, runs) as (experiment, _):
+    with _open(source, overrides, runs) as experiment:
         return experiment.data
 
 
 def train(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, model: str | None = None) -> None:
     """Train one model and those that teach it, or all models."""
-    with _open(source, overrides, runs) as (experiment, scoring):
-        _train(experiment, scoring, model)
+    with _open(source, overrides, runs) as experiment:
+        _train(experiment, model)
 
 
 def evaluate(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, model: str | None = None) -> None:
     """Score trained models on what the recipe names."""
-    with _open(source, overrides, runs) as (experiment, scoring):
-        _evaluate(experiment, scoring, model)
+    with _open(source, overrides, runs) as experiment:
+        _evaluate(Scoring.of(experiment), model)
 
 
 def evaluate_models(
@@ -99,7 +98,7 @@ def evaluate_models(
     suites: Sequence[str],
     out: str | Path = EVALUATED,
     convention: str | None = None,
-    kind: Kind | None = None,
+    kind: ModelKind | None = None,
     revision: str | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     batch_tokens: int | None = None,
@@ -136,8 +135,8 @@ def report(
     source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, publish: str | Path | None = None
 ) -> Summary | None:
     """Write the report of a finished experiment, and publish it to a folder if one is named; see `run`."""
-    with _open(source, overrides, runs) as (experiment, scoring):
-        return _report(experiment, scoring, publish) if experiment.group.is_main else None
+    with _open(source, overrides, runs) as experiment:
+        return _report(Scoring.of(experiment), publish) if experiment.group.is_main else None
 
 
 def run(
@@ -148,10 +147,10 @@ def run(
     Returns:
         The summary; None in the helping processes of a group.
     """
-    with _open(source, overrides, runs) as (experiment, scoring):
-        _train(experiment, scoring, None)
-        _evaluate(experiment, scoring, None)
-        return _report(experiment, scoring, publish) if experiment.group.is_main else None
+    with _open(source, overrides, runs) as experiment:
+        scoring = _train(experiment, None)
+        _evaluate(scoring, None)
+        return _report(scoring, publish) if experiment.group.is_main else None
 
 
 def cache_build(
@@ -162,19 +161,19 @@ def cache_build(
     Raises:
         UserError: the recipe has no caches, or a teacher is not trained yet.
     """
-    with _open(source, overrides, runs) as (experiment, _):
+    with _open(source, overrides, runs) as experiment:
         caches.build(experiment, model)
 
 
 def cache_info(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS) -> list[caches.CacheReport]:
     """Say what the teacher caches of a recipe hold, and which folders beside them it does not use."""
-    with _open(source, overrides, runs) as (experiment, _):
+    with _open(source, overrides, runs) as experiment:
         return caches.info(experiment)
 
 
 def cache_verify(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS) -> list[caches.CacheReport]:
     """Compare every checksum of the teacher caches of a recipe; what is damaged stands in `damaged`."""
-    with _open(source, overrides, runs) as (experiment, _):
+    with _open(source, overrides, runs) as experiment:
         return caches.verify(experiment)
 
 
@@ -201,7 +200,7 @@ def score(
         wanted = Teacher.model_validate(model)
     except ValidationError as error:
         raise UserError(f"'{model}' is no model: write name, name[seed], name@step-N, a folder or a hub id") from error
-    with _open(source, overrides, runs) as (experiment, _):
+    with _open(source, overrides, runs) as experiment:
         if wanted.model not in experiment.recipe.models:
             outside.check(wanted, experiment.data.tokenizer, experiment.recipe.models)
         return token_scores.score(experiment, wanted, None if to is None else Path(to))
@@ -215,14 +214,12 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name a new one")
     wanted = _named(model, "name, name[seed] or name@step-N")
-    with _open(source, overrides, runs) as (experiment, _):
-        if wanted.model not in experiment.recipe.models:
-            experiment.pieces(wanted.model)
-        piece = experiment.piece_of(wanted)
-        trained = experiment.trained(wanted, experiment.recipe.models[piece.name].reads)
-        card = model_card(experiment.recipe, piece.name, piece.seed, experiment.finished(piece))
+    with _open(source, overrides, runs) as experiment:
+        run = experiment.run(wanted)
+        model_there = trained(experiment, wanted, run.model.reads)
+        card = model_card(experiment.recipe, run.name, run.seed, run.finished())
         if experiment.group.is_main:
-            save(trained, experiment.data.tokenizer, folder, card)
+            save(model_there, experiment.data.tokenizer, folder, card)
         return folder
 
 
@@ -236,10 +233,8 @@ def export_babylm(
 ) -> Path:
     """Make an upload folder for BabyLM of a trained model (`name` or `name[seed]`): see `tutelage.babylm.export`."""
     wanted = _named(model, "name or name[seed]")
-    with _open(source, overrides, runs) as (experiment, _):
-        if wanted.model not in experiment.recipe.models:
-            experiment.pieces(wanted.model)
-        return make_upload_folder(experiment, experiment.piece_of(wanted), year, Path(folder))
+    with _open(source, overrides, runs) as experiment:
+        return make_upload_folder(experiment, experiment.run(wanted), year, Path(folder))
 
 
 def submission_write(
@@ -271,13 +266,11 @@ def submission_write(
         UserError: see `tutelage.babylm.results`.
     """
     wanted = _named(model, "name or name[seed]")
-    with _open(source, overrides, runs) as (experiment, scoring):
-        if wanted.model not in experiment.recipe.models:
-            experiment.pieces(wanted.model)
+    with _open(source, overrides, runs) as experiment:
+        run = experiment.run(wanted)
         if not experiment.group.is_main:
             return None
-        piece = experiment.piece_of(wanted)
-        return write_results(scoring, piece, track, Path(folder), measure, incomplete)
+        return write_results(experiment, run, track, Path(folder), measure, incomplete)
 
 
 def submission_check(path: str | Path, track: str) -> list[Fault]:
@@ -344,35 +337,35 @@ def _refuse_recipe(model: str | Path) -> None:
         )
 
 
-def _train(experiment: Experiment, scoring: Scoring, model: str | None) -> None:
-    pieces = experiment.pieces(model)
-    experiment.check(pieces)
+def _train(experiment: Experiment, model: str | None) -> Scoring:
+    runs = checked(experiment, model)
     if "test" in experiment.recipe.evaluate:
         experiment.data.check_test(experiment.recipe.data.rows)
     # Reading the benchmarks now tells of a missing one before hours of training.
-    _ = scoring.found
-    for piece in pieces:
-        train_piece(experiment, piece)
+    scoring = Scoring.of(experiment)
+    for run in runs:
+        train_run(experiment, run)
     if experiment.group.is_main:
         # A run folder knows its recipe, so that `tutelage report runs/NAME` needs nothing else.
         text = yaml.safe_dump(experiment.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_text(experiment.folder / RECIPE_FILE, text)
+    return scoring
 
 
-def _evaluate(experiment: Experiment, scoring: Scoring, model: str | None) -> None:
+def _evaluate(scoring: Scoring, model: str | None) -> None:
+    experiment = scoring.experiment
     names = experiment.recipe.compare.models or tuple(experiment.recipe.models)
     if model is not None and model not in names:
         raise UserError(f"'{model}' is not among the models compared{nearest(model, names)} ({', '.join(names)})")
-    _ = scoring.found
     if experiment.group.is_main:
         for subject in scoring.subjects(model):
             scoring.score(subject)
     experiment.group.barrier()
 
 
-def _report(experiment: Experiment, scoring: Scoring, publish: str | Path | None) -> Summary:
-    summary = summarise(experiment, scoring)
-    page = write_html(summary, experiment.folder / "report.html")
+def _report(scoring: Scoring, publish: str | Path | None) -> Summary:
+    summary = summarise(scoring)
+    page = write_html(summary, scoring.experiment.folder / "report.html")
     console.print(f"report: {page}")
     if publish is not None:
         publish_summary(summary, Path(publish))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,55 +18,34 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import sweep, write_json, write_text
 from tutelage.base.progress import console
 from tutelage.corpus.examples import read_examples, write_examples
-from tutelage.corpus.study_plan import Kind, Plan, read_plan, starter_plan, write_plan
-from tutelage.study.client.budget import Cost
-from tutelage.study.client.client import open_teacher
-from tutelage.study.client.store import costs, open_store
-from tutelage.study.client.teacher_llm import TeacherLLM
-from tutelage.study.filter.hidden import visible
+from tutelage.corpus.study_plan import StudyPlan, TaskKind, read_plan, starter_plan, write_plan
+from tutelage.study.client.budget import Spending
+from tutelage.study.client.client import TeacherLLM
+from tutelage.study.client.store import Store, costs, open_store
 from tutelage.study.filter.quarantine import Refused, write_refused
+from tutelage.study.filter.text import visible
 from tutelage.study.folder import StudyFolder
-from tutelage.study.settings import Planning, Prices, Study
-from tutelage.study.study_file import load_study, study_text
+from tutelage.study.settings import Planning, Prices, Study, load_study, study_text
 from tutelage.study.write.forecast import forecast
-from tutelage.study.write.labelling import Labeller
+from tutelage.study.write.labelling import Labelled, Labeller, check_labelling
 from tutelage.study.write.planning import Planner
 from tutelage.study.write.prompting import copy_prompts
 from tutelage.study.write.word_ledger import WHY, WordLedger
 from tutelage.study.write.writing import Writer
 
 if TYPE_CHECKING:
-    from tutelage.api.study_corpora import Audited
+    from tutelage.study.filter.audit import Audited
     from tutelage.study.filter.filters import Filtered
 
-Source = Study | str | Path
+StudySource = Study | str | Path
 STUDIES = Path("studies")
 TOLD = 5
 """Of what was left out of a plan, this many things are told on the terminal."""
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """What labelling came to.
-
-    Attributes:
-        texts: labelled texts, those without any label included.
-        labels: by task, how many texts have a label.
-        could: by task, how many texts could have one: pairs, single texts, or such of one line.
-        refused: labels that did not come to anything.
-        budget_ended: whether texts were left without labels because the budget ended.
-    """
-
-    texts: int
-    labels: dict[str, int]
-    could: dict[str, int]
-    refused: int
-    budget_ended: bool
-
-
 def study_plan(
-    source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES, again: bool = False
-) -> Plan:
+    source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES, again: bool = False
+) -> StudyPlan:
     """Let the teacher plan, and write `plan.yaml`; a plan that is there, edited or not, is used as it is.
 
     Args:
@@ -104,14 +82,14 @@ def study_plan(
     return plan
 
 
-def study_write(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> WordLedger:
+def study_write(source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> WordLedger:
     """Let the teacher write the texts of the plan, to `written.jsonl`; what was not taken is in `quarantine/`."""
     study, folder = _open(source, overrides, studies)
     plan = _plan(folder)
     _check_suites(study)
+    # Better before words are paid for than after.
+    check_labelling(study, plan)
     with _teacher(study, folder) as teacher:
-        # It refuses tasks that the plan does not have: better before words are paid for than after.
-        Labeller(teacher, study, plan)
         writer = Writer(teacher, study, plan)
         write_examples(folder.written, writer.examples())
         write_refused(folder.quarantine / "write.jsonl", writer.refused)
@@ -122,7 +100,7 @@ def study_write(source: Source, overrides: Sequence[str] = (), studies: str | Pa
     return writer.ledger
 
 
-def study_label(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Labelled:
+def study_label(source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Labelled:
     """Let the teacher label what was written, to `labelled.jsonl`; labels that came to nothing are in `quarantine/`."""
     study, folder = _open(source, overrides, studies)
     plan = _plan(folder)
@@ -136,7 +114,7 @@ def study_label(source: Source, overrides: Sequence[str] = (), studies: str | Pa
     return Labelled(total, dict(labeller.labels), dict(labeller.could), len(labeller.refused), labeller.budget_ended)
 
 
-def study_filter(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Filtered:
+def study_filter(source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Filtered:
     """Sort what was labelled into `corpus/`, which students read, and the quarantine; asks nothing."""
     # Evaluation sets bring torch with them; planning and writing do without.
     from tutelage.api.study_corpora import filter_study
@@ -145,7 +123,7 @@ def study_filter(source: Source, overrides: Sequence[str] = (), studies: str | P
 
 
 def study_audit(
-    source: Source,
+    source: StudySource,
     overrides: Sequence[str] = (),
     studies: str | Path = STUDIES,
     suites: Sequence[str] = (),
@@ -175,45 +153,28 @@ def study_audit(
     return audit_corpus(source, folder or Path(studies) / Path(source).name / "audit", suites)
 
 
-def study_run(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Audited:
+def study_run(source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Audited:
     """Go all the way: plan (if there is no plan yet), write, label, filter, audit.
 
     Raises:
         UserError: the budget ended on the way.
     """
     study_plan(source, overrides, studies)
-    check_budget(study_write(source, overrides, studies))
-    check_budget(study_label(source, overrides, studies))
+    study_write(source, overrides, studies).check_budget()
+    study_label(source, overrides, studies).check_budget()
     study_filter(source, overrides, studies)
     return study_audit(source, overrides, studies)
 
 
-def check_budget(done: WordLedger | Labelled) -> None:
-    """Refuse to go on from a stage that the end of the budget cut off.
-
-    Raises:
-        UserError: it ended.
-    """
-    if isinstance(done, WordLedger):
-        ended, what = done.ended == "budget", f"{done.words:,} words were written"
-    else:
-        ended, what = done.budget_ended, f"{sum(done.labels.values()):,} of {sum(done.could.values()):,} labels came"
-    if ended:
-        raise UserError(
-            f"the budget ended before all was done: {what}. What was answered is kept: raise `budget` and give the "
-            "same command again; or go on with what is there, by the verbs that come next"
-        )
-
-
 def study_costs(
-    source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES
-) -> tuple[dict[str, Cost], Prices | None]:
+    source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES
+) -> tuple[dict[str, Spending], Prices | None]:
     """Return what each stage of a study cost so far (`plan`, `write`, `label`), and the prices to count money by."""
     study, folder = _read(source, overrides, studies)
     return (costs(folder.requests) if folder.requests.is_file() else {}), study.teacher.prices
 
 
-def study_show(source: Source, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> dict[str, int]:
+def study_show(source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> dict[str, int]:
     """Forecast the requests of each stage, repeats left out; asks nothing and writes nothing."""
     study, folder = _read(source, overrides, studies)
     plan = None if isinstance(study.plan, Planning) else _named_plan(study.plan)
@@ -225,7 +186,24 @@ def study_prompts(folder: str | Path) -> list[Path]:
     return copy_prompts(Path(folder))
 
 
-def _tell_what_is_missing(refused: Sequence[Refused], lost: Sequence[Kind], folder: StudyFolder) -> None:
+def open_teacher(study: Study, store: Store) -> TeacherLLM:
+    """Return the teacher that a study names; nothing is connected or loaded before a request needs it.
+
+    Raises:
+        UserError: an address that cannot be, answers of another teacher in the store, a missing package.
+    """
+    if study.teacher.faults == "again":
+        store.forget_faults()
+    if study.teacher.endpoint is not None:
+        from tutelage.study.client.remote import RemoteTeacher
+
+        return RemoteTeacher(study, store)
+    from tutelage.study.client.local import LocalTeacher
+
+    return LocalTeacher(study, store)
+
+
+def _tell_what_is_missing(refused: Sequence[Refused], lost: Sequence[TaskKind], folder: StudyFolder) -> None:
     """Say before words are paid for what of the plan came to nothing."""
     if not refused and not lost:
         return
@@ -239,7 +217,7 @@ def _tell_what_is_missing(refused: Sequence[Refused], lost: Sequence[Kind], fold
     console.print(what, style="yellow", markup=False)
 
 
-def _open(source: Source, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:
+def _open(source: StudySource, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:
     study, folder = _read(source, overrides, studies)
     # What a killed process left half-written.
     sweep(folder.path)
@@ -247,7 +225,7 @@ def _open(source: Source, overrides: Sequence[str], studies: str | Path) -> tupl
     return study, folder
 
 
-def _read(source: Source, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:
+def _read(source: StudySource, overrides: Sequence[str], studies: str | Path) -> tuple[Study, StudyFolder]:
     if isinstance(source, Study) and overrides:
         raise UserError("overrides go with a study's file; change a Study with `model_copy(update=...)`")
     study = source if isinstance(source, Study) else load_study(source, overrides)
@@ -265,16 +243,16 @@ def _check_suites(study: Study) -> None:
 
 @contextmanager
 def _teacher(study: Study, folder: StudyFolder) -> Iterator[TeacherLLM]:
-    with open_store(folder.requests) as store, open_teacher(study, store) as teacher:
-        yield teacher
+    with open_store(folder.requests) as store:
+        yield open_teacher(study, store)
 
 
-def _plan(folder: StudyFolder) -> Plan:
+def _plan(folder: StudyFolder) -> StudyPlan:
     if not folder.plan.is_file():
         raise UserError(f"{folder.plan} is not there; `tutelage study plan` comes first")
     return read_plan(folder.plan)
 
 
-def _named_plan(path: Path) -> Plan:
+def _named_plan(path: Path) -> StudyPlan:
     """Read the plan that a study names: a file, or `starter`, the plan of the starter corpus."""
     return starter_plan() if str(path) == starter.NAME and not path.exists() else read_plan(path)

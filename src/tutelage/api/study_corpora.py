@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from tutelage import starter
@@ -12,24 +12,15 @@ from tutelage.base.errors import MissingData, UserError
 from tutelage.base.files import new_folder, write_text
 from tutelage.base.progress import console, progress
 from tutelage.corpus.examples import Example, read_examples, write_examples
-from tutelage.corpus.study_plan import Plan, read_plan, starter_plan, write_plan
+from tutelage.corpus.study_plan import StudyPlan, read_plan, starter_plan, write_plan
 from tutelage.evaluation.suites.sentences import evaluation_sentences
 from tutelage.report.audit_page import audit_page
 from tutelage.study.client.store import costs
-from tutelage.study.filter.audit import Audit, StageCost, audit_examples
-from tutelage.study.filter.faults import count_faults
+from tutelage.study.filter.audit import Audit, Audited, StageCost, audit_examples
 from tutelage.study.filter.filters import Filtered, filter_examples
-from tutelage.study.filter.quarantine import write_refused
+from tutelage.study.filter.quarantine import count_faults, write_refused
 from tutelage.study.folder import StudyFolder
-from tutelage.study.settings import Filters, Prices, Study
-
-
-@dataclass(frozen=True)
-class Audited:
-    """An audit and where its page is."""
-
-    audit: Audit
-    page: Path
+from tutelage.study.settings import Study
 
 
 def check_suites(suites: Sequence[str]) -> None:
@@ -57,7 +48,7 @@ def filter_study(study: Study, folder: StudyFolder) -> Filtered:
     if not folder.labelled.is_file():
         raise UserError(f"{folder.labelled} is not there; `tutelage study label` comes first")
     plan = read_plan(folder.plan)
-    suites = {name: evaluation_sentences(name) for name in study.filters.overlap.suites}
+    suites = _suites(study.filters.overlap.suites)
     examples = _read([folder.labelled])
     _tell_of_other_texts(folder, {example.id for example in examples})
     found = filter_examples(examples, plan, study.filters, suites)
@@ -98,11 +89,16 @@ def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), o
     if not folder.corpus.is_dir():
         raise UserError(f"{folder.corpus} is not there; `tutelage study filter` comes first")
     examples, plan = _corpus(folder.corpus)
-    names = [*study.filters.overlap.suites, *suites]
-    stages = _costs(folder.requests, study.teacher.prices)
-    longest = study.labelling.tagged_words
+    sets = _suites([*study.filters.overlap.suites, *suites])
+    prices, longest = study.teacher.prices, study.labelling.tagged_words
+    spent = costs(folder.requests).items() if folder.requests.is_file() else ()
+    stages = {
+        stage: StageCost(cost.requests, cost.read, cost.written, cost.money(prices) if prices else None)
+        for stage, cost in spent
+    }
     refused = count_faults(folder.quarantine)
-    return _audit(study.name, examples, plan, study.filters, names, out or folder.audit, refused, stages, longest)
+    found = audit_examples(examples, plan, study.filters, sets, refused, stages, longest)
+    return _write(found, study.name, out or folder.audit)
 
 
 def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> Audited:
@@ -113,31 +109,24 @@ def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> A
     """
     path = Path(source)
     if str(source) == starter.NAME and not path.exists():
-        return _audit(starter.NAME, _read(starter.example_files()), starter_plan(), Filters(), suites, out, {}, {})
-    examples, plan = _corpus(path)
-    return _audit(str(source), examples, plan, Filters(), suites, out, {}, {})
+        examples, plan = _read(starter.example_files()), starter_plan()
+    else:
+        examples, plan = _corpus(path)
+    return _write(audit_examples(examples, plan, suites=_suites(suites)), str(source), out)
 
 
-def _audit(
-    name: str,
-    examples: Sequence[Example],
-    plan: Plan,
-    settings: Filters,
-    suites: Sequence[str],
-    out: Path,
-    refused: Mapping[str, Mapping[str, int]],
-    stages: Mapping[str, StageCost],
-    tagged_words: int | None = None,
-) -> Audited:
-    sentences = {name: evaluation_sentences(name) for name in dict.fromkeys(suites)}
-    found = audit_examples(examples, plan, settings, sentences, refused, stages, tagged_words)
+def _write(found: Audit, name: str, out: Path) -> Audited:
     # ASCII with escapes: an unfiltered corpus may hold lone surrogates.
     write_text(out / "audit.json", json.dumps(asdict(found), indent=2, allow_nan=False) + "\n")
     write_text(out / "index.html", audit_page(found, name))
     return Audited(found, out / "index.html")
 
 
-def _corpus(path: Path) -> tuple[list[Example], Plan]:
+def _suites(names: Sequence[str]) -> dict[str, list[str]]:
+    return {name: evaluation_sentences(name) for name in dict.fromkeys(names)}
+
+
+def _corpus(path: Path) -> tuple[list[Example], StudyPlan]:
     plans = [path / name for name in ("plan.yaml", "plan.json") if (path / name).is_file()]
     # Hidden files are what other programs left; training does not read them either.
     files = sorted(file for file in path.glob("*.jsonl") if not file.name.startswith("."))
@@ -157,11 +146,3 @@ def _read(files: Sequence[Path]) -> list[Example]:
                 found.append(example)
                 bar.advance(1)
     return found
-
-
-def _costs(requests: Path, prices: Prices | None) -> dict[str, StageCost]:
-    found = costs(requests) if requests.is_file() else {}
-    return {
-        stage: StageCost(cost.requests, cost.read, cost.written, cost.money(prices) if prices else None)
-        for stage, cost in found.items()
-    }

@@ -14,11 +14,12 @@ from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import new_folder, read_json, write_json
-from tutelage.base.run_folder import Json
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.base.types import Json
+from tutelage.experiment.identity import TrainingRun
+from tutelage.experiment.loading import trained
+from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import word_checkpoints, words_at_best
 from tutelage.models.build import save
-from tutelage.recipe import Teacher
 from tutelage.report.model_card import babylm_card
 
 UPLOAD = """# Uploading {name}
@@ -49,12 +50,12 @@ may forbid passing weights on.
 """
 
 
-def export_babylm(experiment: Experiment, piece: Piece, year: str, folder: Path) -> Path:
+def export_babylm(experiment: Experiment, run: TrainingRun, year: str, folder: Path) -> Path:
     """Write the upload folder of a trained model.
 
     Args:
         experiment: the experiment.
-        piece: the model and seed.
+        run: of the model.
         year: of the challenge, for the card.
         folder: a new or empty one.
 
@@ -63,22 +64,19 @@ def export_babylm(experiment: Experiment, piece: Piece, year: str, folder: Path)
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name a new one")
-    done = experiment.finished(piece)
-    kept = word_checkpoints(experiment, piece)
-    run, reads = experiment.run_of(piece), experiment.recipe.models[piece.name].reads
-    main = Teacher(model=piece.name, seed=piece.seed)
-    words = words_at_best(experiment, piece)
+    done = run.finished()
+    kept = word_checkpoints(experiment, run)
     tokenizer = experiment.data.tokenizer
     with new_folder(folder) as building:
-        card = _card(experiment, piece, year, done, "main", words, scores_in(run.scores))
-        _save(experiment.trained(main, reads), tokenizer, building / "main", card)
+        card = _card(experiment, run, year, done, "main", words_at_best(run), scores_in(run.folder.scores))
+        _save(trained(experiment, run.reference, run.model.reads), tokenizer, building / "main", card)
         for one in kept:
-            scores = scores_in(run.scores_at(one.reference.checkpoint))
-            card = _card(experiment, piece, year, done, one.name, one.words_seen, scores)
+            scores = scores_in(run.folder.scores_at(one.reference.checkpoint))
+            card = _card(experiment, run, year, done, one.name, one.words_seen, scores)
             _save(one.load(), tokenizer, building / one.name, card)
         names = [*(one.name for one in kept), "main"]
         commands = "\n".join(f"hf upload USER/NAME {name} . --revision {name}" for name in names)
-        text = UPLOAD.format(name=f"{experiment.recipe.name}: {piece}", count=len(kept), commands=commands)
+        text = UPLOAD.format(name=f"{experiment.recipe.name}: {run}", count=len(kept), commands=commands)
         (building / "UPLOAD.md").write_text(text, encoding="utf-8")
     return folder
 
@@ -100,7 +98,7 @@ def scores_in(folder: Path) -> dict[str, str]:
 
 
 def _card(
-    experiment: Experiment, piece: Piece, year: str, done: Json, revision: str, words: int, scores: dict[str, str]
+    experiment: Experiment, run: TrainingRun, year: str, done: Json, revision: str, words: int, scores: dict[str, str]
 ) -> str:
     data = experiment.data
     corpus = f"`{experiment.recipe.data.corpus}`, {data.train.words:,} words"
@@ -109,7 +107,7 @@ def _card(
         ", trained on this corpus" if experiment.recipe.data.tokenizer.kind == "bpe" else ""
     )
     return babylm_card(
-        experiment.recipe, piece.name, piece.seed, done, year=year, revision=revision, words=words, corpus=corpus,
+        experiment.recipe, run.name, run.seed, done, year=year, revision=revision, words=words, corpus=corpus,
         tokenizer=tokenizer, scores=scores,
     )  # fmt: skip
 

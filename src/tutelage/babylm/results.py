@@ -20,15 +20,17 @@ from tutelage.babylm.track_rules import TRACKS
 from tutelage.babylm.write import Fast, Submission, options_of, write_submission
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.progress import progress
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.named import Found, find
 from tutelage.evaluation.psychometrics.acquisition import as_submission, evaluate_acquisition
 from tutelage.evaluation.psychometrics.acquisition_data import find_acquisition
 from tutelage.evaluation.suites.suites import find_suite
-from tutelage.experiment.score import Scoring, Subject, in_words
-from tutelage.experiment.setup import Experiment, Piece
-from tutelage.recipe import Evaluation, Teacher
+from tutelage.experiment.identity import TrainingRun
+from tutelage.experiment.measure import in_words
+from tutelage.experiment.score import Scoring, Subject
+from tutelage.experiment.setup import Experiment
+from tutelage.recipe import Evaluation
 from tutelage.recipe.finetune import GLUE_7
 from tutelage.recipe.words import revision
 
@@ -41,7 +43,7 @@ DIGEST = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class TaskLine:
     """A task of a submission, and what became of it.
 
     Attributes:
@@ -72,18 +74,18 @@ class Results:
     """What was written: the collated file, and every task; those of `missing` are not in the files, or not all."""
 
     path: Path
-    lines: tuple[Line, ...]
+    lines: tuple[TaskLine, ...]
     year: Year
 
     @property
-    def missing(self) -> list[Line]:
+    def missing(self) -> list[TaskLine]:
         """The tasks that could still be measured."""
         return [line for line in self.lines if line.missing]
 
 
 def write_results(
-    scoring: Scoring,
-    piece: Piece,
+    experiment: Experiment,
+    run: TrainingRun,
     track: str,
     results: Path,
     measure: bool = False,
@@ -92,8 +94,8 @@ def write_results(
     """Write the result files of a trained model.
 
     Args:
-        scoring: of its experiment.
-        piece: the model and seed.
+        experiment: the model's.
+        run: of the model.
         track: as `babylm-2026-strict-small`.
         results: folder of results; files are put into `<results>/<model>/`.
         measure: first measure what is missing and can be measured here.
@@ -105,19 +107,19 @@ def write_results(
             written then.
     """
     form, short = format_of(track)
-    settings = scoring.recipe.evaluation
+    settings = experiment.recipe.evaluation
     if settings.convention != form.year:
         raise UserError(
             f"this recipe scores by the rules of {settings.convention}, {track} by those of {form.year}: "
             f"evaluation.convention={form.year} (what was scored by other rules is then scored anew)"
         )
-    scoring.experiment.finished(piece)
-    gathered = _Gathered(scoring, piece, form, short)
+    run.finished()
+    gathered = _Gathered(experiment, run, form, short)
     if measure:
         gathered.measure()
     submission, lines = gathered.submission()
     if not (submission.full or submission.fast or submission.surprisals):
-        raise UserError(f"nothing of {track} is measured of {piece} yet:\n{reasons(lines, form.year)}")
+        raise UserError(f"nothing of {track} is measured of {run} yet:\n{reasons(lines, form.year)}")
     if not (form.optional or incomplete) and any(line.missing or line.note for line in lines):
         raise UserError(
             f"BabyLM {form.year} takes complete submissions only; --incomplete writes what there is. Missing:\n"
@@ -154,12 +156,12 @@ def options_here(form: Format) -> Options:
 class _Gathered:
     """The scores of one model, as a submission wants them."""
 
-    def __init__(self, scoring: Scoring, piece: Piece, form: Format, track: Track) -> None:
-        self.experiment: Experiment = scoring.experiment
-        self.piece, self.form, self.track = piece, form, track
-        self.subject = Subject(piece.name, piece.seed, (Teacher(model=piece.name, seed=piece.seed),))
-        self.listed = scoring.recipe.evaluate
-        self.settings: Evaluation = scoring.recipe.evaluation
+    def __init__(self, experiment: Experiment, run: TrainingRun, form: Format, track: Track) -> None:
+        self.experiment = experiment
+        self.run, self.form, self.track = run, form, track
+        self.subject = Subject(run.name, run.seed, (run.reference,))
+        self.listed = experiment.recipe.evaluate
+        self.settings: Evaluation = experiment.recipe.evaluation
         self.found: dict[str, Found] = {}
         self.lacking: dict[str, str] = {}
         """Why an evaluation cannot be measured here."""
@@ -186,10 +188,10 @@ class _Gathered:
         names += [AOA] if self.states else []
         self._scoring([name for name in names if name in self.found]).score(self.subject)
 
-    def submission(self) -> tuple[Submission, list[Line]]:
+    def submission(self) -> tuple[Submission, list[TaskLine]]:
         """Put everything together, and say what became of every task."""
         full: dict[str, Json] = {}
-        lines: list[Line] = []
+        lines: list[TaskLine] = []
         for task in (*self.form.full, *self.form.glue):
             line, result = self._task(self.subject, task)
             lines.append(line)
@@ -200,21 +202,15 @@ class _Gathered:
         fast: dict[str, dict[str, Fast]] = {}
         for task in self.form.fast:
             lines.append(self._along(task, fast))
-        name = self.piece.name
-        first = self.experiment.recipe.models[name].seed_list[0]
-        model = name if self.piece.seed == first else f"{name}-{self.piece.seed}"
-        backend: Backend = "causal" if self.experiment.recipe.models[name].reads == "causal" else "mlm"
+        name, seed = self.run.name, self.run.seed
+        model = name if seed == self.run.model.seed_list[0] else f"{name}-{seed}"
+        backend: Backend = "causal" if self.run.model.reads == "causal" else "mlm"
         return Submission(model, self.form.year, self.track, backend, full, fast, surprisals, age), lines
 
     def _scoring(self, evaluate: Iterable[str]) -> Scoring:
         """Return a scoring of the tasks of the submission instead of the recipe's evaluations."""
         along = tuple(dict.fromkeys(task.evaluation for task in self.form.fast if task.evaluation in self.found))
-        settings = self.settings.model_copy(update={"along": along})
-        wanted = {"evaluate": tuple(evaluate), "evaluation": settings}
-        scoring = Scoring(self.experiment)
-        scoring.recipe = self.experiment.recipe.model_copy(update=wanted)
-        scoring.found = self.found
-        return scoring
+        return Scoring(self.experiment, tuple(evaluate), self.settings.model_copy(update={"along": along}), self.found)
 
     def _names(self, task: Task) -> list[str]:
         """Return what may have measured a task, the preferred first: `glue` fine-tunes several."""
@@ -229,8 +225,8 @@ class _Gathered:
                 return name, score
         return None
 
-    def _task(self, subject: Subject, task: Task) -> tuple[Line, Fast | None]:
-        line = Line(task=task.key, evaluation=self._names(task)[0], items=sum(task.sizes.values()))
+    def _task(self, subject: Subject, task: Task) -> tuple[TaskLine, Fast | None]:
+        line = TaskLine(task=task.key, evaluation=self._names(task)[0], items=sum(task.sizes.values()))
         kept = self._kept(subject, task)
         if kept is None:
             return replace(line, missing=self._why(subject, line.evaluation)), None
@@ -245,14 +241,14 @@ class _Gathered:
             said += f", rules of {score['convention']}"
         return replace(line, evaluation=name, done=1, score=said), result
 
-    def _along(self, task: Task, fast: dict[str, dict[str, Fast]]) -> Line:
+    def _along(self, task: Task, fast: dict[str, dict[str, Fast]]) -> TaskLine:
         """Collect a fast task of all checkpoints."""
         found = {name: self._task(state, task) for name, state in self.states.items()}
         done = {name: result for name, (_, result) in found.items() if result is not None}
         for name, result in done.items():
             fast.setdefault(name, {})[task.key] = result
         lines = [line for line, _ in found.values()]
-        return Line(
+        return TaskLine(
             task=task.key,
             evaluation=task.evaluation,
             items=sum(task.sizes.values()),
@@ -264,14 +260,14 @@ class _Gathered:
             note=self._ended(),
         )
 
-    def _surprisals(self) -> tuple[Json | None, float | None, Line]:
+    def _surprisals(self) -> tuple[Json | None, float | None, TaskLine]:
         """Return the surprisals of words at the track's checkpoints, and what they score."""
-        line = Line(task=AOA, evaluation=AOA, items=self.form.words, asked=len(schedule(self.track)))
+        line = TaskLine(task=AOA, evaluation=AOA, items=self.form.words, asked=len(schedule(self.track)))
         score = self.scoring.read(self.subject, AOA) if AOA in self.found else None
         if score is None or not self.states:
             return None, None, replace(line, missing=self._no_checkpoints() or self._why(self.subject, AOA))
         rows = surprisal_rows(self.scoring.folder(self.subject), list(self.states))
-        said = as_submission(rows, self.piece.name, len(self.states))
+        said = as_submission(rows, self.run.name, len(self.states))
         value = None
         if self.form.optional:
             rules, tokenizer = CONVENTIONS[self.form.year], self.experiment.data.tokenizer
@@ -299,7 +295,7 @@ class _Gathered:
         return f"measured of something else ({', '.join(told)})"
 
 
-def reasons(lines: Sequence[Line], year: str) -> str:
+def reasons(lines: Sequence[TaskLine], year: str) -> str:
     """Say why tasks are missing, those with the same reason together, and what in a recipe measures them."""
     names: dict[str, dict[str, None]] = {}
     for line in lines:

@@ -17,7 +17,7 @@ from tutelage.babylm.format import Task
 from tutelage.babylm.write import Fast, accuracies, measured_predictions, measured_scores, suite_predictions
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.tasks import find_task, read_scored

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from tutelage.babylm.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TRACKS, Rules
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import read_json
-from tutelage.base.run_folder import Json, RunFolder
+from tutelage.base.run_folder import RunFolder
+from tutelage.base.types import Json
 from tutelage.recipe import Model, Rows, Teacher
 from tutelage.recipe.words import revision
 from tutelage.training import checkpoint

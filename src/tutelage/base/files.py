@@ -22,12 +22,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+import psutil
 from safetensors import SafetensorError
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import console
 
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<process>\d+)@(?P<host>.*)")
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<process>\d{1,9})@(?P<host>.*)")
 
 
 @contextmanager
@@ -154,7 +155,7 @@ def sweep(folder: Path) -> None:
         return
     for path in sorted(folder.iterdir()):
         found = _LEFTOVER.fullmatch(path.name)
-        if found is None or found["host"] != platform.node() or _alive(int(found["process"])):
+        if found is None or found["host"] != platform.node() or psutil.pid_exists(int(found["process"])):
             continue
         if found["kind"] == "old":
             _put_away(path, path.with_name(found["name"]))
@@ -182,16 +183,6 @@ def _remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 @contextmanager

@@ -1,47 +1,62 @@
-"""Functions of a user's own, named in a recipe as `package.module:function`."""
+"""Functions of a user's own that a recipe names as `package.module:function`.
+
+They come from what Python finds on its path (`PYTHONPATH`, installed packages); a recipe holds no code.
+"""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from tutelage.base.errors import nearest
+from tutelage.base.errors import UserError, nearest
+from tutelage.base.files import sha256
 
-NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def is_function_name(name: str) -> bool:
+    """Tell whether a text has the form `package.module:function`."""
+    return _NAME.fullmatch(name) is not None
 
 
 def load_function(name: str) -> Callable[..., Any]:
     """Import a function by its name.
 
     Raises:
-        ValueError: no such name, module or function, with the nearest one.
+        UserError: no such module or function, or a module that fails when it is imported.
     """
-    if not NAME.fullmatch(name):
-        raise ValueError(f"'{name}' names no function: write package.module:function")
-    place, _, short = name.partition(":")
+    place, _, function = name.partition(":")
     try:
-        module = importlib.import_module(place)
-    except ImportError as error:
-        raise ValueError(f"'{name}' cannot be imported ({error}): install it, or put it on PYTHONPATH") from error
-    function = getattr(module, short, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value)]
-        raise ValueError(f"{place} has no function '{short}'{nearest(short, known)}")
-    return function  # type: ignore[no-any-return]
+        module = import_module(place)
+    except Exception as error:  # whatever the module's own code raises
+        raise UserError(f"'{name}' cannot be imported ({type(error).__name__}: {error}); is its folder on PYTHONPATH?"
+                        ) from error  # fmt: skip
+    found = getattr(module, function, None)
+    if not inspect.isfunction(found):
+        raise UserError(f"'{place}' has no function '{function}'{nearest(function, dir(module))}")
+    return found
+
+
+def code_digest(name: str) -> str:
+    """Return a digest of the source of the module in which a function stands."""
+    source = inspect.getsourcefile(load_function(name))
+    assert source is not None, "a function in Python has a source"
+    return sha256(Path(source))
 
 
 def check_settings(name: str, function: Callable[..., Any], given: int, settings: Mapping[str, Any]) -> None:
     """Make sure that a function takes so many arguments by place, and settings by name.
 
     Raises:
-        ValueError: it does not, with the nearest name.
+        UserError: it does not, with the nearest name.
     """
     signature = inspect.signature(function)
     try:
         signature.bind(*range(given), **settings)
     except TypeError as error:
         wrong = next((key for key in settings if key not in signature.parameters), "")
-        raise ValueError(f"{name}{signature}: {error}{nearest(wrong, signature.parameters)}") from error
+        raise UserError(f"{name}{signature}: {error}{nearest(wrong, signature.parameters)}") from error

@@ -11,10 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import psutil
 
 from tutelage import __version__
 from tutelage.base.errors import UserError
+from tutelage.base.types import Json
 
 PAGES_KEPT = 1 << 30
 """Blocks of memory up to this size are kept for reuse when they are freed."""
@@ -65,12 +68,12 @@ def set_up() -> SetUp:
 
 
 @contextmanager
-def deterministic(wished: bool) -> Iterator[None]:
-    """Take kernels that repeat to the last bit, where that is wished."""
+def deterministic(asked: bool) -> Iterator[None]:
+    """Take kernels that repeat to the last bit, where that is asked for."""
     import torch
 
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wished or before)
+    torch.use_deterministic_algorithms(asked or before)
     try:
         yield
     finally:
@@ -83,12 +86,16 @@ def cores() -> int:
 
     Threads beyond either number slow products of matrices down, in a container by far.
     """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = {_read(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list") or number
-                for number in allowed}  # fmt: skip
+    # psutil counts the cores of the machine, not those that are left to this process.
+    siblings = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or cpu for cpu in _allowed()}
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
     share = int(quota) / int(period) if quota.isdigit() and period.isdigit() else len(siblings)
     return max(1, min(len(siblings), math.ceil(share)))
+
+
+def _allowed() -> set[int]:
+    """Return the logical CPUs that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def _read(path: str) -> str:
@@ -98,53 +105,49 @@ def _read(path: str) -> str:
         return ""  # not Linux, or no such limit
 
 
-def precision(wish: Literal["auto", "fp32", "bf16"]) -> Literal["fp32", "bf16"]:
+def precision(asked: Literal["auto", "fp32", "bf16"]) -> Literal["fp32", "bf16"]:
     """Resolve `auto`: bf16 where the processor has instructions for it, else fp32."""
-    if wish != "auto":
-        return wish
+    if asked != "auto":
+        return asked
     import torch
 
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "fp32"
+    return "bf16" if set(cpu_info("flags").split()) & {"avx512_bf16", "amx_bf16"} else "fp32"
 
 
 @cache
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """Describe versions and machine, for run folders and reports."""
     import torch
     import transformers
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "tutelage": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "cpu": cpu_info("model name") or platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(memory, 1),
+        "cores": len(_allowed()),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
-def free_memory(device: str = "cpu") -> float | None:
-    """Return the bytes that this process may still take on a device, or None where the system does not tell."""
+def free_memory(device: str = "cpu") -> float:
+    """Return the bytes that this process may still take on a device."""
     if device == "cuda":
         import torch
 
         return float(torch.cuda.mem_get_info()[0])
-    found = []
-    with suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        found += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    # What a container may have; files that the kernel keeps in memory would make room.
+    found = [float(psutil.virtual_memory().available)]
+    # What a container may have, which psutil does not know; files that the kernel keeps in memory would make room.
     with suppress(OSError, ValueError, IndexError):
         group = Path("/sys/fs/cgroup")
         limit, taken = (float((group / f"memory.{name}").read_text()) for name in ("max", "current"))
         lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
         found.append(limit - taken + sum(float(line.split()[1]) for line in lines if line.startswith("inactive_file")))
-    return min(found, default=None)
+    return min(found)
 
 
 def check_memory(size: float, what: str, device: str = "cpu") -> None:
@@ -155,28 +158,19 @@ def check_memory(size: float, what: str, device: str = "cpu") -> None:
     """
     for place in dict.fromkeys(("cpu", device)):
         free = free_memory(place)
-        if free is not None and size > free:
+        if size > free:
             raise UserError(
                 f"{what} would take {size / 2**30:.1f} GiB of memory in float32, this machine "
                 f"{'' if place == 'cpu' else 'on its GPU '}has {free / 2**30:.1f} GiB free: take smaller models, end "
-                "other programs, or keep what teachers say on disk from a larger machine (`cache`)"
+                "other programs, or keep the teachers' output on disk from a larger machine (`cache`)"
             )
 
 
 @cache
 def cpu_info(key: str) -> str:
     """Return what Linux says of the processor under a key such as `vendor_id`; nothing elsewhere."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(key):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # not Linux
-    return ""
-
-
-def _cpu_flags() -> set[str]:
-    return set(cpu_info("flags").split())
+    lines = _read("/proc/cpuinfo").splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
 
 def release_memory() -> None:
@@ -192,11 +186,10 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def memory_held() -> int | None:
-    """Return the bytes of memory that this process holds: on the GPU if there is one; None where nobody tells."""
+def memory_held() -> int:
+    """Return the bytes of memory that this process holds: on the GPU if there is one."""
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.memory_reserved()
-    pages = _read("/proc/self/statm").split()
-    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else None
+    return int(psutil.Process().memory_info().rss)

@@ -24,8 +24,7 @@ from typing import Any
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, locked, read_json, sweep, write_json
 from tutelage.base.machine import environment
-
-Json = dict[str, Any]
+from tutelage.base.types import Json
 
 
 class RunFolder:
@@ -91,7 +90,7 @@ class RunFolder:
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
 
 
-class Lines:
+class JsonLines:
     """A JSON-lines file that is appended to, and cut back to a known length on resuming."""
 
     def __init__(self, path: Path, size: int | None = None) -> None:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from tutelage import recipe
 from tutelage.base import machine
-from tutelage.base.run_folder import Json, RunFolder
+from tutelage.base.run_folder import RunFolder
+from tutelage.base.types import Json
 from tutelage.corpus.batches import Batch, BatchSource, Tokens
 from tutelage.models.build import build, config_for
 from tutelage.models.products import product
@@ -65,6 +66,8 @@ class MadeUpTokenizer:
     pad_token_id: int = 0
     bos_token_id: int = 1
     eos_token_id: int = 2
+    cls_token_id: int = 1
+    sep_token_id: int = 2
 
     def __len__(self) -> int:
         """Return the number of tokens."""

@@ -24,4 +24,4 @@ Publish = Annotated[
     typer.Option("--publish", help="Also write `report.md`, its plots and `summary.json` to this folder."),
 ]
 RUNS = Path("runs")
-Track = Annotated[str, typer.Option(help="As `babylm-2026-strict-small`; an unknown name lists them.")]
+TrackOption = Annotated[str, typer.Option(help="As `babylm-2026-strict-small`; an unknown name lists them.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.arguments import RUNS, OneModel, Overrides, RecipeArgument, Runs, Track
+from tutelage.cli.arguments import RUNS, OneModel, Overrides, RecipeArgument, Runs, TrackOption
 
 cache = typer.Typer(
     no_args_is_help=True, help="Keep what teachers say on disk, and look after it (`stages: [{cache: ...}]`)."
@@ -21,7 +21,7 @@ def submission_write(
     recipe: RecipeArgument,
     model: Annotated[str, typer.Argument(help="`name` or `name[seed]`.")],
     folder: Annotated[Path, typer.Argument(help="Folder of results; files are put into FOLDER/MODEL/.")],
-    track: Track,
+    track: TrackOption,
     overrides: Overrides = None,
     runs: Runs = RUNS,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="First measure what is not measured yet.")] = False,
@@ -55,7 +55,7 @@ def submission_write(
 @submission.command("check")
 def submission_check(
     path: Annotated[Path, typer.Argument(help="A model's folder of results, or its collated file; made here or not.")],
-    track: Track,
+    track: TrackOption,
 ) -> None:
     """Look result files through: names, sizes, order, values, checkpoints. Exit code 1 if the year would refuse them.
 

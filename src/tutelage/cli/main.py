@@ -106,9 +106,11 @@ def evaluate(
             help="Rules of that year: 2023, 2024, 2025, 2026. Unless given 2025, and our own for fine-tuning (`glue`)."
         ),
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="`causal` or `masked`, where the model does not say.")] = None,
+    kind: Annotated[
+        Literal["causal", "masked"] | None, typer.Option(help="How models read, where their configuration is silent.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
-    precision: Annotated[str | None, typer.Option(help="`fp32` (default) or `bf16`.")] = None,
+    precision: Annotated[Literal["fp32", "bf16"] | None, typer.Option(help="Of the models; fp32 by default.")] = None,
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens scored at once; what suits the machine, unless given.")
     ] = None,
@@ -125,15 +127,22 @@ def evaluate(
     """
     from tutelage import api
 
-    if suite:
-        _show_scores(recipe, overrides, suite, convention, kind, revision, precision, batch_tokens, out)
+    if not suite:
+        options = {"--convention": convention, "--kind": kind, "--revision": revision, "--precision": precision,
+                   "--batch-tokens": batch_tokens, "--out": out}  # fmt: skip
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise typer.BadParameter(f"{', '.join(given)} goes with --suite; a recipe has its own `evaluation`")
+        api.evaluate(recipe, overrides or (), runs, model)
         return
-    options = {"--convention": convention, "--kind": kind, "--revision": revision, "--precision": precision,
-               "--batch-tokens": batch_tokens, "--out": out}  # fmt: skip
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise typer.BadParameter(f"{', '.join(given)} goes with --suite; a recipe has its own `evaluation`")
-    api.evaluate(recipe, overrides or (), runs, model)
+    from tutelage.api.recipes import EVALUATED
+    from tutelage.base.progress import console, output
+    from tutelage.report.terminal import scores_table
+
+    folder, models = out or EVALUATED, [recipe, *(overrides or ())]
+    summary = api.evaluate_models(models, suite, folder, convention, kind, revision, precision or "fp32", batch_tokens)
+    output().print(scores_table(summary))
+    console.print(f"scores: {folder / 'summary.json'}; report: {folder / 'report.html'}")
 
 
 @app.command()
@@ -252,34 +261,6 @@ def _show_table(summary: object) -> None:
     output().print(terminal_table(summary))
 
 
-def _show_scores(
-    first: str,
-    others: list[str] | None,
-    suites: list[str],
-    convention: str | None,
-    kind: str | None,
-    revision: str | None,
-    precision: str | None,
-    batch_tokens: int | None,
-    out: Path | None,
-) -> None:
-    from tutelage import api
-    from tutelage.base.progress import console, output
-    from tutelage.report.terminal import scores_table
-
-    if kind not in (None, "causal", "masked"):
-        raise typer.BadParameter(f"'{kind}' is no kind: causal or masked", param_hint="--kind")
-    if precision not in (None, "fp32", "bf16"):
-        raise typer.BadParameter(f"'{precision}' is no precision: fp32 or bf16", param_hint="--precision")
-    folder = out or api.EVALUATED
-    reads: Literal["causal", "masked"] | None = "causal" if kind == "causal" else "masked" if kind else None
-    arithmetic: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"
-    models = [first, *(others or ())]
-    summary = api.evaluate_models(models, suites, folder, convention, reads, revision, arithmetic, batch_tokens)
-    output().print(scores_table(summary))
-    console.print(f"scores: {folder / 'summary.json'}; report: {folder / 'report.html'}")
-
-
 def main() -> None:
     """Run the command line; errors of the user's end in one message, not in a traceback.
 
@@ -287,7 +268,7 @@ def main() -> None:
     second Ctrl-C ends it at once.
     """
     from tutelage.base.errors import Interrupted, UserError
-    from tutelage.study.filter.hidden import visible
+    from tutelage.study.filter.text import visible
 
     # Read when torch loads. Threads that spin while they wait slow training down beside any other busy process; those
     # that sleep at once are woken too late for short operations. So they spin for a moment (benchmarks/waiting.md).

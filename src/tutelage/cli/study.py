@@ -1,9 +1,9 @@
-"""Verbs of the command line for study plans: `tutelage study plan`, `write`, `label`, `filter`, `audit`, `run`."""
+"""Commands for study plans: `tutelage study plan`, `write`, `label`, `filter`, `audit`, `run`, ..."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ A *study* is a YAML file: who the teacher is, what may be spent, how many words.
 goes all the way: plan, write, label, filter, audit. Or step by step, to look at what came and to edit the plan before
 words are written: `tutelage study plan study.yaml`, then `write`, `label`, `filter`, `audit`. Everything is in
 `studies/NAME/`. Whatever the teacher answered is kept in `requests.jsonl` there, so a study that was stopped or killed
-goes on when the same command is given again, and nothing is asked, or paid, twice.
+resumes when the same command is given again, and nothing is asked, or paid, twice.
 
 Train on it with a recipe that says `data: {corpus: studies/NAME/corpus}`.""",
 )
@@ -45,12 +45,8 @@ def study_plan(
     removed, labels defined better, prompts replaced. A plan that is there is used as it is; `--again` asks for another.
     `plan: mine.yaml` in the study takes a plan from a file, `plan: starter` that of the starter corpus.
     """
-    from tutelage.api import studies as work
-    from tutelage.base.progress import output
-    from tutelage.report.study_tables import plan_table
-
-    output().print(plan_table(work.study_plan(file, changes or (), studies, again)))
-    _show_cost(file, changes, studies)
+    _show("plan", file, changes, studies, again)
+    _show("costs", file, changes, studies)
 
 
 @study.command("write")
@@ -60,14 +56,9 @@ def study_write(file: StudyArgument, changes: Changes = None, studies: Studies =
     What is not taken, such as repeated texts, is in `quarantine/write.jsonl` with the reason; words by task are in
     `ledger.json`. More words later: `tutelage study write study.yaml writing.words=2M` asks for the difference.
     """
-    from tutelage.api import studies as work
-    from tutelage.base.progress import output
-    from tutelage.report.study_tables import ledger_table
-
-    ledger = work.study_write(file, changes or (), studies)
-    output().print(ledger_table(ledger))
-    _show_cost(file, changes, studies)
-    work.check_budget(ledger)
+    written = _show("write", file, changes, studies)
+    _show("costs", file, changes, studies)
+    written.check_budget()
 
 
 @study.command("label")
@@ -77,14 +68,9 @@ def study_label(file: StudyArgument, changes: Changes = None, studies: Studies =
     This is where most requests go: by default one for each text and family of tasks, times `labelling.votes`.
     Labels that stay malformed are missing, and stand in `quarantine/label.jsonl`.
     """
-    from tutelage.api import studies as work
-    from tutelage.base.progress import output
-    from tutelage.report.study_tables import labels_table
-
-    found = work.study_label(file, changes or (), studies)
-    output().print(labels_table(found.labels, found.could, found.refused))
-    _show_cost(file, changes, studies)
-    work.check_budget(found)
+    labelled = _show("label", file, changes, studies)
+    _show("costs", file, changes, studies)
+    labelled.check_budget()
 
 
 @study.command("filter")
@@ -96,11 +82,7 @@ def study_filter(file: StudyArgument, changes: Changes = None, studies: Studies 
     not fit the plan, without their texts. Everything taken out stands in `quarantine/filter.jsonl` with the reason.
     Try other settings at no cost: `tutelage study filter study.yaml filters.near_duplicates=0.6`.
     """
-    from tutelage.api import studies as work
-    from tutelage.base.progress import output
-    from tutelage.report.study_tables import filtered_table
-
-    output().print(filtered_table(work.study_filter(file, changes or (), studies)))
+    _show("filter", file, changes, studies)
 
 
 @study.command("audit")
@@ -125,39 +107,23 @@ def study_audit(
 
     `tutelage study audit starter --suite starter-pairs`
     """
-    from tutelage.api import studies as work
-    from tutelage.base.progress import output
-    from tutelage.report.study_tables import audit_table
-
-    found = work.study_audit(source, changes or (), studies, suite or (), out)
-    output().print(audit_table(found.audit))
-    print(f"page: {found.page}")
+    print(f"page: {_show('audit', source, changes, studies, suite or (), out).page}")
 
 
 @study.command("run")
 def study_run(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
     """Go all the way: plan (if there is no plan yet), write, label, filter, audit.
 
-    Stop it whenever you like, with Ctrl-C; the same command goes on. It stops by itself where the `budget` ends, with
+    Stop it whenever you like, with Ctrl-C; the same command resumes. It stops by itself where the `budget` ends, with
     exit code 1. How many requests it will take: `tutelage study show study.yaml`. To look at the plan before words are
     paid for, begin with `tutelage study plan`.
     """
-    from tutelage.api import studies as work
-    from tutelage.base.progress import output
-    from tutelage.report import study_tables
-
-    given = (file, changes or (), studies)
-    output().print(study_tables.plan_table(work.study_plan(*given)))
-    ledger = work.study_write(*given)
-    output().print(study_tables.ledger_table(ledger))
-    work.check_budget(ledger)
-    labelled = work.study_label(*given)
-    output().print(study_tables.labels_table(labelled.labels, labelled.could, labelled.refused))
-    work.check_budget(labelled)
-    output().print(study_tables.filtered_table(work.study_filter(*given)))
-    audited = work.study_audit(*given)
-    output().print(study_tables.audit_table(audited.audit))
-    _show_cost(file, changes, studies)
+    _show("plan", file, changes, studies)
+    _show("write", file, changes, studies).check_budget()
+    _show("label", file, changes, studies).check_budget()
+    _show("filter", file, changes, studies)
+    audited = _show("audit", file, changes, studies)
+    _show("costs", file, changes, studies)
     print(f"page: {audited.page}")
 
 
@@ -168,12 +134,8 @@ def study_show(file: StudyArgument, changes: Changes = None, studies: Studies = 
     A forecast: repeats are left out, and texts may be longer or shorter than expected. `teacher.two_steps` doubles it,
     `labelling.ask=task` multiplies it; try `tutelage study show study.yaml labelling.votes=5`.
     """
-    from tutelage.api import studies as work
-    from tutelage.base.progress import output
-    from tutelage.report.study_tables import forecast_table
-
-    output().print(forecast_table(work.study_show(file, changes or (), studies)))
-    _show_cost(file, changes, studies)
+    _show("show", file, changes, studies)
+    _show("costs", file, changes, studies)
 
 
 @study.command("prompts")
@@ -189,10 +151,12 @@ def study_prompts(folder: Annotated[Path, typer.Argument(help="A folder, made if
     print(f"{len(written)} files written to {folder}")
 
 
-def _show_cost(file: str, changes: list[str] | None, studies: Path) -> None:
+def _show(verb: str, file: str, changes: list[str] | None, studies: Path, *more: Any) -> Any:
+    """Do what a verb of `api.studies` does, print its table and return what it returned."""
     from tutelage.api import studies as work
     from tutelage.base.progress import output
-    from tutelage.report.study_tables import cost_table
+    from tutelage.report import study_tables
 
-    costs, prices = work.study_costs(file, changes or (), studies)
-    output().print(cost_table(costs, prices))
+    done = getattr(work, f"study_{verb}")(file, changes or (), studies, *more)
+    output().print(getattr(study_tables, f"{verb}_table")(done))
+    return done

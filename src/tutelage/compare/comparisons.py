@@ -6,7 +6,8 @@ row order. Where one side has a single seed (teachers, ensembles) the difference
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,7 +20,7 @@ from tutelage.compare.items import item_differences, macro_groups, read_margins,
 from tutelage.compare.metrics import conventions, facts_of, metrics_of, suites_of, values_of
 from tutelage.compare.over_training import curve_difference, reached
 from tutelage.compare.statistics import Estimate, holm, paired_t, seeds_and_items, sign_flip_p
-from tutelage.compare.summary import Model, Summary, base_name, read_models, read_summary
+from tutelage.compare.summary import Models, ModelSummary, Summary, base_name, read_models, read_summary
 from tutelage.compare.summary_pairs import Comparison, ParadigmDifferences, ParadigmRow
 
 LEVEL = 0.95
@@ -57,26 +58,13 @@ def compare(
     return [_compare_metric(known, a, b, metric, level, items_folder).model_dump(mode="json") for metric in wanted]
 
 
-def compare_paradigms(
-    models: Summary | Mapping[str, Any],
-    a: str,
-    b: str,
-    suite: str,
-    level: float = LEVEL,
-    items_folder: Path | None = None,
-) -> dict[str, Any] | None:
-    """Difference on each paradigm of a suite, Holm-corrected; an entry for the summary's `paradigm_differences`.
-
-    None where the two models share no seed or no paradigm of that suite.
-    """
-    entry = paradigm_differences(read_models(models), a, b, suite, level, items_folder)
-    return None if entry is None else entry.model_dump(mode="json")
-
-
 def paradigm_differences(
-    models: Mapping[str, Model], a: str, b: str, suite: str, level: float = LEVEL, items_folder: Path | None = None
+    models: Models, a: str, b: str, suite: str, level: float = LEVEL, items_folder: Path | None = None
 ) -> ParadigmDifferences | None:
-    """As `compare_paradigms`, for models already read."""
+    """Difference on each paradigm of a suite, Holm-corrected.
+
+    None where the two models share no seed or no paradigm of that suite, or were scored under different conventions.
+    """
     one, two = _find(models, a), _find(models, b)
     seeds = [
         seed
@@ -129,7 +117,7 @@ def pairs_to_compare(models: Summary | Mapping[str, Any]) -> list[tuple[str, str
     return list(dict.fromkeys(pairs))
 
 
-def student_and_control(models: Mapping[str, Model]) -> Iterator[tuple[str, str]]:
+def student_and_control(models: Models) -> Iterator[tuple[str, str]]:
     """Each student with each of its controls: the same model without teachers, trained as long or at as many FLOPs.
 
     A control is like its student, or the student is like it: several students may start from one baseline. A student's
@@ -148,7 +136,7 @@ def student_and_control(models: Mapping[str, Model]) -> Iterator[tuple[str, str]
                 yield student, name
 
 
-def _baseline(models: Mapping[str, Model], student: str) -> str | None:
+def _baseline(models: Models, student: str) -> str | None:
     """Return the first model without teachers and labels that a student is like, perhaps by way of other students."""
     seen, name = {student}, models[student].like
     while name is not None and name in models and name not in seen:
@@ -160,7 +148,7 @@ def _baseline(models: Mapping[str, Model], student: str) -> str | None:
     return None
 
 
-def _alike(one: Model, two: Model) -> bool:
+def _alike(one: ModelSummary, two: ModelSummary) -> bool:
     """Tell whether two models have the same shape, as far as is known."""
     return (one.architecture, one.parameters) == (two.architecture, two.parameters)
 
@@ -168,39 +156,39 @@ def _alike(one: Model, two: Model) -> bool:
 def with_comparisons(
     summary: Summary | Mapping[str, Any], level: float = LEVEL, items_folder: Path | None = None
 ) -> dict[str, Any]:
-    """Return the summary (JSON) with `comparisons` and `paradigm_differences` filled in where they were empty."""
+    """Return the summary (JSON) with its differences between models filled in where they were empty."""
     checked = read_summary(summary)
-    result = checked.as_json()
-    if not checked.comparisons:
-        result["comparisons"] = [
-            entry
+    models, pairs = checked.models, list(student_and_control(checked.models))
+    measures: dict[str, Callable[[], list[Any]]] = {
+        "comparisons": lambda: [
+            _compare_metric(models, a, b, metric, level, items_folder)
             for a, b in pairs_to_compare(checked)
-            for entry in compare(checked, a, b, level=level, items_folder=items_folder)
-        ]
-    if not checked.paradigm_differences:
-        result["paradigm_differences"] = [
-            entry
-            for a, b in student_and_control(checked.models)
-            for suite in suites_of(checked.models[a])
-            if (entry := compare_paradigms(checked, a, b, suite, level, items_folder)) is not None
-        ]
-    pairs = list(student_and_control(checked.models))
-    for key, measure in (("reached", reached), ("curve_differences", curve_difference)):
-        if not getattr(checked, key):
-            found = [measure(checked.models, a, b, level) for a, b in pairs]
-            result[key] = [entry.model_dump(mode="json") for entry in found if entry is not None]
-    return read_summary(result).as_json()
+            for metric in metrics_of(models[a])
+            if metric in metrics_of(models[b], every=True)
+        ],
+        "paradigm_differences": lambda: [
+            paradigm_differences(models, a, b, suite, level, items_folder)
+            for a, b in pairs
+            for suite in suites_of(models[a])
+        ],
+        "reached": lambda: [reached(models, a, b, level) for a, b in pairs],
+        "curve_differences": lambda: [curve_difference(models, a, b, level) for a, b in pairs],
+    }
+    added = {
+        key: [entry.model_dump(mode="json") for entry in measure() if entry is not None]
+        for key, measure in measures.items()
+        if not getattr(checked, key)
+    }
+    return read_summary(checked.as_json() | added).as_json()
 
 
-def _find(models: Mapping[str, Model], name: str) -> Model:
+def _find(models: Models, name: str) -> ModelSummary:
     if name not in models:
         raise UserError(f"no model {name!r} to compare{nearest(name, models)}; there are: {', '.join(models)}")
     return models[name]
 
 
-def _compare_metric(
-    models: Mapping[str, Model], a: str, b: str, metric: str, level: float, folder: Path | None
-) -> Comparison:
+def _compare_metric(models: Models, a: str, b: str, metric: str, level: float, folder: Path | None) -> Comparison:
     one, two = values_of(models[a], metric), values_of(models[b], metric)
     seeds = [seed for seed in one if seed in two]
     facts = facts_of(models[a], metric)
@@ -221,13 +209,9 @@ def _compare_metric(
         unit=unit,
         better=better,
         pairs=[(int(seed), one[seed], two[seed]) for seed in seeds] if paired else [],
-        n=estimate.n,
-        mean=estimate.mean,
-        interval=estimate.interval,
+        **asdict(estimate),
         level=level,
-        p=estimate.p,
         verdict=verdict,
-        method=estimate.method,
         permutation_p=flips,
         detectable=estimate.half_width,
         note=note,
@@ -242,7 +226,7 @@ def _describe(one: Mapping[str, float], two: Mapping[str, float], a: str, b: str
 
 
 def _estimate(
-    a: Model, b: Model, seeds: Sequence[str], metric: str, level: float, folder: Path | None
+    a: ModelSummary, b: ModelSummary, seeds: Sequence[str], metric: str, level: float, folder: Path | None
 ) -> tuple[Estimate, float | None, str]:
     """The paired difference, its sign-flip p-value (from six seeds on) and a remark."""
     one, two = values_of(a, metric), values_of(b, metric)
@@ -270,7 +254,13 @@ def _verdict(estimate: Estimate, a: str, b: str, better: str) -> str:
 
 
 def _with_items(
-    a: Model, b: Model, seeds: Sequence[str], metric: str, over_seeds: Estimate, level: float, folder: Path | None
+    a: ModelSummary,
+    b: ModelSummary,
+    seeds: Sequence[str],
+    metric: str,
+    over_seeds: Estimate,
+    level: float,
+    folder: Path | None,
 ) -> tuple[Estimate, str]:
     """Widen an accuracy's interval by the items' own chance, where margins were kept; else return it as it is."""
     suite, _, measure = metric.rpartition(".")

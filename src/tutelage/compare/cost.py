@@ -5,15 +5,15 @@ A teacher is counted once and whole, however many students or seeds it served: w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from tutelage.compare.summary import Model, base_name
+from tutelage.compare.summary import Models, ModelSummary, base_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class TeachingCost:
     """FLOPs and seconds of one model: the mean over its seeds, and its teachers' training."""
 
     flops: float | None
@@ -43,12 +43,12 @@ class Cost:
         return ((self.seconds or 0.0) + self.teachers_training_seconds) or None
 
 
-def cost_of(models: Mapping[str, Model], name: str) -> Cost:
+def cost_of(models: Models, name: str) -> TeachingCost:
     """Add up what one trained copy of a model cost; an ensemble costs what its members cost."""
     model = models[name]
     ancestors = _ancestors(models, name)
     known = [models[ancestor] for ancestor in ancestors if ancestor in models]
-    return Cost(
+    return TeachingCost(
         flops=_mean(model, "flops"),
         teacher_flops=_mean(model, "teacher_flops") or 0.0,
         scoring_flops=_mean(model, "scoring_flops") or 0.0,
@@ -62,17 +62,17 @@ def cost_of(models: Mapping[str, Model], name: str) -> Cost:
     )
 
 
-def sources_of(model: Model) -> list[str]:
+def sources_of(model: ModelSummary) -> list[str]:
     """Names of the models that a model needs: its teachers, or the members of an ensemble."""
     return list(dict.fromkeys(base_name(reference) for reference in [*model.teachers, *model.members]))
 
 
-def is_labelled(model: Model) -> bool:
+def is_labelled(model: ModelSummary) -> bool:
     """Whether a model learned labels beside its text."""
     return any(stage.get("tasks") for stage in model.objectives)
 
 
-def _ancestors(models: Mapping[str, Model], name: str) -> list[str]:
+def _ancestors(models: Models, name: str) -> list[str]:
     """Teachers and scorers, their teachers, and so on; each once, `name` itself left out."""
     found: dict[str, None] = {}
     waiting = _needs_of(models[name])
@@ -85,11 +85,11 @@ def _ancestors(models: Mapping[str, Model], name: str) -> list[str]:
     return list(found)
 
 
-def _needs_of(model: Model) -> list[str]:
+def _needs_of(model: ModelSummary) -> list[str]:
     return list(dict.fromkeys([*sources_of(model), *map(base_name, model.scorers)]))
 
 
-def _mean(model: Model, key: str) -> float | None:
+def _mean(model: ModelSummary, key: str) -> float | None:
     return mean_of(getattr(run, key) for run in model.seeds.values())
 
 

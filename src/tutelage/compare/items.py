@@ -14,14 +14,15 @@ import numpy as np
 
 from tutelage.base.errors import UserError
 from tutelage.compare.metrics import conventions
-from tutelage.compare.statistics import Array
-from tutelage.compare.summary import Model
-from tutelage.compare.summary_runs import SeedRun, Suite
+from tutelage.compare.statistics import FloatArray
+from tutelage.compare.summary import ModelSummary
+from tutelage.compare.summary_runs import SeedRun
+from tutelage.evaluation.benchmarks.results import SuiteScores
 
 
 def read_margins(
-    a: Model, b: Model, seeds: Sequence[str], suite: str, names: Sequence[str], folder: Path | None
-) -> Mapping[str, tuple[Array, Array]] | None:
+    a: ModelSummary, b: ModelSummary, seeds: Sequence[str], suite: str, names: Sequence[str], folder: Path | None
+) -> Mapping[str, tuple[FloatArray, FloatArray]] | None:
     """Margins of both models by paradigm, each of shape (seeds, items); None where any seed kept none."""
     files = [_items_file(model.seeds[seed], folder) for model in (a, b) for seed in seeds]
     if not names or any(file is None for file in files):
@@ -42,17 +43,17 @@ def read_margins(
     return result
 
 
-def item_scores(margins: Array, ties: float) -> Array:
+def item_scores(margins: FloatArray, ties: float) -> FloatArray:
     """Score items by their margin: 1 above zero, 0 below, `ties` at zero; a margin that is NaN scores 0."""
     return np.where(margins > 0, 1.0, np.where(margins == 0, ties, 0.0))
 
 
-def item_differences(margins: tuple[Array, Array], ties: float) -> Array:
+def item_differences(margins: tuple[FloatArray, FloatArray], ties: float) -> FloatArray:
     """Score of a minus score of b, item by item."""
     return item_scores(margins[0], ties) - item_scores(margins[1], ties)
 
 
-def macro_groups(suite: Suite) -> list[list[str]]:
+def macro_groups(suite: SuiteScores) -> list[list[str]]:
     """Paradigms that the convention pools before it averages: 2023 averaged 12 phenomena, later years 67 paradigms."""
     if suite.convention == "2023" and all(paradigm.phenomenon for paradigm in suite.paradigms.values()):
         groups: dict[str, list[str]] = {}
@@ -62,7 +63,7 @@ def macro_groups(suite: Suite) -> list[list[str]]:
     return [[name] for name in suite.paradigms]
 
 
-def tie_credit(model: Model, suite: str) -> float:
+def tie_credit(model: ModelSummary, suite: str) -> float:
     """What a tie is worth on average: the first (correct) sentence won it until 2025; from 2026 a coin decides."""
     return 0.5 if any(convention >= "2026" for convention in conventions(model, suite)) else 1.0
 
@@ -75,7 +76,7 @@ def _items_file(run: SeedRun, folder: Path | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def _load(file: Path, suite: str, names: Sequence[str]) -> dict[str, Array]:
+def _load(file: Path, suite: str, names: Sequence[str]) -> dict[str, FloatArray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             keys = {name: f"{suite}/{name}" for name in names}

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from tutelage.compare.summary import Model, Summary
-from tutelage.compare.summary_runs import Measured, SeedRun, Value
-from tutelage.evaluation.benchmarks.results import Unit
+from tutelage.compare.summary import ModelSummary, Summary
+from tutelage.compare.summary_runs import SeedRun
+from tutelage.evaluation.benchmarks.results import MeasuredScores, MeasuredValue, Unit
 
 MISSING = "–"
 HELD_OUT = ("val", "test")
@@ -61,14 +61,14 @@ UNITS: Mapping[str, Shown] = {
 }
 
 
-def suites_of(model: Model) -> list[str]:
+def suites_of(model: ModelSummary) -> list[str]:
     """Names of the suites that any seed of a model was scored on, in the order of the evaluation."""
     return list(dict.fromkeys(name for run in model.seeds.values() for name in run.suites))
 
 
-def measured_of(model: Model) -> dict[str, Measured]:
+def measured_of(model: ModelSummary) -> dict[str, MeasuredScores]:
     """A model's other evaluations, each as its first seed has it."""
-    found: dict[str, Measured] = {}
+    found: dict[str, MeasuredScores] = {}
     for run in model.seeds.values():
         found = {**run.measures, **found}
     return found
@@ -99,7 +99,7 @@ def main_evaluations(summary: Summary) -> list[str]:
     return names if len(names) <= FEW else names[: FEW - 1]
 
 
-def metrics_of(model: Model, every: bool = False) -> list[str]:
+def metrics_of(model: ModelSummary, every: bool = False) -> list[str]:
     """Measures that a model has: held-out loss, accuracies, and of other evaluations the headlines, or every value."""
     names = ["test.loss", "test.bits_per_byte"]
     names += [f"{suite}.{measure}" for suite in suites_of(model) for measure in ("accuracy", "strict")]
@@ -119,13 +119,13 @@ def value_of(run: SeedRun, metric: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def values_of(model: Model, metric: str) -> dict[str, float]:
+def values_of(model: ModelSummary, metric: str) -> dict[str, float]:
     """The measure by seed, for the seeds that have it."""
     found = {seed: value_of(run, metric) for seed, run in model.seeds.items()}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
-def facts_of(model: Model, metric: str) -> set[tuple[str, Literal["lower", "higher"], str]]:
+def facts_of(model: ModelSummary, metric: str) -> set[tuple[str, Literal["lower", "higher"], str]]:
     """Unit, better direction and convention of a measure, over a model's seeds: one, unless its seeds disagree."""
     source, _, name = metric.rpartition(".")
     if source in HELD_OUT:
@@ -135,18 +135,18 @@ def facts_of(model: Model, metric: str) -> set[tuple[str, Literal["lower", "high
     return found | {(value.unit, value.better, year) for value, year in _values(model, source, name)}
 
 
-def conventions(model: Model, suite: str) -> set[str]:
+def conventions(model: ModelSummary, suite: str) -> set[str]:
     """The scoring conventions under which a model's seeds were scored on a suite."""
     return {run.suites[suite].convention for run in model.seeds.values() if suite in run.suites}
 
 
-def notes_of(model: Model, metric: str) -> list[str]:
+def notes_of(model: ModelSummary, metric: str) -> list[str]:
     """What must be known of a measure, each remark once."""
     source, _, name = metric.rpartition(".")
     return list(dict.fromkeys(value.note for value, _ in _values(model, source, name) if value.note))
 
 
-def items_of(model: Model, metric: str) -> int:
+def items_of(model: ModelSummary, metric: str) -> int:
     """Items behind a measure; of the seed that has most."""
     source, _, name = metric.rpartition(".")
     counts = [value.n for value, _ in _values(model, source, name)]
@@ -172,6 +172,6 @@ def spread(values: Iterable[float], digits: int, scale: float = 1) -> str:
     return f"{fmean(scaled):.{digits}f}{around}"
 
 
-def _values(model: Model, source: str, name: str) -> list[tuple[Value, str]]:
+def _values(model: ModelSummary, source: str, name: str) -> list[tuple[MeasuredValue, str]]:
     runs = [run.measures[source] for run in model.seeds.values() if source in run.measures]
     return [(run.values[name], run.convention) for run in runs if name in run.values]

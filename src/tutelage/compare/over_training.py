@@ -6,13 +6,13 @@ it has saved work depends on what its teachers took, so steps, operations and se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from tutelage.compare.cost import cost_of
-from tutelage.compare.statistics import Estimate, paired_t
-from tutelage.compare.summary import Model
+from tutelage.compare.statistics import paired_t
+from tutelage.compare.summary import Models
 from tutelage.compare.summary_pairs import CurveDifference, CurvePoint, Mean, Reached, ReachedSeed, Spent
 from tutelage.compare.summary_runs import Point, SeedRun
 
@@ -20,7 +20,7 @@ AMOUNTS = ("steps", "flops", "flops_with_teachers", "seconds", "seconds_with_tea
 """What a way to the control's loss is measured in; `with_teachers`: the training of the teachers added, whole."""
 
 
-def reached(models: Mapping[str, Model], a: str, b: str, level: float = 0.95) -> Reached | None:
+def reached(models: Models, a: str, b: str, level: float = 0.95) -> Reached | None:
     """Find when student `a` reached the lowest validation loss of control `b`, seed by seed.
 
     Between two evaluations the loss is taken to fall in a straight line; a loss that was there at the first evaluation
@@ -38,11 +38,12 @@ def reached(models: Mapping[str, Model], a: str, b: str, level: float = 0.95) ->
         ratios = [_ratio(seed.student, seed.control, amount) for seed in known]
         present = [ratio for ratio in ratios if ratio is not None]
         if len(present) == len(known):
-            shares[amount] = _mean(paired_t(present, level))
+            estimate = paired_t(present, level)
+            shares[amount] = Mean(mean=estimate.mean, interval=estimate.interval)
     return Reached(a=a, b=b, level=level, seeds=known, shares=shares)
 
 
-def curve_difference(models: Mapping[str, Model], a: str, b: str, level: float = 0.95) -> CurveDifference | None:
+def curve_difference(models: Models, a: str, b: str, level: float = 0.95) -> CurveDifference | None:
     """Difference of validation loss (a minus b) at every step at which all paired seeds of both were evaluated.
 
     None where there is no such step.
@@ -73,7 +74,7 @@ def crossing(curve: Sequence[Point], loss: float) -> float | None:
     return None
 
 
-def _reached_seed(models: Mapping[str, Model], a: str, b: str, seed: str) -> ReachedSeed | None:
+def _reached_seed(models: Models, a: str, b: str, seed: str) -> ReachedSeed | None:
     one, two = models[a].seeds[seed], models[b].seeds[seed]
     curves = one.curves.get("val_loss"), two.curves.get("val_loss")
     if not curves[0] or not curves[1]:
@@ -88,7 +89,7 @@ def _reached_seed(models: Mapping[str, Model], a: str, b: str, seed: str) -> Rea
     )
 
 
-def _spent(models: Mapping[str, Model], name: str, run: SeedRun, step: float) -> Spent:
+def _spent(models: Models, name: str, run: SeedRun, step: float) -> Spent:
     """What a model had taken when it came to a step."""
     teachers = cost_of(models, name)
     flops, seconds = _at(run.curves.get("flops"), step), _at(run.curves.get("seconds"), step)
@@ -112,7 +113,3 @@ def _ratio(student: Spent | None, control: Spent, amount: str) -> float | None:
     above = None if student is None else getattr(student, amount)
     below = getattr(control, amount)
     return None if above is None or not below else above / below
-
-
-def _mean(estimate: Estimate) -> Mean:
-    return Mean(mean=estimate.mean, interval=estimate.interval)

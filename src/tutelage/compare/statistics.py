@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
+FloatArray = NDArray[np.floating[Any]]
 
 PERMUTATION_SEEDS = 6
 """Fewest pairs for which the sign-flip test is reported: 2 / 2**6 = 0.031 is its smallest p-value."""
@@ -60,12 +60,11 @@ def paired_t(differences: Sequence[float], level: float = 0.95) -> Estimate:
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Estimate(n=n, mean=mean, interval=None, p=None, method="one seed")
-    error = float(np.std(values, ddof=1)) / math.sqrt(n)
-    if error <= _ROUNDING * float(np.max(np.abs(values))):
+    if float(np.std(values, ddof=1)) / math.sqrt(n) <= _ROUNDING * float(np.max(np.abs(values))):
         return Estimate(n=n, mean=mean, interval=None, p=None, method="identical differences")
-    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
-    return Estimate(n=n, mean=mean, interval=(mean - reach, mean + reach), p=p, method="paired t")
+    test = stats.ttest_1samp(values, 0)
+    low, high = map(float, test.confidence_interval(level))
+    return Estimate(n=n, mean=mean, interval=(low, high), p=float(test.pvalue), method="paired t")
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
@@ -87,7 +86,7 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
 
 
 def seeds_and_items(
-    differences: Sequence[Array], level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    differences: Sequence[FloatArray], level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
     """Macro mean of item differences, for other seeds *and* other items than those at hand.
 

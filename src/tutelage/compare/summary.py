@@ -14,25 +14,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json
 from tutelage.compare.summary_pairs import Comparison, CurveDifference, Difference, ParadigmDifferences, Reached
-from tutelage.compare.summary_runs import Amount, Count, Role, SeedRun, Selection, Strict
+from tutelage.compare.summary_runs import Role, SeedRun, SelectionSummary
+from tutelage.evaluation.benchmarks.results import Strict
 
 SCHEMA = 1
 """Version of the shape; it rises when a reader of the old shape would misread the new one."""
 
 
-class Model(Strict):
+class ModelSummary(Strict):
     """One entry of the recipe's `models`, over all its seeds."""
 
     role: Role
     preset: str | None = None
     architecture: str | None = None
-    parameters: Count | None = None
-    non_embedding_parameters: Count | None = None
+    parameters: NonNegativeInt | None = None
+    non_embedding_parameters: NonNegativeInt | None = None
     like: str | None = None
     """The model whose settings it took over: of a control without teachers its student, or the other way round."""
     flops_of: str | None = None
@@ -42,9 +51,8 @@ class Model(Strict):
     teachers: list[str] = []
     scorers: list[str] = []
     """The models whose scores select what it learns from."""
-    selections: list[Selection] = []
+    selections: list[SelectionSummary] = []
     objectives: list[dict[str, Any]] = []
-    """Of each stage."""
     """One mapping a stage: the objective's name to its weight or its settings."""
     members: list[str] = []
     """The models an ensemble averages."""
@@ -59,14 +67,18 @@ class Model(Strict):
         return dict(sorted(seeds.items(), key=lambda item: int(item[0])))
 
 
-class Data(Strict):
+Models = Mapping[str, ModelSummary]
+"""By name."""
+
+
+class DataSummary(Strict):
     """The corpus, by split."""
 
     corpus: str | None = None
-    words: dict[str, Count] = {}
-    tokens: dict[str, Count] = {}
-    vocab_size: Count | None = None
-    bytes_per_token: dict[str, Amount] = {}
+    words: dict[str, NonNegativeInt] = {}
+    tokens: dict[str, NonNegativeInt] = {}
+    vocab_size: NonNegativeInt | None = None
+    bytes_per_token: dict[str, NonNegativeFloat] = {}
 
 
 class Summary(Strict):
@@ -79,8 +91,8 @@ class Summary(Strict):
     versions: dict[str, str | None] = {}
     machine: dict[str, str | int | float | None] = {}
     resolved_recipe: dict[str, Any] = {}
-    data: Data = Data()
-    models: dict[str, Model]
+    data: DataSummary = DataSummary()
+    models: dict[str, ModelSummary]
     comparisons: list[Comparison] = []
     paradigm_differences: list[ParadigmDifferences] = []
     reached: list[Reached] = []
@@ -120,16 +132,13 @@ def read_summary(source: Summary | Mapping[str, Any] | Path) -> Summary:
         raise UserError(_explain(error, where)) from error
 
 
-def read_models(source: Summary | Mapping[str, Any]) -> dict[str, Model]:
+def read_models(source: Summary | Mapping[str, Any]) -> dict[str, ModelSummary]:
     """Check the `models` part of a summary, as `read_summary` does."""
     if isinstance(source, Summary):
         return source.models
+    plain = {k: v.model_dump(mode="json") if isinstance(v, ModelSummary) else v for k, v in source.items()}
     try:
-        return TypeAdapter(dict[str, Model]).validate_json(
-            _strict_json(
-                {k: v.model_dump(mode="json") if isinstance(v, Model) else v for k, v in source.items()}, "models"
-            )
-        )
+        return TypeAdapter(dict[str, ModelSummary]).validate_json(_strict_json(plain, "models"))
     except ValidationError as error:
         raise UserError(_explain(error, "models")) from error
 

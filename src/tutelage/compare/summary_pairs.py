@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tutelage.compare.summary_runs import Amount, Count, Share, Strict
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from tutelage.evaluation.benchmarks.results import Proportion, Strict
 
 
 class Comparison(Strict):
@@ -18,16 +20,16 @@ class Comparison(Strict):
     better: Literal["lower", "higher"]
     pairs: list[tuple[int, float, float]]
     """Seed, value of a, value of b; empty where the seeds do not pair."""
-    n: Count
+    n: NonNegativeInt
     mean: float
     interval: tuple[float, float] | None
-    level: Share
-    p: Share | None
+    level: Proportion
+    p: Proportion | None
     verdict: str
     method: str
-    permutation_p: Share | None = None
+    permutation_p: Proportion | None = None
     """Exact sign-flip test; from six pairs on."""
-    detectable: Amount | None = None
+    detectable: NonNegativeFloat | None = None
     """Half the interval's width: smaller effects would go unseen with so few seeds."""
     note: str = ""
 
@@ -40,8 +42,8 @@ class ParadigmRow(Strict):
     phenomenon: str | None = None
     mean: float
     interval: tuple[float, float] | None
-    p: Share | None
-    p_holm: Share | None
+    p: Proportion | None
+    p_holm: Proportion | None
     """The p-value after Holm's correction for all paradigms of the suite."""
 
 
@@ -51,9 +53,9 @@ class ParadigmDifferences(Strict):
     a: str
     b: str
     suite: str
-    n: Count
+    n: NonNegativeInt
     """Seed pairs."""
-    level: Share
+    level: Proportion
     method: str
     rows: list[ParadigmRow]
 
@@ -61,14 +63,14 @@ class ParadigmDifferences(Strict):
 class Spent(Strict):
     """What one training had taken at some step; `None` where it was not measured."""
 
-    steps: Amount
+    steps: NonNegativeFloat
     """Between two evaluations: not a whole number."""
-    flops: Amount | None = None
+    flops: NonNegativeFloat | None = None
     """Its own and its teachers' forward passes."""
-    flops_with_teachers: Amount | None = None
+    flops_with_teachers: NonNegativeFloat | None = None
     """The same and all training of its teachers."""
-    seconds: Amount | None = None
-    seconds_with_teachers: Amount | None = None
+    seconds: NonNegativeFloat | None = None
+    seconds_with_teachers: NonNegativeFloat | None = None
 
 
 class ReachedSeed(Strict):
@@ -95,7 +97,7 @@ class Reached(Strict):
 
     a: str
     b: str
-    level: Share
+    level: Proportion
     seeds: list[ReachedSeed]
     shares: dict[str, Mean] = {}
     """By amount (`steps`, `flops`, ...), student over control; empty unless every seed reached the loss."""
@@ -104,8 +106,8 @@ class Reached(Strict):
 class CurvePoint(Strict):
     """Difference of validation loss at one step."""
 
-    step: Count
-    tokens: Count
+    step: NonNegativeInt
+    tokens: NonNegativeInt
     mean: float
     interval: tuple[float, float] | None
 
@@ -115,9 +117,9 @@ class CurveDifference(Strict):
 
     a: str
     b: str
-    n: Count
+    n: NonNegativeInt
     """Seed pairs."""
-    level: Share
+    level: Proportion
     points: list[CurvePoint]
 
 

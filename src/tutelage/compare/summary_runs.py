@@ -4,92 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
-from tutelage.evaluation.benchmarks.results import Unit
+from tutelage.evaluation.benchmarks.results import MeasuredScores, Proportion, Strict, SuiteScores, Unit
+from tutelage.training.outcome import HeldOut
 
 Role = Literal["teacher", "student", "control", "model", "ensemble"]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
 Point = tuple[int, int, float]
 """A point of a curve: step, tokens seen, value."""
-WordPoint = tuple[Count, float | None]
+WordPoint = tuple[NonNegativeInt, float | None]
 """A point of a learning curve: words seen, repeats included, and the value; None where it cannot be told."""
-
-
-class Strict(BaseModel):
-    """A part of a summary: no unknown keys, no lenient types, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, populate_by_name=True)
-
-
-class HeldOut(Strict):
-    """Loss on text that was not trained on."""
-
-    loss: float
-    """Cross-entropy in nats per token."""
-    perplexity: float | None = None
-    bits_per_byte: float | None = None
-
-
-class Paradigm(Strict):
-    """Accuracy on one file of minimal pairs."""
-
-    accuracy: Share
-    strict: Share | None = None
-    """Accuracy when a tie counts as wrong."""
-    n: Count
-    field: str | None = None
-    phenomenon: str | None = None
-
-
-class Suite(Strict):
-    """Scores on one benchmark of minimal pairs."""
-
-    convention: str
-    """The year whose scoring was followed: BOS, leading space, sum or mean, ties."""
-    accuracy: Share
-    """Macro accuracy as the convention defines it."""
-    strict: Share | None = None
-    """The same when a tie counts as wrong."""
-    items: Count
-    chance: Share | None = None
-    """What guessing scores: the mean of one over the number of options; a half where it is not said."""
-    fields: dict[str, Share] = {}
-    phenomena: dict[str, Share] = {}
-    paradigms: dict[str, Paradigm] = {}
-
-
-class Value(Strict):
-    """One number that a benchmark without right and wrong options reports."""
-
-    value: float | None
-    """None where it cannot be told; `note` has the reason."""
-    unit: Unit
-    better: Literal["higher", "lower"] = "higher"
-    n: Count = 0
-    """Items behind it."""
-    note: str = ""
-
-
-class Measured(Strict):
-    """Numbers on one such benchmark: correlations, explained variance, fine-tuned tasks."""
-
-    convention: str
-    """The year whose rules were followed."""
-    headline: str
-    """Key in `values` of the number that tables show and comparisons test."""
-    values: dict[str, Value]
-
-    @model_validator(mode="after")
-    def _headline_is_a_value(self) -> Measured:
-        if self.headline not in self.values:
-            raise ValueError(f"the headline {self.headline!r} is not among values: {', '.join(self.values) or 'none'}")
-        for name in self.values:
-            if "." in name:
-                raise ValueError(f"the value {name!r} has a dot, which separates evaluation and value in names")
-        return self
 
 
 class GateBin(Strict):
@@ -101,8 +25,8 @@ class GateBin(Strict):
     """The student's."""
     entropy: float
     """The teachers' entropy in nats per token."""
-    gate_weight: Share
-    tokens: Count
+    gate_weight: Proportion
+    tokens: NonNegativeInt
 
 
 class GateStage(Strict):
@@ -123,7 +47,7 @@ class Along(Strict):
     """`accuracy` of a suite, of other evaluations the headline."""
     unit: Unit
     better: Literal["higher", "lower"] = "higher"
-    chance: Share | None = None
+    chance: Proportion | None = None
     """What guessing scores, where that can be said."""
     points: list[WordPoint]
     """In the order of words seen."""
@@ -134,24 +58,24 @@ class Along(Strict):
 class SeedRun(Strict):
     """One training of one model."""
 
-    steps: Count | None = None
-    tokens: Count | None = None
-    words: Count | None = None
+    steps: NonNegativeInt | None = None
+    tokens: NonNegativeInt | None = None
+    words: NonNegativeInt | None = None
     """Whitespace words seen, repeats included."""
-    epochs: Amount | None = None
-    seconds: Amount | None = None
+    epochs: NonNegativeFloat | None = None
+    seconds: NonNegativeFloat | None = None
     """Wall time of training, teaching included."""
-    seconds_teaching: Amount | None = None
+    seconds_teaching: NonNegativeFloat | None = None
     """The part of `seconds` in which teachers were asked."""
-    flops: Amount | None = None
+    flops: NonNegativeFloat | None = None
     """The model's own training FLOPs."""
-    teacher_flops: Amount | None = None
+    teacher_flops: NonNegativeFloat | None = None
     """FLOPs of the teachers' forward passes during this training."""
-    seconds_scoring: Amount | None = None
+    seconds_scoring: NonNegativeFloat | None = None
     """The part of `seconds` in which rows were scored for selections."""
-    scoring_flops: Amount | None = None
+    scoring_flops: NonNegativeFloat | None = None
     """FLOPs of the passes that scored rows for selections."""
-    best_step: Count | None = None
+    best_step: NonNegativeInt | None = None
     """The step whose checkpoint was kept, chosen on the validation split."""
     val: HeldOut | None = None
     test: HeldOut | None = None
@@ -162,12 +86,12 @@ class SeedRun(Strict):
     """What gates came to by difficulty, on held-out text once training was over."""
     machine: dict[str, str | int | float | None] = {}
     """Where it was trained."""
-    clip_rate: Share | None = None
-    """Share of steps whose gradient was clipped."""
-    suites: dict[str, Suite] = {}
+    clip_rate: Proportion | None = None
+    """Proportion of steps whose gradient was clipped."""
+    suites: dict[str, SuiteScores] = {}
     suite_items: str | None = None
     """Path of an `.npz` with margins (log-probability, good minus bad) under the keys `<suite>/<paradigm>`."""
-    measures: dict[str, Measured] = {}
+    measures: dict[str, MeasuredScores] = {}
     """By evaluation, as the recipe names it: everything that is no choice between options."""
     along: dict[str, Along] = {}
     """By evaluation: what was repeated at checkpoints of this training."""
@@ -179,16 +103,16 @@ class SeedRun(Strict):
         return self
 
 
-class Example(Strict):
+class SelectedExample(Strict):
     """The beginning of a row that was kept or dropped."""
 
-    row: Count
+    row: NonNegativeInt
     value: float | None
     """Its score; the share of its tokens that were kept, where tokens were selected."""
     text: str
 
 
-class Selection(Strict):
+class SelectionSummary(Strict):
     """What a stage learnt from, where that was not everything; of the first seed."""
 
     stage: Annotated[int, Field(ge=1)]
@@ -196,8 +120,8 @@ class Selection(Strict):
     scorer: str | None = None
     reference: str | None = None
     what: Literal["rows", "tokens"]
-    kept: Count
-    of: Count
+    kept: NonNegativeInt
+    of: NonNegativeInt
     unit: str
     """Of the values by which was selected."""
     lowest: float | None
@@ -205,9 +129,9 @@ class Selection(Strict):
     """Lowest and highest value among those kept; None where there are no values (`random`)."""
     edges: list[float] = []
     """Of the histogram's bins; what lies beyond stands in the outer ones."""
-    counts: list[Count] = []
+    counts: list[NonNegativeInt] = []
     """How many have a value in each bin."""
-    counts_kept: list[Count] = []
+    counts_kept: list[NonNegativeInt] = []
     """How many of these were kept."""
-    texts_kept: list[Example] = []
-    texts_dropped: list[Example] = []
+    texts_kept: list[SelectedExample] = []
+    texts_dropped: list[SelectedExample] = []

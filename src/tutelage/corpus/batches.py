@@ -23,9 +23,9 @@ from torch import Tensor
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
+from tutelage.base.types import Bools, Ints
 from tutelage.corpus.labels import IGNORE as IGNORE
-from tutelage.corpus.labels import LabelReader, Place
-from tutelage.corpus.masking import Ints as Ints
+from tutelage.corpus.labels import LabelReader, RowSpan
 from tutelage.corpus.masking import Masking as Masking
 from tutelage.corpus.masking import keyed_generator as keyed_generator
 from tutelage.corpus.ul2 import Mixture
@@ -175,17 +175,17 @@ class Examples:
         kept = self.lengths > 1
         self.starts, self.lengths = self.starts[kept], self.lengths[kept]
         self.documents: Ints = np.repeat(documents, pieces)[kept]
-        self.opens: npt.NDArray[np.bool_] = (offset == 0)[kept]
+        self.opens: Bools = (offset == 0)[kept]
         self.count = len(self.starts)
         if self.count < 1:
             raise UserError("the corpus holds no text of two tokens or more")
         self.sizes: Ints = np.array(sorted({b for b in buckets if b < length} | {length}), dtype=np.int64)
         self.bucket: Ints = np.searchsorted(self.sizes, self.lengths)
 
-    def place(self, row: int) -> Place:
+    def place(self, row: int) -> RowSpan:
         """Return where one row lies."""
         document, start, length = (int(column[row]) for column in (self.documents, self.starts, self.lengths))
-        return Place(document, start, length, bool(self.opens[row]))
+        return RowSpan(document, start, length, bool(self.opens[row]))
 
     def row(self, row: int, epoch: int) -> Ints:
         """Return the tokens of one row, without padding."""
@@ -226,7 +226,7 @@ class BatchSource:
         )
         self.row_length = rows.length
         self.only: Ints | None = None
-        self.targets: npt.NDArray[np.bool_] | None = None
+        self.targets: Bools | None = None
         self.batch_rows, self.seed, self.pad_id, self.masking, self.shuffle = batch_rows, seed, pad_id, masking, shuffle
         self.mixture = mixture
         self.labels = labels
@@ -272,7 +272,7 @@ class BatchSource:
         other._epoch_batches = lru_cache(maxsize=2)(other._example_batches)
         return other
 
-    def with_rows(self, only: Ints, targets: npt.NDArray[np.bool_] | None = None) -> BatchSource:
+    def with_rows(self, only: Ints, targets: Bools | None = None) -> BatchSource:
         """Return a source of some of the rows, permuted anew in each epoch as all of them would be.
 
         Args:
@@ -379,7 +379,7 @@ class BatchSource:
             return {}
         return self.labels.read([self.rows.place(row) for row, _ in rows])
 
-    def _with_targets_kept(self, batch: Batch, kept: npt.NDArray[np.bool_]) -> Batch:
+    def _with_targets_kept(self, batch: Batch, kept: Bools) -> Batch:
         """Leave a batch only those targets that were selected."""
         dropped = torch.zeros_like(batch.targets_BT, dtype=torch.bool)
         for place, row in enumerate(batch.rows_B.tolist()):

@@ -1,6 +1,6 @@
-"""Known corpora: where they are published, what they hold, what is certain about them.
+"""Known corpora: where they are published and which files they have.
 
-Nothing is copied here but addresses and counts. A digest that could not be verified is None: the file is then pinned
+A digest that could not be verified is None: the file is then pinned
 by its first download, whose digest is recorded beside it and checked from then on.
 
 Sources: the BabyLM calls (arXiv 2301.11796, 2502.10645, 2602.20092), https://babylm.github.io, the OSF projects ad7qg
@@ -60,17 +60,13 @@ class Remote:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One published part of a release: its files, inside an archive or one by one."""
+class CorpusPart:
+    """One published part of a year's corpora: its files, inside an archive or one by one."""
 
     files: tuple[str, ...]
     """Names of the text files: paths inside the archive, or the names of `remotes`."""
     remotes: tuple[Remote, ...]
     """One archive that holds all of `files`, or one remote a file, in the same order."""
-    words: dict[str, int]
-    """Whitespace words of each source; approximate (in `approximate`) where only a target was published."""
-    approximate: bool = False
-    """Whether `words` are the organisers' targets rather than counts."""
 
     @property
     def archived(self) -> bool:
@@ -78,33 +74,11 @@ class Part:
         return self.remotes[0].filename.endswith(".zip")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """The corpora of one year of the BabyLM challenge."""
-
-    year: int
-    """Of the challenge."""
-    home: str
-    """Page to read about them."""
-    parts: dict[PartName, Part]
-    """10M and 100M words for training, dev (the test split here) and test."""
-    note: str = ""
-    """What a user should know."""
+def _archive(remote: Remote, names: tuple[str, ...], folder: str, suffix: str) -> CorpusPart:
+    return CorpusPart(files=tuple(f"{folder}/{name}{suffix}" for name in names), remotes=(remote,))
 
 
-def _named(names: tuple[str, ...], counts: tuple[int, ...]) -> dict[str, int]:
-    return dict(zip(names, counts, strict=True))
-
-
-def _archive(files: tuple[str, ...], remote: Remote, words: dict[str, int] | None = None) -> Part:
-    return Part(files=files, remotes=(remote,), words=words or {}, approximate=True)
-
-
-def _suffixed(names: tuple[str, ...], folder: str, suffix: str) -> tuple[str, ...]:
-    return tuple(f"{folder}/{name}{suffix}" for name in names)
-
-
-def _release_2023() -> Release:
+def _release_2023() -> dict[PartName, CorpusPart]:
     # One archive holds all parts. It is a Git LFS file: its pointer at this commit states size and digest.
     remote = Remote(
         url="https://github.com/babylm/babylm.github.io/raw/bb498d27e2b5bc8bea7709c879d9a5c22db2d963/babylm_data.zip",
@@ -112,68 +86,46 @@ def _release_2023() -> Release:
         bytes=253_170_132,
         sha256="1337771192c61fa38c7eca2ef535f568c19270789b114fe7c60fe23e4314ab57",
     )
-    small = (440_000, 860_000, 570_000, 340_000, 990_000, 3_090_000, 1_040_000, 1_520_000, 120_000, 990_000)
-    large = (4_210_000, 8_160_000, 5_550_000, 3_220_000, 9_460_000, 31_280_000, 10_240_000, 14_660_000, 1_180_000,
-             10_080_000)  # fmt: skip
-    folders: dict[PartName, tuple[str, str, tuple[int, ...] | None]] = {
-        "10m": ("babylm_10M", ".train", small),
-        "100m": ("babylm_100M", ".train", large),
-        "dev": ("babylm_dev", ".dev", None),
-        "test": ("babylm_test", ".test", None),
+    folders: dict[PartName, tuple[str, str]] = {
+        "10m": ("babylm_10M", ".train"),
+        "100m": ("babylm_100M", ".train"),
+        "dev": ("babylm_dev", ".dev"),
+        "test": ("babylm_test", ".test"),
     }
-    parts = {
-        name: _archive(
-            _suffixed(SOURCES_2023, f"babylm_data/{folder}", suffix),
-            remote,
-            _named(SOURCES_2023, counts) if counts else None,
-        )
-        for name, (folder, suffix, counts) in folders.items()
+    return {
+        name: _archive(remote, SOURCES_2023, f"babylm_data/{folder}", suffix)
+        for name, (folder, suffix) in folders.items()
     }
-    return Release(
-        year=2023,
-        home="https://babylm.github.io/archive_2023.html",
-        parts=parts,
-        note="ten sources; word counts are rounded, as in the call, and were not recounted by us",
-    )
 
 
-def _release_osf(year: int, home: str, ids: dict[PartName, str], note: str) -> Release:
+def _release_osf(ids: dict[PartName, str]) -> dict[PartName, CorpusPart]:
     # Digests are not published; file ids come from public download scripts and were not fetched by us.
-    targets: dict[str, tuple[int, ...]] = {
-        "10m": (850_000, 3_000_000, 2_500_000, 2_000_000, 1_000_000, 150_000),
-        "100m": (8_500_000, 30_000_000, 25_000_000, 20_000_000, 15_000_000, 1_500_000),
-    }
-    names: dict[PartName, tuple[str, str]] = {
+    folders: dict[PartName, tuple[str, str]] = {
         "10m": ("train_10M", ".train"),
         "100m": ("train_100M", ".train"),
         "dev": ("dev", ".dev"),
         "test": ("test", ".test"),
     }
-    parts = {
+    return {
         name: _archive(
-            _suffixed(SOURCES_2024, folder, suffix),
-            Remote(url=f"https://osf.io/download/{ids[name]}/", filename=f"{folder}.zip"),
-            _named(SOURCES_2024, targets[name]) if name in targets else None,
+            Remote(url=f"https://osf.io/download/{ids[name]}/", filename=f"{folder}.zip"), SOURCES_2024, folder, suffix
         )
-        for name, (folder, suffix) in names.items()
+        for name, (folder, suffix) in folders.items()
     }
-    return Release(year=year, home=home, parts=parts, note=note)
 
 
-def _hub_part(
-    repository: str, revision: str, suffix: str, counts: tuple[int, ...], digests: tuple[str, ...] | None = None
-) -> Part:
+def _hub_part(repository: str, revision: str, suffix: str, digests: tuple[str, ...] = ()) -> CorpusPart:
     files = tuple(f"{name}{suffix}" for name in SOURCES_2024)
     base = f"https://huggingface.co/datasets/BabyLM-community/{repository}/resolve/{revision}"
     remotes = tuple(
-        Remote(url=f"{base}/{file}", filename=file, sha256=digests[i] if digests else None)
-        for i, file in enumerate(files)
+        Remote(url=f"{base}/{file}", filename=file, sha256=digest)
+        for file, digest in zip(files, digests or [None] * len(files), strict=True)
     )
-    return Part(files=files, remotes=remotes, words=_named(SOURCES_2024, counts))
+    return CorpusPart(files=files, remotes=remotes)
 
 
-def _release_2026() -> Release:
-    # Revisions pin the content; counts and digests of the test files come from public audits of these revisions.
+def _release_2026() -> dict[PartName, CorpusPart]:
+    # Revisions pin the content; digests of the test files come from public audits of these revisions.
     test_digests = (
         "bdfc15bb70e1bd5f66d6a6113ef47995b7fe7fac247bd8afddfac87b86627b4b",
         "c6b9e5d5479d003381a9a5ea8905ed82ac9c418cbc53395d4234bbb218ee8424",
@@ -182,60 +134,24 @@ def _release_2026() -> Release:
         "e3b1dec6f381115c82630b229ba427edd0f79553ccb9b40fdfc965e31bc7da70",
         "f30501f856a0f63571f81716b2e7f7420cfc9ca4b4705671111063065792e713",
     )
-    parts: dict[PartName, Part] = {
-        "10m": _hub_part(
-            "BabyLM-2026-Strict-Small",
-            "c92ab16b4f08858304b0815706065b3354d8fc0a",
-            ".train.txt",
-            (762_073, 2_841_101, 2_557_721, 2_282_877, 1_531_437, 24_791),
-        ),
-        "100m": _hub_part(
-            "BabyLM-2026-Strict",
-            "9e57baaaa91ac3c638746be14d1d5fa6c789f4cf",
-            ".train.txt",
-            (7_620_671, 28_410_878, 25_576_896, 22_828_747, 15_314_317, 248_491),
-        ),
-        "dev": _hub_part(
-            "BabyLM-dev",
-            "169f42e32d0aaf65ec6b91d55bafad27a3afc729",
-            ".dev",
-            (1_252_593, 2_716_591, 2_819_070, 2_077_019, 1_405_366, 148_340),
-        ),
-        "test": _hub_part(
-            "BabyLM-Test",
-            "2c47b98e2dc3707465aed81da69dc36cdca5d13b",
-            ".test",
-            (932_334, 2_700_128, 2_404_516, 1_949_898, 1_300_077, 167_133),
-            test_digests,
-        ),
+    return {
+        "10m": _hub_part("BabyLM-2026-Strict-Small", "c92ab16b4f08858304b0815706065b3354d8fc0a", ".train.txt"),
+        "100m": _hub_part("BabyLM-2026-Strict", "9e57baaaa91ac3c638746be14d1d5fa6c789f4cf", ".train.txt"),
+        "dev": _hub_part("BabyLM-dev", "169f42e32d0aaf65ec6b91d55bafad27a3afc729", ".dev"),
+        "test": _hub_part("BabyLM-Test", "2c47b98e2dc3707465aed81da69dc36cdca5d13b", ".test", test_digests),
     }
-    return Release(
-        year=2026,
-        home="https://huggingface.co/BabyLM-community",
-        parts=parts,
-        note="the 'detoxified' corpora; files are pinned by revision",
-    )
 
 
-RELEASES: dict[int, Release] = {
+RELEASES: dict[int, dict[PartName, CorpusPart]] = {
     2023: _release_2023(),
-    2024: _release_osf(
-        2024,
-        "https://osf.io/ad7qg/",
-        {"10m": "5mk3x", "100m": "rduj2", "dev": "m48ed", "test": "qj4a6"},
-        "word counts are the organisers' targets; addresses not fetched by us",
-    ),
-    2025: _release_osf(
-        2025,
-        "https://osf.io/ryjfm/",
-        {"10m": "y7djq", "100m": "ywea7", "dev": "uyd7v", "test": "ftwu3"},
-        "the text of 2024, published anew; word counts are the organisers' targets; addresses not fetched by us",
-    ),
+    2024: _release_osf({"10m": "5mk3x", "100m": "rduj2", "dev": "m48ed", "test": "qj4a6"}),
+    2025: _release_osf({"10m": "y7djq", "100m": "ywea7", "dev": "uyd7v", "test": "ftwu3"}),  # the text of 2024
     2026: _release_2026(),
 }
+"""Each year's parts: 10M and 100M words for training, dev (the test split here) and test."""
 
 CORPORA: dict[str, tuple[int, PartName]] = {
-    f"babylm-{year}-{part}": (year, part) for year, release in RELEASES.items() for part in release.parts
+    f"babylm-{year}-{part}": (year, part) for year, parts in RELEASES.items() for part in parts
 }
 """Catalogue names. `-10m` and `-100m` bring that year's dev files as their test split; `-dev` and `-test` are those
 files as corpora of their own, cut like any folder without dev files."""

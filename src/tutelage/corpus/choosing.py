@@ -6,8 +6,9 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
+from tutelage.base.types import Bools, Ints
 from tutelage.corpus import splits
-from tutelage.corpus.cleaned import Chosen, CleanedFile
+from tutelage.corpus.cleaned import CleanedFile
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.sources import Corpus
 from tutelage.corpus.splits import SPLITS, Split
@@ -15,7 +16,7 @@ from tutelage.corpus.splits import SPLITS, Split
 
 def choose(
     corpora: list[Corpus], cleaned: list[CleanedFile], data: recipe.Data, notes: list[str]
-) -> dict[Split, list[Chosen]]:
+) -> dict[Split, list[Bools]]:
     """Choose for each split the passages of each file.
 
     Args:
@@ -34,13 +35,13 @@ def choose(
         "val": None if data.words is None else data.words * data.val_share,
         "test": data.test_words,
     }
-    chosen: dict[Split, list[Chosen]] = {}
+    chosen: dict[Split, list[Bools]] = {}
     for index, split in enumerate(SPLITS):
         chosen[split] = [member == index for member in membership]
         whole = asked[split]
         for i, corpus in enumerate(corpora):
             mine = [(file, mask) for j, file, mask in zip(of, cleaned, chosen[split], strict=True) if j == i]
-            there = [int(file.passages.words[mask].sum()) for file, mask in mine]
+            there = [file.words_of(mask) for file, mask in mine]
             if whole is None and data.mix and split != "test":
                 # Where no number is asked for, it is what the recipe's own corpus has.
                 whole = float(sum(there))
@@ -55,7 +56,7 @@ def choose(
 def _cut(
     corpus: Corpus,
     split: Split,
-    mine: list[tuple[CleanedFile, Chosen]],
+    mine: list[tuple[CleanedFile, Bools]],
     there: list[int],
     budget: float,
     notes: list[str],
@@ -73,7 +74,7 @@ def _cut(
             mask[mask] = splits.subset(name, file.passages.words[mask], budget * words / total)
 
 
-def _splits_of(corpus: Corpus, file: CleanedFile, data: recipe.Data) -> splits.Ints:
+def _splits_of(corpus: Corpus, file: CleanedFile, data: recipe.Data) -> Ints:
     """Return for each passage of a file the index of its split."""
     if file.source.split == "test":
         return np.full(len(file.passages), SPLITS.index("test"), dtype=np.int64)

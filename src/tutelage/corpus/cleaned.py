@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from tutelage.base import files
 from tutelage.base.errors import UserError
 from tutelage.base.progress import Tracker
+from tutelage.base.types import Bools, Ints
 from tutelage.corpus import reading, splits
-from tutelage.corpus.cleaning import Behaviour, clean_blocks
+from tutelage.corpus.cleaning import clean_blocks, cleaner
 from tutelage.corpus.encoding import Text
 from tutelage.corpus.examples import Example, read_examples
 from tutelage.corpus.sources import SourceFile
-from tutelage.corpus.splits import Ints, Passages
+from tutelage.corpus.splits import Passages
 
-Chosen = npt.NDArray[np.bool_]
 STUDIED = ("starter", "study")
 """Formats whose records are examples of a study."""
 
@@ -42,6 +39,10 @@ class CleanedFile:
         """Whitespace words after cleaning."""
         return int(self.passages.words.sum())
 
+    def words_of(self, chosen: Bools) -> int:
+        """Return the words of chosen passages."""
+        return int(self.passages.words[chosen].sum())
+
     def cut(self, lines: tuple[int, int]) -> None:
         """Cut passages at two line numbers, so that each lies in one split."""
         with self.path.open("rb") as file:
@@ -52,14 +53,14 @@ class CleanedFile:
         """Whether it holds examples of a study, one a document."""
         return self.source.format in STUDIED
 
-    def examples(self, chosen: Chosen) -> Iterator[Example]:
+    def examples(self, chosen: Bools) -> Iterator[Example]:
         """Yield the examples of chosen passages, each of which is a whole one."""
         wanted = set(self.passages.documents[chosen].tolist())
         for number, example in enumerate(read_examples(self.source.path)):
             if number in wanted:
                 yield example
 
-    def texts(self, chosen: Chosen, separator: Literal["none", "end", "brackets"]) -> Iterator[Text]:
+    def texts(self, chosen: Bools, separator: Literal["none", "end", "brackets"]) -> Iterator[Text]:
         """Yield the texts to encode, from chosen passages in their order.
 
         With `end`, a text is a document without the blanks around it; where passages were left out, the parts on both
@@ -89,7 +90,7 @@ class CleanedFile:
                 yield file.read(int(self.passages.bytes[passage])).decode()
 
 
-def clean_file(source: SourceFile, folder: Path, behaviour: Behaviour, encoding: str, text_field: str,
+def clean_file(source: SourceFile, folder: Path, behaviour: str, encoding: str, text_field: str,
                bar: Tracker, whole: bool = False) -> CleanedFile:  # fmt: skip
     """Clean one file into `folder`; `whole` keeps each example of a study in one passage.
 
@@ -110,7 +111,7 @@ def clean_file(source: SourceFile, folder: Path, behaviour: Behaviour, encoding:
 
 def _cleaned(
     source: SourceFile,
-    behaviour: Behaviour,
+    behaviour: str,
     encoding: str,
     text_field: str,
     indexer: splits.Indexer,
@@ -129,15 +130,15 @@ def _cleaned(
         if rest:
             indexer.line(rest)
         return
-    for record in _records(source, encoding, text_field):
+    for record in _records(source, behaviour, encoding, text_field):
         text = record.strip("\n") + "\n\n"
         indexer.record(text, whole and source.format in STUDIED)
         yield text
 
 
-def _records(source: SourceFile, encoding: str, text_field: str) -> Iterator[str]:
+def _records(source: SourceFile, behaviour: str, encoding: str, text_field: str) -> Iterator[str]:
     if source.format == "jsonl":
-        yield from reading.json_texts(source.path, text_field, encoding)
+        yield from map(cleaner(source.cleaner, behaviour), reading.json_texts(source.path, text_field, encoding))
         return
     for example in read_examples(source.path):
         # Pairs become two lines; words are joined by single spaces, so that tags stay aligned with them.

@@ -1,9 +1,12 @@
 """Cleaning rules of the BabyLM sources: one function a source, `str -> str`.
 
-Two behaviours. `published` does what BabyLlama's preparation did (Timiryasov and Tastet 2023, repository), paragraphs
-and articles glued together included, because results depend on it; only its division by zero on some QED lines could
-not be kept. `mended` applies the same rules but keeps paragraphs and documents apart. HTML and non-verbal cues are not
-removed by either, although the paper says so.
+A new source is one more function here and a line in `PUBLISHED` (or `MENDED`). A recipe can also name a function of its
+own (`data.cleaning: package.module:function`), which then cleans every text.
+
+`published` does what BabyLlama's preparation did (Timiryasov and Tastet 2023, repository), paragraphs and articles
+glued together included, because results depend on it; only its division by zero on some QED lines could not be kept.
+`mended` applies the same rules but keeps paragraphs and documents apart. HTML and non-verbal cues are not removed by
+either, although the paper says so.
 
 Every rule looks at a line or at a run of newlines, so text may be cleaned in blocks: `clean_blocks` cuts where no rule
 can see across.
@@ -13,9 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
 
-Behaviour = Literal["none", "mended", "published"]
+from tutelage.base.functions import is_function_name, load_function
+
 Cleaner = Callable[[str], str]
 
 BLOCK = 1 << 20
@@ -116,16 +119,17 @@ MENDED: dict[str, Cleaner] = PUBLISHED | {
     "simple_wikipedia": unchanged,
     "wikipedia": wikipedia_mended,
 }
+BEHAVIOURS: dict[str, dict[str, Cleaner]] = {"none": {}, "mended": MENDED, "published": PUBLISHED}
 
 
-def cleaner(source: str, behaviour: Behaviour) -> Cleaner:
-    """Return the rules of a source by its name; text of unknown sources is left alone."""
-    if behaviour == "none":
-        return unchanged
-    return (PUBLISHED if behaviour == "published" else MENDED).get(source, unchanged)
+def cleaner(source: str, behaviour: str) -> Cleaner:
+    """Return the rules of a source by its name, or a recipe's own function; unknown sources are left alone."""
+    if is_function_name(behaviour):
+        return load_function(behaviour)
+    return BEHAVIOURS[behaviour].get(source, unchanged)
 
 
-def clean(text: str, source: str, behaviour: Behaviour) -> str:
+def clean(text: str, source: str, behaviour: str) -> str:
     """Clean the whole text of a file at once."""
     cleaned = cleaner(source, behaviour)
     if cleaned is wikipedia:
@@ -134,7 +138,7 @@ def clean(text: str, source: str, behaviour: Behaviour) -> str:
     return cleaned(text)
 
 
-def clean_blocks(blocks: Iterable[str], source: str, behaviour: Behaviour, size: int = BLOCK) -> Iterator[str]:
+def clean_blocks(blocks: Iterable[str], source: str, behaviour: str, size: int = BLOCK) -> Iterator[str]:
     """Clean a stream of text in blocks of about `size` characters; together they equal `clean` of the whole."""
     cleaned = cleaner(source, behaviour)
     first = True

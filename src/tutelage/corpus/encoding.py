@@ -1,8 +1,8 @@
 """Texts in, token ids out, in bounded memory and on all cores.
 
-A long text is encoded in pieces. GPT-2's splitting rule never joins across the places where pieces are cut (before a
-newline that something visible follows, or before a space between two letters), so the pieces give the very tokens of
-the whole; only the first piece may get a prefix space. Reserved tokens are never made from text: a literal `</s>` in a
+A long text is encoded in segments. GPT-2's splitting rule never joins across the places where they are cut (before a
+newline that something visible follows, or before a space between two letters), so the segments give the very tokens of
+the whole; only the first one may get a prefix space. Reserved tokens are never made from text: a literal `</s>` in a
 corpus is spelled out.
 """
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tutelage.corpus.tokenizer import lost_bytes
 
-PIECE = 1 << 15
+SEGMENT = 1 << 15
 """Characters after which a text is cut at the next safe place."""
 BATCH = 1 << 20
 """Characters handed to the tokenizer's threads at once."""
@@ -39,7 +39,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """A part of a text."""
 
     text: str
@@ -48,32 +48,32 @@ class Piece:
     closes: bool
     """Whether it is the last."""
     words: int
-    """Of the whole text, told with its first piece; else 0."""
+    """Of the whole text, told with its first segment; else 0."""
     joins: bool = False
     """As its text does."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A piece and its tokens."""
+    """A segment and its tokens."""
 
-    piece: Piece
+    segment: Segment
     ids: npt.NDArray[np.uint32]
     lost: int
     """Bytes that the tokenizer dropped."""
 
 
-def pieces(text: Text, size: int = PIECE) -> Iterator[Piece]:
+def segments(text: Text, size: int = SEGMENT) -> Iterator[Segment]:
     """Cut a text at safe places at least `size` characters apart; nothing comes of an empty text."""
     held: str | None = None
     opens = True
     for part in _parts(text.chunks, size):
         if held is not None:
-            yield Piece(held, opens, False, text.words if opens else 0, text.joins)
+            yield Segment(held, opens, False, text.words if opens else 0, text.joins)
             opens = False
         held = part
     if held is not None:
-        yield Piece(held, opens, True, text.words if opens else 0, text.joins)
+        yield Segment(held, opens, True, text.words if opens else 0, text.joins)
 
 
 def _parts(chunks: Iterable[str], size: int) -> Iterator[str]:
@@ -101,7 +101,7 @@ class Encoder:
     """A tokenizer set up to encode a corpus.
 
     Attributes:
-        exact: whether pieces give the same tokens as the whole text (byte-level tokenizers with GPT-2's splitting).
+        exact: whether segments give the same tokens as the whole text (byte-level tokenizers with GPT-2's splitting).
         unknown_id: the tokenizer's unknown token, if it has one.
     """
 
@@ -123,13 +123,13 @@ class Encoder:
         self.unknown_id: int | None = tokenizer.unk_token_id
 
     def encode(self, texts: Iterable[Text]) -> Iterator[Encoded]:
-        """Encode texts in order, a batch of pieces at a time."""
-        batch: list[Piece] = []
+        """Encode texts in order, a batch of segments at a time."""
+        batch: list[Segment] = []
         size = 0
         for text in texts:
-            for piece in pieces(text):
-                batch.append(piece)
-                size += len(piece.text)
+            for segment in segments(text):
+                batch.append(segment)
+                size += len(segment.text)
                 if size >= BATCH:
                     yield from self._flush(batch)
                     batch, size = [], 0
@@ -157,16 +157,16 @@ class Encoder:
             begin = end + 1
         return found
 
-    def _flush(self, batch: list[Piece]) -> Iterator[Encoded]:
+    def _flush(self, batch: list[Segment]) -> Iterator[Encoded]:
         found: list[Any] = [None] * len(batch)
-        # One call where all pieces are treated alike, which is the common case.
+        # One call where all segments are treated alike, which is the common case.
         for backend in {id(b): b for b in (self._first, self._rest)}.values():
-            mine = [i for i, piece in enumerate(batch) if (self._first if piece.opens else self._rest) is backend]
+            mine = [i for i, segment in enumerate(batch) if (self._first if segment.opens else self._rest) is backend]
             encodings = backend.encode_batch_fast([batch[i].text for i in mine], add_special_tokens=False)
             for i, encoding in zip(mine, encodings, strict=True):
                 found[i] = encoding
-        for piece, encoding in zip(batch, found, strict=True):
-            yield Encoded(piece, np.asarray(encoding.ids, dtype=np.uint32), self._count_lost(piece.text))
+        for segment, encoding in zip(batch, found, strict=True):
+            yield Encoded(segment, np.asarray(encoding.ids, dtype=np.uint32), self._count_lost(segment.text))
 
     def _count_lost(self, text: str) -> int:
         if not self._lost:

@@ -23,9 +23,9 @@ from typing import Any, get_args
 from tutelage.base.errors import UserError
 from tutelage.base.files import write_lines
 from tutelage.corpus.reading import json_records
-from tutelage.corpus.study_plan import Kind
+from tutelage.corpus.study_plan import TaskKind
 
-KINDS = get_args(Kind)
+KINDS = get_args(TaskKind)
 FIELDS = {"kind", "text", "text_pair", "words", "labels", "confidence", "task", "origin", "label_origins", "id"}
 
 Label = str | tuple[str, ...]
@@ -48,7 +48,7 @@ class Example:
         label_origins: by task, keys of the requests that labelled it.
     """
 
-    kind: Kind
+    kind: TaskKind
     text: str
     text_pair: str | None = None
     words: tuple[str, ...] | None = None
@@ -69,7 +69,7 @@ class Example:
         """Whitespace words of all its text."""
         return len(self.text.split()) + len((self.text_pair or "").split())
 
-    def takes(self, tagged_words: int | None = None) -> tuple[Kind, ...]:
+    def takes(self, tagged_words: int | None = None) -> tuple[TaskKind, ...]:
         """Return the kinds of tasks that could label it; words are tagged where spaces alone part them, on one line.
 
         Args:
@@ -109,57 +109,76 @@ def example_of(record: Mapping[str, Any], where: str) -> Example:
         UserError: unknown or missing fields, values of another type, tags that do not fit the words.
     """
 
-    def refuse(problem: str) -> UserError:
-        return UserError(f"{where}: {problem}")
-
-    if unknown := sorted(record.keys() - FIELDS):
-        raise refuse(f"unknown field '{unknown[0]}' (an example has {', '.join(sorted(FIELDS))})")
-    if record.get("kind") not in KINDS:
-        raise refuse(f"'kind' is {record.get('kind')!r}, not one of {', '.join(KINDS)}")
-    words = record.get("words")
-    if words is not None and not _texts(words):
-        raise refuse("'words' is no list of words without spaces")
-    if ("text" in record) == (words is not None):
-        raise refuse("an example has either 'text' or 'words'")
-    text = " ".join(words) if words is not None else record["text"]
-    if not isinstance(text, str):
-        raise refuse("'text' is not text")
-    pair, task, origin = (record.get(key) for key in ("text_pair", "task", "origin"))
-    for key, value in (("text_pair", pair), ("task", task), ("origin", origin)):
-        if value is not None and not isinstance(value, str):
-            raise refuse(f"'{key}' is not text")
-    if not text.strip():
-        raise refuse("the text is empty")
-    if (record["kind"] == "pair_classification") != (pair is not None):
-        raise refuse("'text_pair' goes with the kind pair_classification, and only with it")
-    labels, confidence, origins = (record.get(key) or {} for key in ("labels", "confidence", "label_origins"))
-    if not all(isinstance(value, dict) for value in (labels, confidence, origins)):
-        raise refuse("'labels', 'confidence' and 'label_origins' are objects with a key for each task")
-    for name, label in labels.items():
-        if isinstance(label, list):
-            if words is None or not _texts(label) or len(label) != len(words):
-                raise refuse(f"'labels.{name}' is no list of a label for each of {len(words or ())} words")
-        elif not isinstance(label, str):
-            raise refuse(f"'labels.{name}' is neither a label nor a list of labels")
-    for name, sure in confidence.items():
-        if isinstance(sure, bool) or not isinstance(sure, int | float) or not 0 <= sure <= 1:
-            raise refuse(f"'confidence.{name}' is no number between 0 and 1")
-    if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in origins.values()):
-        raise refuse("'label_origins' holds lists of request keys")
+    try:
+        _check_fields(record)
+        text, words = _text_and_words(record)
+        labels, confidence, origins = (record.get(key) or {} for key in ("labels", "confidence", "label_origins"))
+        _check_labels(labels, 0 if words is None else len(words))
+        _check_confidence(confidence)
+        if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in origins.values()):
+            raise ValueError("'label_origins' holds lists of request keys")
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
     return Example(
         kind=record["kind"],
         text=text,
-        text_pair=pair,
-        words=None if words is None else tuple(words),
+        text_pair=record.get("text_pair"),
+        words=words,
         labels={name: tuple(label) if isinstance(label, list) else label for name, label in labels.items()},
         confidence={name: float(sure) for name, sure in confidence.items()},
-        task=task,
-        origin=origin or "",
+        task=record.get("task"),
+        origin=record.get("origin") or "",
         label_origins={name: tuple(keys) for name, keys in origins.items()},
     )
 
 
-def _texts(value: Any) -> bool:
+def _check_fields(record: Mapping[str, Any]) -> None:
+    """Refuse unknown fields, and values of the wrong type but for texts and what stands by task."""
+    if unknown := sorted(record.keys() - FIELDS):
+        raise ValueError(f"unknown field '{unknown[0]}' (an example has {', '.join(sorted(FIELDS))})")
+    if record.get("kind") not in KINDS:
+        raise ValueError(f"'kind' is {record.get('kind')!r}, not one of {', '.join(KINDS)}")
+    for key in ("text_pair", "task", "origin"):
+        if not isinstance(record.get(key), str | None):
+            raise ValueError(f"'{key}' is not text")
+    if not all(isinstance(record.get(key) or {}, dict) for key in ("labels", "confidence", "label_origins")):
+        raise ValueError("'labels', 'confidence' and 'label_origins' are objects with a key for each task")
+
+
+def _text_and_words(record: Mapping[str, Any]) -> tuple[str, tuple[str, ...] | None]:
+    """Return the text, and its words where it is cut into some."""
+    words = record.get("words")
+    if words is not None and not _are_words(words):
+        raise ValueError("'words' is no list of words without spaces")
+    if ("text" in record) == (words is not None):
+        raise ValueError("an example has either 'text' or 'words'")
+    text = " ".join(words) if words is not None else record["text"]
+    if not isinstance(text, str):
+        raise ValueError("'text' is not text")
+    if not text.strip():
+        raise ValueError("the text is empty")
+    if (record["kind"] == "pair_classification") != (record.get("text_pair") is not None):
+        raise ValueError("'text_pair' goes with the kind pair_classification, and only with it")
+    return text, None if words is None else tuple(words)
+
+
+def _check_labels(labels: Mapping[str, Any], words: int) -> None:
+    """Refuse what is neither a label nor a label for each of so many words."""
+    for name, label in labels.items():
+        if isinstance(label, list):
+            if not words or not _are_words(label) or len(label) != words:
+                raise ValueError(f"'labels.{name}' is no list of a label for each of {words} words")
+        elif not isinstance(label, str):
+            raise ValueError(f"'labels.{name}' is neither a label nor a list of labels")
+
+
+def _check_confidence(confidence: Mapping[str, Any]) -> None:
+    for name, sure in confidence.items():
+        if isinstance(sure, bool) or not isinstance(sure, int | float) or not 0 <= sure <= 1:
+            raise ValueError(f"'confidence.{name}' is no number between 0 and 1")
+
+
+def _are_words(value: Any) -> bool:
     """Tell whether a value is a list of words: texts without white space, none empty."""
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v.split() == [v] for v in value)
 

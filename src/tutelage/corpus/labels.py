@@ -21,21 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tutelage.base import files
 from tutelage.base.errors import UserError
+from tutelage.base.types import Array
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.examples import Example
-from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan
+from tutelage.corpus.study_plan import ANNOTATED, StudyPlan, TaskKind
 
 IGNORE = -100
 """A label that is missing, and the target of a position that has no loss."""
 FILES = ("classes", "words", "tags", "sure")
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class LabelTask:
     """
 
     name: str
-    kind: Kind
+    kind: TaskKind
     labels: tuple[str, ...]
 
     @property
@@ -58,7 +56,7 @@ class LabelTask:
         return self.kind == "tagging"
 
 
-def tasks_of(plan: Plan) -> tuple[LabelTask, ...]:
+def tasks_of(plan: StudyPlan) -> tuple[LabelTask, ...]:
     """Return the tasks of a plan that have labels: those of texts, of pairs, then those of words."""
     return tuple(LabelTask(task.name, kind, tuple(task.labels)) for kind in ANNOTATED for task in plan.tasks(kind))
 
@@ -188,14 +186,14 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Place:
+class RowSpan:
     """Where a row lies.
 
     Attributes:
-        document: that it is a piece of.
+        document: that it is a part of.
         start: its first token among all.
         length: its tokens.
-        opens: whether it is the first piece.
+        opens: whether it is the document's first part.
     """
 
     document: int
@@ -234,7 +232,7 @@ class LabelReader:
         # In memory: it is searched for every row.
         self._ends = np.ascontiguousarray(labels.words_W2[:, int(causal)])
 
-    def read(self, places: Sequence[Place]) -> dict[str, Tensor]:
+    def read(self, places: Sequence[RowSpan]) -> dict[str, Tensor]:
         """Return the labels of rows, for `Batch.labels`.
 
         Returns:

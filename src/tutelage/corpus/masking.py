@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from tutelage.base.types import Ints
 from tutelage.corpus.labels import IGNORE
-
-Ints = npt.NDArray[np.int64]
 
 
 def keyed_generator(*keys: int) -> np.random.Generator:

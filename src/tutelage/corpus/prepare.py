@@ -1,7 +1,7 @@
 """Words in, token stores out: read and clean each file, split, train the tokenizer, encode.
 
 Everything is built in `<folder>/.building` and moved into place with the manifest last, so that a killed run leaves
-nothing that looks finished; the next one starts anew (downloads are kept). A finished folder is used as it is if its
+nothing that looks finished; the next one starts again (downloads are kept). A finished folder is used as it is if its
 settings are the same, and refused with the differences if not. `<folder>/lock` is held while building; who comes second
 waits and uses the result.
 """
@@ -15,17 +15,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tutelage import __version__, recipe, starter
 from tutelage.base import files
 from tutelage.base.errors import UserError
+from tutelage.base.functions import code_digest, is_function_name
 from tutelage.base.progress import console, progress
+from tutelage.base.types import Bools, Json
 from tutelage.corpus import tokenizer, tokens
 from tutelage.corpus.choosing import choose
-from tutelage.corpus.cleaned import Chosen, CleanedFile, clean_file
+from tutelage.corpus.cleaned import CleanedFile, clean_file
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.labels import FILES, LabelTask, LabelWriter, tasks_of
 from tutelage.corpus.reading import split_lines
@@ -60,7 +62,7 @@ class Prepared:
     train: TokenStore
     val: TokenStore
     test: TokenStore
-    manifest: dict[str, Any]
+    manifest: Json
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> Prepared:
@@ -104,7 +106,7 @@ def prepare(data: recipe.Data, folder: Path) -> Prepared:
     return prepared
 
 
-def _build_alone(data: recipe.Data, settings: dict[str, Any], folder: Path) -> bool:
+def _build_alone(data: recipe.Data, settings: Json, folder: Path) -> bool:
     """Build while no other process does; return False if another one has built meanwhile."""
     waiting = f"waiting for another process that prepares {folder}"
     with files.locked(folder / "lock", str(folder), waiting=waiting):
@@ -119,51 +121,18 @@ def _build_alone(data: recipe.Data, settings: dict[str, Any], folder: Path) -> b
     return True
 
 
-def _settings(data: recipe.Data) -> dict[str, Any]:
+def _settings(data: recipe.Data) -> Json:
     """Return the settings that decide what is on disk: not the rows, not their order."""
     settings = data.model_dump(mode="json", exclude={"rows", "seed"})
     unsaid = {key for key in _LATER if getattr(data, key) == type(data).model_fields[key].default}
+    if is_function_name(data.cleaning):
+        settings["cleaning_code"] = code_digest(data.cleaning)
     return {key: value for key, value in settings.items() if key not in unsaid}
 
 
-def _refuse_differences(folder: Path, settings: dict[str, Any], data: recipe.Data) -> None:
+def _refuse_differences(folder: Path, settings: Json, data: recipe.Data) -> None:
     manifest = tokens.read_manifest(folder)
-    before, now = _flat(manifest["settings"]), _flat(settings)
-    moved = before["corpus"] != now["corpus"]
-    local = is_local(before["corpus"]) and is_local(data.corpus)
-    if local:
-        # Local text is known by its content, wherever it lies and however its path is written.
-        del before["corpus"], now["corpus"]
-    there = [data.corpus] if local and (moved or Path(data.corpus).expanduser().exists()) else []
-    there += [one.corpus for one in data.mix if is_local(one.corpus) and Path(one.corpus).expanduser().exists()]
-    differences = [
-        f"data.{key} was {before.get(key)!r} and is {now.get(key)!r}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
-    if there and not differences:
-        named = [data.corpus, *(one.corpus for one in data.mix)]
-
-        def corpus_of(file: str) -> str:
-            return named[next((n for n in range(1, len(named)) if file.startswith(mix_prefix(n))), 0)]
-
-        # Those of the catalogue and the hub are known by their names: they are not fetched again to open what is there.
-        corpora = resolve_all(data, only=[*there, starter.NAME])
-        known = {
-            (file["split"], file["name"]): file for file in manifest["sources"] if corpus_of(file["name"]) in there
-        }
-        found = {(file.split, file.name): file.path for corpus in corpora if corpus.name in there
-                 for file in corpus.files}  # fmt: skip
-        gone = any(is_local(name) and name not in there for name in named)
-        if not gone and manifest.get("tasks", []) != _described(_tasks(corpora, data)):
-            differences.append("the tasks or labels of the plan have changed")
-        differences += [f"file {name} ({split}) is gone" for split, name in sorted(known.keys() - found.keys())]
-        differences += [f"file {name} ({split}) is new" for split, name in sorted(found.keys() - known.keys())]
-        differences += [
-            f"file {key[1]} ({key[0]}) has changed"
-            for key in sorted(known.keys() & found.keys())
-            if found[key].stat().st_size != known[key]["bytes"] or files.sha256(found[key]) != known[key]["sha256"]
-        ]
+    differences = _changed_settings(manifest["settings"], settings) or _changed_sources(manifest, data)
     if differences:
         raise UserError(
             f"{folder} was prepared differently: {'; '.join(differences)}. Put it back, prepare in another folder, or "
@@ -171,18 +140,62 @@ def _refuse_differences(folder: Path, settings: dict[str, Any], data: recipe.Dat
         )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _changed_settings(settings: Json, wanted: Json) -> list[str]:
+    before, now = _flat(settings), _flat(wanted)
+    if is_local(before["corpus"]) and is_local(now["corpus"]):
+        # Local text is known by its content, wherever it lies and however its path is written.
+        del before["corpus"], now["corpus"]
+    codes = before.pop("cleaning_code", None), now.pop("cleaning_code", None)
+    differences = [
+        f"data.{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if codes[0] != codes[1] and before["cleaning"] == now["cleaning"]:
+        differences.append(f"the code of data.cleaning, {now['cleaning']}, has changed")
+    return differences
+
+
+def _changed_sources(manifest: Json, data: recipe.Data) -> list[str]:
+    """Compare the local files with those that were prepared, and the tasks of the study plans."""
+    named = [data.corpus, *(one.corpus for one in data.mix)]
+    moved = {data.corpus} if manifest["settings"]["corpus"] != data.corpus else set()
+    # A store outlives the text it was made of; a corpus that has been moved must be there to be compared.
+    there = [name for name in named if is_local(name) and (name in moved or Path(name).expanduser().exists())]
+    if not there:
+        return []
+
+    def corpus_of(file: str) -> str:
+        return named[next((n for n in range(1, len(named)) if file.startswith(mix_prefix(n))), 0)]
+
+    # Those of the catalogue and the hub are known by their names: they are not fetched again to open what is there.
+    corpora = resolve_all(data, only=[*there, starter.NAME])
+    known = {(file["split"], file["name"]): file for file in manifest["sources"] if corpus_of(file["name"]) in there}
+    found = {(file.split, file.name): file.path for corpus in corpora if corpus.name in there for file in corpus.files}
+    differences = []
+    gone = any(is_local(name) and name not in there for name in named)
+    if not gone and manifest.get("tasks", []) != _described(_tasks(corpora, data)):
+        differences.append("the tasks or labels of the plan have changed")
+    differences += [f"file {name} ({split}) is gone" for split, name in sorted(known.keys() - found.keys())]
+    differences += [f"file {name} ({split}) is new" for split, name in sorted(found.keys() - known.keys())]
+    differences += [
+        f"file {key[1]} ({key[0]}) has changed"
+        for key in sorted(known.keys() & found.keys())
+        if found[key].stat().st_size != known[key]["bytes"] or files.sha256(found[key]) != known[key]["sha256"]
+    ]
+    return differences
+
+
+def _flat(tree: Json, prefix: str = "") -> Json:
+    flat: Json = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
 
 
 def _check_rows(prepared: Prepared, rows: recipe.Rows) -> None:
-    stores: dict[Split, TokenStore] = {"train": prepared.train, "val": prepared.val}
-    for name, store in stores.items():
-        if fault := _fault(name, store, rows):
-            raise UserError(fault)
+    if fault := _fault("train", prepared.train, rows) or _fault("val", prepared.val, rows):
+        raise UserError(fault)
     fault = _fault("test", prepared.test, rows)
     if fault and os.environ.get("RANK", "0") == "0":
         console.print(f"the test split is too short to be measured: {fault}")
@@ -205,7 +218,7 @@ def _fault(name: Split, store: TokenStore, rows: recipe.Rows) -> str | None:
     )
 
 
-def _build(data: recipe.Data, settings: dict[str, Any], folder: Path) -> None:
+def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
     corpora = resolve_all(data)
     building = folder / _BUILDING
     shutil.rmtree(building, ignore_errors=True)
@@ -269,13 +282,12 @@ def _clean(
     return cleaned, empty, notes
 
 
-def _make_tokenizer(cleaned: list[CleanedFile], chosen: list[Chosen], data: recipe.Data) -> PreTrainedTokenizerFast:
+def _make_tokenizer(cleaned: list[CleanedFile], chosen: list[Bools], data: recipe.Data) -> PreTrainedTokenizerFast:
     if data.tokenizer.path is not None:
         return tokenizer.load(data.tokenizer.path)
 
     def lines() -> Iterator[str]:
-        words = sum(int(file.passages.words[mask].sum()) for file, mask in zip(cleaned, chosen, strict=True))
-        with progress("train tokenizer", words, "words") as bar:
+        with progress("train tokenizer", _words(cleaned, chosen), "words") as bar:
             for file, mask in zip(cleaned, chosen, strict=True):
                 for text in file.texts(mask, data.separator):
                     for chunk in text.chunks:
@@ -283,6 +295,10 @@ def _make_tokenizer(cleaned: list[CleanedFile], chosen: list[Chosen], data: reci
                     bar.advance(text.words)
 
     return tokenizer.train(lines(), data.tokenizer, framed=data.separator == "brackets")
+
+
+def _words(cleaned: list[CleanedFile], chosen: list[Bools]) -> int:
+    return sum(file.words_of(mask) for file, mask in zip(cleaned, chosen, strict=True))
 
 
 def _frame(made: PreTrainedTokenizerFast, data: recipe.Data) -> tuple[int | None, int | None]:
@@ -317,22 +333,17 @@ def _tasks(corpora: list[Corpus], data: recipe.Data) -> tuple[LabelTask, ...]:
     return tuple(sorted(found.values(), key=lambda task: ANNOTATED.index(task.kind)))
 
 
-def _described(tasks: tuple[LabelTask, ...]) -> list[dict[str, Any]]:
+def _described(tasks: tuple[LabelTask, ...]) -> list[Json]:
     return [{"name": task.name, "kind": task.kind, "labels": list(task.labels)} for task in tasks]
 
 
-def _encode(cleaned: list[CleanedFile], chosen: dict[Split, list[Chosen]], data: recipe.Data, encoder: Encoder,
+def _encode(cleaned: list[CleanedFile], chosen: dict[Split, list[Bools]], data: recipe.Data, encoder: Encoder,
             folder: Path, vocab_size: int, frame: tuple[int | None, int | None],
-            tasks: tuple[LabelTask, ...]) -> tuple[dict[str, dict[str, Any]], int]:  # fmt: skip
+            tasks: tuple[LabelTask, ...]) -> tuple[dict[str, Json], int]:  # fmt: skip
     """Write each split's tokens and labels; return the manifest's entries, and how many labels were left out."""
-    total = sum(
-        int(file.passages.words[mask].sum())
-        for masks in chosen.values()
-        for file, mask in zip(cleaned, masks, strict=True)
-    )
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[str, Json] = {}
     outside = 0
-    with progress("encode", total, "words") as bar:
+    with progress("encode", sum(_words(cleaned, masks) for masks in chosen.values()), "words") as bar:
         for split in SPLITS:
             writer = StoreWriter(folder, split, encoder, vocab_size, frame[1], frame[0])
             labels = LabelWriter(folder, split, tasks) if tasks else None
@@ -366,7 +377,7 @@ def _move_into_place(building: Path, folder: Path) -> None:
     files.sync_folder(folder)
 
 
-def _describe(file: CleanedFile) -> dict[str, Any]:
+def _describe(file: CleanedFile) -> Json:
     source = file.source
     return {
         "name": source.name,

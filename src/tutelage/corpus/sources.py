@@ -16,16 +16,16 @@ from tutelage import recipe, starter
 from tutelage.base.errors import UserError, nearest
 from tutelage.corpus import catalogue, huggingface
 from tutelage.corpus.archive import unpack
-from tutelage.corpus.catalogue import CORPORA, RELEASES, Part
+from tutelage.corpus.catalogue import CORPORA, RELEASES, PartName
 from tutelage.corpus.download import download
 
-Format = Literal["text", "jsonl", "starter", "study"]
+FileFormat = Literal["text", "jsonl", "starter", "study"]
 
 _HELD_OUT = ("dev", "val", "valid", "validation", "test")
 """Names of held-out files and folders; the first kind that is there becomes the test split."""
 PLANS = ("plan.yaml", "plan.json")
 """A folder with such a file is a study corpus."""
-_FORMATS: dict[str, Format] = {".txt": "text", ".jsonl": "jsonl"}
+_FORMATS: dict[str, FileFormat] = {".txt": "text", ".jsonl": "jsonl"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class SourceFile:
     """Where it lies."""
     cleaner: str
     """Source whose cleaning rules apply (`cleaning.cleaner`); others are left alone."""
-    format: Format = "text"
+    format: FileFormat = "text"
     """Plain text, JSON lines, or examples of a study (`examples`): those of the starter, or of a folder with a plan."""
 
 
@@ -150,18 +150,18 @@ def _starter() -> Corpus:
 
 def _babylm(corpus: str) -> Corpus:
     year, part = CORPORA[corpus]
-    release = RELEASES[year]
-    train = [_source(path, "train") for path in _fetch(year, part, release.parts[part])]
+    train = [_source(path, "train") for path in _fetch(year, part)]
     notes = [f"licences: {'; '.join(f'{file.name}: {catalogue.LICENCES[file.cleaner]}' for file in train)}"]
     if part in ("dev", "test"):
         return Corpus(name=corpus, files=tuple(train), notes=tuple(notes), origin_of_test=_CARVED)
-    test = [_source(path, "test") for path in _fetch(year, "dev", release.parts["dev"])]
+    test = [_source(path, "test") for path in _fetch(year, "dev")]
     from_dev = "the test split is the corpus's dev set"
     return Corpus(name=corpus, files=(*train, *test), notes=tuple(notes), origin_of_test=from_dev)
 
 
-def _fetch(year: int, name: str, part: Part) -> list[Path]:
+def _fetch(year: int, name: PartName) -> list[Path]:
     """Return the files of one published part, from the cache or the network."""
+    part = RELEASES[year][name]
     home = cache_folder() / "babylm" / str(year)
     paths = [home / name / Path(file).name for file in part.files]
     if part.archived:

@@ -19,6 +19,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tutelage.base.types import Bools, Ints
 from tutelage.corpus.reading import split_lines
 
 PASSAGE_WORDS = 500
@@ -26,7 +27,6 @@ PASSAGE_WORDS = 500
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -175,7 +175,7 @@ def hash_order(name: str, count: int) -> Ints:
     return np.argsort(np.fromiter((int.from_bytes(k) for k in keys), dtype=np.uint64, count=count), kind="stable")
 
 
-def subset(name: str, words: Ints, share: float) -> npt.NDArray[np.bool_]:
+def subset(name: str, words: Ints, share: float) -> Bools:
     """Choose passages of one file in hash order while they are under `share` words; larger shares hold smaller ones.
 
     Args:
@@ -190,7 +190,7 @@ def subset(name: str, words: Ints, share: float) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def runs(chosen: npt.NDArray[np.bool_], documents: Ints | None = None) -> Iterator[tuple[int, int]]:
+def runs(chosen: Bools, documents: Ints | None = None) -> Iterator[tuple[int, int]]:
     """Yield (first, end) of each longest run of chosen neighbours, within one document each if `documents` is given."""
     breaks = np.diff(chosen.astype(np.int8), prepend=0) != 0
     if documents is not None:

@@ -21,9 +21,9 @@ from tutelage.recipe.data import Section
 from tutelage.recipe.load import explain
 from tutelage.recipe.yaml import MAX_CHARACTERS, dump, parse, parse_json
 
-Kind = Literal["classification", "pair_classification", "tagging", "generation"]
+TaskKind = Literal["classification", "pair_classification", "tagging", "generation"]
 """What a lesson's tasks take and give: a text, two texts or the words of a text, and labels; or writing alone."""
-ANNOTATED: tuple[Kind, ...] = ("classification", "pair_classification", "tagging")
+ANNOTATED: tuple[TaskKind, ...] = ("classification", "pair_classification", "tagging")
 """Kinds whose tasks have labels."""
 MAX_LABELS = 500
 """A head with more labels than this is no classification that anybody planned."""
@@ -72,7 +72,7 @@ class Task(Section):
 class Lesson(Section):
     """Tasks of one kind."""
 
-    kind: Kind
+    kind: TaskKind
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -85,7 +85,7 @@ class Lesson(Section):
         return self
 
 
-class Plan(Section):
+class StudyPlan(Section):
     """A whole study plan."""
 
     title: str = "A study plan"
@@ -96,7 +96,7 @@ class Plan(Section):
     lessons: Annotated[tuple[Lesson, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _tasks_have_names_of_their_own(self) -> Plan:
+    def _tasks_have_names_of_their_own(self) -> StudyPlan:
         seen = set[str]()
         for task in self.tasks():
             if task.name in seen:
@@ -104,11 +104,11 @@ class Plan(Section):
             seen.add(task.name)
         return self
 
-    def tasks(self, *kinds: Kind) -> list[Task]:
+    def tasks(self, *kinds: TaskKind) -> list[Task]:
         """Return the tasks in the plan's order: of some kinds, or all."""
         return [task for lesson in self.lessons if not kinds or lesson.kind in kinds for task in lesson.tasks]
 
-    def kind_of(self, task: str) -> Kind:
+    def kind_of(self, task: str) -> TaskKind:
         """Return the kind of the lesson that a task belongs to.
 
         Raises:
@@ -129,7 +129,7 @@ class Plan(Section):
         return next(task for task in self.tasks(kind) if task.name == name)
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> StudyPlan:
     """Read a plan from YAML or JSON.
 
     Raises:
@@ -150,7 +150,7 @@ def read_plan(path: Path) -> Plan:
     return check_plan(tree, str(path), lines)
 
 
-def check_plan(tree: Any, name: str, lines: Mapping[tuple[str | int, ...], int] | None = None) -> Plan:
+def check_plan(tree: Any, name: str, lines: Mapping[tuple[str | int, ...], int] | None = None) -> StudyPlan:
     """Make a plan of a tree of mappings and lists.
 
     Args:
@@ -162,12 +162,12 @@ def check_plan(tree: Any, name: str, lines: Mapping[tuple[str | int, ...], int] 
         UserError: unknown keys, or a plan that cannot be.
     """
     try:
-        return Plan.model_validate(tree)
+        return StudyPlan.model_validate(tree)
     except ValidationError as error:
-        raise UserError(explain(error, tree, dict(lines or {}), name, Plan)) from error
+        raise UserError(explain(error, tree, dict(lines or {}), name, StudyPlan)) from error
 
 
-def write_plan(plan: Plan, path: Path) -> None:
+def write_plan(plan: StudyPlan, path: Path) -> None:
     """Write a plan as YAML, keys in the order in which one reads it.
 
     Raises:
@@ -180,6 +180,6 @@ def write_plan(plan: Plan, path: Path) -> None:
     write_text(path, text)
 
 
-def starter_plan() -> Plan:
+def starter_plan() -> StudyPlan:
     """Return the plan that the starter corpus was written from."""
     return read_plan(starter.plan_file())

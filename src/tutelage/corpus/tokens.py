@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from tutelage.base import files
 from tutelage.base.errors import UserError
+from tutelage.base.types import Ints
 from tutelage.corpus.encoding import Encoder, Text
 from tutelage.corpus.labels import Labels
 
@@ -73,29 +74,29 @@ class StoreWriter:
         self._dtype = token_dtype(vocab_size)
         self._file = (folder / f"{split}.bin").open("wb")
         self._digest = hashlib.sha256()
-        self.starts: list[npt.NDArray[np.int64]] = []
+        self.starts: list[Ints] = []
         self._total, self._sources = Counts(), dict[str, Counts]()
 
     def add(self, source: str, texts: Iterable[Text]) -> Counts:
         """Encode and append the documents of one source; return their counts."""
         counts, starts = Counts(), list[int]()
         for encoded in self._encoder.encode(texts):
-            piece, ids = encoded.piece, encoded.ids
-            if piece.opens and not piece.joins:
+            segment, ids = encoded.segment, encoded.ids
+            if segment.opens and not segment.joins:
                 starts.append(self._total.tokens + counts.tokens)
                 counts.documents += 1
-            counts.words += piece.words
+            counts.words += segment.words
             if self._encoder.unknown_id is not None:
                 counts.unknown_tokens += int((ids == self._encoder.unknown_id).sum())
-            if piece.opens and not piece.joins and self._begin_id is not None:
+            if segment.opens and not segment.joins and self._begin_id is not None:
                 ids = np.append(np.uint32(self._begin_id), ids)
-            if piece.closes and self._end_id is not None:
+            if segment.closes and self._end_id is not None:
                 ids = np.append(ids, np.uint32(self._end_id))
             data = ids.astype(self._dtype).tobytes()
             self._file.write(data)
             self._digest.update(data)
             counts.tokens += len(ids)
-            counts.bytes += len(piece.text.encode())
+            counts.bytes += len(segment.text.encode())
             counts.lost_bytes += encoded.lost
         self.starts.append(np.asarray(starts, dtype=np.int64))
         self._sources.setdefault(source, Counts()).add(counts)
@@ -131,7 +132,7 @@ class TokenStore:
     """
 
     tokens: npt.NDArray[np.unsignedinteger[Any]] = field(repr=False)
-    document_starts: npt.NDArray[np.int64] = field(repr=False)
+    document_starts: Ints = field(repr=False)
     words: int
     bytes: int
     vocab_size: int
@@ -193,7 +194,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _load_starts(path: Path) -> npt.NDArray[np.int64]:
+def _load_starts(path: Path) -> Ints:
     try:
         starts = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

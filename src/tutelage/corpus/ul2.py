@@ -21,7 +21,8 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
-from tutelage.corpus.masking import Ints, keyed_generator
+from tutelage.base.types import Ints
+from tutelage.corpus.masking import keyed_generator
 
 RowKind = Literal["causal", "prefix", "span"]
 KINDS: tuple[RowKind, ...] = get_args(RowKind)

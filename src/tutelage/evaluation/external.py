@@ -17,9 +17,9 @@ from tutelage.base.files import explain_disk_errors, fingerprint, read_json
 from tutelage.base.progress import console, human
 from tutelage.corpus.tokenizer import tokenizer_id
 from tutelage.evaluation.benchmarks.conventions import Convention
-from tutelage.models.build import Kind, read_weights
+from tutelage.models.build import read_weights
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe import is_path
+from tutelage.recipe import ModelKind, is_path
 from tutelage.teaching import outside
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -50,7 +50,7 @@ class Guest:
     source: str
     label: str
     folder: Path
-    kind: Kind
+    kind: ModelKind
     architecture: str
     tokenizer: Any
     identity: str
@@ -77,7 +77,9 @@ class Guest:
         return fingerprint([tokenizer_id(self.tokenizer), frames, specials])
 
 
-def open_guests(sources: Sequence[str], convention: Convention, kind: Kind | None, revision: str | None) -> list[Guest]:
+def open_guests(
+    sources: Sequence[str], convention: Convention, kind: ModelKind | None, revision: str | None
+) -> list[Guest]:
     """Find models, fetch those of the hub, and check everything but the weights.
 
     Args:
@@ -99,7 +101,7 @@ def open_guests(sources: Sequence[str], convention: Convention, kind: Kind | Non
     ]
 
 
-def _open(source: str, label: str, folder: Path, convention: Convention, kind: Kind | None) -> Guest:
+def _open(source: str, label: str, folder: Path, convention: Convention, kind: ModelKind | None) -> Guest:
     config = _config(folder)
     reads = kind or _kind(config, source)
     tokenizer, remarks = _tokenizer(folder, source)
@@ -219,7 +221,7 @@ def _config(folder: Path) -> Any:
         raise UserError(f"{folder}: its config.json cannot be used{by}: {_first_line(error)}") from error
 
 
-def _kind(config: Any, source: str) -> Kind:
+def _kind(config: Any, source: str) -> ModelKind:
     """Tell how a model reads by the architectures its configuration names."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -291,7 +293,7 @@ def _disagreement(tokenizer: Any, folder: Path) -> list[str]:
     return []
 
 
-def _check_specials(tokenizer: Any, kind: Kind, convention: Convention, source: str) -> None:
+def _check_specials(tokenizer: Any, kind: ModelKind, convention: Convention, source: str) -> None:
     if kind == "masked" and tokenizer.mask_token_id is None:
         raise UserError(
             f"the tokenizer of {source} has no mask token, without which a masked model cannot be scored: name it in "

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json, sha256, write_json
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.corpus.batches import BatchSource
 from tutelage.evaluation.benchmarks import data
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention

@@ -18,7 +18,7 @@ import numpy as np
 from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.benchmarks.items import Rows, encode
 from tutelage.evaluation.benchmarks.results import MeasuredResult, SuiteResult

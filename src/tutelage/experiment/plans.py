@@ -1,77 +1,200 @@
-"""What a model of a recipe will have cost, in floating-point operations, and lengths that are given by that.
+"""What each model of a recipe reads, for how many steps, and what that costs in floating-point operations.
 
-Counted for one seed: own training, the forward passes of teachers as long as they teach, and the passes that score
-rows for selections. One model's operations are those of `models.cost`.
+Operations are counted for one seed: own training, the forward passes of teachers as long as they teach, and the passes
+that score rows for selections. One model's operations are those of `models.cost`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
-from tutelage.experiment import caching, selections
-
-if TYPE_CHECKING:
-    from tutelage.experiment.setup import Experiment
-
-
-def in_steps(experiment: Experiment, name: str) -> recipe.Model:
-    """Return a model; where its length is another one's operations, as many whole steps as those pay for.
-
-    Raises:
-        UserError: the training of its teachers is to be counted, and one of them comes from elsewhere.
-    """
-    model = experiment.recipe.models[name]
-    if model.flops_of is None:
-        return model
-    budget = flops(experiment, model.flops_of.model)
-    if model.flops_of.teachers == "counted":
-        for ancestor in experiment.recipe.ancestors_of(model.flops_of.model):
-            if ancestor not in experiment.recipe.models:
-                raise UserError(
-                    f"models.{name}.flops_of: the training of '{ancestor}' happened elsewhere, and nobody counted "
-                    "it; leave `teachers: counted` out"
-                )
-            budget += flops(experiment, ancestor)
-    return model.model_copy(update={"steps": int(budget / _step_flops(experiment, name)), "flops_of": None})
+from tutelage.corpus.batches import BatchSource
+from tutelage.experiment.rows import Rows
+from tutelage.experiment.runs import references_to
+from tutelage.models.build import shape, shape_of
+from tutelage.models.cost import Cost, cost_of
+from tutelage.recipe import ModelKind, Recipe, Teacher
+from tutelage.teaching.cache import epochs_read
+from tutelage.training.plan import Plan, plan
 
 
-def flops(experiment: Experiment, name: str, until: int | None = None) -> float:
-    """Return all operations for one seed of a model up to a step; the last one unless given."""
-    steps = experiment.plan_of(name).total if until is None else until
-    trained = _step_flops(experiment, name) * steps + teacher_flops(experiment, name, until=until)
-    return trained + selections.flops(experiment, name)
-
-
-def teacher_flops(experiment: Experiment, name: str, live: bool = False, until: int | None = None) -> float:
-    """Return the operations of the teachers for one seed of a model, as long as they teach.
+class Costs:
+    """The costs of models of a recipe and of those from outside, each counted once, without weights.
 
     Args:
-        experiment: the experiment.
-        name: of the model.
-        live: count as if there were no caches.
-        until: count up to this step; the work of filling a cache counts whole once its stage has begun.
+        what: the recipe.
+        tokenizer: of its corpus.
     """
-    model, plan = experiment.recipe.models[name], experiment.plan_of(name)
-    source = experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
-    total = 0.0
-    for index, stage in enumerate(model.stages):
-        start, end = plan.start_of(index), plan.taught_until(index)
-        asked = (end if until is None else min(end, until)) - start
-        if asked <= 0:
-            break
-        taught = stage.model_copy(update={"cache": None}) if live else stage
-        costs = [experiment.cost_of(teacher, model.reads) for teacher in stage.teachers]
-        read = asked * source.tokens_per_epoch / source.steps_per_epoch
-        passed = float(source.tokens_per_epoch * len(caching.epochs_of(experiment, name, index)))
-        total += caching.teaching_flops(taught, costs, len(experiment.data.tokenizer), read, passed)
-    return total
+
+    def __init__(self, what: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.recipe = what
+        self.tokenizer = tokenizer
+        self._costs: dict[tuple[str, ModelKind], Cost] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the tokenizer."""
+        return len(self.tokenizer)
+
+    def of(self, teacher: Teacher, reads: ModelKind) -> Cost:
+        """Return the cost of a model of the recipe, or of one from outside."""
+        key = (teacher.model, reads)
+        if key not in self._costs:
+            length, model = self.recipe.data.rows.length, self.recipe.models.get(teacher.model)
+            hf = shape_of(teacher.model, reads) if model is None else shape(model, self.tokenizer, length)
+            self._costs[key] = cost_of(hf, reads, length)
+        return self._costs[key]
 
 
-def _step_flops(experiment: Experiment, name: str) -> float:
+@dataclass(frozen=True, kw_only=True)
+class ModelPlan:
+    """A model of a recipe with everything that is the same for all its seeds.
+
+    Attributes:
+        name: in the recipe.
+        model: its settings; a length given as another model's operations is here in steps.
+        source: the batches it learns from.
+        steps: how many, in which stages, evaluated and kept where.
+        milestones: steps whose checkpoints are kept: named by others, or asked for by words seen.
+        costs: of this model and of those that teach it or score for it.
+    """
+
+    name: str
+    model: recipe.Model
+    source: BatchSource
+    steps: Plan
+    milestones: frozenset[int]
+    costs: Costs
+
+    @property
+    def cost(self) -> Cost:
+        """The model's own cost."""
+        return self.costs.of(Teacher(model=self.name), self.model.reads)
+
+    @property
+    def scoring_flops(self) -> float:
+        """Operations of the passes that score rows for its selections, each scorer once; as if nobody shared them."""
+        scorers = {str(s): s for stage in self.model.stages if stage.select is not None for s in stage.select.scorers}
+        tokens = self.source.tokens_per_epoch
+        return sum(self.costs.of(scorer, "causal").forward_flops * tokens for scorer in scorers.values())
+
+    def cache_epochs(self, index: int) -> range:
+        """Return the epochs for which the cache of a stage has slots; one where rows are the same in all."""
+        return epochs_read(self.source, self.steps.start_of(index), self.steps.taught_until(index))
+
+    def teacher_flops(self, live: bool = False, until: int | None = None) -> float:
+        """Return the operations of the teachers as long as they teach.
+
+        Args:
+            live: count as if there were no caches.
+            until: count up to this step; the work of filling a cache counts whole once its stage has begun.
+        """
+        total = 0.0
+        for index, stage in enumerate(self.model.stages):
+            start, end = self.steps.start_of(index), self.steps.taught_until(index)
+            asked = (end if until is None else min(end, until)) - start
+            if asked <= 0:
+                break
+            read = asked * self.source.tokens_per_epoch / self.source.steps_per_epoch
+            passed = float(self.source.tokens_per_epoch * len(self.cache_epochs(index)))
+            costs = [self.costs.of(teacher, self.model.reads) for teacher in stage.teachers]
+            cache = None if live else stage.cache
+            total += teaching_flops(cache, costs, self.costs.vocab_size, read, passed)
+        return total
+
+    def flops(self, until: int | None = None) -> float:
+        """Return all operations up to a step; the last one unless given."""
+        steps = self.steps.total if until is None else until
+        return step_flops(self.cost, self.source) * steps + self.teacher_flops(until=until) + self.scoring_flops
+
+
+class Plans:
+    """The plans of a recipe's models, each made when it is first asked for.
+
+    Args:
+        what: the recipe.
+        rows: of its corpus.
+    """
+
+    def __init__(self, what: Recipe, rows: Rows) -> None:
+        self.recipe = what
+        self.rows = rows
+        self.costs = Costs(what, rows.prepared.tokenizer)
+        self._plans: dict[str, ModelPlan] = {}
+
+    def of(self, name: str) -> ModelPlan:
+        """Return a model's plan.
+
+        Raises:
+            UserError: a length or stage that cannot be, or one that depends on operations that nobody counted.
+        """
+        if name not in self._plans:
+            self._plans[name] = self._made(name)
+        return self._plans[name]
+
+    def _made(self, name: str) -> ModelPlan:
+        model, references = self.recipe.models[name], references_to(self.recipe, name)
+        source = self.rows.training(model)
+        if model.flops_of is not None:
+            cost = self.costs.of(Teacher(model=name), model.reads)
+            steps = int(self._budget(name, model.flops_of) / step_flops(cost, source))
+            model = model.model_copy(update={"steps": steps, "flops_of": None})
+        written = (t.checkpoint for t in references)
+        named = frozenset(int(text.removeprefix("step-")) for text in written if text.startswith("step-"))
+        words = frozenset(t.words for t in references if t.words is not None)
+        planned = plan(name, model, source, self.rows.words_per_token, named, words)
+        return ModelPlan(
+            name=name,
+            model=model,
+            source=source,
+            steps=planned,
+            milestones=named | frozenset(planned.words.values()),
+            costs=self.costs,
+        )
+
+    def _budget(self, name: str, wanted: recipe.FlopsOf) -> float:
+        """Return the operations of another model, and of the training of its teachers where they are counted."""
+        budget = self.of(wanted.model).flops()
+        if wanted.teachers == "counted":
+            for ancestor in self.recipe.ancestors_of(wanted.model):
+                if ancestor not in self.recipe.models:
+                    raise UserError(
+                        f"models.{name}.flops_of: the training of '{ancestor}' happened elsewhere, and nobody counted "
+                        "it; leave `teachers: counted` out"
+                    )
+                budget += self.of(ancestor).flops()
+        return budget
+
+
+def step_flops(cost: Cost, source: BatchSource) -> float:
     """Return the operations of a model's own training in one step."""
-    model = experiment.recipe.models[name]
-    source = experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
-    cost = experiment.cost_of(recipe.Teacher(model=name), model.reads)
     return cost.training_flops * source.tokens_per_epoch / source.steps_per_epoch
+
+
+def teaching_flops(
+    cache: recipe.Cache | None, costs: Sequence[Cost], vocab_size: int, read: float, passed: float
+) -> float:
+    """Count the operations of a stage's teachers.
+
+    A cache is counted as if each student had filled it for itself.
+
+    Args:
+        cache: of the stage; None where its teachers are asked at every step.
+        costs: of its teachers.
+        vocab_size: of the tokenizer.
+        read: tokens that the student reads.
+        passed: tokens in a pass over all slots of the cache.
+    """
+    if cache is None:
+        return sum(cost.forward_flops * read for cost in costs)
+    computed = passed if cache.fill == "ahead" else min(passed, read)
+    if cache.kind != "hidden":
+        return sum(cost.forward_flops * computed for cost in costs)
+    # The output layers are left out of the pass, and applied at every step instead.
+    heads = [2.0 * cost.output_width * vocab_size for cost in costs]
+    return sum((c.forward_flops - head) * computed + head * read for c, head in zip(costs, heads, strict=True))

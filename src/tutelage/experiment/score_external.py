@@ -6,9 +6,9 @@ What was measured is kept in `<out>/<model>/`, as `scoring` keeps it, and is not
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,19 @@ import torch
 from tutelage import __version__, recipe
 from tutelage.base import machine
 from tutelage.base.errors import UserError
-from tutelage.base.files import fingerprint, write_json, write_text
+from tutelage.base.files import write_json, write_text
 from tutelage.base.progress import console
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.external import Guest, missing_characters, open_guests
 from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.evaluation.measurements import Context, Speakers
-from tutelage.evaluation.named import Found, file_name, find, read_score, write_score
-from tutelage.experiment.score import in_words
-from tutelage.models.build import Kind
+from tutelage.evaluation.named import Found, find, read_score
+from tutelage.experiment.measure import in_words, measured
 from tutelage.models.cost import cost_of
 from tutelage.models.language_model import LanguageModel
+from tutelage.recipe import ModelKind
 from tutelage.report.scores_report import scores_page
 
 UNREADABLE = 0.5
@@ -41,7 +41,7 @@ def evaluate_guests(
     suites: Sequence[str],
     out: Path,
     settings: recipe.Evaluation,
-    kind: Kind | None = None,
+    kind: ModelKind | None = None,
     revision: str | None = None,
     precision: Precision = "fp32",
 ) -> Summary:
@@ -111,25 +111,26 @@ def _score(guest: Guest, found: Mapping[str, Found], out: Path, settings: recipe
     speakers = Speakers(load, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     run: Json = {"suites": {}, "measures": {}}
     for name, one in found.items():
-        of = depends | one.inputs
-        score = read_score(folder, name, of)
-        if score is None:
-            parts = folder / "parts" / f"{file_name(name)}-{fingerprint(of)[:16]}"
-            context = Context(
-                name=name,
-                label=guest.label,
-                tokenizer=guest.tokenizer,
-                settings=settings,
-                precision=precision,
-                speakers=speakers,
-                parts=parts,
-            )
-            score = write_score(folder, one.run(context), name, of, precision)
-            shutil.rmtree(parts, ignore_errors=True)
+        context = partial(_context, guest, name, settings, precision, speakers)
+        score = measured(one, folder, depends | one.inputs, context)
         console.print(f"{guest.label}: {name} {in_words(score)}", markup=False)
         run["measures" if "values" in score else "suites"][name] = score
     size = _size(guest, loaded, folder)
     return {"role": "model", "architecture": guest.architecture, **size, "seeds": {"0": run}}
+
+
+def _context(
+    guest: Guest, name: str, settings: recipe.Evaluation, precision: Precision, speakers: Speakers, parts: Path
+) -> Context:
+    return Context(
+        name=name,
+        label=guest.label,
+        tokenizer=guest.tokenizer,
+        settings=settings,
+        precision=precision,
+        speakers=speakers,
+        parts=parts,
+    )
 
 
 def _size(guest: Guest, loaded: Sequence[LanguageModel], folder: Path) -> Json:

@@ -19,8 +19,12 @@ from rich.table import Table
 from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.progress import duration, human, output
-from tutelage.experiment import caches, plans
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.bench.timed import MadeUpTokenizer
+from tutelage.experiment import caches
+from tutelage.experiment.identity import TrainingRun
+from tutelage.experiment.loading import new_model, trained
+from tutelage.experiment.setup import Experiment
+from tutelage.models.build import shape
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
 from tutelage.recipe.load import load_recipe, shipped_recipes
@@ -32,7 +36,7 @@ PROBE_FLOPS = 5e11
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """What one model will take.
 
     Attributes:
@@ -63,58 +67,58 @@ class Estimate:
     caches: tuple[str, ...] = ()
 
 
-def estimate(experiment: Experiment, with_probe: bool = True) -> list[Estimate]:
+def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimate]:
     """Estimate every model of an experiment; prepares its data first."""
-    estimates: list[Estimate] = []
+    estimates: list[RunEstimate] = []
     store = experiment.data.train
     for name, model in experiment.recipe.models.items():
-        cost = experiment.cost_of(recipe.Teacher(model=name), model.reads)
-        plan = experiment.plan_of(name)
-        source = experiment.rows_of(store, model, model.optim.batch_rows, shuffle=True)
-        tokens = round(plan.total * source.tokens_per_epoch / source.steps_per_epoch)
+        run = experiment.run(recipe.Teacher(model=name))
+        plan, cost, source = run.plan, run.plan.cost, run.plan.source
+        tokens = round(plan.steps.total * source.tokens_per_epoch / source.steps_per_epoch)
         seeds = len(model.seed_list)
-        flops = plans.flops(experiment, name)
+        flops = plan.flops()
         # Live teachers are probed, at the operations of live teaching.
-        probed = (cost.training_flops * tokens + plans.teacher_flops(experiment, name, live=True)) / plan.total
-        rate = _probe(experiment, Piece(name, model.seed_list[0]), probed) if with_probe else None
-        kept = list(caches.planned(experiment, Piece(name, model.seed_list[0])))
-        teachers = [experiment.cost_of(t, model.reads).parameters for stage in model.stages for t in stage.teachers]
+        probed = (cost.training_flops * tokens + plan.teacher_flops(live=True)) / plan.steps.total
+        rate = _probe(experiment, run, probed) if with_probe else None
+        kept = caches.planned(run).values()
+        teachers = [plan.costs.of(t, model.reads).parameters for stage in model.stages for t in stage.teachers]
         held = (model.optim.micro_batch_rows or model.optim.batch_rows) * source.row_length
+        saved = (3 * 12.0 + 4.0 * (1 + len(plan.steps.words))) * cost.parameters * seeds
         estimates.append(
-            Estimate(
+            RunEstimate(
                 name=name,
                 seeds=seeds,
                 cost=cost,
-                steps=plan.total,
+                steps=plan.steps.total,
                 tokens=tokens,
                 words=round(tokens * store.words / len(store)),
                 flops=flops * seeds,
                 # Weights, gradients and two moments in float32; teachers have weights alone.
                 memory=16.0 * cost.parameters + 4.0 * sum(teachers) + held * cost.activation_bytes,
                 # Up to three checkpoints of weights and moments while it trains, the exported weights, and those kept.
-                disk=(3 * 12.0 + 4.0 * (1 + len(plan.words))) * cost.parameters * seeds + sum(size for _, size in kept),
+                disk=saved + sum(cache.size for cache in kept),
                 seconds=flops * seeds / rate if rate else None,
-                caches=tuple(text for text, _ in kept),
+                caches=tuple(str(cache) for cache in kept),
             )
         )
     return estimates
 
 
-def _probe(experiment: Experiment, piece: Piece, step_flops: float) -> float:
+def _probe(experiment: Experiment, run: TrainingRun, step_flops: float) -> float:
     """Return the operations per second of a few training steps."""
-    model = experiment.recipe.models[piece.name]
+    model, device = run.model, experiment.group.device
     rows = max(1, min(model.optim.batch_rows, int(model.optim.batch_rows * PROBE_FLOPS / step_flops)))
     stage = model.stages[0]
     teachers = [
-        experiment.new_model(experiment.piece_of(teacher)).to(experiment.group.device)
+        new_model(experiment, experiment.run(teacher)).to(device)
         if teacher.model in experiment.recipe.models
-        else experiment.trained(teacher, model.reads).to(experiment.group.device)
+        else trained(experiment, teacher, model.reads).to(device)
         for teacher in stage.teachers
     ]
     found = probe(
-        experiment.new_model(piece).to(experiment.group.device),
+        new_model(experiment, run).to(device),
         teachers,
-        experiment.rows_of(experiment.data.train, model, rows, shuffle=True),
+        run.plan.source.with_batch_rows(rows),
         stage
         if teachers
         else stage.model_copy(update={"objectives": recipe.Objectives(next_token=recipe.Objective())}),
@@ -132,7 +136,6 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
     out.print(Syntax(text, "yaml", background_color="default"))
     with process_group() as group:
         experiment = Experiment(what, runs, group)
-        experiment.pieces()
         rows = estimate(experiment, with_probe)
         data = experiment.data
     out.print(
@@ -149,7 +152,7 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
         if model.flops_of is not None:
             whole = ", the training of its teachers counted" if model.flops_of.teachers == "counted" else ""
             out.print(f"{name}: as many steps as the FLOPs of {model.flops_of.model} pay for{whole}")
-        if tasks := experiment.tasks_of(model):
+        if tasks := experiment.rows.tasks_of(model):
             [width] = [row.cost.output_width for row in rows if row.name == name]
             count = sum(len(task.labels) for task in tasks) * (width + 1)
             out.print(f"{name}: heads for {len(tasks)} tasks, {count:,} parameters beside those above")
@@ -173,7 +176,7 @@ def _resolved(what: recipe.Recipe) -> dict[str, Any]:
     return tree
 
 
-def _table(rows: Sequence[Estimate]) -> Table:
+def _table(rows: Sequence[RunEstimate]) -> Table:
     table = Table(
         title="What it will take",
         caption="Steps, tokens, words and memory are of one seed; FLOPs, disk and time of all. About.",
@@ -202,9 +205,20 @@ def print_recipes() -> None:
 
 
 def print_presets() -> None:
-    """List the shapes of models that recipes can name."""
-    table = Table("preset", "architecture", "settings")
+    """List the shapes of models that recipes can name, with their parameters at a vocabulary of 16,000."""
+    table = Table("preset", box=None, padding=(0, 2, 0, 0), caption="Parameters: with a vocabulary of 16,000 tokens.",
+                  caption_justify="left")  # fmt: skip
+    table.add_column("parameters", justify="right")
+    table.add_column("settings")
     for name, settings in PRESETS.items():
-        shape = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "model_type")
-        table.add_row(name, settings["model_type"], shape)
+        shown = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "model_type")
+        table.add_row(name, human(preset_parameters(name)), f"{settings['model_type']}: {shown}")
     output().print(table)
+
+
+def preset_parameters(name: str, vocabulary: int = 16_000) -> int:
+    """Count the parameters of a preset, on a model without weights."""
+    objective = "masked" if PRESETS[name]["model_type"] == "modernbert" else "next_token"
+    model = recipe.Model.model_validate({"preset": name, "steps": 1, "stages": [{"objectives": {objective: 1}}]})
+    hf = shape(model, MadeUpTokenizer(vocabulary), row_length=8)
+    return sum(weights.numel() for weights in hf.parameters())

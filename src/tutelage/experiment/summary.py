@@ -13,31 +13,34 @@ from tutelage import __version__
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json, write_json
 from tutelage.base.machine import environment
-from tutelage.base.run_folder import Json, RunFolder, differences
+from tutelage.base.run_folder import RunFolder, differences
+from tutelage.base.types import Json
 from tutelage.compare.comparisons import compare, pairs_to_compare, student_and_control, with_comparisons
 from tutelage.compare.summary import Summary, read_models, read_summary
 from tutelage.evaluation.named import save_arrays
-from tutelage.experiment import plans, selections
+from tutelage.experiment import selections
+from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.score import HELD_OUT, Scoring, Subject
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import words_at_best
-from tutelage.recipe import Compare, ensemble_members
+from tutelage.recipe import Compare, Teacher, ensemble_members
 
 MACHINE = ("cpu", "cores", "memory_gib", "gpu")
 
 
-def summarise(experiment: Experiment, scoring: Scoring) -> Summary:
+def summarise(scoring: Scoring) -> Summary:
     """Build the summary of a finished experiment, comparisons included, and write it beside the runs.
 
     Raises:
         UserError: something is not trained or not scored yet.
     """
+    experiment = scoring.experiment
     what, data = experiment.recipe, experiment.data
     splits = {"train": data.train, "val": data.val, "test": data.test}
     machine = environment()
     names = what.compare.models or tuple(what.models)
     # Teachers that are not compared still cost something.
-    silent = [name for name in dict.fromkeys(p.name for p in experiment.pieces()) if name not in names]
+    silent = [name for name in dict.fromkeys(reference.model for reference in experiment.order) if name not in names]
     summary: Json = {
         "schema": 1,
         "recipe": what.name,
@@ -53,8 +56,8 @@ def summarise(experiment: Experiment, scoring: Scoring) -> Summary:
             "vocab_size": len(data.tokenizer),
             "bytes_per_token": {split: store.bytes / len(store) for split, store in splits.items() if len(store)},
         },
-        "models": {name: _model(experiment, scoring, name) for name in names}
-        | {name: _model(experiment, scoring, name, scored=False) for name in silent if _teaches(experiment, name)},
+        "models": {name: _model(scoring, name) for name in names}
+        | {name: _model(scoring, name, scored=False) for name in silent if _teaches(experiment, name)},
         "differences": [
             {"a": a, "b": b, "keys": [list(item) for item in _settings_that_differ(experiment, a, b)]}
             for a, b in _pairs(experiment, names)
@@ -107,19 +110,21 @@ def _teaches(experiment: Experiment, name: str) -> bool:
     return any(teacher.model == name for model in models for stage in model.stages for teacher in stage.needs)
 
 
-def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = True) -> Json:
+def _model(scoring: Scoring, name: str, scored: bool = True) -> Json:
+    experiment = scoring.experiment
     members = ensemble_members(name)
     if members:
         subjects = list(scoring.subjects(name))
-        cost = [experiment.cost_of(member, "causal").parameters for member in subjects[0].members]
+        cost = [experiment.plans.costs.of(member, "causal").parameters for member in subjects[0].members]
         seeds = {str(subject.seed): _scores(scoring, subject) for subject in subjects}
         return {"role": "ensemble", "parameters": sum(cost), "members": members, "seeds": seeds}
     model = experiment.recipe.models[name]
-    seeds = {str(seed): _training(experiment, Piece(name, seed)) for seed in model.seed_list}
+    runs = [experiment.run(Teacher(model=name, seed=seed)) for seed in model.seed_list]
+    seeds = {str(run.seed): _training(run) for run in runs}
     if scored:
         for subject in scoring.subjects(name):
             seeds[str(subject.seed)] |= _scores(scoring, subject)
-    finished = experiment.finished(Piece(name, model.seed_list[0]))
+    finished = runs[0].finished()
     return {
         "role": _role(experiment, name),
         "preset": model.preset,
@@ -131,7 +136,7 @@ def _model(experiment: Experiment, scoring: Scoring, name: str, scored: bool = T
         "flops_counted": model.flops_of.teachers if model.flops_of else None,
         "teachers": [str(teacher) for stage in model.stages for teacher in stage.teachers],
         "scorers": [str(scorer) for stage in model.stages if stage.select for scorer in stage.select.scorers],
-        "selections": selections.facts_of(experiment, Piece(name, model.seed_list[0])),
+        "selections": selections.facts_of(runs[0]),
         "objectives": [stage.objectives.model_dump(mode="json", exclude_none=True) for stage in model.stages],
         "seeds": seeds,
     }
@@ -148,26 +153,25 @@ def _role(experiment: Experiment, name: str) -> str:
     return "teacher" if name in taught else "model"
 
 
-def _training(experiment: Experiment, piece: Piece) -> Json:
-    """Collect what a piece's training came to."""
-    done = experiment.finished(piece)
+def _training(run: TrainingRun) -> Json:
+    """Collect what a run came to."""
+    done = run.finished()
     kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "seconds_scoring", "flops",
             "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val")  # fmt: skip
     found = {key: done.get(key) for key in kept} | {"gate_report": done.get("gate_report", [])}
     found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
-    run = experiment.run_of(piece)
-    trained_on = read_json(run.path / "environment.json")
+    trained_on = read_json(run.folder.path / "environment.json")
     return found | {
-        "curves": _curves(run) | _spent(experiment, piece),
+        "curves": _curves(run.folder) | _spent(run),
         "machine": {key: trained_on[key] for key in MACHINE},
     }
 
 
-def _curves(run: RunFolder) -> Json:
+def _curves(folder: RunFolder) -> Json:
     logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight",
               "gate_weight": "gate_weight", "temperature": "temperature"}  # fmt: skip
     curves: dict[str, list[tuple[int, int, float]]] = {name: [] for name in (*logged, "val_loss")}
-    for line in run.lines():
+    for line in folder.lines():
         at = (line["step"], line["tokens"])
         if "val" in line:
             curves["val_loss"].append((*at, line["val"]["loss"]))
@@ -178,18 +182,19 @@ def _curves(run: RunFolder) -> Json:
     return {name: points for name, points in curves.items() if points}
 
 
-def _spent(experiment: Experiment, piece: Piece) -> Json:
+def _spent(run: TrainingRun) -> Json:
     """Return what training had taken, from its beginning on and at every evaluation: operations and seconds."""
-    run = experiment.run_of(piece)
-    done = experiment.finished(piece)
+    done, folder = run.finished(), run.folder
     ahead = done.get("seconds_ahead", 0.0)
     # A step that was taken again after an interruption counts with the later reading, which has both.
-    clock = {0: 0.0} | {line["step"]: line["seconds"] for line in map(json.loads, run.timing.read_text().splitlines())}
+    clock = {0: 0.0} | {
+        line["step"]: line["seconds"] for line in map(json.loads, folder.timing.read_text().splitlines())
+    }
     clock.setdefault(done["steps"], done["seconds"] - ahead)
-    evaluations = [(0, 0), *((line["step"], line["tokens"]) for line in run.lines() if "val" in line)]
+    evaluations = [(0, 0), *((line["step"], line["tokens"]) for line in folder.lines() if "val" in line)]
     steps = [step for step, _ in evaluations]
     seconds = ahead + np.interp(steps, sorted(clock), [clock[step] for step in sorted(clock)])
-    flops = [plans.flops(experiment, piece.name, until=step) for step in steps]
+    flops = [run.plan.flops(until=step) for step in steps]
     return {
         "flops": [(*at, value) for at, value in zip(evaluations, flops, strict=True)],
         "seconds": [(*at, float(value)) for at, value in zip(evaluations, seconds, strict=True)],
@@ -200,8 +205,8 @@ def _scores(scoring: Scoring, subject: Subject) -> Json:
     """Collect a subject's scores; margins of items go to one file that the summary names."""
     found: Json = {"suites": {}, "measures": {}, "along": _along(scoring, subject)}
     for member in subject.members:
-        scoring.experiment.finished(scoring.experiment.piece_of(member))
-    for name in scoring.recipe.evaluate:
+        scoring.experiment.run(member).finished()
+    for name in scoring.evaluate:
         score = _score(scoring, subject, name)
         if name in HELD_OUT:
             found[name] = {key: value for key, value in score.items() if key != "tokens"}
@@ -220,9 +225,9 @@ def _along(scoring: Scoring, subject: Subject) -> Json:
     states = scoring.along(subject)
     if not states:
         return {}
-    words = words_at_best(scoring.experiment, scoring.experiment.piece_of(subject.members[0]))
+    words = words_at_best(scoring.experiment.run(subject.members[0]))
     found = {}
-    for name in scoring.recipe.evaluation.along:
+    for name in scoring.settings.along:
         finished, kind = _headline(_score(scoring, subject, name))
         points = [(seen, _headline(_score(scoring, state, name))[0]) for seen, state in states.items()]
         found[name] = kind | {"points": points, "finished": (words, finished)}

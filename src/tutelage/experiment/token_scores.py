@@ -1,16 +1,30 @@
-"""The verb `score`: one pass of a model over the training rows, and what it found."""
+"""The scores of a model for the training rows: one pass that says of every token how likely it was; and its verb.
+
+Scores lie in `runs/<recipe>/scores/<first digits of their content's fingerprint>/`, shared by all students and seeds.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tutelage import recipe
-from tutelage.base.progress import duration, human
-from tutelage.experiment import selections
+from tutelage.base.errors import UserError
+from tutelage.base.progress import console, duration, human
+from tutelage.corpus.tokens import TokenStore
+from tutelage.experiment.filling import filled
+from tutelage.experiment.loading import ensemble_of, scoring_precision, weights_digest
 from tutelage.experiment.setup import Experiment
+from tutelage.models.build import attention
+from tutelage.recipe import Teacher
+from tutelage.teaching import selection
+from tutelage.teaching.keys import key_of
+from tutelage.teaching.scores import Scores, folder_of
+from tutelage.teaching.teachers import Ensemble
+from tutelage.training.execution import ExecutionMode
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 TOP = 10
@@ -63,7 +77,55 @@ class ScoreReport:
         )
 
 
-def score(experiment: Experiment, scorer: recipe.Teacher, folder: Path | None = None) -> ScoreReport:
+def scores_of(experiment: Experiment, scorer: Teacher, folder: Path | None = None) -> Scores:
+    """Return the scores of a model for the training rows, not yet open; the model must be trained.
+
+    Args:
+        experiment: whose rows.
+        scorer: a model of the recipe, or one from outside.
+        folder: where they lie; among the recipe's scores unless given.
+    """
+    # What is kept of the rows must be of these very rows.
+    store = TokenStore.open(experiment.folder / "data", "train", verify=True)
+    source = experiment.rows.unmasked
+    if source.shifts:
+        raise UserError("scores are of rows that read alike in every epoch; take data.rows.chunking=fixed")
+    key = key_of(experiment.recipe.data, store, source, [weights_digest(experiment, scorer)])
+    precision = scoring_precision(experiment, scorer)
+    folder = folder or folder_of(experiment.folder / "scores", key, precision)
+
+    def load(compiled: bool) -> Ensemble:
+        return ensemble_of(experiment, [scorer], "causal", mode=ExecutionMode(attention(), compiled=compiled))
+
+    return Scores(folder, key, source, load, precision)
+
+
+@contextmanager
+def scored(experiment: Experiment, scorer: Teacher, folder: Path | None = None) -> Iterator[Scores]:
+    """Open the scores of a model for reading; first complete them where rows are missing.
+
+    Raises:
+        UserError: the scorer is not trained, the folder holds something else, or something damaged.
+        Interrupted: SIGTERM or SIGINT came; what was computed is kept.
+    """
+    group, scores = experiment.group, scores_of(experiment, scorer, folder)
+
+    def fill(stopped: Callable[[], bool]) -> bool:
+        if group.is_main:
+            console.print(f"scoring all training rows by {scorer}, kept in {scores.folder}")
+        if not scores.build(group.device, group.rank, group.size, stopped, f"score {scorer}"):
+            return False
+        group.barrier()
+        if group.is_main:
+            console.print(f"scores of {scorer} complete in {duration(scores.seconds)}")
+        return True
+
+    what = f"the scores of {scorer}"
+    with filled(scores, group, what, scores.create, lambda: not scores.complete, lambda: scores.complete, fill):
+        yield scores
+
+
+def score(experiment: Experiment, scorer: Teacher, folder: Path | None = None) -> ScoreReport:
     """Score the training rows by a model, or go on with it, and sum up what is there.
 
     Args:
@@ -71,19 +133,17 @@ def score(experiment: Experiment, scorer: recipe.Teacher, folder: Path | None = 
         scorer: a trained model of the recipe, a folder or a hub id.
         folder: where to keep the scores; where selections of this recipe look for them unless given.
     """
-    with selections.scored(experiment, scorer, folder) as scores:
-        medians = selections.row_values(
-            recipe.Select(by="salt_ds", scorer=scorer, k=TOP, share=0.5), [scores], scores.source.row_lengths
-        )
-        tokens, loss, entropy, top, losses = 0, 0.0, 0.0, 0, np.empty(scores.source.count)
+    with scored(experiment, scorer, folder) as scores:
+        tokens, loss, entropy, top = 0, 0.0, 0.0, 0
+        losses_R, medians_R = np.empty((2, scores.source.count))
         for rows, found in scores.blocks():
             nll_RT = found["nll"].astype(np.float64)
             tokens += nll_RT.size
             loss += float(nll_RT.sum())
             entropy += float(found["entropy"].sum(dtype=np.float64))
             top += int((found["rank"] <= TOP).sum())
-            losses[rows] = nll_RT.mean(axis=1)
-        assert medians is not None
+            losses_R[rows] = nll_RT.mean(axis=1)
+            medians_R[rows] = selection.salt_ds(nll_RT, found["rank"], TOP)
         return ScoreReport(
             folder=scores.folder,
             model=str(scorer),
@@ -92,8 +152,8 @@ def score(experiment: Experiment, scorer: recipe.Teacher, folder: Path | None = 
             loss=loss / tokens,
             entropy=entropy / tokens,
             top=top / tokens,
-            losses=tuple(float(value) for value in np.quantile(losses, QUANTILES)),
-            medians=tuple(float(value) for value in np.quantile(medians, QUANTILES)),
+            losses=tuple(float(value) for value in np.quantile(losses_R, QUANTILES)),
+            medians=tuple(float(value) for value in np.quantile(medians_R, QUANTILES)),
             bytes=sum(path.stat().st_size for path in scores.folder.iterdir() if path.is_file()),
             seconds=scores.seconds,
         )

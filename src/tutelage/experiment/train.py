@@ -1,4 +1,4 @@
-"""Train one piece of an experiment: its mode of execution, its caches, the loop, and what is written at the end."""
+"""Train one run of an experiment: its mode of execution, its caches, the loop, and what is written at the end."""
 
 from __future__ import annotations
 
@@ -10,143 +10,127 @@ from tutelage.base import machine
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json, write_json
 from tutelage.base.progress import console, duration
-from tutelage.base.run_folder import Json, RunFolder
-from tutelage.experiment import caching, plans, selections
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.base.run_folder import RunFolder
+from tutelage.base.types import Json
+from tutelage.experiment import caches
+from tutelage.experiment.identity import TrainingRun
+from tutelage.experiment.loading import ensemble_of, new_learner, new_model
+from tutelage.experiment.selections import select_ahead
+from tutelage.experiment.setup import Experiment
 from tutelage.models.build import attention, save
 from tutelage.models.cost import cost_of
 from tutelage.report.model_card import model_card
 from tutelage.training import checkpoint, execution
 from tutelage.training.execution import ExecutionMode
 from tutelage.training.gate_report import gate_by_difficulty
-from tutelage.training.loop import Job, train
+from tutelage.training.job import Job
+from tutelage.training.loop import train
 from tutelage.training.objectives import Learner, first_temperature, gate_of
 
 SETTLING_MODE = {"preset", "config", "weights", "attention", "compile", "cuda_graphs"}
 """Settings of a model that its mode of execution depends on."""
 
 
-def train_piece(experiment: Experiment, piece: Piece) -> None:
-    """Train one piece, or go on with it, or skip it if it is finished."""
-    run = experiment.run_of(piece)
-    with _owned(experiment, run):
+def train_run(experiment: Experiment, run: TrainingRun) -> None:
+    """Train one run, or go on with it, or skip it if it is finished."""
+    with _owned(experiment, run.folder):
         if experiment.group.is_main:
-            run.write_spec(experiment.spec(piece))
+            run.folder.write_spec(run.spec)
         experiment.group.barrier()
-        if run.finished is not None:
+        if run.folder.finished is not None:
             return
-        model = experiment.recipe.models[piece.name]
+        model, data = run.model, experiment.data
         with machine.deterministic(model.deterministic):
-            chosen_by_stage, scoring = selections.ahead(experiment, piece)
-            building = caching.build_ahead(experiment, piece)
+            selected, scoring = select_ahead(experiment, run)
+            building = caches.build_ahead(experiment, run)
         if model.sharding != "none" and experiment.group.size == 1:
-            console.print(f"{piece}: not sharded, since this is the only process; torchrun starts several")
-        source = experiment.rows_of(experiment.data.train, model, model.optim.batch_rows, shuffle=True)
-        chosen = {index: source.with_rows(found.rows, found.targets) for index, found in chosen_by_stage.items()}
-        mode = mode_of(experiment, piece)
+            console.print(f"{run}: not sharded, since this is the only process; torchrun starts several")
+        batches = {index: run.plan.source.with_rows(found.rows, found.targets) for index, found in selected.items()}
+        mode = mode_of(experiment, run)
         opened = ExitStack()
         job = Job(
-            name=piece.name,
+            name=run.name,
             model=model,
-            seed=experiment.recipe.seed + piece.seed,
-            source=source,
-            val=experiment.rows_of(experiment.data.val, model, 64, shuffle=False),
-            val_bytes_per_token=experiment.data.val.bytes / len(experiment.data.val),
-            plan=experiment.plan_of(piece.name),
-            milestones=experiment.milestones(piece.name),
-            teachers=lambda index: caching.teacher_source(experiment, piece, index, mode, opened),
-            precision=experiment.precision_of(piece),
-            task_weights=experiment.task_weights(model),
-            selected=chosen,
+            seed=run.initial_seed,
+            source=run.plan.source,
+            val=experiment.rows.held_out("val", model),
+            val_bytes_per_token=data.val.bytes / len(data.val),
+            plan=run.plan.steps,
+            milestones=run.plan.milestones,
+            teachers=lambda index: caches.teachers_at(experiment, run, index, mode, opened),
+            precision=run.precision,
+            task_weights=experiment.rows.task_weights(model),
+            selected=batches,
         )
         with opened, machine.deterministic(model.deterministic):
-            state = train(job, _learner_in(mode, experiment, piece), run, experiment.group)
+            state = train(job, _learner_in(mode, experiment, run), run.folder, experiment.group)
         if experiment.group.is_main:
-            _finish(experiment, piece, run, job, state, building, scoring)
+            _finish(experiment, run, state, building, scoring)
         experiment.group.barrier()
 
 
-def _learner_in(mode: ExecutionMode, experiment: Experiment, piece: Piece) -> Learner:
-    """Make a piece's learner, its model in a mode of execution."""
-    learner = experiment.new_learner(piece)
+def _learner_in(mode: ExecutionMode, experiment: Experiment, run: TrainingRun) -> Learner:
+    """Make a run's learner, its model in a mode of execution."""
+    learner = new_learner(experiment, run)
     mode.apply(learner.model)
     return learner
 
 
-def mode_of(experiment: Experiment, piece: Piece) -> ExecutionMode:
-    """Return the mode of execution of a piece's run: what it began with, or a new choice."""
-    model, group = experiment.recipe.models[piece.name], experiment.group
+def mode_of(experiment: Experiment, run: TrainingRun) -> ExecutionMode:
+    """Return a run's mode of execution: what it began with, or a new choice."""
+    model, group = run.model, experiment.group
     rows = min(model.optim.micro_batch_rows or model.optim.batch_rows, -(-model.optim.batch_rows // group.size))
     micros = -(-model.optim.batch_rows // (rows * group.size))
     if model.sharding != "none" and group.size > 1:
         # Too large for one process, and so for a trial.
         return ExecutionMode(attention() if model.attention == "auto" else model.attention)
-    precision = experiment.precision_of(piece)
     settings = model.model_dump(mode="json", include=SETTLING_MODE)
-    steps, length = experiment.plan_of(piece.name).total * micros, experiment.recipe.data.rows.length
-    key = fingerprint([settings, rows, length, precision, steps, machine.environment()])
+    steps, length = run.plan.steps.total * micros, experiment.recipe.data.rows.length
+    key = fingerprint([settings, rows, length, run.precision, steps, machine.environment()])
 
     def choose() -> tuple[ExecutionMode, Json]:
-        source = experiment.rows_of(experiment.data.train, model, rows, shuffle=True)
-        at_once = micros == 1 and group.size == 1
+        source, at_once = run.plan.source.with_batch_rows(rows), micros == 1 and group.size == 1
         return execution.choose(
-            model, lambda: experiment.new_model(piece).to(group.device), source, precision, steps, at_once
+            model, lambda: new_model(experiment, run).to(group.device), source, run.precision, steps, at_once
         )
 
-    run, shared = experiment.run_of(piece).path / "execution.json", experiment.folder / "executions.json"
-    if group.is_main and checkpoint.steps_in(experiment.run_of(piece).checkpoints) and not run.is_file():
+    noted, shared = run.folder.path / "execution.json", experiment.folder / "executions.json"
+    if group.is_main and checkpoint.steps_in(run.folder.checkpoints) and not noted.is_file():
         # Begun by a version that knew the plain mode only.
-        write_json(run, asdict(ExecutionMode(attention())))
-    chosen = asdict(execution.remembered(run, shared, key, choose)) if group.is_main else None
+        write_json(noted, asdict(ExecutionMode(attention())))
+    chosen = asdict(execution.remembered(noted, shared, key, choose)) if group.is_main else None
     return ExecutionMode(**group.from_main(chosen))
 
 
-def _finish(
-    experiment: Experiment,
-    piece: Piece,
-    run: RunFolder,
-    job: Job,
-    state: checkpoint.State,
-    building: float,
-    scoring: float,
-) -> None:
+def _finish(experiment: Experiment, run: TrainingRun, state: checkpoint.State, building: float, scoring: float) -> None:
     """Export the best checkpoint and write down what training came to.
 
     `building` caches and `scoring` for selections took that many seconds.
     """
-    best = int(state.best["step"])
-    learner = experiment.new_learner(piece)
-    folder = checkpoint.folder_of(run.checkpoints, best)
-    fault = checkpoint.verify(folder)
-    if fault is not None:
-        raise UserError(
-            f"{piece}: the best checkpoint, {folder}, is damaged: {fault}; restore it, or delete {run.path}"
-        )
-    checkpoint.load_weights(folder, learner)
-    cost = cost_of(learner.model.hf, job.model.reads, job.source.row_length)
-    last = checkpoint.folder_of(run.checkpoints, state.step)
-    timing = read_json(last / "timing.json")
-    val = next(line["val"] for line in reversed(run.lines()) if line["step"] == best and "val" in line)
-    words = state.tokens * experiment.data.train.words / len(experiment.data.train)
+    learner, best = _best(experiment, run, state), int(state.best["step"])
+    model, data, plan, folder = learner.model, experiment.data, run.plan, run.folder
+    cost = cost_of(model.hf, run.model.reads, plan.source.row_length)
+    timing = read_json(checkpoint.folder_of(folder.checkpoints, state.step) / "timing.json")
+    val = next(line["val"] for line in reversed(folder.lines()) if line["step"] == best and "val" in line)
     done = {
         "steps": state.step,
         "tokens": state.tokens,
-        "words": round(words),
-        "epochs": state.step / job.source.steps_per_epoch,
+        "words": round(state.tokens * data.train.words / len(data.train)),
+        "epochs": state.step / plan.source.steps_per_epoch,
         "seconds": timing["seconds"] + building + scoring,
         "seconds_teaching": None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
         "seconds_ahead": building + scoring,
         "flops": cost.training_flops * state.tokens,
-        "teacher_flops": plans.teacher_flops(experiment, piece.name),
+        "teacher_flops": plan.teacher_flops(),
         "seconds_scoring": scoring,
-        "scoring_flops": selections.flops(experiment, piece.name),
+        "scoring_flops": plan.scoring_flops,
         "clip_rate": state.clipped / state.step,
         "best_step": best,
         "val": val,
         "cost": asdict(cost),
-        "architecture": learner.model.hf.config.model_type,
+        "architecture": model.hf.config.model_type,
     }
-    gates = _gate_report(experiment, piece, job, learner)
+    gates = _gate_report(experiment, run, learner)
     if gates:
         done["gate_report"] = gates
     if learner.heads is not None:
@@ -154,36 +138,51 @@ def _finish(
             "parameters": sum(parameter.numel() for parameter in learner.heads.parameters()),
             "tasks": [task.name for task in learner.heads.tasks],
         }
-    kept = learner.heads if job.model.heads == "kept" else None
-    card = model_card(experiment.recipe, piece.name, piece.seed, done)
-    save(learner.model, experiment.data.tokenizer, run.hf, card, kept)
-    write_json(run.path / "finished.json", done)
+    kept = learner.heads if run.model.heads == "kept" else None
+    save(model, data.tokenizer, folder.hf, model_card(experiment.recipe, run.name, run.seed, done), kept)
+    write_json(folder.path / "finished.json", done)
     took = duration(timing["seconds"])
-    console.print(f"{piece}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
+    console.print(f"{run}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
 
 
-def _gate_report(experiment: Experiment, piece: Piece, job: Job, learner: Learner) -> list[Json]:
-    """Measure the weights of the gates of the stages that have one; nothing where the model is too large for one."""
-    if job.model.sharding != "none" and experiment.group.size > 1:
+def _best(experiment: Experiment, run: TrainingRun, state: checkpoint.State) -> Learner:
+    """Load the best checkpoint."""
+    learner, folder = (
+        new_learner(experiment, run),
+        checkpoint.folder_of(run.folder.checkpoints, int(state.best["step"])),
+    )
+    fault = checkpoint.verify(folder)
+    if fault is not None:
+        raise UserError(
+            f"{run}: the best checkpoint, {folder}, is damaged: {fault}; restore it, or delete {run.folder.path}"
+        )
+    checkpoint.load_weights(folder, learner)
+    return learner
+
+
+def _gate_report(experiment: Experiment, run: TrainingRun, learner: Learner) -> list[Json]:
+    """Measure the weights of the gates of stages that have one; nothing where the model is too large for one."""
+    if run.model.sharding != "none" and experiment.group.size > 1:
         return []
     found, device = [], experiment.group.device
-    for index, stage in enumerate(job.model.stages):
+    for index, stage in enumerate(run.model.stages):
         distill = stage.objectives.distill
         gate = gate_of(distill) if distill else None
         if distill is not None and gate is not None:
-            teachers = experiment.teachers_of(stage, job.model.reads).to(device)
+            teachers = ensemble_of(experiment, stage.teachers, run.model.reads, stage.combine).to(device)
             student = learner.to(device).eval().model
-            bins = gate_by_difficulty(student, teachers, gate, first_temperature(distill), job.val)
+            val = experiment.rows.held_out("val", run.model)
+            bins = gate_by_difficulty(student, teachers, gate, first_temperature(distill), val)
             found.append({"stage": index, "bins": bins})
     learner.cpu()
     return found
 
 
 @contextmanager
-def _owned(experiment: Experiment, run: RunFolder) -> Iterator[None]:
+def _owned(experiment: Experiment, folder: RunFolder) -> Iterator[None]:
     """Hold a run folder's lock: one process for the whole group."""
     if experiment.group.is_main:
-        with run.locked():
+        with folder.locked():
             yield
     else:
         yield

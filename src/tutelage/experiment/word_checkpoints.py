@@ -10,7 +10,9 @@ from functools import partial
 from typing import NamedTuple
 
 from tutelage.base.errors import UserError
-from tutelage.experiment.setup import Experiment, Piece
+from tutelage.experiment.identity import TrainingRun
+from tutelage.experiment.loading import step_of, trained
+from tutelage.experiment.setup import Experiment
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import Teacher
 from tutelage.recipe.words import revision, write_words
@@ -33,42 +35,41 @@ class WordCheckpoint(NamedTuple):
     load: Callable[[], LanguageModel]
 
 
-def asked_for(experiment: Experiment, piece: Piece) -> list[WordCheckpoint]:
+def asked_for(experiment: Experiment, run: TrainingRun) -> list[WordCheckpoint]:
     """List the checkpoints by words seen that a recipe asks of a model, in their order; looks at no file."""
-    reads = experiment.recipe.models[piece.name].reads
     found = []
-    for words in experiment.plan_of(piece.name).words:
-        reference = Teacher(model=piece.name, seed=piece.seed, checkpoint=f"words-{write_words(words)}")
-        load = partial(experiment.trained, reference, reads)
+    for words in run.plan.steps.words:
+        reference = Teacher(model=run.name, seed=run.seed, checkpoint=f"words-{write_words(words)}")
+        load = partial(trained, experiment, reference, run.model.reads)
         found.append(WordCheckpoint(revision(words), words, reference, load))
     return found
 
 
-def word_checkpoints(experiment: Experiment, piece: Piece) -> list[WordCheckpoint]:
+def word_checkpoints(experiment: Experiment, run: TrainingRun) -> list[WordCheckpoint]:
     """Return the kept checkpoints of a trained model in the order of words seen; each is loaded when it is asked for.
 
     Raises:
         UserError: the model is not trained, its recipe asks for no such checkpoints, or some are not there.
     """
-    experiment.finished(piece)
-    asked = asked_for(experiment, piece)
+    run.finished()
+    asked = asked_for(experiment, run)
     if not asked:
         raise UserError(
-            f"{piece} has no checkpoints by words seen: name some in models.{piece.name}.checkpoints, within the "
+            f"{run} has no checkpoints by words seen: name some in models.{run.name}.checkpoints, within the "
             "length of the run, and train it"
         )
-    kept = checkpoint.steps_in(experiment.run_of(piece).checkpoints)
-    missing = [write_words(one.words_seen) for one in asked if experiment.step_of(one.reference) not in kept]
+    kept = checkpoint.steps_in(run.folder.checkpoints)
+    missing = [write_words(one.words_seen) for one in asked if step_of(experiment, one.reference) not in kept]
     if missing:
         raise UserError(
-            f"{piece} was trained without the checkpoints at {', '.join(missing)} words: they were not asked for then, "
+            f"{run} was trained without the checkpoints at {', '.join(missing)} words: they were not asked for then, "
             "or were deleted. Give the run another name (name=...) and train it again, or ask for those that are there"
         )
     return asked
 
 
-def words_at_best(experiment: Experiment, piece: Piece) -> int:
+def words_at_best(run: TrainingRun) -> int:
     """Return how many words the finished model had seen, repeats included: it is the best checkpoint by `val`."""
-    done = experiment.finished(piece)
+    done = run.finished()
     words: int = round(done["words"] * done["best_step"] / done["steps"])
     return words

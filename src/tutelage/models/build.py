@@ -17,7 +17,7 @@ from tutelage.corpus.tokenizer import save as save_tokenizer
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.presets import PRESETS
-from tutelage.recipe.stage import Kind as Kind
+from tutelage.recipe import ModelKind
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions")
 BEHIND_PADDING = ("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
@@ -89,7 +89,7 @@ def shape(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
     return hf
 
 
-def shape_of(source: str, kind: Kind) -> Any:
+def shape_of(source: str, kind: ModelKind) -> Any:
     """Return the Hugging Face model of a folder or hub id without its weights, as `shape` does."""
     from transformers import AutoConfig
 
@@ -104,7 +104,7 @@ def shape_of(source: str, kind: Kind) -> Any:
     return hf
 
 
-def _from_config(config: Any, reads: Kind) -> Any:
+def _from_config(config: Any, reads: ModelKind) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     factory = AutoModelForMaskedLM if reads == "masked" else AutoModelForCausalLM
@@ -114,7 +114,7 @@ def _from_config(config: Any, reads: Kind) -> Any:
         raise UserError(f"cannot build a {reads} model of type '{config.model_type}': {error}") from error
 
 
-def load(source: str, tokenizer: Any, kind: Kind, row_length: int = 0) -> LanguageModel:
+def load(source: str, tokenizer: Any, kind: ModelKind, row_length: int = 0) -> LanguageModel:
     """Load a model from a Hugging Face folder or hub id.
 
     Raises:
@@ -127,7 +127,7 @@ def load(source: str, tokenizer: Any, kind: Kind, row_length: int = 0) -> Langua
     return model
 
 
-def read_weights(source: str, kind: Kind) -> Any:
+def read_weights(source: str, kind: ModelKind) -> Any:
     """Load the Hugging Face model of a folder or hub id, in float32.
 
     Raises:

@@ -5,6 +5,7 @@ from tutelage.recipe.data import Rows as Rows
 from tutelage.recipe.data import Tokenizer as Tokenizer
 from tutelage.recipe.evaluation import Compare as Compare
 from tutelage.recipe.evaluation import Evaluation as Evaluation
+from tutelage.recipe.experiment import FlopsOf as FlopsOf
 from tutelage.recipe.experiment import Model as Model
 from tutelage.recipe.experiment import Optim as Optim
 from tutelage.recipe.experiment import Recipe as Recipe
@@ -18,6 +19,7 @@ from tutelage.recipe.stage import CustomObjective as CustomObjective
 from tutelage.recipe.stage import Denoiser as Denoiser
 from tutelage.recipe.stage import Distill as Distill
 from tutelage.recipe.stage import Masked as Masked
+from tutelage.recipe.stage import ModelKind as ModelKind
 from tutelage.recipe.stage import Objective as Objective
 from tutelage.recipe.stage import Objectives as Objectives
 from tutelage.recipe.stage import Select as Select

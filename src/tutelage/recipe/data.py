@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from tutelage.base.errors import UserError
+from tutelage.base.functions import is_function_name, load_function
 from tutelage.recipe.words import read_words
 
 
 def _as_number(value: Any) -> Any:
     return read_words(value) if isinstance(value, str) else value
+
+
+def _as_share(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value):
+        return float(match[1]) / 100
+    raise ValueError("write a share as in 50%")
+
+
+def _cleans_text(name: str) -> str:
+    if not is_function_name(name):
+        raise ValueError("Input should be a function, written package.module:function")
+    try:
+        declared = load_function(name).__annotations__
+    except UserError as error:
+        raise ValueError(f"Input should be a function that is there: {error}") from error
+    if len(declared) != 2 or "return" not in declared or not set(declared.values()) <= {str, "str"}:
+        raise ValueError(f"Input should be a function declared as (text: str) -> str, which '{name}' is not")
+    return name
 
 
 def _numbered(token: str) -> list[str]:
@@ -29,7 +52,21 @@ Count = Annotated[int, Field(ge=1)]
 Words = Annotated[int, Field(ge=1), BeforeValidator(_as_number)]
 """A number of words; `3M` is 3,000,000."""
 Share = Annotated[float, Field(gt=0, lt=1)]
+CleaningFunction = Annotated[str, AfterValidator(_cleans_text)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
+"""A share that may be written as `50%`."""
+
+
+def seed_list(seeds: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Return the seeds one by one; a number is how many there are."""
+    return tuple(range(seeds)) if isinstance(seeds, int) else seeds
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Refuse repeated seeds, and none."""
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds {list(seeds)} are not distinct")
 
 
 class Section(BaseModel):
@@ -38,10 +75,24 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-def _as_share(value: Any) -> Any:
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)):
-        return float(match[1]) / 100
-    return value
+class Kinds(Section):
+    """A section with a `kind`; a lone word stands for `{kind: word}`."""
+
+    goes_with: ClassVar[Mapping[str, str]] = {}
+    """Settings that only one kind has."""
+    kind: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word_is_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _settings_fit_the_kind(self) -> Self:
+        for key, kind in self.goes_with.items():
+            if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"`{key}` goes with `kind: {kind}`; leave it out")
+        return self
 
 
 class Mixed(Section):
@@ -49,7 +100,7 @@ class Mixed(Section):
 
     corpus: str
     """As `data.corpus`."""
-    share: Annotated[float, Field(gt=0, lt=1), BeforeValidator(_as_share)]
+    share: Annotated[Percent, Field(gt=0, lt=1)]
     """Its part of all words to train on, such as `30%`."""
 
 
@@ -115,9 +166,10 @@ class Data(Section):
     """Likewise for the test split (the corpus's dev files)."""
     val_share: Share = 0.05
     """Share of the lines of each training file held out, from its end, to choose checkpoints by (BabyLlama-2)."""
-    cleaning: Literal["none", "mended", "published"] = "mended"
+    cleaning: Literal["none", "mended", "published"] | CleaningFunction = "mended"
     """Cleaning of known corpora. `published`: as BabyLlama's code does, paragraphs glued together. `mended`: the same
-    rules, with paragraphs and documents kept apart."""
+    rules, with paragraphs and documents kept apart. Or a function of your own for every text, as
+    `package.module:function`: see [corpora](#corpora)."""
     test_share: Share = 0.05
     """Share held out as test where the corpus brings no test files."""
     separator: Literal["none", "end", "brackets"] = "end"

@@ -9,21 +9,23 @@ Reading goes: YAML text -> plain tree (`recipe.yaml`) -> `a.b=c` overrides -> `l
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tutelage.recipe.data import Count, Data, Section, Share, Words
+from tutelage.recipe.data import Count, Data, Section, Share, Words, check_seeds, seed_list
 from tutelage.recipe.evaluation import Compare, Evaluation
-from tutelage.recipe.stage import TEACHER, Kind, Stage, Tasks, Ul2
+from tutelage.recipe.stage import TEACHER, ModelKind, Stage, Tasks, Ul2
 from tutelage.recipe.words import SCHEDULES
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 RESERVED = ("data", "ensembles")
+LENGTHS = ("epochs", "steps", "tokens", "words", "flops_of")
 
 
 class Optim(Section):
@@ -78,8 +80,8 @@ class Model(Section):
     """Or a Hugging Face configuration: `{model_type: llama, hidden_size: 256, ...}`; with `preset`, changes to it."""
     weights: str | None = None
     """Or start from these weights: a Hugging Face folder or hub id."""
-    kind: Kind | None = None
-    """Reads left to right, or both ways; follows from the objectives unless given."""
+    kind: ModelKind | None = None
+    """Whether it reads left to right (`causal`) or both ways (`masked`); follows from the objectives unless given."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Length in passes over the training rows; name one of `epochs`, `steps`, `tokens`, `words`, `flops_of`."""
     steps: Count | None = None
@@ -138,38 +140,54 @@ class Model(Section):
     goes, the other weights are scaled to sum to 1; without `tasks`, they stay as they are."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Model:
-        if sum(x is not None for x in (self.epochs, self.steps, self.tokens, self.words, self.flops_of)) != 1:
-            raise ValueError("give its length as exactly one of `epochs`, `steps`, `tokens`, `words`, `flops_of`")
+    def _has_one_length(self) -> Model:
+        if sum(getattr(self, length) is not None for length in LENGTHS) != 1:
+            raise ValueError(f"give its length as exactly one of {', '.join(f'`{length}`' for length in LENGTHS)}")
         if self.flops_of is not None and any(stage.needs for stage in self.stages):
             raise ValueError("`flops_of` is for models without teachers and scorers, all of whose steps cost the same")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_shape(self) -> Model:
         if self.preset is None and self.config is None and self.weights is None:
             raise ValueError("give its shape: `preset`, `config` or `weights`")
         if self.weights is not None and (self.preset or self.config):
             raise ValueError("`weights` bring their own shape: leave out `preset` and `config`")
-        if any(stage.span is None for stage in self.stages[:-1]) or self.stages[-1].span is not None:
-            raise ValueError("every stage but the last has a `span`; the last takes the rest")
-        if self.compile == "on" and self.sharding != "none":
-            raise ValueError("`compile: on` and `sharding` exclude each other; leave one of them out")
-        if self.tasks and self.sharding != "none":
-            raise ValueError("heads are not shared out: `tasks` and `sharding` exclude each other")
-        if self.cuda_graphs == "on" and self.sharding != "none":
-            raise ValueError("`cuda_graphs: on` and `sharding` exclude each other; leave one of them out")
         if self.without and self.like is None:
             raise ValueError("`without` goes with `like`: name the model to leave something out of")
+        return self
+
+    @model_validator(mode="after")
+    def _has_different_seeds_and_checkpoints(self) -> Model:
         if list(self.checkpoint_words) != sorted(set(self.checkpoint_words)):
             raise ValueError(f"checkpoints {list(self.checkpoint_words)} are not in rising order")
-        if len(set(self.seed_list)) != len(self.seed_list) or not self.seed_list:
-            raise ValueError(f"seeds {list(self.seed_list)} are not distinct")
+        check_seeds(self.seed_list)
+        return self
+
+    @model_validator(mode="after")
+    def _execution_fits_sharding(self) -> Model:
+        if self.sharding != "none":
+            for key in ("compile", "cuda_graphs"):
+                if getattr(self, key) == "on":
+                    raise ValueError(f"`{key}: on` and `sharding` exclude each other; leave one of them out")
+            if self.tasks:
+                raise ValueError("heads are not sharded: `tasks` and `sharding` exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> Model:
+        if any(stage.span is None for stage in self.stages[:-1]) or self.stages[-1].span is not None:
+            raise ValueError("every stage but the last has a `span`; the last takes the rest")
         if len({self.kind, *(stage.reads for stage in self.stages)} - {None}) > 1:
             raise ValueError("stages (and `kind`) disagree whether the model is causal or masked")
-        rates = {stage.objectives.masked.rate: None for stage in self.stages if stage.objectives.masked}
+        objectives = [stage.objectives for stage in self.stages]
+        rates = {terms.masked.rate: None for terms in objectives if terms.masked}
         if len(rates) > 1:
             raise ValueError(f"stages differ in `masked.rate` ({', '.join(map(str, rates))}); give all the same rate")
-        texts = [stage.objectives.text for stage in self.stages if stage.objectives.text is not None]
         if len({(one.weighting, one.confidence) for one in self.tasks}) > 1:
             raise ValueError("stages differ in `tasks.weighting` or `tasks.confidence`; give all the same")
-        if self.ul2 is not None and any(text.model_copy(update={"weight": 1.0}) != self.ul2 for text in texts):
+        texts = [terms.text.model_copy(update={"weight": 1.0}) for terms in objectives if terms.text]
+        if self.ul2 is not None and any(text != self.ul2 for text in texts):
             raise ValueError("stages differ in `ul2`; give all the same shares and denoisers (weights may differ)")
         return self
 
@@ -187,7 +205,7 @@ class Model(Section):
     @property
     def seed_list(self) -> tuple[int, ...]:
         """The seeds, one by one."""
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+        return seed_list(self.seeds)
 
     @property
     def checkpoint_words(self) -> tuple[int, ...]:
@@ -195,8 +213,8 @@ class Model(Section):
         return SCHEDULES[self.checkpoints] if isinstance(self.checkpoints, str) else self.checkpoints
 
     @property
-    def reads(self) -> Kind:
-        """How the model reads: left to right, or both ways."""
+    def reads(self) -> ModelKind:
+        """Whether it is causal or masked, by `kind` and by its objectives."""
         masked = self.kind == "masked" or any(stage.reads == "masked" for stage in self.stages)
         return "masked" if masked else "causal"
 
@@ -224,38 +242,40 @@ class Recipe(Section):
     """What the report compares."""
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Recipe:
+    def _names_can_be_folders(self) -> Recipe:
         for name in self.models:
             if not MODEL_NAME.fullmatch(name):
                 raise wrong(("models", name), "a model's name has letters, digits, '_' and '-' only; rename it")
             if name.lower() in RESERVED:
                 raise wrong(("models", name), f"the run keeps its own files in '{name}/'; name the model otherwise")
-        if "buckets" in self.evaluate and self.evaluation.buckets is None:
-            raise wrong(("evaluate",), "`buckets` needs to know whose loss sorts the rows: evaluation.buckets.by")
-        if self.evaluation.buckets is not None and self.evaluation.buckets.by.model not in self.models:
-            named = self.evaluation.buckets.by.model
-            place = ("evaluation", "buckets", "by")
-            raise wrong(place, f"names '{named}', which is not among models: {list(self.models)}")
-        for name in self.compare.models:
-            self._check_compared(name)
-        for pair in self.compare.pairs:
-            for name in pair:
-                if name not in (self.compare.models or self.models):
-                    raise wrong(("compare", "pairs"), f"names '{name}', which is not among the models compared")
         return self
 
     @model_validator(mode="after")
-    def _teachers_read_alike(self) -> Recipe:
-        for name, model in self.models.items():
-            for number, stage in enumerate(model.stages):
-                for teacher in stage.needs:
-                    reads = self.models[teacher.model].reads if teacher.model in self.models else model.reads
-                    if reads != model.reads:
-                        raise wrong(
-                            ("models", name, "stages", number, "teachers" if teacher in stage.teachers else "select"),
-                            f"the teacher '{teacher}' is {reads}, its student {model.reads}; choose a teacher that "
-                            "reads alike, or another objective (or `kind`) for one of the two",
-                        )
+    def _names_exist(self) -> Recipe:
+        buckets = self.evaluation.buckets
+        if "buckets" in self.evaluate and buckets is None:
+            raise wrong(("evaluate",), "`buckets` needs to know whose loss sorts the rows: evaluation.buckets.by")
+        if buckets is not None:
+            self._check_named(buckets.by.model, ("evaluation", "buckets", "by"))
+        for name in self.compare.models:
+            self._check_compared(name)
+        for name in (name for pair in self.compare.pairs for name in pair):
+            if name not in (self.compare.models or self.models):
+                raise wrong(("compare", "pairs"), f"names '{name}', which is not among the models compared")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_are_of_their_students_kind(self) -> Recipe:
+        for name, number, stage in self._stages():
+            reads = self.models[name].reads
+            for teacher in stage.needs:
+                taught = self.models[teacher.model].reads if teacher.model in self.models else reads
+                if taught != reads:
+                    raise wrong(
+                        ("models", name, "stages", number, "teachers" if teacher in stage.teachers else "select"),
+                        f"the teacher '{teacher}' is {taught}, its student {reads}; choose a teacher of the same kind, "
+                        "or another objective (or `kind`) for one of the two",
+                    )
         return self
 
     @model_validator(mode="after")
@@ -263,24 +283,21 @@ class Recipe(Section):
         if self.data.separator == "brackets" and self.data.rows.kind == "examples":
             return self
         remedy = "set data.separator=brackets and data.rows.kind=examples"
-        for name, model in self.models.items():
-            for number, stage in enumerate(model.stages):
-                if stage.objectives.tasks:
-                    place = ("models", name, "stages", number, "objectives", "tasks")
-                    raise wrong(place, f"labels belong to whole texts between brackets: {remedy}")
+        for name, number, stage in self._stages():
+            if stage.objectives.tasks:
+                place = ("models", name, "stages", number, "objectives", "tasks")
+                raise wrong(place, f"labels belong to whole texts between brackets: {remedy}")
         if "tasks" in self.evaluate:
             raise wrong(("evaluate",), f"`tasks` needs labels: {remedy}")
         return self
 
     @model_validator(mode="after")
     def _compiled_rows_are_alike(self) -> Recipe:
-        for name, model in self.models.items():
-            if model.compile == "on" and self.data.rows.kind == "examples":
-                place = ("models", name, "compile")
-                raise wrong(place, "rows of kind `examples` have many lengths, each compiled anew; leave `compile` out")
-            if model.cuda_graphs == "on" and self.data.rows.kind == "examples":
-                place = ("models", name, "cuda_graphs")
-                raise wrong(place, "rows of kind `examples` have many lengths, a graph only one; leave it out")
+        for name, model in self.models.items() if self.data.rows.kind == "examples" else ():
+            for key, why in (("compile", "each compiled again"), ("cuda_graphs", "a graph only one")):
+                if getattr(model, key) == "on":
+                    message = f"rows of kind `examples` have many lengths, {why}; leave `{key}` out"
+                    raise wrong(("models", name, key), message)
         return self
 
     @model_validator(mode="after")
@@ -294,9 +311,8 @@ class Recipe(Section):
             return [of.model, *(name for name in counted if name in self.models)]
 
         def visit(name: str, path: tuple[str, ...]) -> None:
-            if name not in self.models:
-                place = ("models", path[-1], "flops_of")
-                raise wrong(place, f"names '{name}', which is not among models: {list(self.models)}")
+            if path:
+                self._check_named(name, ("models", path[-1], "flops_of"))
             if name in path:
                 circle = " -> ".join((*path, name))
                 raise wrong(("models", path[0], "flops_of"), f"lengths depend on each other in a circle: {circle}")
@@ -319,15 +335,24 @@ class Recipe(Section):
                     waiting.append(teacher.model)
         return list(found)
 
+    def _stages(self) -> Iterator[tuple[str, int, Stage]]:
+        """Yield every stage with its model's name and its number."""
+        for name, model in self.models.items():
+            for number, stage in enumerate(model.stages):
+                yield name, number, stage
+
+    def _check_named(self, name: str, place: tuple[str | int, ...]) -> None:
+        if name not in self.models:
+            raise wrong(place, f"names '{name}', which is not among models: {list(self.models)}")
+
     def _check_compared(self, name: str) -> None:
-        """Check a name of `compare.models`: a model, or an ensemble of models that read alike."""
+        """Check a name of `compare.models`: a model, or an ensemble of models of one kind."""
         place = ("compare", "models")
         kinds: dict[str, str] = {}
         for written in ensemble_members(name) or [name]:
             match = TEACHER.fullmatch(written)
             member = match["model"] if match and written != name else written
-            if member not in self.models:
-                raise wrong(place, f"names '{member}', which is not among models: {list(self.models)}")
+            self._check_named(member, place)
             kinds[member] = self.models[member].reads
         if len(set(kinds.values())) > 1:
             listed = ", ".join(f"{member} is {kind}" for member, kind in kinds.items())

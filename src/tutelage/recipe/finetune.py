@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tutelage.base.errors import nearest
-from tutelage.recipe.data import Count, Section, Share
+from tutelage.recipe.data import Count, Section, Share, check_seeds, seed_list
 
-Rules = Literal["2023", "2024", "2025", "2026", "tutelage"]
+FinetuneRules = Literal["2023", "2024", "2025", "2026", "tutelage"]
 Rate = Annotated[float, Field(gt=0)]
 
 GLUE_11 = ("cola", "sst2", "mrpc", "qqp", "mnli", "mnli-mm", "qnli", "rte", "boolq", "multirc", "wsc")
@@ -208,7 +208,7 @@ _YEARS_BY_TASK: Mapping[str, Mapping[str, dict[str, Any]]] = {"2025": _OWN_TASKS
 class Finetuning(TaskFinetuning):
     """Fine-tuning on GLUE, SuperGLUE and MSGS: the settings for all tasks, and those for single ones."""
 
-    rules: Rules = "tutelage"
+    rules: FinetuneRules = "tutelage"
     """Whose settings count where the recipe says nothing, which score of a task is its headline and which one chooses
     checkpoints: a year of BabyLM, or `tutelage` (the defaults shown here, for small models)."""
     tasks: tuple[str, ...] = GLUE_7
@@ -245,8 +245,7 @@ class Finetuning(TaskFinetuning):
                 raise ValueError(f"unknown task '{task}'{nearest(task, (*GLUE_11, *MSGS))}")
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"`tasks` repeat one another: {', '.join(self.tasks)}")
-        if len(set(self.seed_list)) != len(self.seed_list) or not self.seed_list:
-            raise ValueError(f"seeds {list(self.seed_list)} are not distinct")
+        check_seeds(self.seed_list)
         for task in self.by_task:
             self.of(task)
         return self
@@ -254,7 +253,7 @@ class Finetuning(TaskFinetuning):
     @property
     def seed_list(self) -> tuple[int, ...]:
         """The seeds, one by one."""
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+        return seed_list(self.seeds)
 
     def of(self, task: str) -> TaskFinetuning:
         """Return what counts for one task."""

@@ -16,17 +16,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tutelage.base.errors import UserError, nearest
-from tutelage.recipe.experiment import Recipe
+from tutelage.base.types import Json
+from tutelage.recipe.experiment import LENGTHS, Recipe
 from tutelage.recipe.yaml import Lines, Place, parse
-
-Tree = dict[str, Any]
-
 
 COMMAND_LINE = 0
 """In place of a line: where overrides stand."""
 
 
-def override(tree: Tree, assignments: Sequence[str], lines: Lines) -> None:
+def override(tree: Json, assignments: Sequence[str], lines: Lines) -> None:
     """Apply `a.b=c` assignments to the tree in place; values are read as YAML, list items by their number.
 
     Args:
@@ -86,10 +84,7 @@ def _merge(base: Any, changes: Any) -> Any:
     return copy.deepcopy(changes)
 
 
-LENGTHS = ("epochs", "steps", "tokens", "words", "flops_of")
-
-
-def resolve_likes(tree: Tree, lines: Lines, name: str) -> None:
+def resolve_likes(tree: Json, lines: Lines, name: str) -> None:
     """Write out `like` and `without` of every model, in place.
 
     `without: teachers` takes the teachers, their cache and the `distill` objective away, and so does
@@ -131,12 +126,12 @@ def resolve_likes(tree: Tree, lines: Lines, name: str) -> None:
     tree["models"] = {key: done[key] for key in models}
 
 
-def _written_out(base: Tree, model: Tree, where: str) -> Tree:
+def _written_out(base: Json, model: Json, where: str) -> Json:
     """Return a model with the settings it does not give taken from another, and its `without` done."""
     base = {key: value for key, value in base.items() if key != "without"}
     if any(model.get(length) is not None for length in LENGTHS):
         base = {key: value for key, value in base.items() if key not in LENGTHS}
-    merged: Tree = _merge(base, model)
+    merged: Json = _merge(base, model)
     left_out = merged.get("without", [])
     left_out = [left_out] if isinstance(left_out, str) else left_out
     if not left_out or not _is_list_of(left_out, str) or not (_has_stages(base) and _has_stages(merged)):
@@ -157,23 +152,23 @@ def _is_list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
-def _has_stages(model: Tree) -> bool:
+def _has_stages(model: Json) -> bool:
     """Tell whether a model's stages, where it gives any, have the shape of stages."""
     stages = model.get("stages", [{}])
     return _is_list_of(stages, dict) and all(isinstance(stage.get("objectives", {}), dict) for stage in stages)
 
 
-def _parts(stage: Tree) -> set[str]:
+def _parts(stage: Json) -> set[str]:
     """Name what can be left out of a stage: its teachers, its selection of rows, its objectives."""
     return set(_objectives(stage)) | {key for key in ("teachers", "select") if stage.get(key)}
 
 
-def _objectives(stage: Tree) -> Tree:
+def _objectives(stage: Json) -> Json:
     objectives = stage.get("objectives", {"next_token": 1})
     return {term: value for term, value in objectives.items() if value is not None}
 
 
-def _without(stage: Tree, gone: set[str], where: str) -> Tree:
+def _without(stage: Json, gone: set[str], where: str) -> Json:
     """Return a stage without its teachers or some objectives, the weights of the others scaled to sum to 1."""
     terms = gone - {"select"}
     if "teachers" in gone:
@@ -203,7 +198,7 @@ def _scaled(value: Any, total: float) -> Any:
     return {**value, "weight": weight} if isinstance(value, dict) else weight
 
 
-def explain(error: ValidationError, tree: Tree, lines: Lines, name: str, schema: type[BaseModel] = Recipe) -> str:
+def explain(error: ValidationError, tree: Json, lines: Lines, name: str, schema: type[BaseModel] = Recipe) -> str:
     """Write pydantic's findings as lines `file:line: key: what, did you mean`, one for each mistake.
 
     Args:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tutelage.recipe.data import Section, Share
+from tutelage.recipe.data import Kinds, Section, Share
 from tutelage.recipe.words import read_words
 
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
@@ -56,9 +56,10 @@ Span = Annotated[str | int, AfterValidator(_is_length)]
 """A length of training: `17%` of the run, `2000` steps, `5M tokens`, `1M words`."""
 
 
-class WeightScheduleSettings(Section):
+class WeightScheduleSettings(Kinds):
     """How a teacher's weight falls to nothing over a stage; a word stands for `{kind: word}`. See docs/methods.md."""
 
+    goes_with: ClassVar = {"warmup": "wsd", "decay": "wsd"}
     kind: Literal["step", "linear", "cosine", "wsd", "ratio_linear"]
     """`step`: whole, then nothing (SALT). `linear`, `cosine`: falls from the start. `wsd`: warm-up, stable, decay.
     `ratio_linear`: what falls in a straight line is its ratio to the text's weight."""
@@ -70,18 +71,10 @@ class WeightScheduleSettings(Section):
     decay: Span | None = None
     """`wsd`: length of the fall at the end of `over`, in a straight line; a fifth of it unless given."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _word_is_kind(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
-
     @model_validator(mode="after")
-    def _lengths_fit_the_kind(self) -> WeightScheduleSettings:
+    def _step_has_an_end(self) -> WeightScheduleSettings:
         if self.kind == "step" and self.over is None:
             raise ValueError("`kind: step` needs `over`: until when the teacher teaches")
-        for key in ("warmup", "decay"):
-            if getattr(self, key) is not None and self.kind != "wsd":
-                raise ValueError(f"`{key}` goes with `kind: wsd`; leave it out")
         return self
 
 
@@ -98,10 +91,11 @@ class TemperatureScheduleSettings(Section):
     """Length from the stage's start; as long as the teachers teach unless given."""
 
 
-class GateSettings(Section):
+class GateSettings(Kinds):
     """What the teachers weigh at each token; the text takes up the rest. A word stands for
     `{kind: word}`. See docs/methods.md."""
 
+    goes_with: ClassVar = {"share": "skip_certain", "scale": "advantage"}
     kind: Literal["skip_certain", "advantage", "confidence"]
     """`skip_certain`: not where they are surest, which is where the text says as much. `advantage`: more where they
     predict the next token better than the student does. `confidence`: more where they are surer."""
@@ -109,15 +103,3 @@ class GateSettings(Section):
     """`skip_certain`: the share of each row's tokens, those of lowest entropy, at which they have no weight."""
     scale: Annotated[float, Field(gt=0)] = 1.0
     """`advantage`: the weight is the logistic function of the student's loss less the teachers', in nats, over this."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _word_is_kind(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _numbers_fit_the_kind(self) -> GateSettings:
-        for key, kind in (("share", "skip_certain"), ("scale", "advantage")):
-            if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"`{key}` goes with `kind: {kind}`; leave it out")
-        return self

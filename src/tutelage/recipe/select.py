@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from tutelage.recipe.data import Count, Section
+from tutelage.recipe.data import Count, Percent, Section
 from tutelage.recipe.teacher import Teacher
-
-
-def _as_share(value: Any) -> Any:
-    """Read `50%` as 0.5."""
-    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value):
-        return float(value[:-1]) / 100
-    if isinstance(value, str):
-        raise ValueError("write a share as in 50%")
-    return value
-
-
-Part = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
-"""A share of the rows: `50%` or 0.5."""
 
 TAKES = {
     "salt_ds": {"scorer", "k", "unlearnable"},
@@ -30,7 +16,7 @@ TAKES = {
     "random": set(),
     "excess": {"scorer", "reference"},
 }
-"""Settings that each way of selecting has, beside its size."""
+"""Settings of each way of selecting, beside its size."""
 
 
 class Select(Section):
@@ -39,9 +25,9 @@ class Select(Section):
     by: Literal["salt_ds", "difference", "perplexity", "random", "excess"]
     """`salt_ds`: rows whose median loss is highest, tokens beyond the scorer's grasp left out. `difference`: rows
     that the scorer finds likelier than the reference does (MiniPLM). `perplexity`: a band of rows by mean loss.
-    `random`: as many rows by lot, the control. `excess`: not rows but tokens, those whose loss falls most from the
+    `random`: as many rows at random, the control. `excess`: not rows but tokens, those whose loss falls most from the
     scorer (an early checkpoint) to the reference (a late one); the text of the others is no target (Rho-1)."""
-    share: Annotated[Part, Field(gt=0)] | None = None
+    share: Annotated[Percent, Field(gt=0)] | None = None
     """How many of the rows (of the tokens, for `excess`): `50%`. Or `rows`."""
     rows: Count | None = None
     """How many rows."""
@@ -53,7 +39,7 @@ class Select(Section):
     """`salt_ds`: a token is learnable if it is among the scorer's k likeliest."""
     unlearnable: Literal["zero", "drop"] = "zero"
     """`salt_ds`: tokens that are not learnable count with a loss of zero, or are left out of the median."""
-    band: tuple[Part, Part] | None = None
+    band: tuple[Percent, Percent] | None = None
     """`perplexity`: from which share of the rows to which, in rising order of their mean loss: `[20%, 80%]`."""
 
     @model_validator(mode="after")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from tutelage.base.functions import check_settings, load_function
-from tutelage.recipe.data import Count, Fraction, Section, Share
-from tutelage.recipe.objective import Objective as Objective
+from tutelage.base.functions import check_settings, is_function_name, load_function
+from tutelage.recipe.data import Count, Fraction, Kinds, Section, Share
 from tutelage.recipe.schedule import GateSettings, Span, TemperatureScheduleSettings, WeightScheduleSettings
 from tutelage.recipe.select import Select as Select
-from tutelage.recipe.tasks import Tasks as Tasks
 from tutelage.recipe.teacher import TEACHER as TEACHER
 from tutelage.recipe.teacher import Teacher as Teacher
 
-Kind = Literal["causal", "masked"]
-"""How a model attends: to what came before (causal), or to all of a row with some tokens hidden (masked)."""
+ModelKind = Literal["causal", "masked"]
+"""Causal: each token sees those before it. Masked: each sees all others."""
+
+Family = Literal["classification", "pair_classification", "tagging"]
+
+
+class Objective(Section):
+    """One term of the loss and its weight."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor before the term; terms are means over their own targets."""
 
 
 class Distill(Objective):
@@ -79,6 +86,36 @@ class Ul2(Objective):
         return self
 
 
+class Tasks(Objective):
+    """Labels of a study: cross-entropies of one head a task, on the same input as the text's own objective."""
+
+    weight: Annotated[float, Field(gt=0)] = 0.5
+    """Factor before the mean over tasks that classify texts and pairs."""
+    tagging_weight: Annotated[float, Field(gt=0)] | None = None
+    """Factor before the mean over tagging tasks; `weight` unless given."""
+    families: Annotated[tuple[Family, ...], Field(min_length=1)] = ("classification", "pair_classification", "tagging")
+    """Kinds of tasks that are learned; the paper's ablation learns one at a time."""
+    only: tuple[str, ...] | None = None
+    """Of these kinds, the tasks with these names; all unless given."""
+    weighting: Literal["uniform", "uncertainty"] = "uniform"
+    """`uniform`: all tasks of a mean count alike, as in the paper. `uncertainty`: each is divided by a variance that is
+    learned with it (Kendall et al. 2018)."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Tasks weigh as much as their number of labels to the power of 1/temperature: at 1 in proportion to their labels,
+    at large values alike; alike unless given."""
+    confidence: bool = True
+    """Labels weigh as much as the teacher was sure of them (votes); false counts all alike."""
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Tasks:
+        for key, names in (("families", self.families), ("only", self.only or ())):
+            if len(set(names)) < len(names):
+                raise ValueError(f"`{key}` names something twice: {', '.join(names)}")
+        if self.only == ():
+            raise ValueError("`only` names no task; leave it out to learn all")
+        return self
+
+
 class CustomObjective(Objective):
     """A function of your own, for the tokens that the text's objective would predict: `my_package.losses:focal`.
 
@@ -129,6 +166,8 @@ class Objectives(Section):
     @classmethod
     def _functions_are_there(cls, custom: dict[str, CustomObjective] | None) -> dict[str, CustomObjective] | None:
         for name, term in (custom or {}).items():
+            if not is_function_name(name):
+                raise ValueError(f"'{name}' names no function: write package.module:function")
             check_settings(name, load_function(name), 2, term.settings)
         return custom
 
@@ -167,9 +206,10 @@ def _weighed(value: Any) -> Any:
     return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-class Cache(Section):
+class Cache(Kinds):
     """What teachers said, computed once and kept on disk; a word stands for `{kind: word}`. See docs/caches.md."""
 
+    goes_with: ClassVar = {"draws": "sparse", "sets": "sparse", "k": "top_k"}
     kind: Literal["hidden", "sparse", "top_k"]
     """`hidden`: the teachers' last hidden states, from which the whole distribution follows. `sparse`: a few tokens
     drawn from it, unbiased. `top_k`: its most likely tokens; small, and biased."""
@@ -184,18 +224,6 @@ class Cache(Section):
     meets, which is less work where a stage reads only part of the rows."""
     limit_gib: Annotated[float, Field(gt=0)] = 100.0
     """Largest size on disk; a cache that would exceed it is refused before anything is computed."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _word_is_kind(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _numbers_fit_the_kind(self) -> Cache:
-        for key, kind in (("draws", "sparse"), ("sets", "sparse"), ("k", "top_k")):
-            if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"`{key}` goes with `kind: {kind}`; leave it out")
-        return self
 
 
 class Stage(Section):
@@ -245,7 +273,7 @@ class Stage(Section):
         return (*self.teachers, *(self.select.scorers if self.select else ()))
 
     @property
-    def reads(self) -> Kind | None:
+    def reads(self) -> ModelKind | None:
         """How the objectives make the model read: left to right, or both ways; `distill` alone leaves it open."""
         if self.objectives.masked:
             return "masked"

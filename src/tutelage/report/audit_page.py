@@ -15,7 +15,7 @@ from tutelage.report.plot_style import drawing
 from tutelage.report.plots import Plot
 from tutelage.report.tables import Table
 from tutelage.study.filter.audit import Audit
-from tutelage.study.filter.hidden import visible
+from tutelage.study.filter.text import visible
 
 LONGEST = 400
 """Characters of a sample that are shown."""

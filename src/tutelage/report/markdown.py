@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.report.headline import headline
-from tutelage.report.plots import Plan, Plot, plans
+from tutelage.report.plot_style import FigurePlan
+from tutelage.report.plots import Plot, plans
 from tutelage.report.selections import examples_table, selections_table
 from tutelage.report.table_scores import evaluations_table, published_table
 from tutelage.report.table_training import curve_table, reached_table
@@ -41,7 +42,7 @@ def markdown_report(
     scores = (models_table, evaluations_table, comparisons_table, described_table, published_table)
     more = (reached_table, curve_table, selections_table, examples_table)
     parts += [_section(table(checked)) for table in (*scores, *more)]
-    shown: Sequence[Plan | Plot] = list(plans(checked)) if plots is None else plots
+    shown: Sequence[FigurePlan | Plot] = list(plans(checked)) if plots is None else plots
     parts += [_image(plot, plots_folder) for plot in shown if plots_folder and _file(plot, plots_folder).is_file()]
     parts += [_section(table) for table in (cost_table(checked), *settings_tables(checked), data_table(checked))]
     parts.append(_section(origin_table(checked)))
@@ -72,11 +73,11 @@ def _row(cells: Sequence[str], bold: Collection[int] = ()) -> str:
     return "| " + " | ".join(written) + " |"
 
 
-def _file(plot: Plan | Plot, folder: Path) -> Path:
+def _file(plot: FigurePlan | Plot, folder: Path) -> Path:
     return folder / f"{plot.name}.png"
 
 
-def _image(plot: Plan | Plot, folder: Path | None) -> str:
+def _image(plot: FigurePlan | Plot, folder: Path | None) -> str:
     link = quote(f"{folder.name if folder else ''}/{plot.name}.png")
     return f"## {escape(plot.title)}\n\n![{escape(plot.title)}]({link})\n\n{escape(plot.caption)}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.recipe import Recipe
 
 

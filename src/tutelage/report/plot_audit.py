@@ -8,7 +8,7 @@ import numpy as np
 
 from tutelage.report.plot_style import COLOURS, FAINT, GRID, INK, PAPER, human_axis, label, new_figure
 from tutelage.study.filter.audit import Audit
-from tutelage.study.filter.hidden import visible
+from tutelage.study.filter.text import visible
 
 SEGMENTS = 12
 """Labels of a task that have a segment of their own."""

@@ -1,4 +1,4 @@
-"""Plots of how loud teachers were: over training, and by the difficulty of tokens."""
+"""Plots of the teachers' weight and of gates: over training, and by the difficulty of tokens."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.compare.summary import Model, Summary
-from tutelage.report.plot_style import GRID, PAPER, human_axis, label, looks, new_figure
+from tutelage.compare.summary import ModelSummary, Summary
+from tutelage.compare.summary_runs import SeedRun
+from tutelage.report.plot_style import draw_line, label, new_figure, styles_of, tokens_axis
 
 _PANELS = {"teacher_weight": "teachers' weight", "gate_weight": "gate's weight"}
 
@@ -28,14 +29,11 @@ def teacher_weight(summary: Summary) -> Any | None:
     for axes, (term, curves) in zip(grid[:, 0], panels.items(), strict=True):
         for name, curve in curves.items():
             _, tokens, values = np.asarray(curve, dtype=np.float64).T
-            look = looks(summary)[name]
-            axes.plot(tokens, values, color=look.colour, linewidth=1.9, linestyle=look.dashes, label=label(name))
+            draw_line(axes, tokens, values, styles_of(summary)[name], label(name), marks=None, linewidth=1.9)
         axes.set_ylabel(_PANELS[term])
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper right", fontsize=8, facecolor=PAPER, edgecolor=GRID)
-    grid[-1, 0].set_xlabel("training tokens")
-    grid[-1, 0].set_xlim(left=0)
-    human_axis(grid[-1, 0].xaxis)
+        axes.legend(loc="upper right")
+    tokens_axis(grid[-1, 0])
     return figure
 
 
@@ -50,27 +48,25 @@ def gate_by_difficulty(summary: Summary) -> Any | None:
         return None
     figure, axes = new_figure(3.2)
     for (name, stage), lines in drawn.items():
-        look, several = looks(summary)[name], sum(other == name for other, _ in drawn) > 1
+        style, several = styles_of(summary)[name], sum(other == name for other, _ in drawn) > 1
         for loss, weight in lines if len(lines) > 1 else ():
-            axes.plot(loss, weight, color=look.colour, linewidth=0.7, alpha=0.45)
+            axes.plot(loss, weight, color=style.colour, linewidth=0.7, alpha=0.45)
+        shown = label(name) + (f", stage {stage + 1}" if several else "")
         loss, weight = lines.mean(0)
-        said = label(name) + (f", stage {stage + 1}" if several else "")
-        axes.plot(
-            loss, weight, look.marker, linestyle=look.dashes, color=look.colour, linewidth=1.9, markersize=4, label=said
-        )
+        draw_line(axes, loss, weight, style, shown, marks=4, linewidth=1.9)
     axes.set_xlabel("teachers' loss (nats/token)")
     axes.set_ylabel("mean weight")
     axes.set_ylim(0, 1.02)
-    axes.legend(loc="best", fontsize=8, facecolor=PAPER, edgecolor=GRID)
+    axes.legend(loc="best")
     return figure
 
 
-def _first_runs(summary: Summary) -> dict[str, Any]:
+def _first_runs(summary: Summary) -> dict[str, SeedRun]:
     return {name: next(iter(model.seeds.values())) for name, model in summary.models.items() if model.seeds}
 
 
-def _by_stage(model: Model) -> dict[int, list[tuple[list[float], list[float]]]]:
-    """Losses and weights of each seed, by stage."""
+def _by_stage(model: ModelSummary) -> dict[int, list[tuple[list[float], list[float]]]]:
+    """The teachers' losses and the gate's weights of each seed, by stage."""
     found: dict[int, list[tuple[list[float], list[float]]]] = {}
     for run in model.seeds.values():
         for stage in run.gate_report:

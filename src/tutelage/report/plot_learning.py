@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from tutelage.compare.metrics import UNITS
-from tutelage.compare.summary import Model, Summary
+from tutelage.compare.summary import ModelSummary, Summary
 from tutelage.compare.summary_runs import Along
 from tutelage.report.plot_scores import draw_chance
-from tutelage.report.plot_style import GRID, INK, PAPER, human_axis, label, looks, new_figure
+from tutelage.report.plot_style import INK, draw_band, draw_line, human_axis, label, log_axis, new_figure, styles_of
 
 UNEVEN = 2.0
 """With a longest gap between checkpoints of more than so many shortest ones, a schedule is drawn on a logarithmic axis:
@@ -34,32 +34,33 @@ def learning_curves(summary: Summary, name: str) -> Any | None:
     first = next(iter(models.values()))[0]
     shown = UNITS[first.unit]
     for key, points in drawn.items():
-        look = looks(summary)[key]
-        marks = {"color": look.colour, "marker": look.marker, "markeredgecolor": PAPER}
+        style = styles_of(summary)[key]
         words, values = list(points), [[shown.scale * value for value in found] for found in points.values()]
-        axes.fill_between(
-            words, [min(v) for v in values], [max(v) for v in values], color=look.colour, alpha=0.16, linewidth=0
-        )
-        axes.plot(words, [fmean(v) for v in values], linestyle=look.dashes, linewidth=1.7, markersize=3.5,
-                  markeredgewidth=0.4, label=label(key), **marks)  # fmt: skip
+        draw_band(axes, words, values, style)
+        draw_line(axes, words, [fmean(v) for v in values], style, label(key))
         ends = [(seen, value) for seen, value in (curve.finished for curve in models[key]) if value is not None]
         if ends:
             at, score = (fmean(column) for column in zip(*ends, strict=True))
             if at > words[-1]:
                 tail = [fmean(values[-1]), shown.scale * score]
-                axes.plot([words[-1], at], tail, color=look.colour, linestyle=look.dashes, linewidth=1.7)
-            axes.plot(at, shown.scale * score, markersize=8, markeredgewidth=0.9, alpha=0.85, zorder=3, **marks)
+                draw_line(axes, [words[-1], at], tail, style, marks=None)
+            mark = {"markeredgewidth": 0.9, "alpha": 0.85, "zorder": 3}
+            draw_line(axes, at, shown.scale * score, style, None, 8, **mark)
     if first.chance is not None:
         draw_chance(axes, first.chance)
-    _finish_words(axes, sorted({words for points in drawn.values() for words in points}))
+    axes.set_xlabel("words seen")
+    human_axis(axes.xaxis)
+    if _uneven(sorted({words for points in drawn.values() for words in points})):
+        axes.set_xscale("log")
+        log_axis(axes.xaxis)
     unit = f" ({shown.sign})" if shown.sign else ""
     lower = ", lower is better" if first.better == "lower" else ""
     axes.set_ylabel(f"{first.measure.replace('_', ' ')} on {label(name, 30)}{unit}{lower}", color=INK)
-    axes.legend(loc="best", fontsize=8, facecolor=PAPER, edgecolor=GRID)
+    axes.legend(loc="best")
     return figure
 
 
-def _curves(model: Model, name: str) -> list[Along]:
+def _curves(model: ModelSummary, name: str) -> list[Along]:
     return [run.along[name] for run in model.seeds.values() if name in run.along]
 
 
@@ -71,18 +72,6 @@ def _by_words(curves: Sequence[Along]) -> dict[int, list[float]]:
             if value is not None:
                 found.setdefault(words, []).append(value)
     return {words: found[words] for words in sorted(found) if len(found[words]) == len(curves)}
-
-
-def _finish_words(axes: Any, words: Sequence[int]) -> None:
-    """Finish the axis of words: logarithmic, with ticks at 1, 2 and 5, where the checkpoints lie unevenly."""
-    if _uneven(words):
-        from matplotlib.ticker import LogLocator, NullFormatter
-
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    human_axis(axes.xaxis)
-    axes.set_xlabel("words seen")
 
 
 def _uneven(words: Sequence[int]) -> bool:

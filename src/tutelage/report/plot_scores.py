@@ -1,4 +1,4 @@
-"""Plots of benchmark scores: all phenomena side by side, and every paradigm's difference with its interval."""
+"""Plots of scores: a panel an evaluation, phenomena side by side, every paradigm's difference with its interval."""
 
 from __future__ import annotations
 
@@ -6,13 +6,27 @@ from statistics import fmean
 from typing import Any
 
 from tutelage.compare.comparisons import paradigm_differences, student_and_control
-from tutelage.compare.metrics import suites_of, values_of
-from tutelage.compare.summary import Model, Summary
+from tutelage.compare.metrics import FEW, UNITS, facts_of, headlines_of, measured_of, suites_of, values_of
+from tutelage.compare.summary import ModelSummary, Summary
 from tutelage.compare.summary_pairs import ParadigmDifferences, ParadigmRow
-from tutelage.compare.summary_runs import Suite
 from tutelage.evaluation.baselines import NEAR, Published, relevant
-from tutelage.report.plot_style import FAINT, INK, PAPER, label, looks, new_figure
+from tutelage.evaluation.benchmarks.results import SuiteScores
+from tutelage.report.plot_style import (
+    FAINT,
+    INK,
+    PAPER,
+    draw_band,
+    draw_line,
+    draw_seeds,
+    label,
+    name_rows,
+    new_figure,
+    new_panels,
+    styles_of,
+)
 
+COLUMNS = 3
+"""Panels side by side."""
 MAX_CATEGORIES = 20
 """More columns than this are no longer read side by side."""
 ALL = -1.2
@@ -39,18 +53,15 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
     beside = published_beside(suite)[1]
     figure, left, axes = _frame(bool(beside))
     for name, found in scores.items():
-        look = looks(summary)[name]
+        style = styles_of(summary)[name]
         columns = [i for i, category in enumerate(categories) if category in found]
         values = [[100 * value for value in found[categories[i]]] for i in columns]
-        axes.fill_between(
-            columns, [min(v) for v in values], [max(v) for v in values], color=look.colour, alpha=0.16, linewidth=0
-        )
-        marks = {"color": look.colour, "marker": look.marker, "markersize": 5, "markeredgecolor": PAPER,
-                 "markeredgewidth": 0.5}  # fmt: skip
-        axes.plot(columns, [fmean(v) for v in values], linestyle=look.dashes, linewidth=1.6, label=label(name), **marks)
+        draw_band(axes, columns, values, style)
+        edge = {"markeredgewidth": 0.5, "linewidth": 1.6}
+        draw_line(axes, columns, [fmean(v) for v in values], style, label(name), 5, **edge)
         if left is not None and (overall := values_of(summary.models[name], f"{suite}.accuracy").values()):
-            axes.plot([ALL] * 2, [100 * min(overall), 100 * max(overall)], color=look.colour, linewidth=1.6, alpha=0.4)
-            axes.plot(ALL, 100 * fmean(overall), **marks)
+            axes.plot([ALL] * 2, [100 * min(overall), 100 * max(overall)], color=style.colour, linewidth=1.6, alpha=0.4)
+            draw_line(axes, ALL, 100 * fmean(overall), style, None, 5, **edge)
     draw_chance(axes, _chance(summary, suite))
     first = [ALL] if left is not None else []
     words = [*(["all"] if left is not None else []), *categories]
@@ -65,7 +76,7 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
     (axes if left is None else left).set_ylabel(f"accuracy on {label(suite)} (%)")
     if left is not None:
         _draw_published(left, axes, beside, suite)
-    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
@@ -161,7 +172,7 @@ def paradigm_whiskers(summary: Summary, entry: ParadigmDifferences) -> Any | Non
     rows = sorted(entry.rows, key=lambda row: row.mean)
     if not rows:
         return None
-    palette = looks(summary)
+    palette = styles_of(summary)
     figure, axes = new_figure(0.95 + 0.172 * len(rows))
     for i, row in enumerate(rows):
         colour = palette[entry.a if row.mean > 0 else entry.b].colour if row.mean else FAINT
@@ -206,7 +217,7 @@ def _reach(rows: list[ParadigmRow]) -> float:
     return max(1.06 * dots, wide, 1.0)
 
 
-def _by_category(model: Model, suite: str) -> dict[str, list[float]]:
+def _by_category(model: ModelSummary, suite: str) -> dict[str, list[float]]:
     """Accuracy by category, one value a seed; the finest grouping that the suite has below its paradigms."""
     scored = [run.suites[suite] for run in model.seeds.values() if suite in run.suites]
     found: dict[str, list[float]] = {}
@@ -216,8 +227,46 @@ def _by_category(model: Model, suite: str) -> dict[str, list[float]]:
     return found
 
 
-def _categories(suite: Suite) -> dict[str, float]:
+def _categories(suite: SuiteScores) -> dict[str, float]:
     for grouping in (suite.phenomena, suite.fields):
         if len(grouping) > 1:
             return grouping
     return {name: paradigm.accuracy for name, paradigm in suite.paradigms.items()}
+
+
+def headline_panels(summary: Summary) -> Any | None:
+    """One panel an evaluation, one row a model: a point a seed, a bar at their mean, the best mean's name in ink.
+
+    None where all that was measured is a few suites, which have plots of their own.
+    """
+    panels = {name: metric for name, (metric, _) in headlines_of(summary).items() if _points(summary, metric)}
+    if len(panels) <= FEW and not any(measured_of(model) for model in summary.models.values()):
+        return None
+    models = [name for name in summary.models if any(name in _points(summary, metric) for metric in panels.values())]
+    figure, grid = new_panels(len(panels), COLUMNS, lambda rows: rows * (0.75 + 0.16 * len(models)))
+    for axes, (name, metric) in zip(grid.flat, panels.items(), strict=False):
+        _panel(axes, summary, name, metric, models)
+    for row in grid:
+        row[0].set_yticks(range(len(models)), [label(model, 24) for model in models], fontsize=8)
+    return figure
+
+
+def _panel(axes: Any, summary: Summary, name: str, metric: str, models: list[str]) -> None:
+    unit, better, _ = next(fact for model in summary.models.values() for fact in facts_of(model, metric))
+    shown, palette = UNITS[unit], styles_of(summary)
+    for model, values in _points(summary, metric).items():
+        scaled = [value * shown.scale for value in values]
+        draw_seeds(axes, models.index(model), scaled, palette[model], 4.2)
+    name_rows(axes, [""] * len(models))
+    axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=4)
+    axes.margins(x=0.12)
+    axes.set_title(label(name, 26), fontsize=8.5, color=INK)
+    sign = f"{metric.rpartition('.')[2].replace('_', ' ')} {f'({shown.sign})' if shown.sign else ''}".strip()
+    axes.set_xlabel(f"{sign}, {better} is better", fontsize=7.5, color=FAINT)
+    axes.tick_params(axis="x", labelsize=7.5)
+
+
+def _points(summary: Summary, metric: str) -> dict[str, list[float]]:
+    found = {name: list(values_of(model, metric).values()) for name, model in summary.models.items()}
+    return {name: values for name, values in found.items() if values}

@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from tutelage.base.progress import human
@@ -53,6 +54,7 @@ _SETTINGS = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
+    "legend.fontsize": 8,
     "lines.solid_capstyle": "round",
     # A model may be called a$b$c; that is a name, not a formula.
     "text.parse_math": False,
@@ -60,7 +62,7 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SeriesStyle:
     """How a model appears in every plot."""
 
     colour: str
@@ -68,14 +70,26 @@ class Look:
     dashes: str
 
 
-def looks(summary: Summary) -> dict[str, Look]:
+def styles_of(summary: Summary) -> dict[str, SeriesStyle]:
     """Give each model its colour and marker; the student and its control come first, whatever the recipe's order."""
     order = {"student": 0, "control": 1, "teacher": 2, "ensemble": 3, "model": 4}
     names = sorted(summary.models, key=lambda name: order[summary.models[name].role])
     return {
-        name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], ("-", "--", ":", "-.")[i // len(COLOURS) % 4])
+        name: SeriesStyle(
+            COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
+        )
         for i, name in enumerate(names)
     }
+
+
+@dataclass(frozen=True, slots=True)
+class FigurePlan:
+    """A plot that a summary may have; `draw` returns None where there is nothing to show."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Summary], Any | None]
 
 
 @contextmanager
@@ -97,6 +111,43 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> t
     return figure, figure.subplots(rows, columns, **grid)
 
 
+def new_panels(count: int, columns: int, height: Callable[[int], float]) -> tuple[Any, Any]:
+    """Return a figure and its axes in rows; those beyond `count` are hidden. `height` is that of so many rows."""
+    rows = -(-count // columns)
+    figure, grid = new_figure(height(rows), rows, min(columns, count), squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return figure, grid
+
+
+def draw_line(
+    axes: Any, x: Any, y: Any, style: SeriesStyle, name: str | None = None, marks: float | None = 3.5, **more: Any
+) -> None:
+    """Draw a model's line; `marks` is the size of its markers, if it has any."""
+    shown = {} if marks is None else {"marker": style.marker, "markersize": marks}
+    shown |= {"markeredgecolor": PAPER, "markeredgewidth": 0.4, "linewidth": 1.7} | more
+    axes.plot(x, y, linestyle=style.dashes, color=style.colour, label=name, **shown)
+
+
+def draw_band(axes: Any, x: Sequence[float], values: Sequence[Sequence[float]], style: SeriesStyle) -> None:
+    """Shade from the lowest to the highest of the values at each place."""
+    low, high = [min(found) for found in values], [max(found) for found in values]
+    axes.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0)
+
+
+def draw_seeds(axes: Any, row: int, values: Sequence[float], style: SeriesStyle, size: float) -> None:
+    """Draw each seed's value as a point, and their mean as a bar."""
+    axes.plot([fmean(values)] * 2, [row - 0.3, row + 0.3], color=style.colour, linewidth=0.6 + 0.25 * size)
+    axes.plot(values, [row] * len(values), style.marker, color=style.colour, markersize=size, alpha=0.75)
+
+
+def name_rows(axes: Any, names: Sequence[str], **style: Any) -> None:
+    """Write names beside the rows of a plot, the first one on top."""
+    axes.set_yticks(range(len(names)), names, **style)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+
+
 def label(name: str, limit: int = 40) -> str:
     """A name as a plot shows it: one line, not too long, and never hidden for its leading underscore."""
     text = " ".join(name.split())
@@ -109,6 +160,22 @@ def human_axis(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
+
+
+def log_axis(axis: Any) -> None:
+    """Write the ticks of a logarithmic axis at 1, 2 and 5, shortly."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    human_axis(axis)
+
+
+def tokens_axis(axes: Any) -> None:
+    """Finish the axis of training tokens."""
+    axes.set_xlabel("training tokens")
+    axes.set_xlim(left=0)
+    human_axis(axes.xaxis)
 
 
 def to_png(figure: Any, dpi: int = 140) -> bytes:

@@ -9,8 +9,8 @@ from typing import Any
 from tutelage.base.progress import human
 from tutelage.compare.cost import mean_of, sources_of
 from tutelage.compare.metrics import values_of
-from tutelage.compare.summary import Model, Summary
-from tutelage.report.plot_style import FAINT, INK, PAPER, WIDTH, label, looks
+from tutelage.compare.summary import Models, ModelSummary, Summary
+from tutelage.report.plot_style import FAINT, INK, PAPER, WIDTH, label, styles_of
 
 _BOX_HEIGHT = 0.62
 _ROW = 0.86
@@ -57,7 +57,7 @@ def teaching_graph(summary: Summary) -> Any | None:
     return figure
 
 
-def teaching_columns(models: Mapping[str, Model]) -> list[list[str]]:
+def teaching_columns(models: Models) -> list[list[str]]:
     """Models by how many generations of teachers stand before them; a control stands beside its student."""
     depths: dict[str, int] = {}
     for name, model in models.items():
@@ -113,7 +113,7 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def _measure_depth(models: Mapping[str, Model], name: str, depths: dict[str, int], path: tuple[str, ...]) -> int:
+def _measure_depth(models: Models, name: str, depths: dict[str, int], path: tuple[str, ...]) -> int:
     if name in path or name not in models:
         depths.setdefault(name, 0)
     elif name not in depths:
@@ -134,7 +134,9 @@ def _place(columns: Sequence[Sequence[str]], height: float) -> dict[str, Box]:
     return boxes
 
 
-def _draw_sources(axes: Any, boxes: Mapping[str, Box], columns: Mapping[str, int], name: str, model: Model) -> None:
+def _draw_sources(
+    axes: Any, boxes: Mapping[str, Box], columns: Mapping[str, int], name: str, model: ModelSummary
+) -> None:
     """Arrows of one model's teachers or members, which meet before they reach it."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -171,7 +173,7 @@ def _draw_box(axes: Any, summary: Summary, name: str, box: Box) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     model = summary.models.get(name)
-    colour = looks(summary)[name].colour if model else FAINT
+    colour = styles_of(summary)[name].colour if model else FAINT
     plain = model is not None and model.role == "control"
     axes.add_patch(
         FancyBboxPatch(
@@ -208,7 +210,7 @@ def _draw_box(axes: Any, summary: Summary, name: str, box: Box) -> None:
         )
 
 
-def _facts(model: Model | None) -> list[str]:
+def _facts(model: ModelSummary | None) -> list[str]:
     """Two lines on a model: what it is, and how well it does."""
     if model is None:
         return ["trained elsewhere"]

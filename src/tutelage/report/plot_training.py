@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from tutelage.compare.cost import Cost, cost_of
+from tutelage.compare.cost import TeachingCost, cost_of
 from tutelage.compare.metrics import values_of
-from tutelage.compare.statistics import Array
-from tutelage.compare.summary import Model, Summary
+from tutelage.compare.statistics import FloatArray
+from tutelage.compare.summary import ModelSummary, Summary
 from tutelage.compare.summary_runs import Point
-from tutelage.report.plot_style import FAINT, GRID, INK, PAPER, human_axis, label, looks, new_figure
+from tutelage.report.plot_style import (
+    FAINT,
+    INK,
+    SeriesStyle,
+    draw_line,
+    draw_seeds,
+    human_axis,
+    label,
+    log_axis,
+    name_rows,
+    new_figure,
+    styles_of,
+    tokens_axis,
+)
 
 MAX_POINTS = 150
 """Points of a drawn or published line; more cannot be seen and make the file heavy."""
@@ -35,46 +49,32 @@ def validation_curves(summary: Summary) -> Any | None:
         return None
     figure, axes = new_figure(3.8)
     for name, model in models.items():
-        _draw_curves(axes, _curves(model, "val_loss"), looks(summary)[name], label(name), dots=True)
+        _draw_curves(axes, _curves(model, "val_loss"), styles_of(summary)[name], label(name), dots=True)
     _frame_losses(axes, [curve for model in models.values() for curve in _curves(model, "val_loss")])
     axes.set_ylabel("validation loss (nats/token)")
-    _finish_tokens(axes)
+    tokens_axis(axes)
+    axes.legend(loc="upper right")
     return figure
 
 
 def curve_differences(summary: Summary) -> Any | None:
     """Student minus control on validation, step by step, with the band of the interval; steps on a log axis."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
     entries = [entry for entry in summary.curve_differences if len(entry.points) > 1]
     if not entries:
         return None
     figure, axes = new_figure(3.8)
     axes.axhline(0, color=FAINT, linewidth=1)
     for entry in entries:
-        look, steps = looks(summary)[entry.a], [point.step for point in entry.points]
+        style, steps = styles_of(summary)[entry.a], [point.step for point in entry.points]
         ends = [point.interval or (point.mean, point.mean) for point in entry.points]
-        axes.fill_between(steps, *zip(*ends, strict=True), color=look.colour, alpha=0.15, linewidth=0)
+        axes.fill_between(steps, *zip(*ends, strict=True), color=style.colour, alpha=0.15, linewidth=0)
         name = label(f"{entry.a} − {entry.b}")
-        axes.plot(
-            steps,
-            [point.mean for point in entry.points],
-            look.dashes,
-            color=look.colour,
-            linewidth=1.7,
-            marker=look.marker,
-            markersize=3.2,
-            markeredgecolor=PAPER,
-            markeredgewidth=0.4,
-            label=name,
-        )
+        draw_line(axes, steps, [point.mean for point in entry.points], style, name, marks=3.2)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    human_axis(axes.xaxis)
+    log_axis(axes.xaxis)
     axes.set_xlabel("step")
     axes.set_ylabel("difference of validation loss (nats/token)")
-    axes.legend(loc="best", fontsize=8, facecolor=PAPER, edgecolor=GRID)
+    axes.legend(loc="best")
     return figure
 
 
@@ -93,10 +93,11 @@ def training_curves(summary: Summary) -> Any | None:
             curves = [thin(curve, 100) for curve in _curves(model, term)]
             drawn += curves
             if curves:
-                _draw_curves(axes, curves, looks(summary)[name], label(name), dots=False)
+                _draw_curves(axes, curves, styles_of(summary)[name], label(name), dots=False)
         _frame_losses(axes, drawn)
         axes.set_ylabel(terms[term])
-    _finish_tokens(grid[-1, 0], legend=grid[0, 0])
+    tokens_axis(grid[-1, 0])
+    grid[0, 0].legend(loc="upper right")
     return figure
 
 
@@ -109,16 +110,11 @@ def held_out_dots(summary: Summary) -> Any | None:
         return None
     figure, axes = new_figure(0.75 + 0.34 * len(values))
     for row, (name, losses) in enumerate(values.items()):
-        look, mean = looks(summary)[name], float(np.mean(losses))
-        axes.plot([mean, mean], [row - 0.28, row + 0.28], color=look.colour, linewidth=2)
-        axes.plot(losses, [row] * len(losses), look.marker, color=look.colour, markersize=6, alpha=0.75)
-        axes.annotate(
-            f"{mean:.3f}", (max(losses), row), (9, 0), textcoords="offset points", va="center", fontsize=8, color=INK
-        )
-    axes.set_yticks(range(len(values)), [label(name) for name in values])
-    axes.set_ylim(len(values) - 0.4, -0.6)
+        draw_seeds(axes, row, losses, styles_of(summary)[name], 6)
+        place = {"xytext": (9, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(f"{fmean(losses):.3f}", (max(losses), row), fontsize=8, color=INK, **place)
+    name_rows(axes, [label(name) for name in values])
     axes.margins(x=0.12)
-    axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"{'held-out' if metric == 'test.loss' else 'validation'} loss (nats/token)")
     return figure
 
@@ -136,24 +132,23 @@ def cost_bars(summary: Summary) -> Any | None:
     figure, grid = new_figure(1.35 + 0.34 * len(costs), 1, len(panels), squeeze=False, sharey=True)
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
         for row, (name, parts) in enumerate(rows.items()):
-            _stack(axes, row, parts, looks(summary)[name].colour)
+            _stack(axes, row, parts, styles_of(summary)[name].colour)
         axes.set_xlabel(title)
         axes.grid(axis="y", visible=False)
         axes.set_xlim(left=0)
         axes.margins(x=0.04)
         axes.locator_params(axis="x", nbins=5)
         human_axis(axes.xaxis)
-    grid[0, 0].set_yticks(range(len(costs)), [label(name, 32) for name in costs])
-    grid[0, 0].set_ylim(len(costs) - 0.4, -0.6)
-    figure.legend(handles=_part_handles(), loc="outside upper center", ncols=3, fontsize=8)
+    name_rows(grid[0, 0], [label(name, 32) for name in costs])
+    figure.legend(handles=_part_handles(), loc="outside upper center", ncols=3)
     return figure
 
 
-def _flop_parts(cost: Cost) -> tuple[float, float, float]:
+def _flop_parts(cost: TeachingCost) -> tuple[float, float, float]:
     return cost.flops or 0.0, cost.teacher_flops + cost.scoring_flops, cost.teachers_training_flops
 
 
-def _time_parts(cost: Cost) -> tuple[float, float, float]:
+def _time_parts(cost: TeachingCost) -> tuple[float, float, float]:
     own = max(0.0, (cost.seconds or 0.0) - cost.seconds_teaching)
     return own / 60, cost.seconds_teaching / 60, cost.teachers_training_seconds / 60
 
@@ -182,31 +177,20 @@ def _part_handles() -> list[Any]:
     return [Patch(label=name, **style) for name, style in zip(names, _part_styles(FAINT), strict=True)]
 
 
-def _curves(model: Model, term: str) -> list[list[Point]]:
+def _curves(model: ModelSummary, term: str) -> list[list[Point]]:
     return [run.curves[term] for run in model.seeds.values() if run.curves.get(term)]
 
 
-def _draw_curves(axes: Any, curves: Sequence[Sequence[Point]], look: Any, name: str, dots: bool) -> None:
+def _draw_curves(axes: Any, curves: Sequence[Sequence[Point]], style: SeriesStyle, name: str, dots: bool) -> None:
     for curve in curves if len(curves) > 1 else ():
         _, tokens, values = np.asarray(curve).T
-        axes.plot(tokens, values, color=look.colour, linewidth=0.7, alpha=0.45)
+        axes.plot(tokens, values, color=style.colour, linewidth=0.7, alpha=0.45)
     tokens, values = _mean_curve(curves)
     few = dots and len(tokens) <= 25
-    axes.plot(
-        tokens,
-        values,
-        color=look.colour,
-        linewidth=1.9,
-        linestyle=look.dashes,
-        marker=look.marker if few else None,
-        markersize=3.5,
-        markeredgecolor=PAPER,
-        markeredgewidth=0.4,
-        label=name,
-    )
+    draw_line(axes, tokens, values, style, name, marks=3.5 if few else None, linewidth=1.9)
 
 
-def _mean_curve(curves: Sequence[Sequence[Point]]) -> tuple[Array, Array]:
+def _mean_curve(curves: Sequence[Sequence[Point]]) -> tuple[FloatArray, FloatArray]:
     """Mean over seeds, on the first seed's tokens as far as every seed got."""
     grids = [np.asarray(curve, dtype=np.float64) for curve in curves]
     last = min(grid[-1, 1] for grid in grids)
@@ -222,10 +206,3 @@ def _frame_losses(axes: Any, curves: Sequence[Sequence[Point]]) -> None:
     high = max(later)
     if high > low:
         axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
-
-
-def _finish_tokens(axes: Any, legend: Any = None) -> None:
-    axes.set_xlabel("training tokens")
-    axes.set_xlim(left=0)
-    human_axis(axes.xaxis)
-    (legend or axes).legend(loc="upper right", fontsize=8, facecolor=PAPER, edgecolor=GRID)

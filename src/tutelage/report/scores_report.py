@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from html import escape
 
 from tutelage.base.progress import human
 from tutelage.compare.metrics import MISSING
 from tutelage.compare.summary import Summary
 from tutelage.evaluation.suites.sources import SOURCES
-from tutelage.report import plot_measures, plot_scores
+from tutelage.report import plot_scores
 from tutelage.report.html import figure, page, section
-from tutelage.report.plot_style import drawing
-from tutelage.report.plots import Plan, Plot, slug
+from tutelage.report.plot_style import FigurePlan
+from tutelage.report.plots import Plot, draw, suite_scores
 from tutelage.report.table_scores import evaluations_table, how_scored, published_table
 from tutelage.report.tables import Table, origin_table
 
@@ -36,23 +35,10 @@ def scores_page(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> str:
 
 def draw_scores(summary: Summary) -> list[Plot]:
     """Draw scores by phenomenon, and where there are several models every evaluation in a panel of its own."""
-    plans = []
-    if len(summary.models) > 1:
-        text = "Each point is one model; each panel has an axis of its own."
-        plans.append(Plan("evaluations", "All evaluations", text, plot_measures.headline_panels))
-    for suite in plot_scores.suite_names(summary):
-        near, systems = plot_scores.published_beside(suite)
-        text = "Sorted by the models' mean."
-        text += f" {plot_scores.PUBLISHED_CAPTION.format(near)}" if systems else ""
-        draw = partial(plot_scores.parallel_scores, suite=suite)
-        plans.append(Plan(f"scores-{slug(suite)}", f"Scores on {suite}", text, draw))
-    found = []
-    with drawing():
-        for i, plan in enumerate(plans):
-            drawn = plan.draw(summary)
-            if drawn is not None:
-                found.append(Plot(f"{plan.name}-{i}", plan.title, plan.caption, drawn))
-    return found
+    text = "Each point is one model; each panel has an axis of its own."
+    panels = FigurePlan("evaluations", "All evaluations", text, plot_scores.headline_panels)
+    several = [panels] if len(summary.models) > 1 else []
+    return draw(summary, [*several, *suite_scores(summary, "Sorted by the models' mean.")])
 
 
 def models_scored(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> Table:
@@ -81,9 +67,6 @@ def models_scored(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> Tab
 
 def benchmarks_table(summary: Summary) -> Table:
     """Where the benchmarks come from, and under which licence."""
-    rows = tuple((name, SOURCES[name].origin, SOURCES[name].licence) for name in _suites(summary) if name in SOURCES)
+    known = {name: SOURCES[name] for name in plot_scores.suite_names(summary) if name in SOURCES}
+    rows = tuple((name, source.origin, source.licence) for name, source in known.items())
     return Table(title="Benchmarks", header=("suite", "from", "licence"), rows=rows, left=3)
-
-
-def _suites(summary: Summary) -> list[str]:
-    return plot_scores.suite_names(summary)

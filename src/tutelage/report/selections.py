@@ -7,8 +7,8 @@ from typing import Any
 
 from tutelage.compare.metrics import MISSING
 from tutelage.compare.summary import Summary
-from tutelage.compare.summary_runs import Selection
-from tutelage.report.plot_style import FAINT, INK, label, looks, new_figure
+from tutelage.compare.summary_runs import SelectionSummary
+from tutelage.report.plot_style import FAINT, INK, label, new_panels, styles_of
 from tutelage.report.tables import Table
 
 COLUMNS = 3
@@ -70,9 +70,8 @@ def selection_histograms(summary: Summary) -> Any | None:
     found = [(name, one) for name, one in _selections(summary) if one.counts]
     if not found:
         return None
-    count = -(-len(found) // COLUMNS)
-    figure, grid = new_figure(0.6 + 2.1 * count, count, min(COLUMNS, len(found)), squeeze=False)
-    palette = looks(summary)
+    figure, grid = new_panels(len(found), COLUMNS, lambda rows: 0.6 + 2.1 * rows)
+    palette = styles_of(summary)
     for axes, (name, one) in zip(grid.flat, found, strict=False):
         widths = [high - low for low, high in zip(one.edges, one.edges[1:], strict=False)]
         axes.bar(one.edges[:-1], one.counts, widths, align="edge", color=FAINT, alpha=0.35)
@@ -81,12 +80,10 @@ def selection_histograms(summary: Summary) -> Any | None:
         axes.set_xlabel(label(one.unit, 42), fontsize=7.5, color=FAINT)
         axes.set_ylabel(one.what, fontsize=7.5, color=FAINT)
         axes.tick_params(labelsize=7.5)
-    for axes in list(grid.flat)[len(found) :]:
-        axes.set_visible(False)
     return figure
 
 
-def _selections(summary: Summary) -> Iterator[tuple[str, Selection]]:
+def _selections(summary: Summary) -> Iterator[tuple[str, SelectionSummary]]:
     for name, model in summary.models.items():
         for found in model.selections:
             yield name, found

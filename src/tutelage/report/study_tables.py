@@ -1,21 +1,22 @@
-"""Tables that the verbs end with."""
+"""Tables that the verbs of `tutelage study` end with: `<verb>_table` shows what `study_<verb>` returns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from tutelage.base.progress import human
-from tutelage.corpus.study_plan import Plan
-from tutelage.study.client.budget import Cost
-from tutelage.study.filter.audit import Audit
+from tutelage.corpus.study_plan import StudyPlan
+from tutelage.study.client.budget import Spending
+from tutelage.study.filter.audit import Audited
 from tutelage.study.filter.filters import Filtered
-from tutelage.study.filter.hidden import visible
 from tutelage.study.filter.overlap import SuiteOverlap
+from tutelage.study.filter.text import visible
 from tutelage.study.settings import Prices
+from tutelage.study.write.labelling import Labelled
 from tutelage.study.write.word_ledger import WHY, WordLedger
 
 
@@ -24,7 +25,30 @@ def plain(text: str) -> Text:
     return Text(visible(text))
 
 
-def plan_table(plan: Plan) -> Table:
+def _table(
+    title: str | Text, header: str, rows: Iterable[Sequence[str]], caption: str | None = None, total: bool = False
+) -> Table:
+    """Make a table whose first column holds somebody's words and whose others hold numbers.
+
+    Args:
+        title: above it.
+        header: names of the columns, parted by `|`.
+        rows: their cells.
+        caption: below it.
+        total: set the last row apart.
+    """
+    table = Table(title=title, caption=caption)
+    first, *numbers = header.split("|")
+    table.add_column(first, overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    lines = list(rows)
+    for place, (name, *cells) in enumerate(lines, 1):
+        table.add_row(plain(name), *cells, end_section=total and place == len(lines) - 1)
+    return table
+
+
+def plan_table(plan: StudyPlan) -> Table:
     """Show lessons, tasks, labels and prompts."""
     table = Table(title=plain(plan.title))
     for heading in ("lesson", "task", "labels"):
@@ -37,99 +61,81 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def ledger_table(ledger: WordLedger) -> Table:
+def write_table(ledger: WordLedger) -> Table:
     """Show what was written and kept, by task."""
-    table = Table(title="Written", caption=WHY[ledger.ended])
-    table.add_column("task", overflow="fold")
-    for heading in ("requests", "texts", "words", "refused texts", "refused words"):
-        table.add_column(heading, justify="right")
-    rows = [
-        (name, task.requests, task.texts, task.words, task.written_texts - task.texts, task.written_words - task.words)
-        for name, task in ledger.tasks.items()
+    counts = [
+        (task.requests, task.texts, task.words, task.written_texts - task.texts, task.written_words - task.words)
+        for task in ledger.tasks.values()
     ]
-    for name, *numbers in rows:
-        table.add_row(plain(name), *(f"{number:,}" for number in numbers))
-    table.add_section()
-    table.add_row("all", *(f"{sum(column):,}" for column in list(zip(*rows, strict=True))[1:]))
-    return table
+    named = [*zip(ledger.tasks, counts, strict=True), ("all", [sum(column) for column in zip(*counts, strict=True)])]
+    rows = [(name, *(f"{number:,}" for number in numbers)) for name, numbers in named]
+    header = "task|requests|texts|words|refused texts|refused words"
+    return _table("Written", header, rows, WHY[ledger.ended], total=True)
 
 
-def labels_table(labels: Mapping[str, int], could: Mapping[str, int], refused: int) -> Table:
+def label_table(found: Labelled) -> Table:
     """Show how many of the texts that could have a label for a task have one."""
-    table = Table(title="Labelled", caption=f"{refused:,} labels came to nothing" if refused else None)
-    table.add_column("task", overflow="fold")
-    for heading in ("texts with a label", "of those that could"):
-        table.add_column(heading, justify="right")
-    for name, count in labels.items():
-        table.add_row(plain(name), f"{count:,}", f"{100 * count / could[name]:.0f} %" if could[name] else "-")
-    return table
+    rows = [
+        (name, f"{count:,}", f"{100 * count / found.could[name]:.0f} %" if found.could[name] else "-")
+        for name, count in found.labels.items()
+    ]
+    caption = f"{found.refused:,} labels came to nothing" if found.refused else None
+    return _table("Labelled", "task|texts with a label|of those that could", rows, caption)
 
 
-def filtered_table(found: Filtered) -> Group:
+def filter_table(found: Filtered) -> Group:
     """Show what was kept, what was not and why, and the overlap with each evaluation set."""
     words = sum(example.word_count for example in found.kept)
-    table = Table(title="Filtered", caption=f"{len(found.kept):,} texts kept, {words:,} words")
-    table.add_column("not taken", overflow="fold")
-    table.add_column("texts or labels", justify="right")
-    for fault, count in found.faults.most_common():
-        table.add_row(plain(fault), f"{count:,}")
-    return Group(table, *([overlap_table(found.overlap)] if found.overlap else []))
+    rows = [(fault, f"{count:,}") for fault, count in found.faults.most_common()]
+    caption = f"{len(found.kept):,} texts kept, {words:,} words"
+    return Group(_table("Filtered", "not taken|texts or labels", rows, caption), *_overlap(found.overlap))
 
 
-def overlap_table(overlap: Sequence[SuiteOverlap]) -> Table:
-    """Show how much of each evaluation set stands in a corpus."""
-    table = Table(title="Overlap with evaluation sets")
-    table.add_column("set", overflow="fold")
-    for heading in ("sentences", "long enough", "found", "texts"):
-        table.add_column(heading, justify="right")
-    for suite in overlap:
-        numbers = (suite.sentences, suite.compared, suite.found, suite.texts)
-        table.add_row(plain(suite.suite), *(f"{number:,}" for number in numbers))
-    return table
+def _overlap(overlap: Sequence[SuiteOverlap]) -> list[Table]:
+    """Show how much of each evaluation set stands in a corpus; nothing where none was looked for."""
+    rows = [(s.suite, f"{s.sentences:,}", f"{s.compared:,}", f"{s.found:,}", f"{s.texts:,}") for s in overlap]
+    return [_table("Overlap with evaluation sets", "set|sentences|long enough|found|texts", rows)] if rows else []
 
 
-def audit_table(audit: Audit) -> Group:
+def audit_table(found: Audited) -> Group:
     """Show the chief numbers of an audit."""
-    table = Table(
-        title="Audit", caption=f"{audit.texts:,} texts, {audit.words:,} words, {audit.types:,} different words"
-    )
-    table.add_column("task", overflow="fold")
-    for heading in ("labelled", "balance", "commonest label"):
-        table.add_column(heading, justify="right")
-    for name, task in audit.tasks.items():
-        if task.labels:
-            balance = "-" if task.balance is None else f"{task.balance:.2f}"
-            majority = "-" if task.majority is None else f"{100 * task.majority:.0f} %"
-            table.add_row(plain(name), f"{task.labelled:,}", balance, majority)
+    audit = found.audit
+    rows = [
+        (
+            name,
+            f"{task.labelled:,}",
+            "-" if task.balance is None else f"{task.balance:.2f}",
+            "-" if task.majority is None else f"{100 * task.majority:.0f} %",
+        )
+        for name, task in audit.tasks.items()
+        if task.labels
+    ]
+    caption = f"{audit.texts:,} texts, {audit.words:,} words, {audit.types:,} different words"
     repeated = sum(audit.duplicates.values())
-    said = Text(f"{repeated:,} texts repeat others" if repeated else "no text repeats another")
-    return Group(table, said, *([overlap_table(audit.overlap)] if audit.overlap else []))
+    told = Text(f"{repeated:,} texts repeat others" if repeated else "no text repeats another")
+    table = _table("Audit", "task|labelled|balance|commonest label", rows, caption)
+    return Group(table, told, *_overlap(audit.overlap))
 
 
-def cost_table(costs: Mapping[str, Cost], prices: Prices | None) -> Table:
+def costs_table(found: tuple[Mapping[str, Spending], Prices | None]) -> Table:
     """Show what the stages of a study cost so far."""
-    table = Table(title="Cost so far")
-    table.add_column("for")
-    for heading in ("requests", "tokens read", "tokens written", *(["money"] if prices else [])):
-        table.add_column(heading, justify="right")
-    for name, cost in [*costs.items(), ("all", sum(costs.values(), Cost()))]:
-        if name == "all":
-            table.add_section()
-        money = [f"{cost.money(prices):.2f}"] if prices else []
-        table.add_row(plain(name), f"{cost.requests:,}", human(cost.read), human(cost.written), *money)
-    return table
+    costs, prices = found
+    rows = [
+        (
+            name,
+            f"{cost.requests:,}",
+            human(cost.read),
+            human(cost.written),
+            *([f"{cost.money(prices):.2f}"] if prices else []),
+        )
+        for name, cost in [*costs.items(), ("all", sum(costs.values(), Spending()))]
+    ]
+    header = "for|requests|tokens read|tokens written" + ("|money" if prices else "")
+    return _table("Cost so far", header, rows, total=True)
 
 
-def forecast_table(requests: Mapping[str, int]) -> Table:
+def show_table(requests: Mapping[str, int]) -> Table:
     """Show how many requests the stages will take."""
-    table = Table(
-        title="Forecast",
-        caption="repeats left out; texts of writing tasks taken to have several lines, which are not tagged",
-    )
-    table.add_column("for")
-    table.add_column("requests", justify="right")
-    for name, count in requests.items():
-        table.add_row(name, f"{count:,}")
-    table.add_section()
-    table.add_row("all", f"{sum(requests.values()):,}")
-    return table
+    rows = [(name, f"{count:,}") for name, count in [*requests.items(), ("all", sum(requests.values()))]]
+    caption = "repeats left out; texts of writing tasks taken to have several lines, which are not tagged"
+    return _table("Forecast", "for|requests", rows, caption, total=True)

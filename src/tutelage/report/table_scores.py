@@ -16,7 +16,7 @@ from tutelage.compare.metrics import (
     spread,
     values_of,
 )
-from tutelage.compare.summary import Model, Summary
+from tutelage.compare.summary import ModelSummary, Summary
 from tutelage.evaluation.baselines import Published, relevant, wanted
 from tutelage.report.tables import Table
 
@@ -111,7 +111,7 @@ def _metrics(summary: Summary, name: str, brief: bool) -> list[str]:
     return [f"{name}.{key}" for key in keys if not brief or key in {one.headline for one in measured}]
 
 
-def _ties(model: Model, suite: str) -> bool:
+def _ties(model: ModelSummary, suite: str) -> bool:
     """Whether strict accuracy, where a tie is wrong, is another number once it is written down."""
     scores = [run.suites[suite] for run in model.seeds.values() if suite in run.suites]
     return any(s.strict is not None and abs(s.accuracy - s.strict) >= 0.0005 for s in scores)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 NAME = "starter"
 """What recipes and studies call it."""
@@ -31,14 +30,3 @@ def example_files() -> list[Path]:
 def pairs_folder() -> Path:
     """Return the folder of minimal pairs: one JSON-lines file a phenomenon, `sentence_good` and `sentence_bad`."""
     return folder() / "pairs"
-
-
-def example_text(record: dict[str, Any]) -> str:
-    """Return an example as running text.
-
-    Pairs become two lines. The words of a tagging example are joined by single spaces, punctuation included, as
-    treebank and speech corpora print them: the tags then stay aligned with whitespace words.
-    """
-    if "words" in record:
-        return " ".join(record["words"])
-    return "\n".join(record[key] for key in ("text", "text_pair") if key in record)

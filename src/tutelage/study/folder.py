@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
 class StudyFolder:
     """The files of a study.
 
     Attributes:
         path: the folder.
+        settings: the study as it was resolved (YAML).
+        requests: all requests and answers, append-only.
+        plan: the plan (YAML).
+        written: texts as written, well-formed ones (examples).
+        ledger: words written and kept, by task (JSON).
+        labelled: the same texts with labels (examples).
+        quarantine: folder of what was not taken, and why: a file for each stage, `{reason, origin, content}` a line.
+        corpus: what students read: `plan.yaml` and `examples.jsonl`; a recipe names this folder as `data.corpus`.
+        audit: the audit: `audit.json` and `index.html`.
     """
 
-    path: Path
-
-    @property
-    def settings(self) -> Path:
-        """The study as it was resolved (YAML)."""
-        return self.path / "study.yaml"
-
-    @property
-    def requests(self) -> Path:
-        """All requests and answers, append-only."""
-        return self.path / "requests.jsonl"
-
-    @property
-    def plan(self) -> Path:
-        """The plan (YAML)."""
-        return self.path / "plan.yaml"
-
-    @property
-    def written(self) -> Path:
-        """Texts as written, well-formed ones (examples)."""
-        return self.path / "written.jsonl"
-
-    @property
-    def ledger(self) -> Path:
-        """Words written and kept, by task (JSON)."""
-        return self.path / "ledger.json"
-
-    @property
-    def labelled(self) -> Path:
-        """The same texts with labels (examples)."""
-        return self.path / "labelled.jsonl"
-
-    @property
-    def quarantine(self) -> Path:
-        """Folder of what was not taken, and why: a file for each stage, `{reason, origin, content}` a line."""
-        return self.path / "quarantine"
-
-    @property
-    def corpus(self) -> Path:
-        """What students read: `plan.yaml` and `examples.jsonl`; a recipe names this folder as `data.corpus`."""
-        return self.path / "corpus"
-
-    @property
-    def audit(self) -> Path:
-        """The audit: `audit.json` and `index.html`."""
-        return self.path / "audit"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings, self.plan = path / "study.yaml", path / "plan.yaml"
+        self.requests, self.ledger = path / "requests.jsonl", path / "ledger.json"
+        self.written, self.labelled = path / "written.jsonl", path / "labelled.jsonl"
+        self.quarantine, self.corpus, self.audit = path / "quarantine", path / "corpus", path / "audit"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from tutelage.corpus.study_plan import Kind
+from tutelage.base.errors import UserError
+from tutelage.corpus.study_plan import TaskKind
 from tutelage.recipe.data import Count, Fraction, Section, Words
+from tutelage.recipe.load import explain, override
+from tutelage.recipe.yaml import dump, parse
 
 Positive = Annotated[float, Field(gt=0)]
 SIMILAR = 0.8
@@ -36,7 +40,7 @@ class Prices(Section):
     """Of answers."""
 
 
-class Teacher(Section):
+class TeacherSettings(Section):
     """Who plans, writes and labels: an OpenAI-compatible endpoint, or a local model."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -56,8 +60,8 @@ class Teacher(Section):
     once."""
     sampling: Sampling = Sampling()
     max_tokens: Count = 4096
-    """Longest answer, in tokens. It is part of what is asked: a change asks a study's questions anew, and pays for them
-    again."""
+    """Longest answer, in tokens. It is part of what is asked: a change asks a study's questions again, and pays for
+    them again."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
     """Requests in flight at once."""
     timeout: Positive = 300.0
@@ -69,19 +73,19 @@ class Teacher(Section):
     repairs: Annotated[int, Field(ge=0, le=10)] = 2
     """How often an answer of the wrong form is asked for again."""
     faults: Literal["keep", "again"] = "keep"
-    """`again` asks anew what came to nothing in earlier runs (given up, too long for the model, empty): for one run,
-    once the cause is mended."""
+    """`again` asks once more what came to nothing in earlier runs (given up, too long for the model, empty): for one
+    run, once the cause is mended."""
     prices: Prices | None = None
     """To count money."""
 
     @model_validator(mode="after")
-    def _one_teacher(self) -> Teacher:
+    def _one_teacher(self) -> TeacherSettings:
         if (self.endpoint is None) == (self.weights is None):
             raise ValueError("name an `endpoint`, or the `weights` of a model that runs here; one of the two")
         return self
 
     @model_validator(mode="after")
-    def _no_keys(self) -> Teacher:
+    def _no_keys(self) -> TeacherSettings:
         # Said of the section, since errors repeat the value of a single setting.
         if self.endpoint and re.search("[@?#]", self.endpoint):
             raise ValueError(
@@ -113,7 +117,7 @@ class Planning(Section):
     title: str = "A study plan"
     language: str = "English"
     audience: str = "a small language model that will read nothing else"
-    kinds: tuple[Kind, ...] = ("classification", "pair_classification", "tagging", "generation")
+    kinds: tuple[TaskKind, ...] = ("classification", "pair_classification", "tagging", "generation")
     """Lessons, in this order."""
     tasks: Annotated[int, Field(ge=1, le=200)] = 16
     """About how many tasks a lesson is asked for."""
@@ -121,7 +125,7 @@ class Planning(Section):
     """About how many prompts a task is asked for."""
 
 
-class Vocabulary(Section):
+class VocabularySettings(Section):
     """The limited vocabulary of a `vocabulary` corpus."""
 
     words: Path | None = None
@@ -157,7 +161,7 @@ class Writing(Section):
     wave: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Requests between two counts of words: within a wave, all see the counts of its beginning, so that the corpus
     does not depend on which answer comes first."""
-    vocabulary: Vocabulary | None = None
+    vocabulary: VocabularySettings | None = None
     """For `corpus: vocabulary`."""
 
     @model_validator(mode="after")
@@ -219,7 +223,7 @@ class Study(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
     """Of the folder of its results."""
     seed: int = 0
-    teacher: Teacher
+    teacher: TeacherSettings
     budget: Budget = Budget()
     plan: Planning | Path = Planning()
     """What to ask for; or the file of a plan that exists already."""
@@ -246,3 +250,35 @@ class Study(Section):
                 "answer again and again; set `votes: 1`, or a temperature above 0"
             )
         return self
+
+
+def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study from a file.
+
+    Args:
+        source: path of a YAML file.
+        overrides: `a.b=c` assignments.
+
+    Raises:
+        UserError: anything wrong with the file or the overrides, with key, line and remedy.
+    """
+    path = Path(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"no study '{path}': give a YAML file; docs/study.md shows one") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a study is a YAML file") from error
+    tree, lines = parse(text, str(path))
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a study is a mapping of keys to values, see docs/study.md")
+    override(tree, overrides, lines)
+    try:
+        return Study.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(explain(error, tree, lines, str(path), Study)) from error
+
+
+def study_text(study: Study) -> str:
+    """Return a study as YAML, defaults left out."""
+    return dump(study.model_dump(mode="json", exclude_defaults=True))

@@ -9,9 +9,9 @@ from typing import Any
 
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint, sha256
-from tutelage.models.build import Kind, load
+from tutelage.models.build import load
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe import Teacher, is_path
+from tutelage.recipe import ModelKind, Teacher, is_path
 from tutelage.teaching.teachers import check_same_vocabulary
 
 
@@ -39,7 +39,7 @@ def check_vocabulary(source: str, tokenizer: Any, known: Iterable[str] = ()) -> 
     check_same_vocabulary(tokenizer, _tokenizer_of(source, known), source)
 
 
-def load_teacher(teacher: Teacher, tokenizer: Any, reads: Kind, row_length: int) -> LanguageModel:
+def load_teacher(teacher: Teacher, tokenizer: Any, reads: ModelKind, row_length: int) -> LanguageModel:
     """Load a teacher from outside the recipe."""
     check(teacher, tokenizer, ())
     return load(teacher.model, tokenizer, reads, row_length)

@@ -19,7 +19,7 @@ from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json, write_json
 from tutelage.base.progress import console, duration
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.corpus.batches import BatchSource, Chunks
 from tutelage.models.attention import CAUSAL, attends_without_masks, set_attention
 from tutelage.models.build import attention

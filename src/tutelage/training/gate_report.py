@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tutelage.base.progress import progress
-from tutelage.base.run_folder import Json
+from tutelage.base.types import Json
 from tutelage.corpus.batches import IGNORE, Batch, BatchSource
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.gates import Gate

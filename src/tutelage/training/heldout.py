@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,26 +11,10 @@ from torch import Tensor
 from tutelage.base.progress import progress
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.teaching.signal import DenseSignal
+from tutelage.training.outcome import HeldOut
 
 Predict = Callable[[Tensor, Tensor | None], DenseSignal]
 """Tokens and lengths in, the distributions of a model (or several) out."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """How well held-out text is predicted.
-
-    Attributes:
-        loss: cross-entropy in nats per predicted token.
-        perplexity: its exponential.
-        bits_per_byte: the same information per byte of text, comparable between tokenizers.
-        tokens: predicted tokens.
-    """
-
-    loss: float
-    perplexity: float
-    bits_per_byte: float
-    tokens: int
 
 
 def held_out(

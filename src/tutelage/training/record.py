@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tutelage.base.run_folder import Json, Lines, RunFolder
+from tutelage.base.run_folder import JsonLines, RunFolder
+from tutelage.base.types import Json
 from tutelage.training.checkpoint import State
-from tutelage.training.heldout import HeldOut
 from tutelage.training.objectives import LossCounts
+from tutelage.training.outcome import HeldOut
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Record:
         custom: tuple[str, ...] = (),
     ) -> None:
         self._tasks, self._custom = tasks, custom
-        self._files = (Lines(run.metrics, state.metrics_bytes), Lines(run.timing)) if active else None
+        self._files = (JsonLines(run.metrics, state.metrics_bytes), JsonLines(run.timing)) if active else None
         self._log_every, self._before = log_every, timing.get("seconds", 0.0)
         self._unread: list[tuple[int, int, LossCounts, StepSettings, Tensor]] = []
         self.teaching = Stopwatch(timing.get("teaching", 0.0))

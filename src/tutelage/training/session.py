@@ -15,10 +15,11 @@ from tutelage.base.stopping import Stop
 from tutelage.teaching.signal import DenseSignal
 from tutelage.training import checkpoint
 from tutelage.training.checkpoint import State
-from tutelage.training.heldout import HeldOut, held_out
+from tutelage.training.heldout import held_out
 from tutelage.training.job import Job
 from tutelage.training.objectives import Learner, LossCounts
 from tutelage.training.optim import adamw
+from tutelage.training.outcome import HeldOut
 from tutelage.training.parallel import Group
 from tutelage.training.record import Record, StepSettings
 from tutelage.training.stage_runner import custom_names

@@ -5,16 +5,14 @@ import json
 import pytest
 
 from tutelage.study.client.asking import Outcome, ask_json
-from tutelage.study.client.teacher_llm import Answer, Message, Request
-from tutelage.study.settings import Teacher
+from tutelage.study.client.client import Answer, Message, Request
+from tutelage.study.settings import TeacherSettings
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 
 
 class Scripted:
     """Answers by a function of the request and of how often its text was asked; notes all that it is asked."""
-
-    enforces_schemas = False
 
     def __init__(self, say, most=10**9):
         self.say, self.most, self.waves, self.asked = say, most, [], []
@@ -42,7 +40,7 @@ def number_of(request):
 
 
 def teacher(two_steps=False, repairs=2):
-    return Teacher(endpoint="http://localhost/v1", two_steps=two_steps, repairs=repairs)
+    return TeacherSettings(endpoint="http://localhost/v1", two_steps=two_steps, repairs=repairs)
 
 
 def good(value, request):

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from tutelage.study.client.budget import Cost, Ledger, worst_case
-from tutelage.study.client.teacher_llm import Message, Request
+from tutelage.study.client.budget import Ledger, Spending, worst_case
+from tutelage.study.client.client import Message, Request
 from tutelage.study.settings import Budget, Prices
 
 PRICES = Prices(read=1.0, written=4.0)
@@ -14,7 +14,7 @@ LIMITS = [Budget(requests=12), Budget(tokens=900), Budget(money=0.002), Budget(r
 
 def one_by_one(limits, worst, cost):
     """The rule, by itself: each is let in if what all before it cost and its own worst case fit."""
-    ledger, count = Ledger(limits, PRICES, Cost()), 0
+    ledger, count = Ledger(limits, PRICES, Spending()), 0
     for most, real in zip(worst, cost, strict=True):
         if ledger.room(most) != "yes":
             break
@@ -28,9 +28,9 @@ def one_by_one(limits, worst, cost):
 @pytest.mark.parametrize("seed", range(8))
 def test_any_order_of_answers_lets_the_same_in(limits, seed) -> None:
     draw = random.Random(seed)
-    worst = [Cost(1, draw.randrange(1, 40), draw.randrange(1, 60)) for _ in range(60)]
-    cost = [Cost(1, draw.randrange(w.read + 1), draw.randrange(w.written + 1)) for w in worst]
-    ledger, under_way, count = Ledger(limits, PRICES, Cost()), [], 0
+    worst = [Spending(1, draw.randrange(1, 40), draw.randrange(1, 60)) for _ in range(60)]
+    cost = [Spending(1, draw.randrange(w.read + 1), draw.randrange(w.written + 1)) for w in worst]
+    ledger, under_way, count = Ledger(limits, PRICES, Spending()), [], 0
     while count < 60:
         room = ledger.room(worst[count]) if len(under_way) < 8 else "wait"
         assert room != "wait" or under_way, "nobody waits for nobody"
@@ -46,8 +46,8 @@ def test_any_order_of_answers_lets_the_same_in(limits, seed) -> None:
     assert count == one_by_one(limits, worst, cost)
     for ended in under_way:
         ledger.settle(worst[ended], cost[ended])
-    assert ledger.reserved == Cost()
-    assert ledger.spent == sum(cost[:count], Cost())
+    assert ledger.reserved == Spending()
+    assert ledger.spent == sum(cost[:count], Spending())
     assert limits.tokens is None or ledger.spent.tokens <= limits.tokens
     assert limits.requests is None or ledger.spent.requests <= limits.requests
     assert limits.money is None or ledger.money <= limits.money
@@ -64,6 +64,6 @@ def test_worst_case_is_no_less_than_a_byte_level_count() -> None:
 
 
 def test_what_is_left_is_told() -> None:
-    ledger = Ledger(Budget(requests=10, money=1.0), PRICES, Cost(4, 100_000, 100_000))
+    ledger = Ledger(Budget(requests=10, money=1.0), PRICES, Spending(4, 100_000, 100_000))
     assert ledger.left() == "6 requests, 0.50 of money"
-    assert Ledger(Budget(), None, Cost(4)).left() == ""
+    assert Ledger(Budget(), None, Spending(4)).left() == ""

@@ -15,9 +15,9 @@ from tutelage.recipe.load import recipe_from_text
 from tutelage.study.client import sending
 from tutelage.study.client.answers import read_json
 from tutelage.study.client.asking import ask_json
+from tutelage.study.client.client import Message, Request
 from tutelage.study.client.remote import RemoteTeacher
 from tutelage.study.client.store import costs, entries, open_store
-from tutelage.study.client.teacher_llm import Message, Request
 from tutelage.study.folder import StudyFolder
 from tutelage.study.settings import Study
 
@@ -158,7 +158,7 @@ def test_schemas_are_enforced_and_followed(server, tmp_path) -> None:
         found = ask_json(
             teacher, questions(8, schema=SCHEMA), lambda value, request: None, settings.teacher, "planning"
         )
-        assert teacher.enforces_schemas
+        assert teacher.probe_schemas()
     assert all(1 <= len(outcome.value["pairs"]) <= 3 for outcome in found)
     assert len({json.dumps(outcome.value) for outcome in found}) > 4
     assert costs(tmp_path / "requests.jsonl")["plan"].written > 8 * 10

@@ -10,10 +10,10 @@ pytest.importorskip("llguidance", reason="llguidance is not installed (extra loc
 
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.study.client.answers import check_schema, read_json
-from tutelage.study.client.grammar import Rules, mask, word_grammar
+from tutelage.study.client.client import Constraint, Message, Request
+from tutelage.study.client.grammar import AnswerRules, mask, word_grammar
 from tutelage.study.client.local import LocalTeacher, _Writer
 from tutelage.study.client.store import entries, open_store
-from tutelage.study.client.teacher_llm import Constraint, Message, Request
 from tutelage.study.settings import Budget, Study
 
 TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
@@ -143,7 +143,7 @@ def test_masks_are_those_of_the_library(weights) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(weights)
     width = len(tokenizer) + 5
-    rule = Rules(tokenizer, [0], width).rule(request(constraint=Constraint(words=WORDS)))
+    rule = AnswerRules(tokenizer, [0], width).rule(request(constraint=Constraint(words=WORDS)))
     library = LLMatcher(from_tokenizer(tokenizer, n_vocab=width, eos_token=[0]), word_grammar(WORDS))
     last = None
     for token in [*tokenizer("The cat, naïve")["input_ids"], 0]:
@@ -152,12 +152,12 @@ def test_masks_are_those_of_the_library(weights) -> None:
         fill_next_token_bitmask(library, bits)
         expected = scores_BV[1:].numpy().copy()
         apply_token_bitmask_inplace(expected, bits)
-        found = mask(scores_BV, [None, rule.allowed(last)]).numpy()
+        found = mask(scores_BV, [None, rule(last)]).numpy()
         assert np.array_equal(found, np.concatenate([scores_BV[:1].numpy(), expected]))
         assert np.isfinite(found[1, token])
         library.consume_token(token)
         last = token
-    ended = rule.allowed(0)
+    ended = rule(0)
     assert np.flatnonzero(ended).tolist() == [0]
 
 

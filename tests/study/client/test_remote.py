@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.api.studies import open_teacher
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.study.client import sending
-from tutelage.study.client.budget import Cost, worst_case
-from tutelage.study.client.client import open_teacher
+from tutelage.study.client.budget import Spending, worst_case
+from tutelage.study.client.client import Message, Request
 from tutelage.study.client.remote import RemoteTeacher
 from tutelage.study.client.store import entries, open_store
-from tutelage.study.client.teacher_llm import Message, Request
 from tutelage.study.settings import Study
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 9}}, "required": ["a"]}
@@ -181,13 +181,13 @@ def test_a_server_that_ignores_schemas_is_found_out_once_and_told_in_words(path)
         with open_store(path) as store:
             teacher = RemoteTeacher(study(server.url), store)
             teacher.ask(questions(2, schema=SCHEMA), "asking")
-            assert not teacher.enforces_schemas
+            assert not teacher.probe_schemas()
         assert all('"a"' in body["messages"][-1]["content"] for body in server.asked[-2:])
         assert all("kx" not in body["messages"][-1]["content"] for body in server.asked)
         assert len(server.asked) == 4
         with open_store(path) as store:
             teacher = RemoteTeacher(study(server.url), store)
-            assert not teacher.enforces_schemas
+            assert not teacher.probe_schemas()
             teacher.ask(questions(3, schema=SCHEMA), "asking")
         assert len(server.asked) == 5
     # Everything is in the store now: no server is needed.
@@ -456,9 +456,11 @@ def test_faults_are_asked_again_where_the_study_says_so(path) -> None:
     with Server(lambda body, number: long if small and body["seed"] == 1 else completion()).running() as server:
         ask(server, path, questions(3))
         small = False
-        with open_store(path) as store, open_teacher(study(server.url), store) as teacher:
+        with open_store(path) as store:
+            teacher = open_teacher(study(server.url), store)
             assert teacher.ask(questions(3), "asking")[1].fault
-        with open_store(path) as store, open_teacher(study(server.url, faults="again"), store) as teacher:
+        with open_store(path) as store:
+            teacher = open_teacher(study(server.url, faults="again"), store)
             assert [answer.text for answer in teacher.ask(questions(3), "asking")] == ["yes"] * 3
         assert len(server.asked) == 4
         assert ask(server, path, questions(3))[1].text == "yes"
@@ -570,9 +572,9 @@ def test_the_budget_ends_at_the_same_request_however_fast_answers_come(path, con
         usage = {"prompt_tokens": 3, "completion_tokens": cost(body["seed"])}
         return completion() | {"usage": usage}
 
-    asked, spent, expected = questions(60), Cost(), 0
+    asked, spent, expected = questions(60), Spending(), 0
     while (spent + worst_case(asked[expected])).tokens <= 900:
-        spent += Cost(1, 3, cost(expected))
+        spent += Spending(1, 3, cost(expected))
         expected += 1
     with Server(lambda body, number: late(body)).running() as server:
         found = ask(server, path, asked, {"tokens": 900}, concurrency=concurrency)

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.study.client.budget import Cost, worst_case
+from tutelage.study.client.budget import Spending, worst_case
+from tutelage.study.client.client import Answer, Constraint, Message, Request
 from tutelage.study.client.store import Store, costs, entries, open_store
-from tutelage.study.client.teacher_llm import Answer, Constraint, Message, Request
 
 SYSTEM = Message("system", "You label texts. " * 50)
 SCHEMA = {"type": "object"}
@@ -43,7 +43,7 @@ def test_answers_come_back_as_they_were(path) -> None:
         found = [store.answer(request(number).key) for number in range(12)]
         assert found == [Answer(request(n).key, texts[n], "", "stop", 10, 2) for n in range(12)]
         assert store.answer(request(99).key) is None
-        assert store.spent == Cost(12, 120, 24)
+        assert store.spent == Spending(12, 120, 24)
 
 
 def test_everything_about_a_request_can_be_read_back(path) -> None:
@@ -123,7 +123,7 @@ def test_faults_are_forgotten_and_kept_in_the_file(path) -> None:
         assert [request(n).key in store for n in range(3)] == [True, False, True]
         store.append([fault])
         assert store.answer(request(1).key).fault == "given up"
-        assert store.spent == Cost(5, 50, 10)
+        assert store.spent == Spending(5, 50, 10)
     with open_store(path) as store:
         assert request(1).key in store
 
@@ -150,7 +150,7 @@ def test_what_was_lost_counts_with_its_worst_case(path) -> None:
         store.append(store.asking(request(1)))
     with open_store(path) as store:
         # Sent four times; one answered, one failed at no cost, two never heard of again.
-        assert store.spent == Cost(4, 10 + 2 * worst.read, 2 + 2 * worst.written)
+        assert store.spent == Spending(4, 10 + 2 * worst.read, 2 + 2 * worst.written)
         store.append(store.asking(request(1)))
         store.append([answer(1)])
         spent = store.spent
@@ -158,7 +158,7 @@ def test_what_was_lost_counts_with_its_worst_case(path) -> None:
         assert store.spent == spent
     # What is shown is what the budget counts.
     assert costs(path) == {"label": spent}
-    assert spent == Cost(5, 20 + 2 * worst.read, 4 + 2 * worst.written)
+    assert spent == Spending(5, 20 + 2 * worst.read, 4 + 2 * worst.written)
 
 
 def test_two_processes_never_share_a_store(path) -> None:
@@ -251,7 +251,7 @@ def test_a_store_is_read_after_a_damaged_line_was_taken_out(path, gone) -> None:
     lines = path.read_text().splitlines(keepends=True)
     first = next(line for line in lines if gone in json.loads(line))
     path.write_text("".join(line for line in lines if line != first))
-    assert costs(path) == {"label" if gone == "shared" else "unknown": Cost(1, 10, 2)}
+    assert costs(path) == {"label" if gone == "shared" else "unknown": Spending(1, 10, 2)}
     assert sum("answer" in line for line in entries(path)) == 1
     with open_store(path) as store:
         assert store.answer(request(0).key).text == "yes"

@@ -14,7 +14,7 @@ import pytest
 
 from tutelage import starter
 from tutelage.corpus.examples import Example, read_examples
-from tutelage.corpus.study_plan import Plan, check_plan, starter_plan
+from tutelage.corpus.study_plan import StudyPlan, check_plan, starter_plan
 from tutelage.report.audit_page import audit_page, draw_audit, remarks
 from tutelage.study.filter.audit import StageCost, _related, audit_examples, cramers_v
 from tutelage.study.filter.diversity import diversity, vocabulary_growth
@@ -169,7 +169,7 @@ EVIL = (
 
 def test_hostile_text_cannot_do_anything(text):
     labels = {EVIL.replace("\0", "").replace("\ud800", "").strip(): "d", "other": "d"}
-    plan = Plan.model_validate(
+    plan = StudyPlan.model_validate(
         {"title": EVIL, "lessons": [{"kind": "classification", "tasks": [
             {"name": name, "description": "d", "labels": labels} for name in ("task", "two")]}]}
     )  # fmt: skip

@@ -13,8 +13,8 @@ from tutelage import starter
 from tutelage.corpus.examples import Example, read_examples
 from tutelage.corpus.study_plan import check_plan, starter_plan
 from tutelage.study.filter.filters import filter_examples
-from tutelage.study.filter.hidden import visible
 from tutelage.study.filter.quarantine import write_refused
+from tutelage.study.filter.text import visible
 from tutelage.study.settings import Filters
 
 SOUND = "A quiet street with seven old trees."

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tutelage.corpus.study_plan import Lesson, Plan, Task
-from tutelage.study.client.teacher_llm import Answer, Request
+from tutelage.corpus.study_plan import Lesson, StudyPlan, Task
+from tutelage.study.client.client import Answer, Request
 from tutelage.study.settings import Study
 
 NOUNS = (
@@ -141,8 +141,6 @@ class Brain:
 
 class Scripted:
     """The scripted teacher in this process; see `TeacherLLM`."""
-
-    enforces_schemas = True
 
     def __init__(self, brain: Brain, limit: int | None = None) -> None:
         self.brain, self.limit = brain, limit
@@ -282,7 +280,7 @@ def study() -> Callable[..., Study]:
 
 
 @pytest.fixture
-def plan() -> Plan:
+def plan() -> StudyPlan:
     """A plan of four lessons, with two tagging tasks."""
     labels = {"yes": "It is.", "no": "It is not.", "maybe": "Nobody knows."}
 
@@ -292,7 +290,7 @@ def plan() -> Plan:
     def annotated(name: str, **more: Any) -> Task:
         return task(name, labels=labels, **more)
 
-    return Plan(
+    return StudyPlan(
         lessons=(
             Lesson(kind="classification", tasks=(annotated("mood"), annotated("topic", prompts=("Go.", "Run.")))),
             Lesson(kind="pair_classification", tasks=(annotated("follows"),)),

@@ -11,8 +11,7 @@ import pytest
 from tutelage.base.errors import UserError
 from tutelage.corpus.examples import Example, example_of
 from tutelage.study.write import labelling
-from tutelage.study.write.labelling import Labeller, majority
-from tutelage.study.write.tags import tags_of_list, tags_of_pairs
+from tutelage.study.write.labelling import Labeller, majority, tags_of_list, tags_of_pairs
 
 TEXTS = [
     Example("classification", "The fox, however, didn't care."),

@@ -10,7 +10,7 @@ import pytest
 
 from tutelage.base.errors import UserError
 from tutelage.corpus import study_plan
-from tutelage.corpus.study_plan import Plan, read_plan, write_plan
+from tutelage.corpus.study_plan import StudyPlan, read_plan, write_plan
 from tutelage.study.write.planning import Planner
 
 
@@ -191,7 +191,7 @@ def test_a_plan_in_json_is_json(tmp_path: Path, indent: str | None) -> None:
     path.write_text(json.dumps(tree("🙂"), indent=indent))
     assert "\\ud83d\\ude42" in path.read_text()
     plan = read_plan(path)
-    assert plan == Plan.model_validate(tree("🙂"))
+    assert plan == StudyPlan.model_validate(tree("🙂"))
     write_plan(plan, tmp_path / "plan.yaml")
     assert read_plan(tmp_path / "plan.yaml") == plan
 

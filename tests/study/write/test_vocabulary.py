@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tutelage.base.errors import UserError
-from tutelage.study.client.teacher_llm import Answer
+from tutelage.study.client.client import Answer
 from tutelage.study.filter.text import word_forms
 from tutelage.study.write.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
 from tutelage.study.write.writing import Writer
@@ -164,8 +164,6 @@ def test_the_budget_may_end_between_writing_and_rewriting(brain: Any, study: Any
 
 class Held:
     """A local teacher that is held to a constraint: it answers with words of the list, or with anything."""
-
-    enforces_schemas = True
 
     def __init__(self, scripted: Any, strays: bool = False) -> None:
         self.scripted, self.strays, self.constraints = scripted, strays, set[Any]()

@@ -136,7 +136,7 @@ def process(settings: Any, folder: Path, stages: tuple[str, ...] = STAGES) -> su
     folder.mkdir(exist_ok=True)
     file.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
     code = (
-        "import sys\nfrom tutelage import studies\nfrom tutelage.base.errors import Interrupted\n"
+        "import sys\nfrom tutelage.api import studies\nfrom tutelage.base.errors import Interrupted\n"
         "try:\n"
         f"    for verb in {stages!r}:\n"
         f"        getattr(studies, 'study_' + verb)({str(file)!r}, (), {str(folder)!r})\n"
@@ -319,7 +319,7 @@ def test_studies_are_checked_with_line_and_nearest_key(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_documentation_loads() -> None:
-    from tutelage.study.study_file import load_study
+    from tutelage.study.settings import load_study
 
     found = load_study(Path(__file__).parents[3] / "examples" / "study.yaml")
     assert found.budget.tokens == 50_000_000
@@ -331,7 +331,7 @@ def test_the_example_of_the_documentation_loads() -> None:
 
 def test_the_recipe_of_the_documentation_loads() -> None:
     from tutelage.recipe.load import load_recipe
-    from tutelage.study.study_file import load_study
+    from tutelage.study.settings import load_study
 
     examples = Path(__file__).parents[3] / "examples"
     student = load_recipe(examples / "study-student.yaml")

@@ -12,8 +12,8 @@ import pytest
 from tutelage.base.errors import UserError
 from tutelage.study.filter.quarantine import Refused, write_refused
 from tutelage.study.filter.text import word_forms
-from tutelage.study.write.extenders import DIFFICULTIES, in_turn, rare_words
-from tutelage.study.write.pieces import Piece
+from tutelage.study.write.drafts import DraftText
+from tutelage.study.write.extenders import DIFFICULTIES, cycle, rare_words
 from tutelage.study.write.prompting import Prompts, fenced
 from tutelage.study.write.writing import Writer
 
@@ -101,7 +101,7 @@ def test_a_teacher_that_repeats_itself_ends_the_writing(brain: Any, study: Any, 
     examples, writer = written(teacher, study(writing={"words": 1_000_000}), plan)
     assert len(examples) == 2
     assert writer.ledger.ended == "exhausted"
-    # Five barren answers a task, and what the wave had asked already.
+    # Five unproductive answers a task, and what the wave had asked already.
     assert len(teacher.asked) < 7 * (6 + 4)
 
 
@@ -215,7 +215,7 @@ def test_rare_words_are_those_seen_thrice_at_the_beginning_of_the_wave(
 
 
 def test_in_turn_is_balanced_and_independent() -> None:
-    rows = [[in_turn("abc", n, "seed", what) for n in range(300)] for what in ("x", "y")]
+    rows = [[cycle("abc", n, "seed", what) for n in range(300)] for what in ("x", "y")]
     assert all(set(row[n : n + 3]) == set("abc") for row in rows for n in range(0, 300, 3))
     meetings = Counter(zip(*rows, strict=True))
     assert len(meetings) == 9
@@ -270,15 +270,15 @@ def test_quarantine_files_hold_what_json_can_hold(tmp_path: Any) -> None:
      ("tab\tand\r\nline", None), ("\u200b joined \u202e", None)],
 )  # fmt: skip
 def test_faults_of_single_texts(text: str, fault: str | None) -> None:
-    assert Piece(text, None, "").fault() == fault
-    assert Piece("fine", text, "").fault() == fault
+    assert DraftText(text, None, "").fault() == fault
+    assert DraftText("fine", text, "").fault() == fault
 
 
 def test_texts_are_laid_out_by_kind() -> None:
-    piece = Piece(" A  b,\n\n\n\n c\td. ", None, "key")
-    assert piece.example("generation", "t").text == "A b,\n\nc d."
-    assert piece.example("classification", "t").text == "A b, c d."
-    assert piece.example("tagging", "t").words == ("A", "b,", "c", "d.")
+    draft = DraftText(" A  b,\n\n\n\n c\td. ", None, "key")
+    assert draft.example("generation", "t").text == "A b,\n\nc d."
+    assert draft.example("classification", "t").text == "A b, c d."
+    assert draft.example("tagging", "t").words == ("A", "b,", "c", "d.")
 
 
 def test_own_prompts_replace_the_shipped_ones(tmp_path: Any, study: Any, plan: Any) -> None:

@@ -1,7 +1,8 @@
 """A model's scores on a benchmark: by paradigm, by field and phenomenon, over all; and item by item.
 
 Benchmarks of right and wrong options give a `SuiteResult`, all others (correlations, explained variance, fine-tuned
-tasks) a `MeasuredResult`.
+tasks) a `MeasuredResult`. What is kept of them as JSON, in score files and summaries, are `SuiteScores` and
+`MeasuredScores`: one shape, which refuses unknown keys, wrong types, NaN and infinities when it is read.
 
 Shapes: N items of a paradigm, K options of an item.
 """
@@ -9,27 +10,52 @@ Shapes: N items of a paradigm, K options of an item.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from tutelage.evaluation.benchmarks.conventions import Convention
 
 Measure = Literal["accuracy", "strict"]
+Proportion = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """JSON that is read as it was written: no unknown keys, no lenient types, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, populate_by_name=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ParadigmScore:
-    """Shares of right answers in one paradigm, from 0 to 1."""
+    """Shares of right answers on one file of items."""
 
-    accuracy: float
-    strict: float
+    accuracy: Proportion
+    strict: Proportion | None
     """The same when a tie is wrong."""
-    n: int
-    field: str | None
-    phenomenon: str | None
+    n: NonNegativeInt
+    field: str | None = None
+    phenomenon: str | None = None
+
+
+class SuiteScores(Strict):
+    """Scores on one benchmark of right and wrong options."""
+
+    convention: str
+    """The year whose scoring was followed: BOS, leading space, sum or mean, ties."""
+    accuracy: Proportion
+    """Macro accuracy as the convention defines it."""
+    strict: Proportion | None = None
+    """The same when a tie is wrong."""
+    items: NonNegativeInt
+    chance: Proportion | None = None
+    """What guessing scores: the mean of one over the number of options; a half where it is not said."""
+    fields: dict[str, Proportion] = {}
+    phenomena: dict[str, Proportion] = {}
+    paradigms: dict[str, ParadigmScore] = {}
 
 
 @dataclass(frozen=True)
@@ -71,16 +97,16 @@ class SuiteResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as JSON: macro accuracies, accuracies of fields and phenomena, and every paradigm."""
-        return {
-            "convention": self.convention.name,
-            "accuracy": self.macro("accuracy"),
-            "strict": self.macro("strict"),
-            "items": sum(score.n for score in self.paradigms.values()),
-            "chance": self._chance(),
-            "fields": self._shares_of("field"),
-            "phenomena": self._shares_of("phenomenon"),
-            "paradigms": {uid: asdict(score) for uid, score in self.paradigms.items()},
-        }
+        return SuiteScores(
+            convention=self.convention.name,
+            accuracy=self.macro("accuracy"),
+            strict=self.macro("strict"),
+            items=sum(score.n for score in self.paradigms.values()),
+            chance=self._chance(),
+            fields=self._shares_of("field"),
+            phenomena=self._shares_of("phenomenon"),
+            paradigms=dict(self.paradigms),
+        ).model_dump(mode="json")
 
     def margins(self) -> dict[str, NDArray[np.float64]]:
         """Return by `<suite>/<paradigm>` the right option's log-probability minus the best other one's, `(N,)` nats."""
@@ -89,8 +115,10 @@ class SuiteResult:
             for uid, scores_NK in self.log_probs.items()
         }
 
-    def _chance(self) -> float:
-        """What guessing scores; an option of minus infinity is none."""
+    def _chance(self) -> float | None:
+        """What guessing scores; an option of minus infinity is none. None where the options were not kept."""
+        if not self.log_probs:
+            return None
         options = [np.maximum(np.sum(scores_NK != -np.inf, axis=1), 1) for scores_NK in self.log_probs.values()]
         return float(np.mean([np.mean(1 / options_N) for options_N in options]))
 
@@ -136,8 +164,27 @@ class MeasuredValue:
     value: float | None
     unit: Unit
     better: Literal["higher", "lower"] = "higher"
-    n: int = 0
+    n: NonNegativeInt = 0
     note: str = ""
+
+
+class MeasuredScores(Strict):
+    """Numbers on one benchmark that is no choice between options."""
+
+    convention: str
+    """The year whose rules were followed."""
+    headline: str
+    """Key in `values` of the number that tables show and comparisons test."""
+    values: dict[str, MeasuredValue]
+
+    @model_validator(mode="after")
+    def _headline_is_a_value(self) -> MeasuredScores:
+        if self.headline not in self.values:
+            raise ValueError(f"the headline {self.headline!r} is not among values: {', '.join(self.values) or 'none'}")
+        for name in self.values:
+            if "." in name:
+                raise ValueError(f"the value {name!r} has a dot, which separates evaluation and value in names")
+        return self
 
 
 @dataclass(frozen=True)
@@ -160,5 +207,5 @@ class MeasuredResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON, predictions left out."""
-        values = {name: asdict(value) for name, value in self.values.items()}
-        return {"convention": self.convention, "headline": self.headline, "values": values}
+        scores = MeasuredScores(convention=self.convention, headline=self.headline, values=dict(self.values))
+        return scores.model_dump(mode="json")

@@ -20,7 +20,7 @@ from tutelage.evaluation.finetune.metrics import METRICS, Metric, accuracy
 from tutelage.evaluation.finetune.rows import Rows, encode, split, subset
 from tutelage.evaluation.finetune.tasks import Task, averaged, find_task, read_scored, read_train
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe.finetune import Finetuning, Grid, Rules, TaskFinetuning
+from tutelage.recipe.finetune import FinetuneRules, Finetuning, Grid, TaskFinetuning
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def finetune_together(
     }
 
 
-def glue_average(results: Mapping[str, MeasuredResult], rules: Rules) -> MeasuredValue:
+def glue_average(results: Mapping[str, MeasuredResult], rules: FinetuneRules) -> MeasuredValue:
     """Return the unweighted mean of the headlines of a year's tasks, from 0 to 1 (Matthews' correlation as it is).
 
     2023 and 2024 average 11 tasks, later years 7; tasks that were not run are left out and named in the note.
@@ -164,7 +164,7 @@ def _told(work: _Work, fitted: Fitted, settings: TaskFinetuning, tried: int) -> 
     return note
 
 
-def _result(task: Task, rows: Rows, fitted: Fitted, settings: TaskFinetuning, reading: Reading, rules: Rules,
+def _result(task: Task, rows: Rows, fitted: Fitted, settings: TaskFinetuning, reading: Reading, rules: FinetuneRules,
             metric: Metric, how: str, choosing: int) -> MeasuredResult:  # fmt: skip
     """Score a task's rows."""
     predicted_N = predict(fitted.classifier, rows, settings, reading).argmax(1).astype(np.int64)

@@ -20,7 +20,7 @@ from typing import Any
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.evaluation.benchmarks.data import data_folders
 from tutelage.evaluation.finetune.metrics import Metric
-from tutelage.recipe.finetune import GLUE_7, GLUE_11, MSGS, Rules
+from tutelage.recipe.finetune import GLUE_7, GLUE_11, MSGS, FinetuneRules
 
 FOLDERS = ("glue", "glue_filtered", "msgs", "msgs_filtered")
 SOURCE = "https://osf.io/ryjfm (BabyLM 2025, evaluation_data/full_eval/glue_filtered)"
@@ -60,7 +60,7 @@ class Task:
         """The scores that are reported; F1 is that of label 1, so of two labels only."""
         return ("accuracy", "f1", "mcc") if self.labels == 2 else ("accuracy", "mcc")
 
-    def chosen_by(self, rules: Rules) -> Metric:
+    def chosen_by(self, rules: FinetuneRules) -> Metric:
         """Return the score by which the best checkpoint is chosen.
 
         2023 and 2024 take F1 of any task with two labels; 2025 and 2026 accuracy, of MRPC and QQP F1; `tutelage` the
@@ -108,7 +108,7 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
-def averaged(rules: Rules) -> tuple[str, ...]:
+def averaged(rules: FinetuneRules) -> tuple[str, ...]:
     """Return the tasks whose mean is a year's GLUE score."""
     return GLUE_11 if rules in ("2023", "2024") else GLUE_7
 

@@ -23,15 +23,10 @@ _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)```", re.DOTALL)
 _UNSOUND = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "boolean": bool, "object": dict, "array": list, "string": str, "integer": int, "number": float, "null": type(None),
+}  # fmt: skip
+"""A boolean is an integer too, and comes first."""
 _CHECKED = {
     "type", "properties", "required", "additionalProperties", "items", "enum", "const", "minItems", "maxItems",
     "minLength", "maxLength", "minimum", "maximum",
@@ -103,7 +98,7 @@ def unsound(text: str) -> str:
 
 
 def check_schema(value: Any, schema: Mapping[str, Any], place: str = "the answer") -> str:
-    """Tell how a value differs from a schema; empty if it does not.
+    """Tell how a value differs from a schema, by the first place where it does; empty if it does not.
 
     Raises:
         ValueError: the schema uses a keyword that is not checked here.
@@ -112,21 +107,23 @@ def check_schema(value: Any, schema: Mapping[str, Any], place: str = "the answer
         raise ValueError(f"schema keyword '{min(unknown)}' is not checked here")
     kinds = schema.get("type", list(_TYPES))
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    if not any(isinstance(value, _TYPES[kind]) and (not isinstance(value, bool) or kind == "boolean")
-               for kind in kinds):  # fmt: skip
-        return f"{place} should be of type {' or '.join(kinds)}, not {_kind(value)}"
+    kind = next(kind for kind, types in _TYPES.items() if isinstance(value, types))
+    if kind not in kinds and not (kind == "integer" and "number" in kinds):
+        return f"{place} should be of type {' or '.join(kinds)}, not {kind}"
     if "enum" in schema and not any(_same(value, one) for one in schema["enum"]):
         return f"{place} is not one of {', '.join(map(shown, schema['enum'][:20]))}{_given(value)}"
     if "const" in schema and not _same(value, schema["const"]):
         return f"{place} is not {shown(schema['const'])}{_given(value)}"
-    if isinstance(value, str):
-        fault = check_text(value)
-        return f"{place}: {fault}" if fault else _check_size(value, schema, place, "Length")
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if kind == "string" and (fault := check_text(value)):
+        return f"{place}: {fault}"
+    if kind in ("integer", "number"):
         return _check_number(value, schema, place)
-    if isinstance(value, list):
-        return _check_list(value, schema, place)
-    return _check_object(value, schema, place) if isinstance(value, dict) else ""
+    if kind in ("string", "array") and (fault := _check_size(value, schema, place)):
+        return fault
+    if kind == "array":
+        items = schema.get("items", {})
+        return next((fault for i, one in enumerate(value) if (fault := check_schema(one, items, f"{place}[{i}]"))), "")
+    return _check_object(value, schema, place) if kind == "object" else ""
 
 
 def shown(value: Any) -> str:
@@ -150,9 +147,7 @@ def for_servers(schema: Any) -> Any:
         # A property may be called so, and then has a schema for a value.
         kept = {key: one for key, one in schema.items() if not (key in _LENGTHS and isinstance(one, int))}
         return {key: for_servers(one) for key, one in kept.items()}
-    if isinstance(schema, list | tuple):
-        return [for_servers(one) for one in schema]
-    return schema
+    return list(map(for_servers, schema)) if isinstance(schema, list | tuple) else schema
 
 
 def _check_structure(text: str) -> None:
@@ -172,35 +167,23 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _kind(value: Any) -> str:
-    return "boolean" if isinstance(value, bool) else next(k for k, types in _TYPES.items() if isinstance(value, types))
-
-
 def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def _check_size(value: Any, schema: Mapping[str, Any], place: str, word: str) -> str:
-    least, most = schema.get(f"min{word}", 0), schema.get(f"max{word}", math.inf)
-    if least <= len(value) <= most:
+def _check_size(value: str | list[Any], schema: Mapping[str, Any], place: str) -> str:
+    word, unit = ("Length", "characters") if isinstance(value, str) else ("Items", "items")
+    least = schema.get(f"min{word}", 0)
+    if least <= len(value) <= schema.get(f"max{word}", math.inf):
         return ""
-    unit = "characters" if word == "Length" else "items"
     return f"{place} has {len(value):,} {unit}, {'fewer' if len(value) < least else 'more'} than it may have"
 
 
 def _check_number(value: float, schema: Mapping[str, Any], place: str) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f"{place} is no finite number"
-    if not schema.get("minimum", -math.inf) <= value <= schema.get("maximum", math.inf):
-        return f"{place} is out of bounds{_given(value)}"
-    return ""
-
-
-def _check_list(value: list[Any], schema: Mapping[str, Any], place: str) -> str:
-    if fault := _check_size(value, schema, place, "Items"):
-        return fault
-    items = schema.get("items", {})
-    return next((fault for i, one in enumerate(value) if (fault := check_schema(one, items, f"{place}[{i}]"))), "")
+    within = schema.get("minimum", -math.inf) <= value <= schema.get("maximum", math.inf)
+    return "" if within else f"{place} is out of bounds{_given(value)}"
 
 
 def _check_object(value: dict[str, Any], schema: Mapping[str, Any], place: str) -> str:

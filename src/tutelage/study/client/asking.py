@@ -1,12 +1,16 @@
 """Ask for JSON, check what comes, ask again.
 
 Requests go in waves: first all of them, then all whose answers were unusable, told what was wrong and with other seeds,
-and so on. Each wave follows from the answers before it alone, so that a study that goes on after a kill asks the same.
+and so on. Each wave follows from the answers before it alone, so that a study that resumes after a kill asks the same.
 Once the budget has ended, later waves take what is stored and ask nothing, or small questions would slip in behind.
+
+A question is a request with a purpose of its own, from which its seed follows, and the schema of its answer. Lengths
+are never part of a schema: some servers' grammars break on them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +18,8 @@ from typing import Any
 
 from tutelage.base.files import fingerprint
 from tutelage.study.client.answers import Unusable, check_schema, read_json, without_values
-from tutelage.study.client.teacher_llm import Answer, Message, Request, TeacherLLM
-from tutelage.study.settings import Teacher
+from tutelage.study.client.client import Answer, Message, Request, TeacherLLM
+from tutelage.study.settings import Study, TeacherSettings
 
 Check = Callable[[Any, Request], str | None]
 """Tells what is wrong with a value that follows its schema; None if nothing is."""
@@ -26,6 +30,42 @@ TO_JSON = (
 )
 FAULT = "An earlier answer could not be used: {fault}. Reply with the JSON alone, exactly as asked for."
 FREELY = "Answer in plain text for now; do not write JSON yet."
+TEXT = {"type": "string"}
+
+
+def question(study: Study, purpose: str, messages: tuple[Message, ...], schema: dict[str, Any] | None) -> Request:
+    """Return a request whose seed follows from the study's seed and its purpose, which must be its own."""
+    return Request(messages, purpose, schema, seed_of(study.seed, purpose), study.teacher.max_tokens)
+
+
+def seed_of(*parts: object) -> int:
+    """Return a number below 2^31 that depends on all parts, and is the same on every machine."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
+
+
+def record(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object with exactly these fields."""
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def list_of(name: str, fields: Sequence[str] = (), count: int | None = None) -> dict[str, Any]:
+    """Return the schema of an object with one list: of texts, or of objects with these text fields.
+
+    Somewhat more than the `count` asked for is let pass; a flood is malformed.
+    """
+    item = record(dict.fromkeys(fields, TEXT)) if fields else TEXT
+    most = {} if count is None else {"maxItems": 2 * count + 4}
+    return record({name: {"type": "array", "items": item, **most}})
+
+
+def one_of(values: Sequence[str]) -> dict[str, Any]:
+    """Return the schema of one text out of several."""
+    return {"type": "string", "enum": list(values)}
+
+
+def check_any(value: Any, request: Request) -> str | None:
+    """Ask again where an answer of the right form holds nothing."""
+    return None if any(value.values()) else "the list is empty"
 
 
 @dataclass(frozen=True)
@@ -42,12 +82,17 @@ class Outcome:
     keys: tuple[str, ...]
     fault: str = ""
 
+    @property
+    def origin(self) -> str:
+        """Key of the request whose answer counted; empty if nothing was asked."""
+        return self.keys[-1] if self.keys else ""
+
 
 def ask_json(
     teacher: TeacherLLM,
     requests: Sequence[Request],
     check: Check,
-    settings: Teacher,
+    settings: TeacherSettings,
     label: str,
     spend: bool = True,
 ) -> list[Outcome | None]:
@@ -64,37 +109,24 @@ def ask_json(
     Returns:
         An outcome each; None where the budget ended before there was one.
     """
-    asked = {index: _Asked(request) for index, request in enumerate(requests)}
-    if settings.two_steps:
-        spend = _answer_freely(teacher, asked, settings, label, spend)
-    for attempt in range(settings.repairs + 1):
-        again = [one for one in asked.values() if one.open]
-        if not again:
-            break
-        wave = [one.request_for_json(attempt) for one in again]
-        answers = _ask(teacher, wave, label, attempt, spend)
-        spend = spend and None not in answers
-        for one, request, answer in zip(again, wave, answers, strict=True):
-            one.take(request, answer, check)
-    return [one.outcome for one in asked.values()]
-
-
-def _answer_freely(teacher: TeacherLLM, asked: dict[int, _Asked], settings: Teacher, label: str, spend: bool) -> bool:
-    """Have all requests answered in free text; tells whether anything more may be asked."""
-    for attempt in range(settings.repairs + 1):
-        again = [one for one in asked.values() if one.open and one.free is None]
-        if not again:
-            break
-        wave = [one.request_for_text(attempt) for one in again]
-        answers = _ask(teacher, wave, label, attempt, spend)
-        spend = spend and None not in answers
-        for one, answer in zip(again, answers, strict=True):
-            one.take_text(answer, last=attempt == settings.repairs)
-    return spend
-
-
-def _ask(teacher: TeacherLLM, wave: Sequence[Request], label: str, attempt: int, spend: bool) -> list[Answer | None]:
-    return teacher.ask(wave, f"{label}, again" if attempt else label, spend)
+    asked = [_Asked(request, check) for request in requests]
+    for freely in (True, False) if settings.two_steps else (False,):
+        for attempt in range(settings.repairs + 1):
+            again = [one for one in asked if one.open and not (freely and one.free is not None)]
+            if not again:
+                break
+            wave = [one.request_for_text(attempt) if freely else one.request_for_json(attempt) for one in again]
+            answers = teacher.ask(wave, f"{label}, again" if attempt else label, spend)
+            spend = spend and None not in answers
+            for one, request, answer in zip(again, wave, answers, strict=True):
+                if answer is None:
+                    # The budget's end.
+                    one.open, one.outcome = False, None
+                elif freely:
+                    one.take_text(answer, last=attempt == settings.repairs)
+                else:
+                    one.take_json(answer, request)
+    return [one.outcome for one in asked]
 
 
 def _seed(seed: int, attempt: int) -> int:
@@ -103,12 +135,19 @@ def _seed(seed: int, attempt: int) -> int:
 
 
 class _Asked:
-    """One request on its way to an outcome."""
+    """One request on its way to an outcome.
 
-    def __init__(self, request: Request) -> None:
+    Attributes:
+        free: its answer in plain text, where one was asked for and came.
+        open: whether it is to be asked again.
+        outcome: what came of it so far.
+    """
+
+    def __init__(self, request: Request, check: Check) -> None:
         if request.schema is None:
             raise ValueError(f"{request.purpose}: a request for JSON needs a schema")
-        self._request, self._keys, self._fault, self._told = request, list[str](), "", ""
+        self._request, self._schema, self._check = request, request.schema, check
+        self._keys, self._fault, self._told = list[str](), "", ""
         self.free: str | None = None
         self.open = True
         self.outcome: Outcome | None = None
@@ -128,21 +167,14 @@ class _Asked:
         """Return the request, with what was wrong before; after a free answer, the request to turn it into JSON."""
         request, messages = self._request, self._request.messages
         if self.free is not None:
-            schema = json.dumps(request.schema, ensure_ascii=False)
-            messages = (
-                *messages,
-                Message("assistant", self.free),
-                Message("user", TO_JSON.format(schema=schema)),
-            )
+            told = TO_JSON.format(schema=json.dumps(self._schema, ensure_ascii=False))
+            messages = (*messages, Message("assistant", self.free), Message("user", told))
         if self._fault:
             messages = _with_line(messages, FAULT.format(fault=self._told))
         return replace(request, messages=messages, seed=_seed(request.seed, attempt))
 
-    def take_text(self, answer: Answer | None, last: bool) -> None:
-        """Take the free answer; `None` is the budget's end."""
-        if answer is None:
-            self.open = False
-            return
+    def take_text(self, answer: Answer, last: bool) -> None:
+        """Take the free answer; without one at the `last` attempt the request has come to nothing."""
         self._keys.append(answer.key)
         self._fault = answer.fault or ("" if answer.text.strip() else "the answer is empty")
         self._told = answer.fault.partition(":")[0] or self._fault
@@ -151,11 +183,8 @@ class _Asked:
         elif last:
             self._close(None)
 
-    def take(self, request: Request, answer: Answer | None, check: Check) -> None:
-        """Take an answer in JSON; it stays open if the answer is unusable. `None` is the budget's end."""
-        if answer is None:
-            self.open, self.outcome = False, None
-            return
+    def take_json(self, answer: Answer, request: Request) -> None:
+        """Take an answer in JSON; it stays open if the answer is unusable."""
         self._keys.append(answer.key)
         value = None
         self._fault = answer.fault
@@ -164,8 +193,7 @@ class _Asked:
         if not self._fault:
             try:
                 value = read_json(answer.text)
-                assert request.schema is not None
-                self._fault = check_schema(value, request.schema) or check(value, self._request) or ""
+                self._fault = check_schema(value, self._schema) or self._check(value, self._request) or ""
             except Unusable as error:
                 cut = f" (the answer was cut at {request.max_tokens} tokens)" if answer.finish == "length" else ""
                 self._fault = f"{error}{cut}"

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tutelage.study.client.teacher_llm import Request
+from tutelage.base.errors import UserError
+from tutelage.study.client.client import Request
 from tutelage.study.settings import Budget, Prices
 
 BYTES_A_TOKEN = 2
@@ -22,7 +23,7 @@ TOKENS_A_MESSAGE = 16
 
 
 @dataclass(frozen=True)
-class Cost:
+class Spending:
     """What requests cost.
 
     Attributes:
@@ -35,11 +36,11 @@ class Cost:
     read: int = 0
     written: int = 0
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.requests + other.requests, self.read + other.read, self.written + other.written)
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(self.requests + other.requests, self.read + other.read, self.written + other.written)
 
-    def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.requests - other.requests, self.read - other.read, self.written - other.written)
+    def __sub__(self, other: Spending) -> Spending:
+        return Spending(self.requests - other.requests, self.read - other.read, self.written - other.written)
 
     @property
     def tokens(self) -> int:
@@ -51,13 +52,21 @@ class Cost:
         return 0.0 if prices is None else (self.read * prices.read + self.written * prices.written) / 1e6
 
 
-def worst_case(request: Request) -> Cost:
+def budget_ended(what: str) -> UserError:
+    """Return the refusal to go on from a stage that the end of the budget cut off, with what was done."""
+    return UserError(
+        f"the budget ended before all was done: {what}. What was answered is kept: raise `budget` and give the same "
+        "command again; or go on with what is there, by the verbs that come next"
+    )
+
+
+def worst_case(request: Request) -> Spending:
     """Return the most that one sending of a request may cost, the schema told in the prompt included."""
     texts = [message.content for message in request.messages]
     if request.schema is not None:
         texts.append(str(request.schema))
     size = sum(len(text.encode("utf-8", "replace")) for text in texts)
-    return Cost(1, size // BYTES_A_TOKEN + TOKENS_A_MESSAGE * (1 + len(texts)), request.max_tokens)
+    return Spending(1, size // BYTES_A_TOKEN + TOKENS_A_MESSAGE * (1 + len(texts)), request.max_tokens)
 
 
 class Ledger:
@@ -68,21 +77,21 @@ class Ledger:
         reserved: worst cases of what is under way.
     """
 
-    def __init__(self, limits: Budget, prices: Prices | None, spent: Cost) -> None:
+    def __init__(self, limits: Budget, prices: Prices | None, spent: Spending) -> None:
         self._limits, self._prices = limits, prices
-        self.spent, self.reserved = spent, Cost()
+        self.spent, self.reserved = spent, Spending()
 
-    def room(self, worst: Cost) -> Literal["yes", "no", "wait"]:
+    def room(self, worst: Spending) -> Literal["yes", "no", "wait"]:
         """Tell whether a sending may go: now, never, or once others have ended."""
         if self._fits(self.spent + self.reserved + worst):
             return "yes"
         return "wait" if self._fits(self.spent + worst) else "no"
 
-    def reserve(self, worst: Cost) -> None:
+    def reserve(self, worst: Spending) -> None:
         """Set a sending's worst case aside."""
         self.reserved += worst
 
-    def settle(self, worst: Cost, cost: Cost) -> None:
+    def settle(self, worst: Spending, cost: Spending) -> None:
         """Replace a sending's worst case by what it cost."""
         self.reserved -= worst
         self.spent += cost
@@ -104,7 +113,7 @@ class Ledger:
             parts.append(f"{max(0.0, limits.money - self.money):.2f} of money")
         return ", ".join(parts)
 
-    def _fits(self, cost: Cost) -> bool:
+    def _fits(self, cost: Spending) -> bool:
         limits = self._limits
         return not (
             (limits.requests is not None and cost.requests > limits.requests)

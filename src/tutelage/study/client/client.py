@@ -1,33 +1,123 @@
-"""The teacher that a study names."""
+"""What is asked of a teacher LLM and what it answers, whoever it is.
+
+A request is known by a digest of everything that shapes its answer. Every request and answer is in the study's store
+before it is used (`store`), so a study that was killed resumes without asking, or paying, twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
-from tutelage.study.client.store import Store
-from tutelage.study.client.teacher_llm import TeacherLLM
-from tutelage.study.settings import Study
+from tutelage.base.files import fingerprint
 
 
-@contextmanager
-def open_teacher(study: Study, store: Store) -> Iterator[TeacherLLM]:
-    """Open the teacher of a study; nothing is connected or loaded before a request needs it.
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
 
-    Args:
-        study: names the endpoint or the weights, and the budget.
-        store: open, see `store.open_store`.
+    role: Literal["system", "user", "assistant"]
+    content: str
 
-    Raises:
-        UserError: an address that cannot be, answers of another teacher in the store, a missing package.
+
+@dataclass(frozen=True)
+class Constraint:
+    """What an answer may be made of, where the teacher decodes within a grammar.
+
+    Attributes:
+        words: words, in any order, with single spaces and plain punctuation between them; or
+        tokens: token ids of the teacher's vocabulary, to which the token that ends an answer is added.
     """
-    if study.teacher.faults == "again":
-        store.forget_faults()
-    if study.teacher.endpoint is not None:
-        from tutelage.study.client.remote import RemoteTeacher
 
-        yield RemoteTeacher(study, store)
-    else:
-        from tutelage.study.client.local import LocalTeacher
+    words: tuple[str, ...] | None = None
+    tokens: tuple[int, ...] | None = None
 
-        yield LocalTeacher(study, store)
+
+@dataclass(frozen=True)
+class Request:
+    """A question to the teacher.
+
+    Attributes:
+        messages: the conversation so far.
+        purpose: what it is for, such as `write/diary/12`: for people and displays, no part of the key.
+        schema: JSON schema that the answer should follow; free text without.
+        seed: of the teacher's draws; differs where the same question is asked again.
+        max_tokens: longest answer.
+        constraint: what the answer may be made of.
+    """
+
+    messages: tuple[Message, ...]
+    purpose: str
+    schema: Mapping[str, Any] | None = None
+    seed: int = 0
+    max_tokens: int = 4096
+    constraint: Constraint | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of all that shapes the answer."""
+        return fingerprint(
+            {
+                "messages": [[message.role, message.content] for message in self.messages],
+                "schema": self.schema,
+                "seed": self.seed,
+                "max_tokens": self.max_tokens,
+                "constraint": None if self.constraint is None else [self.constraint.words, self.constraint.tokens],
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        key: of the request.
+        text: the answer, as it came; empty where there is none.
+        fault: why there is no usable text (too large, too slow, refused, not UTF-8); empty if there is.
+        finish: `stop`, or `length` where it was cut at `max_tokens`.
+        read: tokens of the prompt, by the teacher's own count.
+        written: tokens of the answer.
+    """
+
+    key: str
+    text: str
+    fault: str = ""
+    finish: str = "stop"
+    read: int = 0
+    written: int = 0
+
+
+class TeacherLLM(Protocol):
+    """Anybody who answers requests; answers are stored before they are returned."""
+
+    def ask(self, requests: Sequence[Request], label: str, spend: bool = True) -> list[Answer | None]:
+        """Answer requests, in their order; those in the store at no cost.
+
+        Args:
+            requests: any number; a request that occurs twice is answered once.
+            label: what the progress bar says.
+            spend: whether those that are not in the store are asked.
+
+        Returns:
+            An answer each; None where the budget ended before there was one. What is stored behind its end is there.
+
+        Raises:
+            UserError: the endpoint cannot be reached or refuses everything.
+            Interrupted: Ctrl-C or SIGTERM; whatever was answered is stored.
+        """
+
+
+_CONTROL = re.compile(
+    r"<[|｜][^<>\n]{1,60}[|｜]>|<</?SYS>>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+)
+"""Tokens by which the chat templates in use part the speakers."""
+
+
+def taken_apart(text: str, tokens: re.Pattern[str] = _CONTROL) -> str:
+    """Space out the letters of control tokens, so that a text cannot speak as somebody else."""
+    return tokens.sub(lambda found: " ".join(found[0]), text)

@@ -25,7 +25,7 @@ from tutelage import __version__
 from tutelage.base.errors import UserError
 from tutelage.study.client.answers import Unusable, parse_json
 from tutelage.study.client.budget import BYTES_A_TOKEN
-from tutelage.study.settings import Teacher
+from tutelage.study.settings import TeacherSettings
 
 CONNECT_SECONDS = 30.0
 TOKEN_BYTES, ENVELOPE_BYTES = 128, 64 << 10
@@ -68,7 +68,7 @@ class Failed(Exception):
         self.pause, self.limited, self.billed = pause, limited, billed
 
 
-class Refused(Exception):
+class NeverAnswered(Exception):
     """The endpoint will never answer this request, such as a prompt longer than the model's context."""
 
 
@@ -117,7 +117,7 @@ class Endpoint:
         shown: the address as it may be told; the settings let nothing secret into it.
     """
 
-    def __init__(self, settings: Teacher) -> None:
+    def __init__(self, settings: TeacherSettings) -> None:
         assert settings.endpoint is not None
         no_address = UserError("teacher.endpoint is no address of the web: write it as http://localhost:8000/v1")
         try:
@@ -151,7 +151,7 @@ class Endpoint:
 
         Raises:
             Failed: no reply, or none that is a chat completion.
-            Refused: the endpoint refuses this request for good.
+            NeverAnswered: the endpoint refuses this request for good.
             UserError: it refuses all requests.
         """
         status, raw, headers = await self._exchange(clients, "POST", "chat/completions", body)
@@ -229,7 +229,7 @@ class Endpoint:
             why = STOPPING[status].format(variable=self._settings.key_variable)
             raise UserError(f"{self.shown} {why} ({told})")
         if status == 413 or _TOO_LONG.search(said.lower()):
-            raise Refused(told)
+            raise NeverAnswered(told)
         raise UserError(
             f"{self.shown} does not take our requests ({told}). If it does not know a setting, take that out: "
             "`teacher.sampling.top_k: null`, `teacher.sampling.repetition_penalty: null`"

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import llguidance
 import numpy as np
@@ -17,7 +17,7 @@ from llguidance.hf import from_tokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
 
-from tutelage.study.client.teacher_llm import Request
+from tutelage.study.client.client import Request
 
 Bools = npt.NDArray[np.bool_]
 
@@ -31,57 +31,42 @@ JSON_TEXT = {"whitespace_flexible": False, "json_allowed_escapes": 'nt"\\'}
 """No space between the parts, of which a lost model could write any amount, and no control characters by escapes."""
 
 
-class Rule(Protocol):
-    """What one row may write."""
-
-    def allowed(self, last: int | None) -> Bools:
-        """Return which tokens may come next.
-
-        Args:
-            last: the token that came since the last call; None at the first.
-
-        Returns:
-            (V,), at least one of them True.
-        """
+Rule = Callable[[int | None], Bools]
+"""What one row may write: takes the token that came since the last call (None at the first) and returns which tokens
+may come next, (V,), at least one of them True."""
 
 
-class TokenRule:
-    """Nothing but a set of tokens, and the end."""
-
-    def __init__(self, tokens: Sequence[int], ends: Sequence[int], width: int) -> None:
-        if outside := [token for token in (*tokens, *ends) if not 0 <= token < width]:
-            raise ValueError(f"token {outside[0]} is not in the teacher's vocabulary of {width}")
-        self._allowed_V = np.zeros(width, dtype=np.bool_)
-        self._allowed_V[[*tokens, *ends]] = True
-
-    def allowed(self, last: int | None) -> Bools:
-        return self._allowed_V
+def token_rule(tokens: Sequence[int], ends: Sequence[int], width: int) -> Rule:
+    """Return the rule of nothing but a set of tokens, and the end."""
+    if outside := [token for token in (*tokens, *ends) if not 0 <= token < width]:
+        raise ValueError(f"token {outside[0]} is not in the teacher's vocabulary of {width}")
+    allowed_V = np.zeros(width, dtype=np.bool_)
+    allowed_V[[*tokens, *ends]] = True
+    return lambda last: allowed_V
 
 
-class GrammarRule:
-    """Nothing but what a grammar can still make whole."""
+def grammar_rule(grammar: str, tokenizer: llguidance.LLTokenizer, width: int) -> Rule:
+    """Return the rule of nothing but what a grammar can still make whole."""
+    matcher = llguidance.LLMatcher(tokenizer, grammar)
+    if matcher.is_error():
+        raise ValueError(f"no grammar: {matcher.get_error()}")
+    bits = allocate_token_bitmask(1, width)
+    ended_V = np.zeros(width, dtype=np.bool_)
+    ended_V[tokenizer.eos_tokens] = True
 
-    def __init__(self, grammar: str, tokenizer: llguidance.LLTokenizer, width: int) -> None:
-        self._matcher = llguidance.LLMatcher(tokenizer, grammar)
-        if self._matcher.is_error():
-            raise ValueError(f"no grammar: {self._matcher.get_error()}")
-        self._bits = allocate_token_bitmask(1, width)
-        self._ended_V = np.zeros(width, dtype=np.bool_)
-        self._ended_V[tokenizer.eos_tokens] = True
+    def allowed(last: int | None) -> Bools:
+        if last is not None and not matcher.is_stopped():
+            matcher.consume_token(last)
+        if matcher.is_stopped():
+            return ended_V
+        fill_next_token_bitmask(matcher, bits)
+        allowed_V = np.unpackbits(bits.view(np.uint8)[0], bitorder="little")[:width].astype(np.bool_)
+        return allowed_V if allowed_V.any() else ended_V
 
-    def allowed(self, last: int | None) -> Bools:
-        if last is not None and not self._matcher.is_stopped():
-            self._matcher.consume_token(last)
-        if self._matcher.is_stopped():
-            return self._ended_V
-        fill_next_token_bitmask(self._matcher, self._bits)
-        allowed_V = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: len(self._ended_V)].astype(
-            np.bool_
-        )
-        return allowed_V if allowed_V.any() else self._ended_V
+    return allowed
 
 
-class Rules:
+class AnswerRules:
     """The rules of a teacher's requests.
 
     Args:
@@ -106,11 +91,11 @@ class Rules:
         if constraint is not None and constraint.words is not None:
             return self._grammar(word_grammar(constraint.words))
         if constraint is not None and constraint.tokens is not None:
-            return TokenRule(constraint.tokens, self._ends, self._width)
+            return token_rule(constraint.tokens, self._ends, self._width)
         return None
 
-    def _grammar(self, grammar: str) -> GrammarRule:
-        return GrammarRule(grammar, self._tokenizer, self._width)
+    def _grammar(self, grammar: str) -> Rule:
+        return grammar_rule(grammar, self._tokenizer, self._width)
 
 
 def json_grammar(schema: Mapping[str, Any]) -> str:

@@ -29,10 +29,11 @@ from tutelage.base.files import fingerprint
 from tutelage.base.machine import set_up
 from tutelage.base.progress import Tracker, console, human, progress
 from tutelage.base.stopping import Stop, stop_flag
-from tutelage.study.client.budget import Cost, Ledger, worst_case
-from tutelage.study.client.grammar import Rule, Rules, mask
-from tutelage.study.client.store import Store
-from tutelage.study.client.teacher_llm import Answer, Json, Request, taken_apart
+from tutelage.base.types import Json
+from tutelage.study.client.budget import Ledger, Spending, worst_case
+from tutelage.study.client.client import Answer, Request, taken_apart
+from tutelage.study.client.grammar import AnswerRules, Rule, mask
+from tutelage.study.client.store import Store, answer_line
 from tutelage.study.settings import Sampling, Study
 
 STOPPING = "stopping; the answers of this batch are dropped and will be written again"
@@ -41,9 +42,7 @@ UNBOUND_CONTEXT = 1 << 20
 
 
 class LocalTeacher:
-    """Asks a model in this process; see `teacher_llm.TeacherLLM`."""
-
-    enforces_schemas = True
+    """Asks a model in this process; see `client.TeacherLLM`."""
 
     def __init__(self, study: Study, store: Store) -> None:
         if importlib.util.find_spec("llguidance") is None:
@@ -58,7 +57,7 @@ class LocalTeacher:
         store.expect(self._identity)
 
     def ask(self, requests: Sequence[Request], label: str, spend: bool = True) -> list[Answer | None]:
-        """Answer requests, in their order; see `teacher_llm.TeacherLLM`."""
+        """Answer requests, in their order; see `client.TeacherLLM`."""
         unique = list({request.key: request for request in requests}.values())
         missing = sum(request.key not in self._store for request in unique)
         if missing and spend:
@@ -101,18 +100,11 @@ class LocalTeacher:
         answers = self._writer.write(batch, stop)
         if stop.number:
             raise Interrupted(stop.number)
-        self._store.append([_line(answer) for answer in answers if answer.key in new])
+        self._store.append([answer_line(answer) for answer in answers if answer.key in new])
         for request, answer in zip(batch, answers, strict=True):
             if answer.key in new:
-                ledger.settle(worst_case(request), Cost(1, answer.read, answer.written))
+                ledger.settle(worst_case(request), Spending(1, answer.read, answer.written))
                 bar.advance(1, f"{human(ledger.spent.tokens)} tokens in all")
-
-
-def _line(answer: Answer) -> Json:
-    line: Json = {"answer": answer.key, "text": answer.text, "finish": answer.finish}
-    if answer.fault:
-        line["fault"] = answer.fault
-    return line | {"read": answer.read, "written": answer.written}
 
 
 class _Writer:
@@ -143,7 +135,7 @@ class _Writer:
         added = self._tokenizer.added_tokens_decoder.values()
         control = sorted((str(token) for token in added if token.special), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, control)))
-        self._rules = Rules(self._tokenizer, self._ends, self._model.get_output_embeddings().weight.shape[0])
+        self._rules = AnswerRules(self._tokenizer, self._ends, self._model.get_output_embeddings().weight.shape[0])
 
     def write(self, requests: Sequence[Request], stop: Stop) -> list[Answer]:
         """Answer a batch of requests, in parts within which each has all the room that its own prompt leaves it."""
@@ -256,7 +248,7 @@ class _Bound(LogitsProcessor):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         last = input_ids[:, -1].tolist() if input_ids.shape[1] > self._start else [None] * len(self._rules)
         rows = zip(self._rules, last, strict=True)
-        return mask(scores, [None if rule is None else rule.allowed(token) for rule, token in rows])
+        return mask(scores, [None if rule is None else rule(token) for rule, token in rows])
 
 
 class _Stopped(StoppingCriteria):  # type: ignore[misc]

@@ -1,4 +1,9 @@
-"""A teacher behind an OpenAI-compatible endpoint (vLLM, llama.cpp, Ollama, hosted)."""
+"""A teacher behind an OpenAI-compatible endpoint (vLLM, llama.cpp, Ollama, hosted).
+
+Does the endpoint follow a JSON schema by force? Many answer as if they did, and do not. So it is asked, in a sentence
+that has nothing to do with it, for an object that no model would write by itself. These questions are requests like all
+others: stored, counted, and asked once in the life of a study.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +17,24 @@ from typing import Any
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.progress import Tracker, progress
 from tutelage.base.stopping import Stop, stop_flag
-from tutelage.study.client import probe
-from tutelage.study.client.answers import for_servers
+from tutelage.base.types import Json
+from tutelage.study.client.answers import Unusable, check_schema, for_servers, read_json
+from tutelage.study.client.asking import one_of, record
 from tutelage.study.client.budget import Ledger
-from tutelage.study.client.endpoint import Clients, Endpoint, Failed, Refused, Reply
+from tutelage.study.client.client import Answer, Message, Request
+from tutelage.study.client.endpoint import Clients, Endpoint, Failed, NeverAnswered, Reply
 from tutelage.study.client.sending import Wave
 from tutelage.study.client.store import Store
-from tutelage.study.client.teacher_llm import Answer, Json, Request
 from tutelage.study.settings import Study
 
 STOPPING = "asking no more; waiting for the answers under way; once more to drop them"
 SCHEMA = "Reply with JSON alone, following this schema:\n{schema}"
+PROBE = record({"kx": one_of(["tv-41", "tv-93"])})
+PROBE_QUESTIONS = ("What colour is the sky on a clear day?", "Name an animal that can swim.")
 
 
 class RemoteTeacher:
-    """Asks an endpoint; see `teacher_llm.TeacherLLM`."""
+    """Asks an endpoint; see `client.TeacherLLM`."""
 
     def __init__(self, study: Study, store: Store) -> None:
         self._settings, self._budget, self._store = study.teacher, study.budget, store
@@ -35,21 +43,23 @@ class RemoteTeacher:
         self._enforces: bool | None = None
         store.expect(self._identity())
 
-    @property
-    def enforces_schemas(self) -> bool:
-        """Whether the endpoint follows schemas by force, found out by asking for what no model would write."""
-        if self._enforces is None:
-            self._enforces = probe.passed(self._all(probe.requests(), "looking whether schemas are enforced"))
-        return self._enforces
-
     def ask(self, requests: Sequence[Request], label: str, spend: bool = True) -> list[Answer | None]:
-        """Answer requests, in their order; see `teacher_llm.TeacherLLM`."""
+        """Answer requests, in their order; see `client.TeacherLLM`."""
         if not spend:
             return self._stored(requests)
-        missing = [request for request in requests if request.key not in self._store]
-        if any(request.schema is not None for request in missing):
-            _ = self.enforces_schemas
+        if any(request.schema is not None and request.key not in self._store for request in requests):
+            self.probe_schemas()
         return self._all(requests, label)
+
+    def probe_schemas(self) -> bool:
+        """Find out whether the endpoint follows schemas by force, once; where it does not, prompts tell them."""
+        if self._enforces is None:
+            probes = [
+                Request((Message("user", text),), f"probe/{number}", PROBE, seed=number, max_tokens=64)
+                for number, text in enumerate(PROBE_QUESTIONS)
+            ]
+            self._enforces = all(map(_follows_probe, self._all(probes, "looking whether schemas are enforced")))
+        return self._enforces
 
     def _all(self, requests: Sequence[Request], label: str) -> list[Answer | None]:
         todo = list({request.key: request for request in requests if request.key not in self._store}.values())
@@ -84,7 +94,7 @@ class RemoteTeacher:
         remedy = "write its name as `teacher.model`"
         try:
             names = await self._endpoint.models(clients)
-        except (Failed, Refused) as error:
+        except (Failed, NeverAnswered) as error:
             raise UserError(
                 f"{self._endpoint.shown} does not tell which model it has: {error}; start the server if it is not "
                 f"running, correct `teacher.endpoint` if this is not its address, or {remedy}"
@@ -121,6 +131,13 @@ class RemoteTeacher:
                 messages = (*messages[:-1], replace(messages[-1], content=told))
         body["messages"] = [{"role": message.role, "content": message.content} for message in messages]
         return body
+
+
+def _follows_probe(answer: Answer | None) -> bool:
+    try:
+        return answer is not None and not answer.fault and not check_schema(read_json(answer.text), PROBE)
+    except Unusable:
+        return False
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

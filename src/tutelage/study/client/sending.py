@@ -21,16 +21,17 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint
 from tutelage.base.progress import Tracker, console, duration, human
 from tutelage.base.stopping import Stop
-from tutelage.study.client.budget import BYTES_A_TOKEN, Cost, Ledger, worst_case
-from tutelage.study.client.endpoint import Failed, Refused, Reply
-from tutelage.study.client.store import Store
-from tutelage.study.client.teacher_llm import Json, Message, Request
-from tutelage.study.settings import Teacher
+from tutelage.base.types import Json
+from tutelage.study.client.budget import BYTES_A_TOKEN, Ledger, Spending, worst_case
+from tutelage.study.client.client import Answer, Message, Request
+from tutelage.study.client.endpoint import Failed, NeverAnswered, Reply
+from tutelage.study.client.store import Store, answer_line
+from tutelage.study.settings import TeacherSettings
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds, where an endpoint does not say how long to wait; doubled after each failure."""
 PATIENCE = 3600.0
-"""Seconds. An endpoint that asks to wait longer ends the run, which goes on when it is started again."""
+"""Seconds. An endpoint that asks to wait longer ends the run, which resumes when it is started again."""
 LOOK_SECONDS = 0.1
 """How often stopping is noticed during a pause."""
 
@@ -43,7 +44,7 @@ class Wave:
 
     Args:
         requests: none of them answered yet.
-        send: raises Failed, Refused or UserError where there is no reply.
+        send: raises Failed, NeverAnswered or UserError where there is no reply.
         store: what is sent and answered goes there first.
         ledger: says what the budget still allows.
         settings: how many at once, how often each.
@@ -57,7 +58,7 @@ class Wave:
         send: Send,
         store: Store,
         ledger: Ledger,
-        settings: Teacher,
+        settings: TeacherSettings,
         stop: Stop,
         bar: Tracker,
     ) -> None:
@@ -105,7 +106,7 @@ class Wave:
                 return self._queue.popleft()
         return None
 
-    async def _admitted(self, worst: Cost) -> bool:
+    async def _admitted(self, worst: Spending) -> bool:
         """Set a sending's worst case aside, once the budget allows it; False if it never will, or all is over."""
         while not self._over:
             room = self._ledger.room(worst)
@@ -119,33 +120,33 @@ class Wave:
             await self._settled.wait()
         return False
 
-    async def _answer(self, request: Request, worst: Cost) -> None:
+    async def _answer(self, request: Request, worst: Spending) -> None:
         """Send a request until it is answered or given up."""
-        heard, failures, sendings, seed = self._answered, 0, 0, request.seed
+        answered, failures, sendings, seed = self._answered, 0, 0, request.seed
         while True:
             if self._over:
-                self._settle(worst, Cost())
+                self._settle(worst, Spending())
                 return
             await self._journal.write(self._store.asking(request, **({"seed": seed} if sendings else {})))
             sendings += 1
             try:
-                reply = await self._send_in_turn(request, seed)
+                reply = await self._send_when_free(request, seed)
                 if reply is None:
                     await self._journal.write([{"failed": request.key, "why": "stopped before", "requests": 0}])
-                    self._settle(worst, Cost())
+                    self._settle(worst, Spending())
                 else:
                     await self._keep(request, worst, reply)
                 return
-            except Refused as error:
+            except NeverAnswered as error:
                 await self._keep(request, worst, Reply("", str(error), read=0, written=0))
                 return
             except UserError as error:
-                await self._fail(request, worst, Cost(1), str(error))
+                await self._fail(request, worst, Spending(1), str(error))
                 raise
             except Failed as error:
                 # Too much to do for all of us is no failure of this request while others get through.
-                failures = 0 if error.limited and self._answered > heard else failures + 1
-                heard, cost = self._answered, worst if error.billed else Cost(1)
+                failures = 0 if error.limited and self._answered > answered else failures + 1
+                answered, cost = self._answered, worst if error.billed else Spending(1)
                 over = failures >= self._settings.tries
                 if over and await self._alive(request):
                     fault = f"given up after {failures} failures, the last one: {error}"
@@ -164,7 +165,7 @@ class Wave:
                 await self._pause(request, sendings, error)
                 seed = int(fingerprint([request.key, seed])[:7], 16)
 
-    async def _send_in_turn(self, request: Request, seed: int) -> Reply | None:
+    async def _send_when_free(self, request: Request, seed: int) -> Reply | None:
         """Send a request once, when it has a slot and nobody is to wait; None if all is over by then."""
         async with self._slots:
             await self._pause_for_all(request)
@@ -190,36 +191,34 @@ class Wave:
         await self._journal.write(self._store.asking(question))
         try:
             reply = await self._send(question, seed)
-        except (Failed, Refused, UserError) as error:
-            await self._fail(question, worst, Cost(1), str(error))
+        except (Failed, NeverAnswered, UserError) as error:
+            await self._fail(question, worst, Spending(1), str(error))
             return False
         await self._keep(question, worst, reply)
         return True
 
-    async def _keep(self, request: Request, worst: Cost, reply: Reply) -> None:
+    async def _keep(self, request: Request, worst: Spending, reply: Reply) -> None:
         """Store a reply, count it and show it."""
         size = len(reply.text.encode()) // BYTES_A_TOKEN
-        cost = Cost(
+        cost = Spending(
             1,
             worst.read if reply.read is None else reply.read,
             min(size, request.max_tokens) if reply.written is None else reply.written,
         )
-        line: Json = {"answer": request.key, "text": reply.text, "finish": reply.finish}
-        if reply.fault:
-            line["fault"] = reply.fault
-        await self._journal.write([line | {"read": cost.read, "written": cost.written}])
+        answer = Answer(request.key, reply.text, reply.fault, reply.finish, cost.read, cost.written)
+        await self._journal.write([answer_line(answer)])
         self._settle(worst, cost)
         if not reply.fault:
             self._answered += 1
         self._words += len(reply.text.split())
         self._bar.advance(1 if request.key in self._asked else 0, self._note())
 
-    async def _fail(self, request: Request, worst: Cost, cost: Cost, why: str) -> None:
+    async def _fail(self, request: Request, worst: Spending, cost: Spending, why: str) -> None:
         """Store that a sending came to nothing."""
         await self._journal.write([{"failed": request.key, "why": why, "read": cost.read, "written": cost.written}])
         self._settle(worst, cost)
 
-    def _settle(self, worst: Cost, cost: Cost) -> None:
+    def _settle(self, worst: Spending, cost: Spending) -> None:
         self._ledger.settle(worst, cost)
         self._settled.set()
 

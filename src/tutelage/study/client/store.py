@@ -27,8 +27,9 @@ from typing import Any
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, locked, sync_folder
 from tutelage.base.progress import progress
-from tutelage.study.client.budget import Cost, worst_case
-from tutelage.study.client.teacher_llm import Answer, Json, Request
+from tutelage.base.types import Json
+from tutelage.study.client.budget import Spending, worst_case
+from tutelage.study.client.client import Answer, Request
 
 SHOW_BYTES = 64 << 20
 """A store larger than this takes seconds to read; a bar shows it."""
@@ -44,7 +45,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.spent = Cost()
+        self.spent = Spending()
         self.teacher: Json | None = None
         self._places: dict[str, int] = {}
         self._faults: set[str] = set()
@@ -55,16 +56,15 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)
             sync_folder(path.parent)
-        under_way = _UnderWay()
-        end = 0
+        account = _Account()
+        self._end = 0
         for place, size, line in _lines(path):
             self._note(line, place)
-            under_way.note(line)
-            end = place + size
-        if end < self._file.seek(0, os.SEEK_END):
-            self._file.truncate(end)
-        self._end = end
-        self.spent = sum(under_way.lost().values(), self.spent)
+            account.note(line)
+            self._end = place + size
+        if self._end < self._file.seek(0, os.SEEK_END):
+            self._file.truncate(self._end)
+        self.spent = sum(account.costs().values(), Spending())
 
     def close(self) -> None:
         """Close the file."""
@@ -188,46 +188,54 @@ class Store:
             self.teacher = line["teacher"]
         elif "shared" in line:
             self._shared.add(line["shared"])
-        elif "request" in line or "again" in line:
-            self._asked.add(line.get("request") or line["again"])
-        elif (cost := ended(line)) is not None:
-            self.spent += cost
-            if "answer" in line:
-                self._places[line["answer"]] = place
-                if "fault" in line:
-                    self._faults.add(line["answer"])
-                else:
-                    self._faults.discard(line["answer"])
+        elif key := line.get("request") or line.get("again"):
+            self._asked.add(key)
+        else:
+            self.spent += _cost(line)
+            if key := line.get("answer"):
+                self._places[key] = place
+                (self._faults.add if "fault" in line else self._faults.discard)(key)
 
 
-class _UnderWay:
-    """Sendings that were neither answered nor failed, by request, with the most that each may have cost."""
+def answer_line(answer: Answer) -> Json:
+    """Return the line that holds an answer."""
+    line: Json = {"answer": answer.key, "text": answer.text, "finish": answer.finish}
+    if answer.fault:
+        line["fault"] = answer.fault
+    return line | {"read": answer.read, "written": answer.written}
+
+
+def _cost(line: Json) -> Spending:
+    """Return what a sending cost, from the line that ends it."""
+    return Spending(line.get("requests", 1), line.get("read", 0), line.get("written", 0))
+
+
+class _Account:
+    """What the lines of a store cost, by stage, and the most that sendings without an end may have cost."""
 
     def __init__(self) -> None:
-        self._worst: dict[str, list[Cost]] = defaultdict(list)
+        self._stages: dict[str, str] = {}
+        self._spent: dict[str, Spending] = defaultdict(Spending)
+        self._worst: dict[str, list[Spending]] = defaultdict(list)
 
     def note(self, line: Json) -> None:
         """Take a line into account."""
-        if "request" in line or "again" in line:
-            worst = Cost(1, *line["worst"])
-            self._worst[line.get("request") or line["again"]].append(worst if worst.tokens else Cost())
-        elif ended(line) is not None:
-            key = line.get("answer") or line["failed"]
-            if len(self._worst[key]) > 1:
+        if key := line.get("request") or line.get("again"):
+            if "purpose" in line:
+                self._stages[key] = line["purpose"].partition("/")[0]
+            worst = Spending(1, *line["worst"])
+            self._worst[key].append(worst if worst.tokens else Spending())
+        elif key := line.get("answer") or line.get("failed"):
+            self._spent[self._stages.get(key, "unknown")] += _cost(line)
+            if self._worst[key]:
                 self._worst[key].pop()
-            else:
-                del self._worst[key]
 
-    def lost(self) -> dict[str, Cost]:
-        """Return what the sendings of each request may have cost, at the end of the file."""
-        return {key: sum(worst, Cost()) for key, worst in self._worst.items()}
-
-
-def ended(line: Json) -> Cost | None:
-    """Return what a sending cost, from the line that ends it; None for other lines."""
-    if "answer" in line or "failed" in line:
-        return Cost(line.get("requests", 1), line.get("read", 0), line.get("written", 0))
-    return None
+    def costs(self) -> dict[str, Spending]:
+        """Return what each stage cost, at the end of the file."""
+        found = self._spent.copy()
+        for key, worst in self._worst.items():
+            found[self._stages.get(key, "unknown")] += sum(worst, Spending())
+        return dict(found)
 
 
 @contextmanager
@@ -268,47 +276,39 @@ def entries(path: Path) -> Iterator[Json]:
         yield line
 
 
-def costs(path: Path) -> dict[str, Cost]:
+def costs(path: Path) -> dict[str, Spending]:
     """Return what each stage cost: the part of a request's purpose before its first slash.
 
     Together it is what a budget counts, sendings that were lost with their worst case included.
     Of requests whose line was taken out because it was damaged, the stage is `unknown`.
     """
-    stages: dict[str, str] = {}
-    found: dict[str, Cost] = defaultdict(Cost)
-    under_way = _UnderWay()
-    for line in entries(path):
-        under_way.note(line)
-        if "request" in line:
-            stages[line["request"]] = line["purpose"].partition("/")[0]
-        elif (cost := ended(line)) is not None:
-            found[stages.get(line.get("answer") or line["failed"], "unknown")] += cost
-    for key, lost in under_way.lost().items():
-        found[stages.get(key, "unknown")] += lost
-    return dict(found)
+    account = _Account()
+    for _, _, line in _lines(path):
+        account.note(line)
+    return account.costs()
 
 
-_TEXT, _COUNT = (str,), (int,)
-_SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
-    "teacher": {"teacher": (dict,)},
-    "shared": {"shared": _TEXT, "value": (object,)},
-    "request": {"request": _TEXT, "purpose": _TEXT, "messages": (list,), "worst": (list,)},
-    "again": {"again": _TEXT, "worst": (list,)},
-    "failed": {"failed": _TEXT},
-    "answer": {"answer": _TEXT, "text": _TEXT, "read": _COUNT, "written": _COUNT},
+_SHAPES: dict[str, dict[str, type]] = {
+    "teacher": {"teacher": dict},
+    "shared": {"shared": str, "value": object},
+    "request": {"request": str, "purpose": str, "messages": list, "worst": list},
+    "again": {"again": str, "worst": list},
+    "failed": {"failed": str},
+    "answer": {"answer": str, "text": str, "read": int, "written": int},
 }
 """What a line needs to have, by the key that tells its kind."""
 
 
-def _check_shape(line: Json) -> None:
+def _check_shape(line: Any) -> None:
     """Raise ValueError if a line is not what the head of this file says."""
-    needed = next((shape for kind, shape in _SHAPES.items() if kind in line), {})
-    for key, types in needed.items():
-        if key not in line or not isinstance(line[key], types):
+    if not isinstance(line, dict):
+        raise ValueError("it is no object")
+    for key, kind in next((shape for key, shape in _SHAPES.items() if key in line), {}).items():
+        if not isinstance(line.get(key), kind) or key not in line:
             raise ValueError(f"its '{key}' is missing, or is not what it should be")
-    counts = [line.get(key, 0) for key in ("requests", "read", "written")]
     worst = line.get("worst", [0, 0])
-    if len(worst) != 2 or not all(isinstance(count, int) for count in (*worst, *counts)):
+    counts = [*worst, *(line.get(key, 0) for key in ("requests", "read", "written"))]
+    if len(worst) != 2 or not all(isinstance(count, int) for count in counts):
         raise ValueError("its counts are no whole numbers")
     if any(not isinstance(message, list) or len(message) != 2 for message in line.get("messages", ())):
         raise ValueError("its 'messages' are no pairs of role and text")
@@ -328,8 +328,6 @@ def _lines(path: Path) -> Iterator[tuple[int, int, Json]]:
                 return
             try:
                 line = json.loads(text)
-                if not isinstance(line, dict):
-                    raise ValueError("it is no object")
                 _check_shape(line)
             except ValueError as error:
                 raise UserError(

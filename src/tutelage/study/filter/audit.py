@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
+from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.corpus.examples import Example, Label
-from tutelage.corpus.study_plan import Kind, Plan, Task
+from tutelage.corpus.study_plan import StudyPlan, Task, TaskKind
 from tutelage.study.filter.diversity import Diversity, diversity, vocabulary_growth
 from tutelage.study.filter.duplicates import near_duplicates
 from tutelage.study.filter.filters import texts_of
@@ -56,7 +57,7 @@ class TaskAudit:
         sure: share of them that every vote agreed on.
     """
 
-    kind: Kind
+    kind: TaskKind
     texts: int
     words: int
     could: int
@@ -106,7 +107,7 @@ class Audit:
         overlap: with evaluation sets.
         refused: by stage, what went into quarantine and how often.
         costs: by stage.
-        samples: by task, a few texts drawn by lot.
+        samples: by task, a few texts drawn at random.
     """
 
     title: str
@@ -129,9 +130,17 @@ class Audit:
     samples: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Audited:
+    """An audit and where its page is."""
+
+    audit: Audit
+    page: Path
+
+
 def audit_examples(
     examples: Sequence[Example],
-    plan: Plan,
+    plan: StudyPlan,
     settings: Filters | None = None,
     suites: Mapping[str, Sequence[str]] | None = None,
     refused: Mapping[str, Mapping[str, int]] | None = None,
@@ -151,33 +160,27 @@ def audit_examples(
     """
     settings = settings or Filters()
     threshold = settings.near_duplicates or SIMILAR
-    # By lot, yet the same each time: digests of texts are as good as draws.
+    # At random, yet the same each time: digests of texts are as good as draws.
     drawn = sorted(examples, key=lambda example: example.id)
     words = [[word for text in texts_of(example) for word in plain_words(text)] for example in drawn]
     counts = Counter(chain.from_iterable(words))
     lengths = [example.word_count for example in drawn]
-    of_kind = {kind: [i for i, example in enumerate(drawn) if example.kind == kind] for kind in get_args(Kind)}
-    of_kind = {kind: places for kind, places in of_kind.items() if places}
-    growth = {"all": vocabulary_growth(words)}
-    growth |= {kind: vocabulary_growth([words[i] for i in places]) for kind, places in of_kind.items()}
-    equal = len(examples) - len({example.id for example in examples})
-    similar = near_duplicates([(example.text, example.text_pair) for example in examples], threshold)
-    overlap = find_overlap([texts_of(e) for e in examples], suites, settings.overlap.ngram)[1] if suites else []
     takes = [example.takes(tagged_words) for example in examples]
-    tasks = {task.name: _task(task, lesson.kind, examples, takes) for lesson in plan.lessons for task in lesson.tasks}
+    overlap = find_overlap([texts_of(e) for e in examples], suites, settings.overlap.ngram)[1] if suites else []
     return Audit(
         title=plan.title,
         texts=len(examples),
         words=sum(lengths),
         types=len(counts),
         once=sum(count == 1 for count in counts.values()),
-        kinds={kind: (len(places), sum(lengths[i] for i in places)) for kind, places in of_kind.items()},
+        **_by_kind(drawn, words),
         lengths=tuple(int(n) for n in np.quantile(lengths, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))) if lengths else (),
         histogram=_histogram(lengths),
-        tasks=tasks,
-        growth=growth,
+        tasks={
+            task.name: _task(task, lesson.kind, examples, takes) for lesson in plan.lessons for task in lesson.tasks
+        },
         variety=diversity(words, ["\n".join(texts_of(example)) for example in drawn]),
-        duplicates={"equal": equal, "near": sum(item is not None for item in similar) - equal},
+        duplicates=_duplicates(examples, threshold),
         threshold=threshold,
         related=_related(examples, plan),
         overlap=tuple(overlap),
@@ -188,6 +191,22 @@ def audit_examples(
     )
 
 
+def _by_kind(drawn: Sequence[Example], words: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Sizes by kind of lesson, and the growth of the vocabulary of the whole corpus and of each kind."""
+    places = {kind: [i for i, example in enumerate(drawn) if example.kind == kind] for kind in get_args(TaskKind)}
+    places = {kind: own for kind, own in places.items() if own}
+    growth = {kind: vocabulary_growth([words[i] for i in own]) for kind, own in places.items()}
+    sizes = {kind: (len(own), sum(drawn[i].word_count for i in own)) for kind, own in places.items()}
+    return {"kinds": sizes, "growth": {"all": vocabulary_growth(words), **growth}}
+
+
+def _duplicates(examples: Sequence[Example], threshold: float) -> dict[str, int]:
+    """How many texts are equal to an earlier one, and how many only similar."""
+    equal = len(examples) - len({example.id for example in examples})
+    similar = near_duplicates([(example.text, example.text_pair) for example in examples], threshold)
+    return {"equal": equal, "near": sum(item is not None for item in similar) - equal}
+
+
 def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Texts by words, in bins whose ends double every second time: 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, ..."""
     ends = list(dict.fromkeys(round(2 ** (i / 2)) for i in range(60)))
@@ -195,7 +214,7 @@ def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((ends[i], at[i]) for i in range(min(at), max(at) + 1)) if at else ()
 
 
-def _task(task: Task, kind: Kind, examples: Sequence[Example], takes: Sequence[Sequence[Kind]]) -> TaskAudit:
+def _task(task: Task, kind: TaskKind, examples: Sequence[Example], takes: Sequence[Sequence[TaskKind]]) -> TaskAudit:
     own = [example for example in examples if example.task == task.name]
     labelled = [example for example in examples if task.name in example.labels]
     found = Counter[str]()
@@ -217,7 +236,7 @@ def _task(task: Task, kind: Kind, examples: Sequence[Example], takes: Sequence[S
     )
 
 
-def _related(examples: Sequence[Example], plan: Plan) -> tuple[tuple[str, str, float, int], ...]:
+def _related(examples: Sequence[Example], plan: StudyPlan) -> tuple[tuple[str, str, float, int], ...]:
     """How much one task's label tells of another's, for every two tasks that enough texts have both of."""
     codes = {
         task.name: _codes([example.labels.get(task.name) for example in examples])
@@ -275,7 +294,7 @@ def cramers_v(counts_RC: NDArray[np.int64]) -> tuple[float | None, float]:
     return strength(freedom), strength(freedom + CHANCE * np.sqrt(2 * freedom))
 
 
-def _samples(drawn: Sequence[Example], plan: Plan) -> dict[str, tuple[Mapping[str, Any], ...]]:
+def _samples(drawn: Sequence[Example], plan: StudyPlan) -> dict[str, tuple[Mapping[str, Any], ...]]:
     """A few texts for each task: those written for it, or, where none were, those that have its label."""
     found = {}
     for task in plan.tasks():

@@ -15,13 +15,11 @@ from functools import lru_cache
 from typing import Any
 
 from tutelage.corpus.examples import Example, Label
-from tutelage.corpus.study_plan import Kind, Plan, Task
+from tutelage.corpus.study_plan import StudyPlan, Task, TaskKind
 from tutelage.study.filter.duplicates import near_duplicates
-from tutelage.study.filter.faults import fault_of
-from tutelage.study.filter.hidden import is_hidden
 from tutelage.study.filter.overlap import SuiteOverlap, find_overlap
-from tutelage.study.filter.quarantine import Refused
-from tutelage.study.filter.text import plain_words
+from tutelage.study.filter.quarantine import Refused, fault_of
+from tutelage.study.filter.text import is_hidden, plain_words
 from tutelage.study.settings import Filters
 
 JOINERS = frozenset("\u200c\u200d\u200e\u200f\u061c")
@@ -35,7 +33,7 @@ NATURAL = 0.3
 LONG = 20
 """Words from which a text shows its language."""
 
-Tasks = Mapping[str, tuple[Kind, Task]]
+PlannedTasks = Mapping[str, tuple[TaskKind, Task]]
 """The tasks of a plan by name, with their kinds."""
 
 
@@ -60,7 +58,7 @@ class Filtered:
 
 
 def filter_examples(
-    examples: Sequence[Example], plan: Plan, settings: Filters, suites: Mapping[str, Sequence[str]] | None = None
+    examples: Sequence[Example], plan: StudyPlan, settings: Filters, suites: Mapping[str, Sequence[str]] | None = None
 ) -> Filtered:
     """Sort examples into kept and refused.
 
@@ -182,7 +180,7 @@ def _foreign_language(examples: Sequence[Example], least: float) -> list[str | N
     return found
 
 
-def _sound_labels(example: Example, tasks: Tasks, refused: list[Refused]) -> Example:
+def _sound_labels(example: Example, tasks: PlannedTasks, refused: list[Refused]) -> Example:
     """An example with the labels that fit the plan; the others are added to `refused`."""
     bad = {task: why for task, label in example.labels.items() if (why := wrong_label(example, task, label, tasks))}
     if not bad and not (example.confidence.keys() | example.label_origins.keys()) - example.labels.keys():
@@ -202,7 +200,7 @@ def _sound_labels(example: Example, tasks: Tasks, refused: list[Refused]) -> Exa
     )
 
 
-def wrong_label(example: Example, task: str, label: Label, tasks: Tasks) -> str | None:
+def wrong_label(example: Example, task: str, label: Label, tasks: PlannedTasks) -> str | None:
     """Tell what is wrong with a label: its task, its form or the label itself."""
     if task not in tasks or tasks[task][0] == "generation":
         return f"label of no task: {task}"

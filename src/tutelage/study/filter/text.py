@@ -2,7 +2,8 @@
 
 Marks are accents that no letter has built in, and the vowel signs of many scripts: without them हिन्दी would be three
 words of a consonant each. Texts are compared by `plain_words`, numbers included; vocabularies and rare words go by
-`word_forms`, letters alone.
+`word_forms`, letters alone. Characters that cannot be seen, or that turn the text around them, are refused in corpora
+and written out where shown.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
 
 def _marks() -> str:
@@ -50,3 +52,27 @@ def word_forms(text: str) -> Iterator[str]:
 
 def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text.casefold()).replace("’", "'")
+
+
+LAYOUT = frozenset("\n\r\t")
+
+
+@lru_cache(maxsize=1 << 16)
+def is_hidden(character: str) -> bool:
+    """Tell of control, format and direction characters, surrogates, private use, unassigned ones, and U+FFFD.
+
+    Newline, carriage return and tab are layout.
+    """
+    category = unicodedata.category(character)
+    # Line and paragraph separators (Zl, Zp) break lines unseen.
+    return character not in LAYOUT and (category[0] == "C" or category in ("Zl", "Zp") or character == "\ufffd")
+
+
+def visible(text: str) -> str:
+    """Return a text with hidden characters written out, as in `[U+202E]`, so that it is safe to show.
+
+    So is the carriage return, behind which a terminal writes over the line.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(f"[U+{ord(c):04X}]" if is_hidden(c) or c == "\r" else c for c in text)

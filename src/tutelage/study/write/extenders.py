@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
-from tutelage.corpus.study_plan import Kind, Task
-from tutelage.study.client.questions import seed_of
+from tutelage.corpus.study_plan import Task, TaskKind
+from tutelage.study.client.asking import seed_of
 from tutelage.study.settings import Study
 from tutelage.study.write.prompting import Prompts
 
@@ -26,7 +26,7 @@ SEEN = 3
 T = TypeVar("T")
 
 
-def in_turn(items: Sequence[T], number: int, *seed: object) -> T:
+def cycle(items: Sequence[T], number: int, *seed: object) -> T:
     """Return item `number` of an endless row in which every item comes once before any comes again, in changing order.
 
     Several such rows with other seeds are independent of each other: label, difficulty and prompt of a task's requests
@@ -44,7 +44,7 @@ def rare_words(counts: Counter[str], how_many: int, *seed: object) -> list[str]:
     return heapq.nsmallest(how_many, known, key=lambda word: (counts[word], seed_of(*seed, word), word))
 
 
-def extensions(study: Study, prompts: Prompts, task: Task, kind: Kind, number: int, rare: Sequence[str]) -> str:
+def extensions(study: Study, prompts: Prompts, task: Task, kind: TaskKind, number: int, rare: Sequence[str]) -> str:
     """Return the sentences that are added to a prompt.
 
     Args:
@@ -57,10 +57,10 @@ def extensions(study: Study, prompts: Prompts, task: Task, kind: Kind, number: i
     """
     writing, added = study.writing, []
     if writing.difficulty and task.labels:
-        difficulty = in_turn(DIFFICULTIES, number, study.seed, task.name, "difficulty")
+        difficulty = cycle(DIFFICULTIES, number, study.seed, task.name, "difficulty")
         added.append(prompts.fill("extend_difficulty", difficulty=difficulty))
     if writing.one_label and task.labels:
-        label = in_turn(list(task.labels), number, study.seed, task.name, "label")
+        label = cycle(list(task.labels), number, study.seed, task.name, "label")
         name = "extend_tag" if kind == "tagging" else "extend_label"
         added.append(prompts.fill(name, label=label, definition=task.labels[label].rstrip(".")))
     if writing.rare_words and rare:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from math import ceil
 
-from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan
+from tutelage.corpus.study_plan import ANNOTATED, StudyPlan, TaskKind
 from tutelage.study.settings import Planning, Study
 from tutelage.study.write.writing import EXPECTED
 
 
-def forecast(study: Study, plan: Plan | None = None) -> dict[str, int]:
+def forecast(study: Study, plan: StudyPlan | None = None) -> dict[str, int]:
     """Return the requests expected for each stage (`plan`, `write`, `label`).
 
     Texts of writing tasks are taken to have several lines, so that their words are not labelled: those on one line, of
@@ -22,7 +22,7 @@ def forecast(study: Study, plan: Plan | None = None) -> dict[str, int]:
     """
     wish = study.plan if isinstance(study.plan, Planning) else Planning()
     topics = study.writing.corpus != "multi_task"
-    kinds: tuple[Kind, ...] = ("generation",) if topics else wish.kinds
+    kinds: tuple[TaskKind, ...] = ("generation",) if topics else wish.kinds
     tasks = {
         kind: wish.tasks if plan is None else len(plan.tasks(kind)) for kind in (kinds if plan is None else EXPECTED)
     }
@@ -36,7 +36,7 @@ def forecast(study: Study, plan: Plan | None = None) -> dict[str, int]:
     return {"plan": steps * planning, "write": steps * writing, "label": steps * _labelling(study, asked, texts)}
 
 
-def _asked(study: Study, plan: Plan | None, tasks: dict[Kind, int]) -> dict[Kind, int]:
+def _asked(study: Study, plan: StudyPlan | None, tasks: dict[TaskKind, int]) -> dict[TaskKind, int]:
     """Return how many tasks of each kind are labelled."""
     names = study.labelling.tasks
     if names is None:
@@ -46,12 +46,14 @@ def _asked(study: Study, plan: Plan | None, tasks: dict[Kind, int]) -> dict[Kind
     return {kind: sum(task.name in names for task in plan.tasks(kind)) for kind in ANNOTATED}
 
 
-def _writing(study: Study, annotated: dict[Kind, int], tasks: dict[Kind, int]) -> tuple[int, dict[Kind, int]]:
+def _writing(
+    study: Study, annotated: dict[TaskKind, int], tasks: dict[TaskKind, int]
+) -> tuple[int, dict[TaskKind, int]]:
     """Return the requests for texts, and the texts of each kind."""
     writing, left = study.writing, float(study.writing.words)
-    each, texts = writing.examples_per_task, dict[Kind, int]()
+    each, texts = writing.examples_per_task, dict[TaskKind, int]()
     if each is None:
-        served: dict[Kind, int] = tasks if annotated else {"generation": tasks.get("generation", 0)}
+        served: dict[TaskKind, int] = tasks if annotated else {"generation": tasks.get("generation", 0)}
         round_words = sum(count * EXPECTED[kind] for kind, count in served.items())
         rounds = left / round_words if round_words else 0
         texts = {kind: round(rounds * count) for kind, count in served.items()}
@@ -68,11 +70,11 @@ def _writing(study: Study, annotated: dict[Kind, int], tasks: dict[Kind, int]) -
     return sum(ceil(count / sizes[kind]) for kind, count in texts.items()), texts
 
 
-def _labelling(study: Study, tasks: dict[Kind, int], texts: dict[Kind, int]) -> int:
+def _labelling(study: Study, tasks: dict[TaskKind, int], texts: dict[TaskKind, int]) -> int:
     """Return the requests for labels of so many texts, each for so many tasks."""
     by_task, found = study.labelling.ask == "task", 0
     for kind, count in texts.items():
-        asked: tuple[Kind, ...] = ("classification", "tagging")
+        asked: tuple[TaskKind, ...] = ("classification", "tagging")
         if kind == "pair_classification":
             asked = ("pair_classification",)
         elif kind == "generation":

@@ -22,28 +22,52 @@ from typing import Any
 
 from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.examples import Example, Label
-from tutelage.corpus.study_plan import ANNOTATED, Kind, Plan, Task
-from tutelage.study.client.asking import Outcome, ask_json
-from tutelage.study.client.questions import TEXT, one_of, question, record
-from tutelage.study.client.teacher_llm import Request, TeacherLLM
+from tutelage.corpus.study_plan import ANNOTATED, StudyPlan, Task, TaskKind
+from tutelage.study.client.asking import TEXT, Outcome, ask_json, one_of, question, record
+from tutelage.study.client.budget import budget_ended
+from tutelage.study.client.client import Request, TeacherLLM
 from tutelage.study.filter.quarantine import Refused
 from tutelage.study.settings import Study
-from tutelage.study.write.pieces import origin_of
 from tutelage.study.write.prompting import Prompts, fenced, tasks_text
-from tutelage.study.write.tags import WORD, tags_of_list, tags_of_pairs
 
+WORD = "_word"
+"""Key of the word in a pair of word and tag; no task can have this name."""
 PART = 2048
 """Texts whose questions are under way together."""
 
 
 @dataclass(frozen=True)
-class Question:
+class LabelQuestion:
     """A question about one text: its number in the part, the tasks asked for, and which vote it is."""
 
     number: int
-    kind: Kind
+    kind: TaskKind
     tasks: tuple[Task, ...]
     vote: int
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What labelling came to.
+
+    Attributes:
+        texts: labelled texts, those without any label included.
+        labels: by task, how many texts have a label.
+        could: by task, how many texts could have one: pairs, single texts, or such of one line.
+        refused: labels that did not come to anything.
+        budget_ended: whether texts were left without labels because the budget ended.
+    """
+
+    texts: int
+    labels: dict[str, int]
+    could: dict[str, int]
+    refused: int
+    budget_ended: bool
+
+    def check_budget(self) -> None:
+        """Raise a UserError if texts were left without labels because the budget ended."""
+        if self.budget_ended:
+            raise budget_ended(f"{sum(self.labels.values()):,} of {sum(self.could.values()):,} labels came")
 
 
 @dataclass
@@ -69,23 +93,18 @@ class Labeller:
         budget_ended: whether some labels or votes are missing because the budget ended.
 
     Raises:
-        UserError: `labelling.tasks` names what is no task with labels, or a label of words has a space.
+        UserError: as `check_labelling` says.
     """
 
-    def __init__(self, teacher: TeacherLLM, study: Study, plan: Plan) -> None:
+    def __init__(self, teacher: TeacherLLM, study: Study, plan: StudyPlan) -> None:
         self._teacher, self._study = teacher, study
         self._prompts = Prompts.of(plan, study.prompts)
-        wanted, known = study.labelling.tasks, [task.name for task in plan.tasks(*ANNOTATED)]
-        for name in wanted or ():
-            if name not in known:
-                raise UserError(f"labelling.tasks: the plan has no task '{name}' with labels{nearest(name, known)}")
-        self._tasks: dict[Kind, tuple[Task, ...]] = {
+        check_labelling(study, plan)
+        wanted = study.labelling.tasks
+        self._tasks: dict[TaskKind, tuple[Task, ...]] = {
             kind: tuple(task for task in plan.tasks(kind) if wanted is None or task.name in wanted)
             for kind in ANNOTATED
         }
-        for task in self._tasks["tagging"]:
-            if spaced := next((label for label in task.labels if len(label.split()) > 1), None):
-                raise UserError(f"the label '{spaced}' of the tagging task '{task.name}' has a space; write it with _")
         self.refused: list[Refused] = []
         self.labels: Counter[str] = Counter({task.name: 0 for tasks in self._tasks.values() for task in tasks})
         self.could = self.labels.copy()
@@ -111,7 +130,7 @@ class Labeller:
         self._ask(part, single, votes, f"{label}, task by task")
         return [self._labelled(example, found) for example, found in zip(part, votes, strict=True)]
 
-    def _questions(self, part: Sequence[Example]) -> list[Question]:
+    def _questions(self, part: Sequence[Example]) -> list[LabelQuestion]:
         """List what is asked about each text: all tasks of a kind at once, or each by itself; once for each vote."""
         found = []
         for number, example in enumerate(part):
@@ -119,7 +138,7 @@ class Labeller:
                 tasks = self._tasks[kind]
                 at_once = [tasks] if self._study.labelling.ask == "family" else [(task,) for task in tasks]
                 found += [
-                    Question(number, kind, group, vote)
+                    LabelQuestion(number, kind, group, vote)
                     for group in at_once
                     if group
                     for vote in range(self._study.labelling.votes)
@@ -127,8 +146,8 @@ class Labeller:
         return found
 
     def _ask(
-        self, part: Sequence[Example], questions: Sequence[Question], votes: Sequence[_Votes], label: str
-    ) -> list[Question]:
+        self, part: Sequence[Example], questions: Sequence[LabelQuestion], votes: Sequence[_Votes], label: str
+    ) -> list[LabelQuestion]:
         """Ask, and put the labels to the votes; returns the questions about several tasks that came to nothing."""
         requests = [self._request(part[one.number], one) for one in questions]
         words = {
@@ -153,20 +172,20 @@ class Labeller:
                 failed.append(one)
             else:
                 content = {"id": part[one.number].id, "task": one.tasks[0].name}
-                self.refused.append(Refused(f"malformed label: {outcome.fault}", origin_of(outcome), content))
+                self.refused.append(Refused(f"malformed label: {outcome.fault}", outcome.origin, content))
         return failed
 
-    def _vote(self, votes: _Votes, one: Question, outcome: Outcome, words: tuple[str, ...] | None) -> None:
+    def _vote(self, votes: _Votes, one: LabelQuestion, outcome: Outcome, words: tuple[str, ...] | None) -> None:
         found: Any = outcome.value if words is None else self._tags(outcome.value, words)
         for task in one.tasks:
             votes.labels.setdefault(task.name, []).append(found[task.name])
-            votes.origins.setdefault(task.name, []).append(origin_of(outcome))
+            votes.origins.setdefault(task.name, []).append(outcome.origin)
 
     def _tags(self, value: Any, words: tuple[str, ...]) -> dict[str, Label] | str:
         """Return the tags of an answer by task, or what is wrong with it."""
         return tags_of_pairs(value, words) if self._study.labelling.tags == "pairs" else tags_of_list(value, words)
 
-    def _request(self, example: Example, one: Question) -> Request:
+    def _request(self, example: Example, one: LabelQuestion) -> Request:
         names = "+".join(task.name for task in one.tasks) if len(one.tasks) == 1 else one.kind
         purpose = f"label/{example.id}/{names}/{one.vote}"
         labels = {task.name: one_of(tuple(task.labels)) for task in one.tasks}
@@ -205,6 +224,22 @@ class Labeller:
         )
 
 
+def check_labelling(study: Study, plan: StudyPlan) -> None:
+    """Refuse a study that labels what the plan does not have, or that words cannot be tagged with.
+
+    Raises:
+        UserError: `labelling.tasks` names what is no task with labels, or a label of words has a space.
+    """
+    wanted, known = study.labelling.tasks, [task.name for task in plan.tasks(*ANNOTATED)]
+    for name in wanted or ():
+        if name not in known:
+            raise UserError(f"labelling.tasks: the plan has no task '{name}' with labels{nearest(name, known)}")
+    for task in plan.tasks("tagging"):
+        spaced = next((label for label in task.labels if len(label.split()) > 1), None)
+        if spaced and (wanted is None or task.name in wanted):
+            raise UserError(f"the label '{spaced}' of the tagging task '{task.name}' has a space; write it with _")
+
+
 def majority(given: Sequence[Label], asked: int) -> tuple[Label, float]:
     """Return the label that most votes gave, and its share of the votes asked for.
 
@@ -219,3 +254,43 @@ def majority(given: Sequence[Label], asked: int) -> tuple[Label, float]:
         return tuple(str(tag) for tag, _ in words), sum(sure for _, sure in words) / len(words)
     label, count = Counter(given).most_common(1)[0]
     return label, count / asked
+
+
+def tags_of_pairs(value: Any, words: Sequence[str]) -> dict[str, Label] | str:
+    """Return the tags by task of `{"words": [{"_word": ..., TASK: ...}, ...]}`, or what is wrong with it.
+
+    Args:
+        value: an answer that follows its schema.
+        words: of the text.
+    """
+    rows: list[dict[str, str]] = []
+    for row in value["words"]:
+        word = row[WORD].strip()
+        if len(rows) < len(words) and _same(word, words[len(rows)]):
+            rows.append(row)
+        elif _bare(word):
+            return (
+                f"word {len(rows) + 1} of the text does not stand at its place; repeat all {len(words)} words in order"
+            )
+    if len(rows) < len(words):
+        return f"only the first {len(rows)} of the {len(words)} words are there"
+    return {task: tuple(row[task] for row in rows) for task in rows[0] if task != WORD}
+
+
+def tags_of_list(value: Any, words: Sequence[str]) -> dict[str, Label] | str:
+    """Return the tags by task of `{TASK: [...], ...}`, or what is wrong with it; see `tags_of_pairs`."""
+    for task, tags in value.items():
+        if len(tags) != len(words):
+            return f"{len(tags)} labels for {task}, but the text has {len(words)} words"
+    return {task: tuple(tags) for task, tags in value.items()}
+
+
+def _same(given: str, word: str) -> bool:
+    bare = _bare(word)
+    # A word of punctuation alone has nothing else to be known by.
+    return given == word or (bool(bare) and _bare(given) == bare)
+
+
+def _bare(word: str) -> str:
+    """Return a word's letters and digits in lower case."""
+    return "".join(letter for letter in word.casefold() if letter.isalnum())

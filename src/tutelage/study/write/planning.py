@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from tutelage.base.errors import UserError
-from tutelage.corpus.study_plan import ANNOTATED, MAX_LABELS, Kind, Lesson, Plan, Task
-from tutelage.study.client.asking import Outcome, ask_json
-from tutelage.study.client.questions import list_of, question
-from tutelage.study.client.teacher_llm import Request, TeacherLLM
+from tutelage.corpus.study_plan import ANNOTATED, MAX_LABELS, Lesson, StudyPlan, Task, TaskKind
+from tutelage.study.client.asking import Check, Outcome, ask_json, list_of, question
+from tutelage.study.client.client import Request, TeacherLLM
 from tutelage.study.filter.quarantine import Refused
 from tutelage.study.settings import Planning, Study
-from tutelage.study.write.pieces import origin_of
 from tutelage.study.write.prompting import GIVES, TAKES, Prompts, labels_text
 
 MAX_LINE = 2000
@@ -30,7 +28,7 @@ TASKS = list_of("tasks", ("name", "description"))
 LABELS = list_of("labels", ("label", "definition"))
 PROMPTS = list_of("prompts")
 
-Check = Callable[[Any, Request], str | None]
+_KindAndTask = tuple[TaskKind, Task]
 
 
 class Planner:
@@ -47,70 +45,62 @@ class Planner:
     """
 
     def __init__(self, teacher: TeacherLLM, study: Study, attempt: int = 0) -> None:
-        self._teacher, self._study = teacher, study
-        self._wish = study.plan if isinstance(study.plan, Planning) else Planning()
-        self._prompts = Prompts(self._wish.language, self._wish.audience, study.prompts)
-        self._attempt = attempt
-        self.kinds: tuple[Kind, ...] = self._wish.kinds if study.writing.corpus == "multi_task" else ("generation",)
+        self._teacher, self._study, self._attempt = teacher, study, attempt
+        self._asked_for = study.plan if isinstance(study.plan, Planning) else Planning()
+        self._prompts = Prompts(self._asked_for.language, self._asked_for.audience, study.prompts)
+        self._topics = study.writing.corpus != "multi_task"
+        self.kinds: tuple[TaskKind, ...] = ("generation",) if self._topics else self._asked_for.kinds
         self.refused: list[Refused] = []
 
-    def plan(self) -> Plan:
+    def plan(self) -> StudyPlan:
         """Return the whole plan; what was left out stands in `refused`.
 
         Raises:
             UserError: the budget ended, or no lesson came to anything.
         """
-        found = self._tasks()
-        tasks = [(kind, task) for kind, of_kind in found.items() for task in of_kind]
-        labelled = self._labels(tasks)
-        whole = self._with_prompts([(kind, labelled[task.name]) for kind, task in tasks if task.name in labelled])
+        tasks = self._with_prompts(self._with_labels(self._tasks()))
         lessons = [
-            Lesson(kind=kind, tasks=tuple(task for task_kind, task in whole if task_kind == kind))
-            for kind in found
-            if any(task_kind == kind for task_kind, _ in whole)
+            Lesson(kind=kind, tasks=own)
+            for kind in dict.fromkeys(self.kinds)
+            if (own := tuple(task for task_kind, task in tasks if task_kind == kind))
         ]
         if not lessons:
             first = f": {self.refused[0].reason}" if self.refused else ""
             raise UserError(f"the teacher planned nothing that could be used{first}; try another model, or see its "
                             "answers in requests.jsonl")  # fmt: skip
-        return Plan(
-            title=self._wish.title, language=self._wish.language, audience=self._wish.audience, lessons=tuple(lessons)
+        asked_for = self._asked_for
+        return StudyPlan(
+            title=asked_for.title, language=asked_for.language, audience=asked_for.audience, lessons=tuple(lessons)
         )
 
-    def _tasks(self) -> dict[Kind, list[Task]]:
+    def _tasks(self) -> list[_KindAndTask]:
         """First wave: what each lesson's tasks are.
 
         A name that an earlier lesson has gets its kind behind it; of two in one lesson the second is refused.
         """
-        topics = self._study.writing.corpus != "multi_task"
+        prompt, count = "plan_topics" if self._topics else "plan_tasks", self._asked_for.tasks
         requests = [
-            self._question("plan_topics" if topics else "plan_tasks", f"plan/{kind}", TASKS,
-                           takes=TAKES[kind], gives=GIVES[kind], count=self._wish.tasks)
+            self._question(prompt, f"plan/{kind}", TASKS, takes=TAKES[kind], gives=GIVES[kind], count=count)
             for kind in self.kinds
-        ]  # fmt: skip
-        check = partial(_check_tasks, wished=self._wish.tasks)
-        outcomes = self._ask(requests, check, "planning tasks")
+        ]
+        outcomes = self._ask(requests, partial(_check_tasks, count=count), "planning tasks")
         names = set[str]()
-        found: dict[Kind, list[Task]] = {}
-        for kind, request, outcome in zip(self.kinds, requests, outcomes, strict=True):
-            if outcome.value is None:
-                self._refuse(outcome, request.purpose)
-                continue
-            found[kind] = []
+        found: list[_KindAndTask] = []
+        for kind, outcome in zip(self.kinds, outcomes, strict=True):
             own = set[str]()
-            for number, record in enumerate(outcome.value["tasks"], 1):
-                name = _task_name(record["name"]) or f"{kind}_{number}"
+            for number, item in enumerate(self._value(outcome, f"plan/{kind}").get("tasks", ()), 1):
+                name = _task_name(item["name"]) or f"{kind}_{number}"
                 unique = name if name not in names or name in own else f"{name[:40]}_{kind}"
                 if unique in names:
-                    self.refused.append(Refused(f"two tasks have this name: {name}", origin_of(outcome), record))
+                    self.refused.append(Refused(f"two tasks have this name: {name}", outcome.origin, item))
                     continue
                 own.add(name)
                 names.add(unique)
-                found[kind].append(Task(name=unique, description=_one_line(record["description"])))
+                found.append((kind, Task(name=unique, description=_one_line(item["description"]))))
         return found
 
-    def _labels(self, tasks: Sequence[tuple[Kind, Task]]) -> dict[str, Task]:
-        """Second wave: the labels of tasks that have some."""
+    def _with_labels(self, tasks: Sequence[_KindAndTask]) -> list[_KindAndTask]:
+        """Second wave: the labels of tasks that have some; a task that gets none is left out."""
         asked = [(kind, task) for kind, task in tasks if kind in ANNOTATED]
         requests = [
             self._question("plan_labels", f"plan/{task.name}/labels", LABELS, task=task.name,
@@ -118,38 +108,39 @@ class Planner:
             for kind, task in asked
         ]  # fmt: skip
         outcomes = self._ask(requests, _check_labels, "planning labels")
-        done = {task.name: task for kind, task in tasks if kind not in ANNOTATED}
-        for (_, task), outcome in zip(asked, outcomes, strict=True):
-            if outcome.value is None:
-                self._refuse(outcome, f"{task.name}: its labels")
-            else:
-                labels = {_label(item["label"]): _one_line(item["definition"]) for item in outcome.value["labels"]}
-                done[task.name] = Task(name=task.name, description=task.description, labels=labels)
-        return done
+        labels = {
+            task.name: self._value(outcome, f"{task.name}: its labels").get("labels")
+            for (_, task), outcome in zip(asked, outcomes, strict=True)
+        }
+        return [
+            (kind, _with(task, labels={_label(item["label"]): _one_line(item["definition"]) for item in found}))
+            for kind, task in tasks
+            if (found := labels.get(task.name, [])) is not None
+        ]
 
-    def _with_prompts(self, tasks: Sequence[tuple[Kind, Task]]) -> list[tuple[Kind, Task]]:
+    def _with_prompts(self, tasks: Sequence[_KindAndTask]) -> list[_KindAndTask]:
         """Third wave: what texts are written from."""
+        count = self._asked_for.prompts
         requests = [
             self._question("plan_prompts", f"plan/{task.name}/prompts", PROMPTS, task=task.name,
-                           description=task.description, labels=labels_text(task.labels), count=self._wish.prompts)
+                           description=task.description, labels=labels_text(task.labels), count=count)
             for _, task in tasks
         ]  # fmt: skip
-        check = partial(_check_prompts, wished=self._wish.prompts)
-        outcomes = self._ask(requests, check, "planning prompts")
-        done = []
-        for (kind, task), outcome in zip(tasks, outcomes, strict=True):
-            prompts: tuple[str, ...] = ()
-            if outcome.value is None:
-                self._refuse(outcome, f"{task.name}: its prompts")
-            else:
-                prompts = tuple(dict.fromkeys(_one_line(prompt) for prompt in outcome.value["prompts"]))
-            done.append((kind, Task(name=task.name, description=task.description, labels=task.labels, prompts=prompts)))
-        return done
+        outcomes = self._ask(requests, partial(_check_prompts, count=count), "planning prompts")
+        values = [
+            self._value(outcome, f"{task.name}: its prompts").get("prompts", ())
+            for (_, task), outcome in zip(tasks, outcomes, strict=True)
+        ]
+        return [
+            (kind, _with(task, prompts=tuple(dict.fromkeys(map(_one_line, prompts)))))
+            for (kind, task), prompts in zip(tasks, values, strict=True)
+        ]
 
     def _question(self, prompt: str, purpose: str, schema: dict[str, Any], **values: object) -> Request:
-        if self._attempt:
-            purpose = purpose.replace("plan/", f"plan/again-{self._attempt}/", 1)
-        return question(self._study, purpose, self._prompts.messages(prompt, **values), schema)
+        return question(self._study, self._purpose(purpose), self._prompts.messages(prompt, **values), schema)
+
+    def _purpose(self, purpose: str) -> str:
+        return purpose.replace("plan/", f"plan/again-{self._attempt}/", 1) if self._attempt else purpose
 
     def _ask(self, requests: Sequence[Request], check: Check, label: str) -> list[Outcome]:
         outcomes = ask_json(self._teacher, requests, check, self._study.teacher, label)
@@ -159,16 +150,24 @@ class Planner:
                             "again: what was answered is kept")  # fmt: skip
         return got
 
-    def _refuse(self, outcome: Outcome, what: str) -> None:
-        self.refused.append(Refused(f"malformed answer: {outcome.fault}", origin_of(outcome), what))
+    def _value(self, outcome: Outcome, what: str) -> dict[str, Any]:
+        """Return what was answered; nothing where it stayed malformed, which is noted."""
+        if outcome.value is None:
+            content = self._purpose(what)
+            self.refused.append(Refused(f"malformed answer: {outcome.fault}", outcome.origin, content))
+        return outcome.value or {}
 
 
-def _check_tasks(value: Any, request: Request, wished: int) -> str | None:
+def _with(task: Task, **values: Any) -> Task:
+    return Task(**{**task.model_dump(), **values})
+
+
+def _check_tasks(value: Any, request: Request, count: int) -> str | None:
     tasks = value["tasks"]
     if not tasks:
         return "the list of tasks is empty"
-    if len(tasks) > MANY * wished:
-        return f"{len(tasks)} tasks, far more than the {wished} asked for"
+    if len(tasks) > MANY * count:
+        return f"{len(tasks)} tasks, far more than the {count} asked for"
     for number, task in enumerate(tasks, 1):
         if not any(map(str.isalpha, task["name"])):
             return f"the name of task {number} has no letters"
@@ -185,11 +184,11 @@ def _check_labels(value: Any, request: Request) -> str | None:
     return _check_lines(labels, "label", 60) or _check_lines(lines, "definition")
 
 
-def _check_prompts(value: Any, request: Request, wished: int) -> str | None:
+def _check_prompts(value: Any, request: Request, count: int) -> str | None:
     if not value["prompts"]:
         return "the list of prompts is empty"
-    if len(value["prompts"]) > MANY * wished:
-        return f"{len(value['prompts'])} prompts, far more than the {wished} asked for"
+    if len(value["prompts"]) > MANY * count:
+        return f"{len(value['prompts'])} prompts, far more than the {count} asked for"
     return _check_lines(value["prompts"], "prompt")
 
 

@@ -17,20 +17,20 @@ from pathlib import Path
 from string import Template
 
 from tutelage.base.errors import UserError, nearest
-from tutelage.corpus.study_plan import Kind, Plan, Task
-from tutelage.study.client.teacher_llm import Message, taken_apart
+from tutelage.corpus.study_plan import StudyPlan, Task, TaskKind
+from tutelage.study.client.client import Message, taken_apart
 
 SUFFIX = ".txt"
 NEEDED = {"text", "text_pair", "words", "tasks"}
 """Values without which a prompt would ask about nothing; the rest may be left out of a file of one's own."""
 
-TAKES: dict[Kind, str] = {
+TAKES: dict[TaskKind, str] = {
     "classification": "one text of one or a few sentences",
     "pair_classification": "two texts, a first and a second, of one or a few sentences each",
     "tagging": "one text, cut into its words",
     "generation": "a topic or a form of text",
 }
-GIVES: dict[Kind, str] = {
+GIVES: dict[TaskKind, str] = {
     "classification": "exactly one label out of a fixed list",
     "pair_classification": "exactly one label out of a fixed list, on how the two belong together",
     "tagging": "a label for every single word, out of a fixed list",
@@ -89,7 +89,7 @@ class Prompts:
             self._templates[path.name] = _checked(path, self._templates[path.name])
 
     @classmethod
-    def of(cls, plan: Plan, folder: Path | None = None) -> Prompts:
+    def of(cls, plan: StudyPlan, folder: Path | None = None) -> Prompts:
         """Return the prompts for a plan's texts."""
         return cls(plan.language, plan.audience, folder)
 

@@ -13,13 +13,12 @@ from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.corpus.study_plan import Task
-from tutelage.study.client.asking import ask_json
-from tutelage.study.client.questions import TEXT, list_of, question, record, seed_of
-from tutelage.study.client.teacher_llm import Answer, Constraint, Request, TeacherLLM
+from tutelage.study.client.asking import TEXT, ask_json, check_any, list_of, question, record, seed_of
+from tutelage.study.client.client import Answer, Constraint, Request, TeacherLLM
 from tutelage.study.filter.quarantine import Refused
 from tutelage.study.settings import Study
-from tutelage.study.write.extenders import in_turn
-from tutelage.study.write.pieces import Piece, check_any, origin_of
+from tutelage.study.write.drafts import DraftText, drafts_of
+from tutelage.study.write.extenders import cycle
 from tutelage.study.write.prompting import Prompts, fenced
 from tutelage.study.write.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
 
@@ -68,7 +67,7 @@ class Within:
     def request(self, task: Task, number: int, count: int) -> Request:
         """Return the request for a batch, or for one text where the teacher is held to the vocabulary."""
         study, purpose = self._study, f"write/{task.name}/within/{number}"
-        prompt = in_turn(task.prompts, number, study.seed, task.name, "prompt") if task.prompts else ""
+        prompt = cycle(task.prompts, number, study.seed, task.name, "prompt") if task.prompts else ""
         if self._constraint is not None:
             messages = self._prompts.messages("write_within", prompt=prompt, description=task.description)
             seed = seed_of(study.seed, purpose)
@@ -78,33 +77,27 @@ class Within:
         messages = self._prompts.messages(
             "write_long", count=count, prompt=prompt, description=task.description, extensions=extension
         )
-        return question(study, purpose, messages, list_of("texts", wished=count))
+        return question(study, purpose, messages, list_of("texts", count=count))
 
-    def ask(self, requests: Sequence[Request], label: str, refused: list[Refused]) -> list[list[Piece] | None]:
+    def ask(self, requests: Sequence[Request], label: str, refused: list[Refused]) -> list[list[DraftText] | None]:
         """Ask for the texts of some requests; None from where the budget ended, and what strays goes to `refused`."""
+        batches: list[list[DraftText]] = []
         if self._constraint is not None:
-            answers = self._teacher.ask(requests, label)
-            # What is stored behind the budget's end waits: what it would follow is not known yet.
-            answered = answers[: answers.index(None)] if None in answers else answers
-            held = [
-                self._held(answer, request, refused)
-                for request, answer in zip(requests, answered, strict=False)
-                if answer is not None
-            ]
-            return [*held, *[None] * (len(requests) - len(held))]
-        outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
-        batches: list[list[Piece] | None] = []
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if outcome is None:
-                break
-            if outcome.value is None:
-                refused.append(Refused(f"malformed answer: {outcome.fault}", origin_of(outcome), request.purpose))
-            texts = [] if outcome.value is None else outcome.value["texts"]
-            batches.append([Piece(text, None, origin_of(outcome)) for text in texts])
-        batches = self._rewritten(requests, batches, label, refused)
+            for request, answer in zip(requests, self._teacher.ask(requests, label), strict=True):
+                # What is stored behind the budget's end waits: what it would follow is not known yet.
+                if answer is None:
+                    break
+                batches.append(self._constrained(answer, request, refused))
+        else:
+            outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
+            for request, outcome in zip(requests, outcomes, strict=True):
+                if outcome is None:
+                    break
+                batches.append(drafts_of(outcome, request.purpose, refused))
+            batches = self._rewritten(requests, batches, label, refused)
         return [*batches, *[None] * (len(requests) - len(batches))]
 
-    def _held(self, answer: Answer, request: Request, refused: list[Refused]) -> list[Piece]:
+    def _constrained(self, answer: Answer, request: Request, refused: list[Refused]) -> list[DraftText]:
         """Take the answer of a teacher that is held to the vocabulary: it is the text."""
         if answer.fault:
             refused.append(Refused(f"no answer: {answer.fault}", answer.key, request.purpose))
@@ -116,37 +109,37 @@ class Within:
         if self._list.words and (outside := self._list.outside(text)):
             refused.append(Refused(_strays(outside), answer.key, text))
             return []
-        return [Piece(text, None, answer.key)]
+        return [DraftText(text, None, answer.key)]
 
     def _rewritten(
-        self, requests: Sequence[Request], batches: Sequence[list[Piece] | None], label: str, refused: list[Refused]
-    ) -> list[list[Piece] | None]:
+        self, requests: Sequence[Request], batches: Sequence[list[DraftText]], label: str, refused: list[Refused]
+    ) -> list[list[DraftText]]:
         """Give texts that stray back to be written again; those that still stray are refused."""
         straying = [
-            (number, place, piece, outside)
+            (number, place, draft, outside)
             for number, batch in enumerate(batches)
-            for place, piece in enumerate(batch or ())
-            if piece.fault() is None and (outside := self._list.outside(piece.text))
+            for place, draft in enumerate(batch)
+            if draft.fault() is None and (outside := self._list.outside(draft.text))
         ]
         questions = [
-            self._question_again(f"{requests[number].purpose}/rewrite/{place}", piece, outside)
-            for number, place, piece, outside in straying
+            self._question_again(f"{requests[number].purpose}/rewrite/{place}", draft, outside)
+            for number, place, draft, outside in straying
         ]
         outcomes = ask_json(self._teacher, questions, self._check, self._study.teacher, f"{label}, rewriting")
-        mended: list[list[Piece | None] | None] = [None if batch is None else list(batch) for batch in batches]
-        for (number, place, piece, outside), outcome in zip(straying, outcomes, strict=True):
-            batch = mended[number]
+        mended: list[list[DraftText | None]] = [list(batch) for batch in batches]
+        for (number, place, draft, outside), outcome in zip(straying, outcomes, strict=True):
             if outcome is None:
-                return [_whole(batch) for batch in mended[:number]]
-            assert batch is not None
+                mended = mended[:number]
+                break
             if outcome.value is None:
-                refused.append(Refused(f"{_strays(outside)}; {outcome.fault}", origin_of(outcome), piece.text))
-            batch[place] = None if outcome.value is None else Piece(outcome.value["text"], None, origin_of(outcome))
-        return [_whole(batch) for batch in mended]
+                refused.append(Refused(f"{_strays(outside)}; {outcome.fault}", outcome.origin, draft.text))
+            text = None if outcome.value is None else outcome.value["text"]
+            mended[number][place] = None if text is None else DraftText(text, None, outcome.origin)
+        return [[draft for draft in batch if draft is not None] for batch in mended]
 
-    def _question_again(self, purpose: str, piece: Piece, outside: Sequence[str]) -> Request:
+    def _question_again(self, purpose: str, draft: DraftText, outside: Sequence[str]) -> Request:
         words = fenced(", ".join(outside[:MAX_NAMED]), "words")
-        messages = self._prompts.messages("rewrite", text=fenced(piece.text), words=words)
+        messages = self._prompts.messages("rewrite", text=fenced(draft.text), words=words)
         return question(self._study, purpose, messages, record({"text": TEXT}))
 
     def _check(self, value: Any, request: Request) -> str | None:
@@ -156,10 +149,6 @@ class Within:
         return (
             f"it still has words that the learner does not know: {', '.join(named) or 'numbers'}" if outside else None
         )
-
-
-def _whole(batch: Sequence[Piece | None] | None) -> list[Piece] | None:
-    return None if batch is None else [piece for piece in batch if piece is not None]
 
 
 def _strays(outside: Sequence[str]) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tutelage.corpus.study_plan import ANNOTATED, Kind
+from tutelage.corpus.study_plan import ANNOTATED, TaskKind
+from tutelage.study.client.budget import budget_ended
 
 Ended = Literal["", "words", "texts", "budget", "exhausted"]
 WHY: dict[Ended, str] = {
@@ -26,16 +27,16 @@ class TaskLedger:
     Attributes:
         kind: of the task's lesson.
         requests: answered so far.
-        barren: of these, how many in a row brought (nearly) nothing new.
+        unproductive: of these, how many in a row brought (nearly) nothing new.
         texts: kept (a pair is one).
         words: kept, by white space.
         written_texts: refused ones included.
         written_words: refused ones included.
     """
 
-    kind: Kind
+    kind: TaskKind
     requests: int = 0
-    barren: int = 0
+    unproductive: int = 0
     texts: int = 0
     words: int = 0
     written_texts: int = 0
@@ -53,7 +54,7 @@ class WordLedger:
         ended: why the writing ended.
     """
 
-    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, kinds: Mapping[str, TaskKind]) -> None:
         self.tasks = {name: TaskLedger(kind) for name, kind in kinds.items()}
         self.ended: Ended = ""
         self._words = 0
@@ -79,11 +80,11 @@ class WordLedger:
         self.tasks[task].words += words
         self._words += words
 
-    def asked(self, task: str, barren: bool) -> None:
+    def asked(self, task: str, unproductive: bool) -> None:
         """Note an answered request, and whether it brought next to nothing."""
         found = self.tasks[task]
         found.requests += 1
-        found.barren = found.barren + 1 if barren else 0
+        found.unproductive = found.unproductive + 1 if unproductive else 0
 
     def words_of_text(self, task: str, unknown: int) -> float:
         """Return the mean words of a task's texts; a guess where there are none."""
@@ -96,12 +97,12 @@ class WordLedger:
         Args:
             texts: for each task with labels; None treats all tasks alike.
             pending: texts of each task that are on their way.
-            patience: barren requests in a row after which a task is left alone.
+            patience: unproductive requests in a row after which a task is left alone.
 
         Returns:
             Its name; None if there is nothing left to do.
         """
-        open_tasks = {name: task for name, task in self.tasks.items() if task.barren < patience}
+        open_tasks = {name: task for name, task in self.tasks.items() if task.unproductive < patience}
         if texts is not None:
             labelled = {name: task for name, task in open_tasks.items() if task.kind in ANNOTATED}
             wanting = [name for name, task in labelled.items() if task.texts + pending[name] < texts]
@@ -113,7 +114,12 @@ class WordLedger:
 
     def exhausted(self, patience: int) -> bool:
         """Tell whether some task was left alone because nothing new came."""
-        return any(task.barren >= patience for task in self.tasks.values())
+        return any(task.unproductive >= patience for task in self.tasks.values())
+
+    def check_budget(self) -> None:
+        """Raise a UserError if the end of the budget cut the writing off."""
+        if self.ended == "budget":
+            raise budget_ended(f"{self.words:,} words were written")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as an object."""

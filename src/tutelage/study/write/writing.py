@@ -18,22 +18,21 @@ from dataclasses import dataclass
 
 from tutelage.base.errors import UserError
 from tutelage.corpus.examples import Example
-from tutelage.corpus.study_plan import Kind, Plan, Task
-from tutelage.study.client.asking import ask_json
-from tutelage.study.client.questions import list_of, question
-from tutelage.study.client.teacher_llm import Request, TeacherLLM
+from tutelage.corpus.study_plan import StudyPlan, Task, TaskKind
+from tutelage.study.client.asking import ask_json, check_any, list_of, question
+from tutelage.study.client.client import Request, TeacherLLM
 from tutelage.study.filter.quarantine import Refused
 from tutelage.study.filter.text import word_forms
 from tutelage.study.settings import Study
-from tutelage.study.write.extenders import TARGETS, extensions, in_turn, rare_words
-from tutelage.study.write.pieces import Piece, check_any, origin_of
+from tutelage.study.write.drafts import DraftText, drafts_of
+from tutelage.study.write.extenders import TARGETS, cycle, extensions, rare_words
 from tutelage.study.write.prompting import Prompts, labels_text
 from tutelage.study.write.within import Within
 from tutelage.study.write.word_ledger import WordLedger
 
 PATIENCE = 5
 """Requests in a row that may bring (nearly) nothing new before a task counts as exhausted."""
-EXPECTED: dict[Kind, int] = {"classification": 20, "pair_classification": 25, "tagging": 15, "generation": 300}
+EXPECTED: dict[TaskKind, int] = {"classification": 20, "pair_classification": 25, "tagging": 15, "generation": 300}
 """Words of a text of each kind before there is one to go by: only the size of waves depends on it."""
 
 
@@ -42,7 +41,7 @@ class Slot:
     """A request of a wave: the task it is for, and how many texts it asks for."""
 
     task: Task
-    kind: Kind
+    kind: TaskKind
     request: Request
     count: int
 
@@ -60,10 +59,10 @@ class Writer:
         refused: what was not taken.
     """
 
-    def __init__(self, teacher: TeacherLLM, study: Study, plan: Plan) -> None:
+    def __init__(self, teacher: TeacherLLM, study: Study, plan: StudyPlan) -> None:
         self._teacher, self._study, self._plan = teacher, study, plan
         self._prompts = Prompts.of(plan, study.prompts)
-        kinds: tuple[Kind, ...] = () if study.writing.corpus == "multi_task" else ("generation",)
+        kinds: tuple[TaskKind, ...] = () if study.writing.corpus == "multi_task" else ("generation",)
         self._tasks = {task.name: task for task in plan.tasks(*kinds)}
         if not self._tasks:
             raise UserError(
@@ -98,11 +97,17 @@ class Writer:
                 self.ledger.ended = "exhausted" if self.ledger.exhausted(PATIENCE) else "texts"
                 return
             label = f"writing, {self.ledger.words:,} of {self._study.writing.words:,} words"
-            batches: Iterable[list[Piece] | None] = (
-                self._ask(wave, label)
-                if within is None
-                else within.ask([slot.request for slot in wave], label, self.refused)
-            )
+            requests = [slot.request for slot in wave]
+            batches: Iterable[list[DraftText] | None]
+            if within is None:
+                outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
+                # One by one: what is refused stands in the order of the requests.
+                batches = (
+                    None if outcome is None else drafts_of(outcome, request.purpose, self.refused)
+                    for request, outcome in zip(requests, outcomes, strict=True)
+                )
+            else:
+                batches = within.ask(requests, label, self.refused)
             for slot, batch in zip(wave, batches, strict=True):
                 if batch is None:
                     self.ledger.ended = "budget"
@@ -136,7 +141,7 @@ class Writer:
             expected += count * ledger.words_of_text(chosen, EXPECTED[kind])
         return slots
 
-    def _count(self, name: str, kind: Kind, pending: Counter[str]) -> int:
+    def _count(self, name: str, kind: TaskKind, pending: Counter[str]) -> int:
         """Return how many texts to ask for: no more than the task still needs."""
         writing = self._study.writing
         if kind == "generation":
@@ -153,43 +158,26 @@ class Writer:
         found = rare_words(self._counts, TARGETS * self._study.writing.wave, self._study.seed, self._waves)
         return found[: len(found) // TARGETS * TARGETS]
 
-    def _request(self, task: Task, kind: Kind, number: int, count: int, rare: Sequence[str]) -> Request:
+    def _request(self, task: Task, kind: TaskKind, number: int, count: int, rare: Sequence[str]) -> Request:
         name = {"pair_classification": "write_pairs", "generation": "write_long"}.get(kind, "write_texts")
         messages = self._prompts.messages(
             name,
             count=count,
-            prompt=in_turn(task.prompts, number, self._study.seed, task.name, "prompt") if task.prompts else "",
+            prompt=cycle(task.prompts, number, self._study.seed, task.name, "prompt") if task.prompts else "",
             description=task.description,
             labels=labels_text(task.labels),
             extensions=extensions(self._study, self._prompts, task, kind, number, rare),
         )
         paired = kind == "pair_classification"
-        schema = list_of("pairs", ("text", "text_pair"), count) if paired else list_of("texts", wished=count)
+        schema = list_of("pairs", ("text", "text_pair"), count) if paired else list_of("texts", count=count)
         return question(self._study, f"write/{task.name}/{number}", messages, schema)
 
-    def _ask(self, wave: Sequence[Slot], label: str) -> Iterable[list[Piece] | None]:
-        requests = [slot.request for slot in wave]
-        outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
-        for slot, outcome in zip(wave, outcomes, strict=True):
-            if outcome is None:
-                yield None
-            elif outcome.value is None:
-                self.refused.append(
-                    Refused(f"malformed answer: {outcome.fault}", origin_of(outcome), slot.request.purpose)
-                )
-                yield []
-            elif slot.kind == "pair_classification":
-                pairs = outcome.value["pairs"]
-                yield [Piece(item["text"], item["text_pair"], origin_of(outcome)) for item in pairs]
-            else:
-                yield [Piece(text, None, origin_of(outcome)) for text in outcome.value["texts"]]
-
-    def _take(self, slot: Slot, pieces: Sequence[Piece], words: int) -> Iterator[Example]:
+    def _take(self, slot: Slot, drafts: Sequence[DraftText], words: int) -> Iterator[Example]:
         """Take or refuse each text of an answer, and note both."""
         name, taken, beyond = slot.task.name, 0, 0
-        for piece in pieces:
-            fault = piece.fault()
-            example = None if fault else piece.example(slot.kind, name)
+        for draft in drafts:
+            fault = draft.fault()
+            example = None if fault else draft.example(slot.kind, name)
             self.ledger.written(name, example.word_count if example else 0)
             if example is not None and self.ledger.words >= words:
                 fault, beyond = "beyond the words asked for", beyond + 1
@@ -198,15 +186,15 @@ class Writer:
             elif example is not None:
                 fault = self._known(example)
             if example is None or fault is not None:
-                self.refused.append(Refused(fault or "", piece.origin, piece.content))
+                self.refused.append(Refused(fault or "", draft.origin, draft.content))
                 continue
             taken += 1
             self.ledger.kept(name, example.word_count)
             self._counts.update(word_forms(f"{example.text} {example.text_pair or ''}"))
             yield example
         # What is not wanted any more says nothing about whether the teacher has something new.
-        wanted = len(pieces) - beyond
-        self.ledger.asked(name, barren=taken * 10 <= wanted and (wanted > 0 or not pieces))
+        wanted = len(drafts) - beyond
+        self.ledger.asked(name, unproductive=taken * 10 <= wanted and (wanted > 0 or not drafts))
 
     def _full(self, slot: Slot) -> bool:
         """Tell whether a task with labels has all its texts."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from tutelage.corpus.examples import Example
-from tutelage.corpus.study_plan import Kind
+from tutelage.corpus.study_plan import TaskKind
 from tutelage.study.client.answers import unsound
 from tutelage.study.client.asking import Outcome
-from tutelage.study.client.teacher_llm import Request
+from tutelage.study.filter.quarantine import Refused
 
 
 @dataclass(frozen=True)
-class Piece:
+class DraftText:
     """A text or pair, and the key of the request that it answers."""
 
     text: str
@@ -34,7 +33,7 @@ class Piece:
             return "no text"
         return None
 
-    def example(self, kind: Kind, task: str) -> Example:
+    def example(self, kind: TaskKind, task: str) -> Example:
         """Make an example: short texts on one line, the words of tagging texts parted at its spaces."""
         text, pair = " ".join(self.text.split()), self.pair
         if kind == "generation":
@@ -50,11 +49,11 @@ class Piece:
         )
 
 
-def check_any(value: Any, request: Request) -> str | None:
-    """Ask again where an answer of the right form holds nothing."""
-    return None if any(value.values()) else "the list is empty"
-
-
-def origin_of(outcome: Outcome) -> str:
-    """Return the key of the request whose answer counted; empty if nothing was asked."""
-    return outcome.keys[-1] if outcome.keys else ""
+def drafts_of(outcome: Outcome, purpose: str, refused: list[Refused]) -> list[DraftText]:
+    """Return the texts or pairs of an answer; none where it stayed malformed, which is added to `refused`."""
+    if outcome.value is None:
+        refused.append(Refused(f"malformed answer: {outcome.fault}", outcome.origin, purpose))
+        return []
+    (items,) = outcome.value.values()
+    texts = [(item, None) if isinstance(item, str) else (item["text"], item["text_pair"]) for item in items]
+    return [DraftText(text, pair, outcome.origin) for text, pair in texts]

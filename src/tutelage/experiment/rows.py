@@ -1,0 +1,124 @@
+"""The prepared corpus as the models of a recipe read it: batches to train on, held-out rows, rows with labels."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from tutelage import recipe
+from tutelage.base.errors import UserError
+from tutelage.corpus.batches import BatchSource, Masking
+from tutelage.corpus.labels import LabelReader, LabelTask
+from tutelage.corpus.prepare import Prepared
+from tutelage.corpus.ul2 import mixture_of
+from tutelage.training.tasks import learned, task_weights
+
+HELD_OUT_ROWS = 64
+"""Rows of held-out text read at once."""
+
+
+class Rows:
+    """The rows of a corpus, each kind built once.
+
+    Args:
+        settings: the recipe's.
+        prepared: the corpus.
+    """
+
+    def __init__(self, settings: recipe.Data, prepared: Prepared) -> None:
+        self.settings = settings
+        self.prepared = prepared
+        self._held_out: dict[tuple[str, Masking | None], BatchSource] = {}
+
+    @property
+    def pad_id(self) -> int:
+        """What rows of examples are filled up with."""
+        return self.prepared.tokenizer.pad_token_id or 0
+
+    @property
+    def words_per_token(self) -> float:
+        """Words of the training split for each of its tokens."""
+        return self.prepared.train.words / len(self.prepared.train)
+
+    def training(self, model: recipe.Model) -> BatchSource:
+        """Build the batches that a model learns from: shuffled, with what its objectives hide, rewrite or label."""
+        data, store = self.settings, self.prepared.train
+        tasks = self.tasks_of(model)
+        labels = None
+        if tasks and store.labels is not None:
+            labels = LabelReader(store.labels, tasks, model.reads == "causal", model.tasks[0].confidence)
+        mixture = None
+        if model.ul2 is not None:
+            mixture = mixture_of(model.ul2, self.prepared.tokenizer, data.rows.length, data.seed)
+        return BatchSource(
+            store,
+            data.rows,
+            model.optim.batch_rows,
+            data.seed,
+            self.pad_id,
+            self._masking(model),
+            True,
+            mixture,
+            labels,
+        )
+
+    def held_out(self, split: str, model: recipe.Model) -> BatchSource:
+        """Return the rows of a held-out split, `val` or `test`, in their order.
+
+        They stay as they are, also for `ul2`, so that losses on them compare with any causal model's.
+        """
+        masking = self._masking(model)
+        if (split, masking) not in self._held_out:
+            store = self.prepared.val if split == "val" else self.prepared.test
+            self._held_out[split, masking] = BatchSource(
+                store, self.settings.rows, HELD_OUT_ROWS, self.settings.seed, self.pad_id, masking, shuffle=False
+            )
+        return self._held_out[split, masking]
+
+    @cached_property
+    def unmasked(self) -> BatchSource:
+        """The training rows as any causal model reads them, one at a time: what is scored for selections."""
+        return BatchSource(self.prepared.train, self.settings.rows, 1, self.settings.seed, self.pad_id)
+
+    def labelled(self, model: recipe.Model) -> BatchSource | None:
+        """Return the rows of the test split, no token hidden, with all their labels; None if there are none."""
+        store = self.prepared.test
+        if store.labels is None or self.settings.rows.kind != "examples":
+            return None
+        labels = LabelReader(store.labels, store.labels.tasks, model.reads == "causal")
+        return BatchSource(store, self.settings.rows, HELD_OUT_ROWS, 0, self.pad_id, shuffle=False, labels=labels)
+
+    def tasks_of(self, model: recipe.Model) -> tuple[LabelTask, ...]:
+        """Return the tasks of the corpus that a model learns, in any of its stages.
+
+        Raises:
+            UserError: the corpus has no labels, or not those of a task that is named.
+        """
+        labels = self.prepared.train.labels
+        found = {task.name for what in model.tasks for task in learned(what, labels.tasks if labels else ())}
+        return tuple(task for task in labels.tasks if task.name in found) if labels else ()
+
+    def task_weights(self, model: recipe.Model) -> tuple[tuple[float, ...], ...]:
+        """Return of each stage what the tasks of a model weigh; nothing where it learns none."""
+        tasks, labels = self.tasks_of(model), self.prepared.train.labels
+        if not tasks or labels is None:
+            return ()
+        stages = []
+        for stage in model.stages:
+            what = stage.objectives.tasks
+            weights = task_weights(what, learned(what, labels.tasks), labels.counts) if what else {}
+            stages.append(tuple(weights.get(task.name, 0.0) for task in tasks))
+        return tuple(stages)
+
+    def _masking(self, model: recipe.Model) -> Masking | None:
+        """Return what hides tokens from a masked model."""
+        tokenizer = self.prepared.tokenizer
+        if model.reads == "masked" and tokenizer.mask_token_id is None:
+            raise UserError("a masked model needs a mask token: data.tokenizer.extra_tokens must have '<mask>'")
+        if self.settings.rows.kind == "examples" and tokenizer.pad_token_id is None:
+            raise UserError("rows of examples are padded, but this tokenizer has no pad token; use `kind: chunks`")
+        if model.reads != "masked":
+            return None
+        masked = next((stage.objectives.masked for stage in model.stages if stage.objectives.masked), None)
+        rate = masked.rate if masked else recipe.Masked().rate
+        special = tuple(sorted(tokenizer.all_special_ids))
+        return Masking(rate, tokenizer.mask_token_id, len(tokenizer), special, self.settings.seed)
