@@ -235,7 +235,7 @@ def opened(
 
 def _announce(cache: TeacherCache, epochs: range, label: str, share: float | None) -> None:
     """Say what is about to be filled, and what may be unwanted about it: that a small share of it will be read."""
-    console.print(f"{label}: keeping what the teachers say in {cache.folder}: {describe(cache, epochs)}")
+    console.print(f"{label}: keeping the teachers' output in {cache.folder}: {describe(cache, epochs)}")
     if cache.encoding.biased:
         console.print(
             f"[yellow]{label}: the {cache.encoding.key['k']} most likely tokens are a biased sample of what the "

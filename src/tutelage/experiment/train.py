@@ -63,17 +63,12 @@ def train_run(experiment: Experiment, run: TrainingRun) -> None:
             selected=batches,
         )
         with opened, machine.deterministic(model.deterministic):
-            state = train(job, _learner_in(mode, experiment, run), run.folder, experiment.group)
+            learner = new_learner(experiment, run)
+            mode.apply(learner.model)
+            state = train(job, learner, run.folder, experiment.group)
         if experiment.group.is_main:
             _finish(experiment, run, state, building, scoring)
         experiment.group.barrier()
-
-
-def _learner_in(mode: ExecutionMode, experiment: Experiment, run: TrainingRun) -> Learner:
-    """Make a run's learner, its model in a mode of execution."""
-    learner = new_learner(experiment, run)
-    mode.apply(learner.model)
-    return learner
 
 
 def mode_of(experiment: Experiment, run: TrainingRun) -> ExecutionMode:
@@ -161,7 +156,7 @@ def _best(experiment: Experiment, run: TrainingRun, state: checkpoint.State) -> 
 
 
 def _gate_report(experiment: Experiment, run: TrainingRun, learner: Learner) -> list[Json]:
-    """Measure the weights of the gates of stages that have one; nothing where the model is too large for one."""
+    """Measure the weights of the gates of the stages that have one; nothing where the model is too large for one."""
     if run.model.sharding != "none" and experiment.group.size > 1:
         return []
     found, device = [], experiment.group.device

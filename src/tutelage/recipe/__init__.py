@@ -1,4 +1,4 @@
-"""What a recipe may say: typed, strict, documented field by field; and how it is read from YAML."""
+"""The settings of a recipe: typed, strict, documented field by field; and how it is read from YAML."""
 
 from tutelage.recipe.data import Data as Data
 from tutelage.recipe.data import Rows as Rows

@@ -1,4 +1,4 @@
-"""The part of a recipe that says what a teacher weighs: schedules of weight and temperature, gates; see `recipe`."""
+"""Settings: how much teachers count, and when: schedules of weight and temperature, gates; see `recipe`."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class WeightScheduleSettings(Kinds):
     """`step`: whole, then nothing (SALT). `linear`, `cosine`: falls from the start. `wsd`: warm-up, stable, decay.
     `ratio_linear`: what falls in a straight line is its ratio to the text's weight."""
     over: Span | None = None
-    """Length from the stage's start to where the teacher no longer teaches, and is released: `30%` of the run, a number
-    of steps, `5M tokens`, `1M words`. To the stage's end unless given; `step` needs it."""
+    """Length from the stage's start to where the weight is zero and the teacher is released: `30%` of the run, a
+    number of steps, `5M tokens`, `1M words`. To the stage's end unless given; `step` needs it."""
     warmup: Span | None = None
     """`wsd`: length of the rise from nothing to the whole weight; none unless given."""
     decay: Span | None = None
@@ -88,18 +88,18 @@ class TemperatureScheduleSettings(Section):
     kind: Literal["linear", "cosine"] = "linear"
     """The way from one to the other."""
     over: Span | None = None
-    """Length from the stage's start; as long as the teachers teach unless given."""
+    """Length from the stage's start; as long as the teachers have weight unless given."""
 
 
 class GateSettings(Kinds):
-    """What the teachers weigh at each token; the text takes up the rest. A word stands for
+    """How much teachers count at each token; what their weight loses, the text's gains. A word stands for
     `{kind: word}`. See docs/methods.md."""
 
     goes_with: ClassVar = {"share": "skip_certain", "scale": "advantage"}
     kind: Literal["skip_certain", "advantage", "confidence"]
-    """`skip_certain`: not where they are surest, which is where the text says as much. `advantage`: more where they
+    """`skip_certain`: not where they are surest, since the text tells as much there. `advantage`: more where they
     predict the next token better than the student does. `confidence`: more where they are surer."""
     share: Share = 0.15
-    """`skip_certain`: the share of each row's tokens, those of lowest entropy, at which they have no weight."""
+    """`skip_certain`: the share of each row's tokens, those of lowest entropy, at which they do not count."""
     scale: Annotated[float, Field(gt=0)] = 1.0
     """`advantage`: the weight is the logistic function of the student's loss less the teachers', in nats, over this."""

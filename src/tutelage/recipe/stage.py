@@ -1,4 +1,4 @@
-"""The part of a recipe that says what a model learns from whom: stages, objectives, teachers, caches; see `recipe`."""
+"""Settings: what a model learns from whom: stages, objectives, teachers, caches; see `recipe`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Distill(Objective):
     """How the weight falls to nothing; the text takes up what the teachers give up. Whole to the stage's end unless
     given."""
     gate: GateSettings | None = None
-    """What the teachers weigh at each token; everywhere alike unless given."""
+    """How much teachers count at each token; the same at all unless given."""
 
 
 class Masked(Objective):
@@ -66,7 +66,7 @@ class Denoiser(Section):
 
 
 class Ul2(Objective):
-    """A mixture of denoisers for a model that reads left to right (UL2): each row draws its kind anew in each epoch."""
+    """A mixture of denoisers for a causal model (UL2): each row draws its kind again in each epoch."""
 
     causal: Fraction = 0.6
     """Share of rows that are read as they are, each token predicted."""
@@ -81,8 +81,8 @@ class Ul2(Objective):
     def _shares_are_whole(self) -> Ul2:
         shares = (self.causal, self.prefix, self.span)
         if abs(sum(shares) - 1) > 1e-9:
-            said = ", ".join(f"{share:g}" for share in shares)
-            raise ValueError(f"`causal`, `prefix` and `span` are shares of the rows, but {said} do not sum to 1")
+            given = ", ".join(f"{share:g}" for share in shares)
+            raise ValueError(f"`causal`, `prefix` and `span` are shares of the rows, but {given} do not sum to 1")
         return self
 
 
@@ -98,13 +98,13 @@ class Tasks(Objective):
     only: tuple[str, ...] | None = None
     """Of these kinds, the tasks with these names; all unless given."""
     weighting: Literal["uniform", "uncertainty"] = "uniform"
-    """`uniform`: all tasks of a mean count alike, as in the paper. `uncertainty`: each is divided by a variance that is
-    learned with it (Kendall et al. 2018)."""
+    """`uniform`: all tasks of a mean count the same, as in the paper. `uncertainty`: each is divided by a variance that
+    is learned with it (Kendall et al. 2018)."""
     temperature: Annotated[float, Field(gt=0)] | None = None
     """Tasks weigh as much as their number of labels to the power of 1/temperature: at 1 in proportion to their labels,
-    at large values alike; alike unless given."""
+    at large values the same; the same unless given."""
     confidence: bool = True
-    """Labels weigh as much as the teacher was sure of them (votes); false counts all alike."""
+    """Labels weigh as much as the teacher was sure of them (votes); false counts all the same."""
 
     @model_validator(mode="after")
     def _names_once(self) -> Tasks:
@@ -142,7 +142,7 @@ class Objectives(Section):
     ul2: Ul2 | None = None
     """Cross-entropy of what a mixture of denoisers asks for: `ul2: 1` is 60 % causal, 20 % prefix, 20 % span rows."""
     distill: Distill | None = None
-    """What the teachers say; needs `teachers`."""
+    """Divergence from the teachers; needs `teachers`."""
     tasks: Tasks | None = None
     """Labels of texts and words; `masked: 1, tasks: 0.5` is the study plans' loss. Needs `data.separator: brackets` and
     `data.rows.kind: examples`."""
@@ -186,8 +186,8 @@ class Objectives(Section):
         if distill is not None and text is None and (distill.schedule or distill.gate):
             key = "schedule" if distill.schedule else "gate"
             raise ValueError(
-                f"`distill.{key}` silences the teachers, and nothing would be left to learn: add `next_token`, "
-                "`masked` or `ul2`, which takes up their weight"
+                f"`distill.{key}` takes weight from the teachers, and nothing would be left to learn: add "
+                "`next_token`, `masked` or `ul2`, which takes up their weight"
             )
         return self
 
@@ -207,7 +207,7 @@ def _weighed(value: Any) -> Any:
 
 
 class Cache(Kinds):
-    """What teachers said, computed once and kept on disk; a word stands for `{kind: word}`. See docs/caches.md."""
+    """Teachers' output, computed once and kept on disk; a word stands for `{kind: word}`. See docs/caches.md."""
 
     goes_with: ClassVar = {"draws": "sparse", "sets": "sparse", "k": "top_k"}
     kind: Literal["hidden", "sparse", "top_k"]
@@ -238,7 +238,7 @@ class Stage(Section):
     combine: Literal["mean_logits", "mean_probabilities"] = "mean_logits"
     """How several teachers become one distribution; `mean_logits` as BabyLlama published."""
     cache: Cache | None = None
-    """Keep what the teachers say on disk, instead of asking them at every step."""
+    """Keep the teachers' output on disk, instead of computing it at every step."""
     select: Select | None = None
     """Learn from some of the rows (or tokens) only, chosen before the stage begins; see docs/selection.md."""
 
@@ -247,7 +247,7 @@ class Stage(Section):
         if (self.objectives.distill is not None) != bool(self.teachers):
             raise ValueError("`teachers` and `objectives.distill` go together: give both, or neither")
         if self.cache is not None and not self.teachers:
-            raise ValueError("`cache` keeps what teachers say: name `teachers`, or leave it out")
+            raise ValueError("`cache` keeps teachers' output: name `teachers`, or leave it out")
         distill, cache = self.objectives.distill, self.cache
         if (
             distill
@@ -256,7 +256,7 @@ class Stage(Section):
             and cache.kind != "hidden"
         ):
             raise ValueError(
-                f"`cache: {cache.kind}` keeps what teachers say at one temperature, and this one changes; take "
+                f"`cache: {cache.kind}` keeps teachers' output at one temperature, and this one changes; take "
                 "`cache: hidden`, no cache, or a single temperature"
             )
         return self
@@ -274,7 +274,7 @@ class Stage(Section):
 
     @property
     def reads(self) -> ModelKind | None:
-        """How the objectives make the model read: left to right, or both ways; `distill` alone leaves it open."""
+        """Whether the objectives make the model causal or masked; `distill` alone leaves it open."""
         if self.objectives.masked:
             return "masked"
         return "causal" if self.objectives.text else None
