@@ -61,7 +61,7 @@ def check_settings(name: str, function: Callable[..., Any], given: int, settings
     """Make sure that a function takes so many arguments by place, and settings by name.
 
     Raises:
-        ValueError: it does not, with the nearest name.
+        UserError: it does not, with the nearest name.
     """
     signature = inspect.signature(function)
     try:
