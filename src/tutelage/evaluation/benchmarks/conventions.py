@@ -34,7 +34,7 @@ Backend = Literal["causal", "mlm", "mntp"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CausalRules:
-    """How models that read left to right score a text. Position 0 of a row has no context and is never scored."""
+    """How causal models score a text. Position 0 of a row has no context and is never scored."""
 
     start: tuple[Literal["bos", "eos", "pad"], ...]
     """Put before a text without prefix: the first of these special tokens that the tokenizer has, so that the text's
@@ -55,7 +55,7 @@ class CausalRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskedRules:
-    """How models that read both ways score a text: pseudo-log-likelihood (Salazar et al. 2020), one mask at a time.
+    """How masked models score a text: pseudo-log-likelihood (Salazar et al. 2020), one mask at a time.
 
     Special tokens of the tokenizer's template surround the text and are not scored. (The code of 2023 counts on exactly
     one on either side and misplaces the masks of any other tokenizer; that is not reproduced.)

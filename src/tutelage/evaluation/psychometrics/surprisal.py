@@ -9,11 +9,11 @@ differ from that:
 
 - the word is tokenized by itself, without a space in front: after "the old", a byte-level tokenizer asks for the token
   of "dog", not of " dog" (tokenizers that put a space in front of every text are not affected);
-- the tokens of a word are decoded to text again, glued to the context, and the longer context is tokenized anew, so
+- the tokens of a word are decoded to text again, glued to the context, and the longer context is tokenized again, so
   that tokens may come together otherwise than the word's own did, and of a decoded piece the first token is asked for;
 - after a context to which the tokenizer appends a special token (as encoders' do), a causal model predicts behind it.
 
-Models that read both ways predict a token at the first of three masks behind the context (`mlm`), or one position
+Masked models predict a token at the first of three masks behind the context (`mlm`), or one position
 before it (`mntp`, models trained on masked next-token prediction).
 """
 
