@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, read_json
@@ -21,6 +21,9 @@ from tutelage.models.build import read_weights
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import ModelKind, is_path
 from tutelage.teaching import outside
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from a hub repository; only files at its top."""
@@ -52,7 +55,7 @@ class ExternalModel:
     folder: Path
     kind: ModelKind
     architecture: str
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerFast
     identity: str
     remarks: tuple[str, ...]
 
@@ -250,7 +253,7 @@ def _names(mapping: Any) -> set[str]:
 # --- tokenizer
 
 
-def _tokenizer(folder: Path, source: str) -> tuple[Any, list[str]]:
+def _tokenizer(folder: Path, source: str) -> tuple[PreTrainedTokenizerFast, list[str]]:
     """Load a model's own tokenizer, and say where its class and its file disagree."""
     from transformers import AutoTokenizer, __version__
 
@@ -274,7 +277,7 @@ def _tokenizer(folder: Path, source: str) -> tuple[Any, list[str]]:
     return tokenizer, _disagreement(tokenizer, folder)
 
 
-def _disagreement(tokenizer: Any, folder: Path) -> list[str]:
+def _disagreement(tokenizer: PreTrainedTokenizerFast, folder: Path) -> list[str]:
     """Compare a tokenizer with its file: classes of some versions of transformers rebuild parts of it."""
     from tokenizers import Tokenizer
 
@@ -293,7 +296,7 @@ def _disagreement(tokenizer: Any, folder: Path) -> list[str]:
     return []
 
 
-def _check_specials(tokenizer: Any, kind: ModelKind, convention: Convention, source: str) -> None:
+def _check_specials(tokenizer: PreTrainedTokenizerFast, kind: ModelKind, convention: Convention, source: str) -> None:
     if kind == "masked" and tokenizer.mask_token_id is None:
         raise UserError(
             f"the tokenizer of {source} has no mask token, without which a masked model cannot be scored: name it in "
@@ -307,7 +310,7 @@ def _check_specials(tokenizer: Any, kind: ModelKind, convention: Convention, sou
         )
 
 
-def missing_characters(tokenizer: Any, texts: Sequence[str]) -> tuple[str, int]:
+def missing_characters(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> tuple[str, int]:
     """Return characters of some texts that a tokenizer cannot write, and in how many texts they stand.
 
     A character is missing if by itself it becomes the unknown token, or nothing. Spaces and combining marks are left

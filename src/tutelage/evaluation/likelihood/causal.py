@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from tutelage.evaluation.likelihood.masked import masked_log_probs
 from tutelage.evaluation.likelihood.prefixes import BUNDLE, Bundles, bundle, nodes, read_bundles, shares_prefixes
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Values = NDArray[np.float32]
 
@@ -59,7 +62,7 @@ class Likelihood:
 
 def log_probs(
     ensemble: Ensemble,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     items: Sequence[Item],
     convention: Convention,
     batch_tokens: int | None = None,
@@ -91,7 +94,7 @@ def log_probs(
 
 def score_rows(
     ensemble: Ensemble,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     rows: TokenRows,
     texts: Sequence[str],
     rules: MaskedRules,
@@ -149,7 +152,7 @@ def _check_lengths(ensemble: Ensemble, rows: TokenRows, texts: Sequence[str]) ->
     )
 
 
-def _check_tokens(ensemble: Ensemble, rows: TokenRows, tokenizer: Any) -> None:
+def _check_tokens(ensemble: Ensemble, rows: TokenRows, tokenizer: PreTrainedTokenizerFast) -> None:
     largest = int(rows.tokens_S.max(initial=0))
     if largest >= ensemble.vocab_size:
         raise UserError(
