@@ -210,7 +210,7 @@ def test_a_damaged_selection_is_told(done: Path, tmp_path: Path) -> None:
     [
         (("share: 25%", "rows: 7"), r"models\.chosen\.stages\.0\.select leaves 7 of .* fewer than a batch of 8"),
         (("share: 25%", "rows: 100000"), r"rows=100,000, but the training split has only"),
-        (("rows: {length: 16}", "rows: {length: 16, chunking: random}"), "read anew in every epoch"),
+        (("rows: {length: 16}", "rows: {length: 16, chunking: random}"), "these rows differ between epochs"),
     ],
 )
 def test_selections_that_cannot_be_are_refused_before_training(tmp_path: Path, change, message: str) -> None:
