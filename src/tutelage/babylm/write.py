@@ -287,7 +287,8 @@ def _check_place(base: Path) -> None:
 def _files(submission: Submission, form: SubmissionFormat) -> dict[str, Any]:
     """Return every file of predictions by its path below the model's folder."""
     age = submission.age_of_acquisition
-    values = {**submission.full, form.surprisals: submission.surprisals, "aoa": None if age is None else {"aoa": age}}
+    # In 2025 the surprisals themselves have the key `aoa`.
+    values = {**submission.full, "aoa": None if age is None else {"aoa": age}, form.surprisals: submission.surprisals}
     found = final_files(form, submission.backend, values)
     for name, by_task in submission.fast.items():
         for task in form.fast:
