@@ -31,7 +31,8 @@ def load_function(name: str) -> Callable[..., Any]:
     """
     found = load_object(name)
     if not inspect.isfunction(found):
-        raise UserError(f"'{name}' is no function")
+        place, _, function = name.partition(":")
+        raise UserError(f"'{place}' has no function '{function}', but something else of that name")
     return found
 
 
