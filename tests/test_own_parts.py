@@ -18,11 +18,11 @@ OBJECTIVE, SUITE, CLEANING = (
 )
 TINY = "{model_type: llama, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}"
 TOY = (
-    "models.student.preset=null",
-    f"models.student.config={TINY}",
-    "models.student.epochs=null",
-    "models.student.steps=12",
-    "models.student.evaluations=2",
+    "models.focal.preset=null",
+    f"models.focal.config={TINY}",
+    "models.focal.epochs=null",
+    "models.focal.steps=12",
+    "models.focal.evaluations=2",
 )
 
 
@@ -44,19 +44,19 @@ def metrics(done: tuple[Path, Summary], model: str) -> list[dict]:
 
 
 def test_the_objective_is_learned_and_written_down(done) -> None:
-    lines = metrics(done, "student")
+    lines = metrics(done, "focal")
     for line in lines:
         # Focal loss is cross-entropy times a factor below 1.
         assert 0 < line["objectives"][OBJECTIVE] < line["loss"]
-    assert not any(line.get("objectives") for line in metrics(done, "control"))
+    assert not any(line.get("objectives") for line in metrics(done, "plain"))
 
 
 def test_the_objective_changes_what_is_learned(done) -> None:
-    student, control = (done[1].models[name].seeds["0"] for name in ("student", "control"))
-    assert student.steps == control.steps == 12
-    first = [metrics(done, name)[0]["loss"] for name in ("student", "control")]
+    focal, plain = (done[1].models[name].seeds["0"] for name in ("focal", "plain"))
+    assert focal.steps == plain.steps == 12
+    first = [metrics(done, name)[0]["loss"] for name in ("focal", "plain")]
     assert first[0] == pytest.approx(first[1], rel=1e-6), "the same weights and rows at first"
-    assert student.test["loss"] != control.test["loss"]
+    assert focal.test.loss != plain.test.loss
 
 
 def test_the_objective_is_the_plain_formula(monkeypatch: pytest.MonkeyPatch) -> None:
