@@ -21,7 +21,7 @@ import numpy as np
 
 from tutelage.base.errors import UserError, nearest
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
-from tutelage.evaluation.external import open_guests
+from tutelage.evaluation.external import open_models
 from tutelage.evaluation.suites.pairs import Paradigm
 from tutelage.evaluation.suites.suites import Suite, evaluate_suite, find_suite
 from tutelage.teaching.teachers import Ensemble
@@ -94,7 +94,7 @@ def main() -> int:
     options = parser.parse_args()
     names = [name for name in options.paradigms.split(",") if name]
     suite = chosen(find_suite(options.suite), names, options.limit)
-    [guest] = open_guests([options.model], CONVENTIONS["2024"], "causal", None)
+    [guest] = open_models([options.model], CONVENTIONS["2024"], "causal", None)
     ours = evaluate_suite(Ensemble([guest.load()]), guest.tokenizer, suite, CONVENTIONS["2024"]).log_probs
     theirs = harness(guest.folder, suite)
     columns = ("lm-eval", "tutelage", "largest difference", "decided otherwise")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tutelage import api
-from tutelage.babylm.track_rules import TRACKS, Rules
+from tutelage.babylm.track_rules import TRACKS, TrackRules
 from tutelage.babylm.tracks import Finding, check
 from tutelage.base.errors import UserError
 from tutelage.recipe.load import recipe_from_text
@@ -269,7 +269,7 @@ def test_a_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert broken == {("student", "who wrote the corpus"), ("teacher", "who wrote the corpus")}
     assert "'teacher', whose output distribution teaches, was trained on the same words" in str(found)
     # A schedule that such a short run reaches.
-    monkeypatch.setitem(TRACKS, "short", Rules("2025", 10**7, 10, (200, 400)))
+    monkeypatch.setitem(TRACKS, "short", TrackRules("2025", 10**7, 10, (200, 400)))
     by_model = {one.model: one for one in check(tmp_path / "real", "short") if one.rule == "checkpoints"}
     assert by_model["student"].verdict == "kept"
     assert by_model["teacher"].verdict == "broken"
@@ -299,6 +299,6 @@ def test_checkpoints_of_texts_of_many_lengths_are_found(tmp_path: Path, monkeypa
     kept = [json.loads(file.read_text())["tokens"] for file in sorted(run.glob("checkpoints/*/state.json"))]
     beyond = [min(tokens for tokens in kept if tokens * per_token >= words) - words / per_token for words in reached]
     assert max(beyond) > mean, "no step overshoots here, and the test shows nothing"
-    monkeypatch.setitem(TRACKS, "short", Rules("2025", 10**7, 10, schedule))
+    monkeypatch.setitem(TRACKS, "short", TrackRules("2025", 10**7, 10, schedule))
     found = next(one for one in check(tmp_path / "examples", "short") if one.rule == "checkpoints")
     assert found.verdict == "kept", found.message

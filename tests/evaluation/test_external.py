@@ -26,7 +26,7 @@ from tutelage.base.errors import UserError
 from tutelage.cli.main import app
 from tutelage.compare.summary import read_summary
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
-from tutelage.evaluation.external import missing_characters, open_guests
+from tutelage.evaluation.external import missing_characters, open_models
 
 SPECIALS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 MASKED = {**SPECIALS, "mask_token": "<mask>", "cls_token": "<cls>", "sep_token": "<sep>"}
@@ -92,7 +92,7 @@ def edit(file: Path, **changes: Any) -> None:
 
 def opened(*folders: Path, year: str = "2025", **settings: Any) -> list[Any]:
     settings = {"kind": None, "revision": None} | settings
-    return open_guests([str(folder) for folder in folders], CONVENTIONS[year], **settings)
+    return open_models([str(folder) for folder in folders], CONVENTIONS[year], **settings)
 
 
 def test_models_are_scored_side_by_side(made: Path, tmp_path: Path) -> None:
@@ -173,15 +173,15 @@ def test_a_padded_output_layer_counts_whole(tmp_path: Path) -> None:
     edit(folder / "config.json", vocab_size=len(tokenizer) + 28)
     config = AutoConfig.from_pretrained(folder)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    [guest] = opened(folder)
-    assert guest.load().vocab_size == len(tokenizer) + 28
+    [model] = opened(folder)
+    assert model.load().vocab_size == len(tokenizer) + 28
 
 
 def test_tokens_beyond_the_model_are_told_and_refused_only_when_written(first: Path, tmp_path: Path) -> None:
     """As with GPT-2's class, which adds an unknown token behind the last one of the model."""
     edit(first / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
-    [guest] = opened(first)
-    assert any("<|endoftext|>" in remark for remark in guest.remarks)
+    [model] = opened(first)
+    assert any("<|endoftext|>" in remark for remark in model.remarks)
     api.evaluate_models([first], ["starter-pairs"], tmp_path / "out")
     pairs = tmp_path / "pairs"
     pairs.mkdir()
@@ -205,12 +205,12 @@ def test_tokens_beyond_the_model_are_told_and_refused_only_when_written(first: P
 )
 def test_tokenizers_of_other_versions_give_the_same_tokens(first: Path, changes: dict[str, Any]) -> None:
     edit(first / "tokenizer_config.json", **changes)
-    [guest] = opened(first)
+    [model] = opened(first)
     expected = make_tokenizer(SPECIALS)
     for text in [*texts()[:20], " A space first.", "café – 3.5 %"]:
-        ours = guest.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ours = model.tokenizer(text, add_special_tokens=False)["input_ids"]
         assert ours == expected(text, add_special_tokens=False)["input_ids"]
-    assert not any("otherwise than its tokenizer.json" in remark for remark in guest.remarks)
+    assert not any("otherwise than its tokenizer.json" in remark for remark in model.remarks)
 
 
 def test_a_class_that_overrules_its_file_is_told(first: Path) -> None:
@@ -218,8 +218,8 @@ def test_a_class_that_overrules_its_file_is_told(first: Path) -> None:
     state["pre_tokenizer"]["add_prefix_space"] = True
     (first / "tokenizer.json").write_text(json.dumps(state))
     edit(first / "tokenizer_config.json", tokenizer_class="GPT2TokenizerFast", add_prefix_space=False)
-    [guest] = opened(first)
-    assert any("otherwise than its tokenizer.json says" in remark for remark in guest.remarks)
+    [model] = opened(first)
+    assert any("otherwise than its tokenizer.json says" in remark for remark in model.remarks)
 
 
 def test_a_tokenizer_of_an_unknown_format_says_what_to_do(first: Path) -> None:
@@ -277,8 +277,8 @@ def test_what_cannot_be_scored_says_why(first: Path, how: str, message: str) -> 
 
 def test_a_kind_that_is_said_overrules(first: Path) -> None:
     edit(first / "config.json", architectures=["LlamaModel"])
-    [guest] = opened(first, kind="causal")
-    assert guest.kind == "causal"
+    [model] = opened(first, kind="causal")
+    assert model.kind == "causal"
 
 
 def test_weights_that_do_not_fit_are_named(first: Path, tmp_path: Path) -> None:
@@ -355,11 +355,11 @@ def test_labels_tell_models_apart(tmp_path: Path) -> None:
     for folder in folders:
         folder.mkdir(parents=True)
         shutil.copytree(make_model(tmp_path / "x"), folder, dirs_exist_ok=True)
-    assert [guest.label for guest in opened(*folders)] == [
+    assert [model.label for model in opened(*folders)] == [
         "student/seed-0", "student/seed-1", "control/seed-0", "control/seed-1",
     ]  # fmt: skip
-    assert [guest.label for guest in opened(tmp_path / "x")] == ["x"]
-    assert [guest.label for guest in opened(folders[0])] == ["student/seed-0"]
+    assert [model.label for model in opened(tmp_path / "x")] == ["x"]
+    assert [model.label for model in opened(folders[0])] == ["student/seed-0"]
 
 
 class Hub(BaseHTTPRequestHandler):

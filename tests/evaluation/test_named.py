@@ -13,9 +13,9 @@ from tutelage import api
 from tutelage.base.errors import UserError
 from tutelage.evaluation import named
 from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.causal import log_probs
-from tutelage.evaluation.measurements import Context, Measurement
 from tutelage.evaluation.named import check_name, find, names
 from tutelage.recipe import Evaluation
 from tutelage.recipe.load import recipe_from_text
@@ -144,7 +144,7 @@ def test_log_probabilities_of_items_are_kept_beside_the_score(done: tuple[Path, 
 def test_parts_survive_a_stop(registered: None, tmp_path: Path) -> None:
     context = Context(
         name="surprise", label="x", tokenizer=None, settings=Evaluation(), precision="fp32",
-        speakers=None, parts=tmp_path,
+        models=None, parts=tmp_path,
     )  # fmt: skip
     assert context.part("one", lambda: {"a": 1}) == {"a": 1}
     assert context.part("one", lambda: pytest.fail("computed again")) == {"a": 1}
@@ -200,3 +200,114 @@ def test_every_name_that_is_listed_is_known() -> None:
     for name in names():
         check_name(name)
     assert find("starter-pairs", Evaluation()).texts
+
+
+OWN = """
+from pathlib import Path
+
+from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
+from tutelage.evaluation.suites.questions import Paradigm, Question
+
+
+def pairs(good, bad):
+    return Question((Item(good), Item(bad)))
+
+
+def agreement():
+    return [Paradigm("number", (pairs("The dogs sleep.", "The dogs sleeps."), pairs("A cat sits.", "A cat sit.")))]
+
+
+def from_file(path):
+    lines = Path(path).read_text().splitlines()
+    return [Paradigm("lines", tuple(pairs(*line.split("|")) for line in lines))]
+
+
+def empty():
+    return []
+
+
+def single():
+    return [Paradigm("one", (Question((Item("a"),)),))]
+
+
+@Measurement
+def parameters(context: Context) -> MeasuredResult:
+    count = sum(p.numel() for p in context.ensemble.parameters()) + len(context.argument)
+    return MeasuredResult(context.name, context.convention.name, "count", {"count": MeasuredValue(count, "share")})
+
+
+LIMIT = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's module on the path."""
+    module = tmp_path / "path" / "own_evaluations.py"
+    module.parent.mkdir()
+    module.write_text(OWN)
+    (module.parent / "own_broken.py").write_text("1 / 0")
+    (module.parent / "own_lacking.py").write_text("import not_there_at_all")
+    monkeypatch.syspath_prepend(str(module.parent))
+    return module
+
+
+def test_own_suites_and_measurements_are_scored_and_depend_on_their_source(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("It rains.|It rain.\n")
+    suite, file, measure = (f"own_evaluations:{name}" for name in ("agreement", f"from_file:{lines}", "parameters:abc"))
+    text = RECIPE.partition("    stages")[0].replace("seeds: 2", "seeds: 1")
+    text += f'    optim: {{batch_rows: 8, lr: 1.0e-2}}\nevaluate: ["{suite}", "{file}", "{measure}"]\n'
+    text += f'evaluation: {{along: ["{suite}"]}}\n'
+    run = api.run(recipe_from_text(text), runs=tmp_path).models["student"].seeds["0"]
+    assert run.suites[suite].paradigms["number"].n == 2
+    assert run.suites[file].items == 1
+    size = run.measures[measure].values["count"].value
+    scores = tmp_path / "measured/student/seed-0"
+    kept = {
+        path.name: json.loads(path.read_text())["of"] for path in (scores / "scores").glob("own_evaluations-*-*.json")
+    }
+    assert len(kept) == 3
+    assert all(len(of["source"]) == 64 for of in kept.values())
+    assert len(list(scores.rglob("own_evaluations-agreement-????????.json"))) == 3
+    out = tmp_path / "out"
+    shown = api.evaluate_models([scores / "hf"], [suite, "own_evaluations:parameters"], out).models
+    [model] = shown.values()
+    assert model.seeds["0"].suites[suite].accuracy == run.suites[suite].accuracy
+    assert model.seeds["0"].measures["own_evaluations:parameters"].values["count"].value == size - 3
+    before = find(suite, Evaluation()).inputs
+    own.write_text(OWN + "# changed\n")
+    assert find(suite, Evaluation()).inputs["source"] != before["source"]
+    assert find(suite, Evaluation()).inputs["items"] == before["items"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own_evaluatoins:agreement", "'own_evaluatoins:agreement' cannot be imported.*PYTHONPATH"),
+        ("own_evaluations:agreemen", "has no function 'agreemen'; did you mean 'agreement'"),
+        ("readng:published", "cannot be imported.*did you mean 'reading'"),
+        ("own_broken:suite", r"'own_broken:suite' cannot be imported \(ZeroDivisionError"),
+        ("own_lacking:suite", "'own_lacking:suite' cannot be imported.*not_there_at_all"),
+        ("own_evaluations:LIMIT", "'own_evaluations:LIMIT' is neither a function nor a Measurement"),
+        ("own_evaluations:from_file", "'own_evaluations:from_file' must be a function of no argument"),
+        ("own_evaluations:agreement:x", "'own_evaluations:agreement' must be a function of one argument"),
+        ("own_evaluations:empty", "'own_evaluations:empty' must return a list of `Paradigm`"),
+        ("own_evaluations:single", "paradigm 'one' must have a name of its own, and questions of two options or more"),
+    ],
+)
+def test_own_evaluations_that_cannot_be_used_say_why_before_training(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.setattr("tutelage.experiment.train.train", lambda *a: pytest.fail("trained"))
+    text = RECIPE.replace('starter-pairs, surprise, "months:late"', f'"{name}"')
+    with pytest.raises(UserError, match=message):
+        api.run(recipe_from_text(text), runs=tmp_path)
+
+
+def test_an_own_suite_has_a_file_name_of_its_own() -> None:
+    assert named.file_name("blimp:fast") not in ("blimp-fast", named.file_name("blimp:fast:x"))

@@ -96,12 +96,12 @@ def test_curves_are_what_each_checkpoint_scores_by_itself(done: tuple[Path, Any]
     experiment, names = opened(runs, text), recipe_from_text(text).evaluation.along
     assert [name for name, model in summary.models.items() if model.seeds["0"].along] == ["student", "teacher"]
     for model, places in AT.items():
-        for seed, run in summary.models[model].seeds.items():
+        for seed, told in summary.models[model].seeds.items():
             run = experiment.run(Teacher(model=model, seed=int(seed)))
             finished = load(str(run.folder.hf), experiment.data.tokenizer, "causal")
             states = [one.load() for one in word_checkpoints(experiment, run)]
-            assert list(run.along) == list(names)
-            for name, found in run.along.items():
+            assert list(told.along) == list(names)
+            for name, found in told.along.items():
                 suite = find_suite(name)
 
                 def by_hand(one, suite=suite, run=run):
@@ -128,7 +128,8 @@ def test_scores_outlive_the_checkpoints(
     shutil.copytree(done[0], runs)
     for folder in runs.glob("curves/*/seed-*/checkpoints"):
         shutil.rmtree(folder)
-    monkeypatch.setattr(Experiment, "trained", lambda *a: pytest.fail("loaded again"))
+    for user in ("score", "word_checkpoints"):
+        monkeypatch.setattr(f"tutelage.experiment.{user}.trained", lambda *a: pytest.fail("loaded again"))
     assert api.run(recipe_from_text(text), runs=runs).models == done[1].models
 
     # Under other rules everything is measured anew, so that the checkpoints are missed, before anything is scored.

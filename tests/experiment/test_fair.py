@@ -11,7 +11,6 @@ from tutelage import api
 from tutelage.base.errors import UserError
 from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import Summary
-from tutelage.experiment import plans
 from tutelage.experiment.setup import Experiment
 from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
@@ -78,10 +77,11 @@ def test_curves_of_cost_end_at_the_whole_cost(done) -> None:
 
 def test_teachers_count_while_they_teach(done) -> None:
     experiment = opened(done[0])
-    whole = plans.teacher_flops(experiment, "salt")
-    assert plans.teacher_flops(experiment, "salt", until=12) == whole > 0
-    assert plans.teacher_flops(experiment, "salt", until=3) == pytest.approx(whole / 4)
-    assert plans.teacher_flops(experiment, "salt", until=0) == 0
+    plan = experiment.plans.of("salt")
+    whole = plan.teacher_flops()
+    assert plan.teacher_flops(until=12) == whole > 0
+    assert plan.teacher_flops(until=3) == pytest.approx(whole / 4)
+    assert plan.teacher_flops(until=0) == 0
 
 
 def test_baselines_are_controls_and_are_reached_or_not(done) -> None:

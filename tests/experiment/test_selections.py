@@ -121,10 +121,10 @@ def test_the_first_stage_reads_selected_rows_and_the_second_goes_on_as_ever(done
     runs = done.parent / "watched"
     shutil.copytree(done, runs)
     shutil.rmtree(runs / "toy" / "chosen")
-    from tutelage.training import lessons
+    from tutelage.training import stage_runner
 
-    counted = lessons.count
-    monkeypatch.setattr(lessons, "count", lambda batch: (read.append(batch.rows_B.tolist()), counted(batch))[1])
+    counted = stage_runner.count
+    monkeypatch.setattr(stage_runner, "count", lambda batch: (read.append(batch.rows_B.tolist()), counted(batch))[1])
     api.train(recipe_from_text(text()), runs=runs, model="chosen")
     assert [row for rows in read for row in rows] == rows_read(done, range(12))
     plain = opened(done)
@@ -210,7 +210,7 @@ def test_a_damaged_selection_is_told(done: Path, tmp_path: Path) -> None:
     [
         (("share: 25%", "rows: 7"), r"models\.chosen\.stages\.0\.select leaves 7 of .* fewer than a batch of 8"),
         (("share: 25%", "rows: 100000"), r"rows=100,000, but the training split has only"),
-        (("rows: {length: 16}", "rows: {length: 16, chunking: random}"), "read anew in every epoch"),
+        (("rows: {length: 16}", "rows: {length: 16, chunking: random}"), "these rows differ between epochs"),
     ],
 )
 def test_selections_that_cannot_be_are_refused_before_training(tmp_path: Path, change, message: str) -> None:

@@ -191,7 +191,7 @@ def test_weights_at_first_do_not_depend_on_heads(tmp_path: Path) -> None:
     assert whole.heads is not None
     pairs = zip(plain.model.parameters(), whole.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    other = new_learner(experiment, experiment.run(Teacher(model="all", seed=1)))
+    other = new_learner(experiment, replace(experiment.run(Teacher(model="all")), initial_seed=1))
     assert not torch.equal(other.heads.classes.linear.weight, whole.heads.classes.linear.weight)
     # What a finished run is checked against: labels count where they are learned, and only there.
     assert "labels" in experiment.run(Teacher(model="all", seed=0)).spec
@@ -207,7 +207,7 @@ def test_weights_at_first_do_not_depend_on_heads(tmp_path: Path) -> None:
         (("tasks: 0.5}", "tasks: {only: []}}"), "`only` names no task"),
         (("tasks: 0.5}", "tasks: {only: [topic, topic]}}"), "names something twice"),
         (("tasks: 0.5}", "tasks: {weighing: uniform}}"), "unknown key 'models.all.stages.0.objectives.tasks.weighing'"),
-        (("heads: dropped", "sharding: fsdp"), "heads are not shared out"),
+        (("heads: dropped", "sharding: fsdp"), "heads are not sharded"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(change, said) -> None:

@@ -157,5 +157,5 @@ def test_what_the_filters_could_not_use_is_told_before_anything_is_asked(
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
     assert study_plan(with_suites("starter-pairs", "blimp"), studies=tmp_path) == small_plan
     told = " ".join(capsys.readouterr().err.split())
-    assert "will need 'blimp': the files of suite 'blimp' are not on this machine" in told
+    assert "will need 'blimp': suite 'blimp': the files of 'blimp' are not on this machine" in told
     assert "starter-pairs" not in told

@@ -14,7 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.babylm.format import FORMATS, Format, Task, Track, Year, collated_file, prediction_file, schedule
+from tutelage.babylm.format import (
+    FORMATS,
+    SubmissionFormat,
+    SubmissionTask,
+    TrackName,
+    Year,
+    collated_file,
+    prediction_file,
+    schedule,
+)
 from tutelage.base.errors import UserError, nearest
 from tutelage.recipe.words import read_words
 
@@ -48,7 +57,9 @@ Options = Mapping[str, Mapping[str, Sequence[Sequence[str]]]]
 """By task and sub-task, what each item's prediction may say, in the order of the data files."""
 
 
-def check_collated(collated: Any, form: Format, track: Track, options: Options | None = None) -> list[Fault]:
+def check_collated(
+    collated: Any, form: SubmissionFormat, track: TrackName, options: Options | None = None
+) -> list[Fault]:
     """Look through a collated file.
 
     Args:
@@ -78,14 +89,16 @@ def check_collated(collated: Any, form: Format, track: Track, options: Options |
     return faults
 
 
-def _present(collated: Mapping[str, Any], key: str, form: Format, look: Callable[[Any], list[Fault]]) -> list[Fault]:
+def _present(
+    collated: Mapping[str, Any], key: str, form: SubmissionFormat, look: Callable[[Any], list[Fault]]
+) -> list[Fault]:
     value = collated.get(key)
     if value is None:
         return [Fault(key, "is missing", missing=True, allowed=form.optional and key in collated)]
     return look(value)
 
 
-def check_task(value: Any, task: Task, options: Options | None = None) -> list[Fault]:
+def check_task(value: Any, task: SubmissionTask, options: Options | None = None) -> list[Fault]:
     """Look through the predictions of one task, as in its `predictions.json`."""
     if not isinstance(value, dict):
         return [Fault(task.key, "is no JSON object of sub-tasks")]
@@ -123,7 +136,9 @@ def _rows(value: Any, place: str) -> tuple[list[Any] | None, list[Fault]]:
     return rows, [Fault(place, f"has further keys: {', '.join(extra)}")] if extra else []
 
 
-def _check_row(row: Any, place: str, expected: Any, task: Task, known: Sequence[str] | None) -> Iterator[Fault]:
+def _check_row(
+    row: Any, place: str, expected: Any, task: SubmissionTask, known: Sequence[str] | None
+) -> Iterator[Fault]:
     keys = {"probability": {"id", "pred", "prob"}, "reading": {"id", "pred", "prev_pred"}}.get(
         task.shape, {"id", "pred"}
     )
@@ -152,7 +167,7 @@ def _check_row(row: Any, place: str, expected: Any, task: Task, known: Sequence[
         yield Fault(f"{place}.prob", f"is {_shown(row['prob'])}, not a probability")
 
 
-def _check_examples(value: Mapping[str, Any], task: Task, options: Options | None) -> Iterator[Fault]:
+def _check_examples(value: Mapping[str, Any], task: SubmissionTask, options: Options | None) -> Iterator[Fault]:
     texts = (options or {}).get(task.key, {})
     if len(value) != task.sizes[""]:
         yield Fault(task.key, f"has {len(value)} examples, the data file {task.sizes['']} lines")
@@ -170,7 +185,7 @@ def _check_examples(value: Mapping[str, Any], task: Task, options: Options | Non
             yield from _check_row(row, f"{place}[{index}]", f"{name}_{index}", task, known[0] if known else None)
 
 
-def _check_glue(value: Any, form: Format) -> list[Fault]:
+def _check_glue(value: Any, form: SubmissionFormat) -> list[Fault]:
     if not isinstance(value, dict):
         return [Fault("glue", "is no JSON object of tasks")]
     known = [task.key for task in form.glue]
@@ -184,7 +199,7 @@ def _check_glue(value: Any, form: Format) -> list[Fault]:
     return faults
 
 
-def _check_surprisals(value: Any, form: Format, revisions: Sequence[str]) -> Iterator[Fault]:
+def _check_surprisals(value: Any, form: SubmissionFormat, revisions: Sequence[str]) -> Iterator[Fault]:
     key = form.surprisals
     rows = value.get("results") if isinstance(value, dict) else None
     if not isinstance(rows, list):
@@ -235,7 +250,7 @@ def _check_score(value: Any) -> list[Fault]:
     return [] if right else [Fault("aoa", f'is {_shown(value)}, not {{"aoa": a correlation}}')]
 
 
-def _check_fast(value: Any, form: Format, revisions: Sequence[str]) -> Iterator[Fault]:
+def _check_fast(value: Any, form: SubmissionFormat, revisions: Sequence[str]) -> Iterator[Fault]:
     place = "fast_eval_results"
     if not isinstance(value, dict):
         yield Fault(place, "is no JSON object of tasks")
@@ -258,7 +273,7 @@ def _check_fast(value: Any, form: Format, revisions: Sequence[str]) -> Iterator[
             yield from _check_scores(scores, f"{place}.{task.key}.{name}", task, form)
 
 
-def _check_scores(scores: Any, place: str, task: Task, form: Format) -> Iterator[Fault]:
+def _check_scores(scores: Any, place: str, task: SubmissionTask, form: SubmissionFormat) -> Iterator[Fault]:
     if scores is None:
         yield Fault(place, "is missing", missing=True, allowed=form.optional)
         return
@@ -294,7 +309,7 @@ def _shown(value: Any) -> str:
 
 
 def validate_submission(
-    path: Path, year: Year, track: Track | None = None, options: Options | None = None
+    path: Path, year: Year, track: TrackName | None = None, options: Options | None = None
 ) -> list[Fault]:
     """Look through a submission of 2025 or 2026.
 
@@ -331,7 +346,7 @@ def _read(file: Path, place: str) -> tuple[Any, list[Fault]]:
         return None, [Fault(place, f"cannot be read as JSON ({error})")]
 
 
-def _track(collated: Any, form: Format) -> Track:
+def _track(collated: Any, form: SubmissionFormat) -> TrackName:
     """Tell the track by how many checkpoints there are; of those that ask for the same, one stands for all."""
     small = len(schedule("strict-small"))
     if not isinstance(collated, dict):
@@ -345,7 +360,7 @@ def _track(collated: Any, form: Format) -> Track:
 
 
 def _check_folder(
-    folder: Path, file: Path, form: Format, track: Track | None, options: Options | None
+    folder: Path, file: Path, form: SubmissionFormat, track: TrackName | None, options: Options | None
 ) -> Iterator[Fault]:
     """Look through a collated file, then through the files it was put together from."""
     collated, faults = _read(file, file.name)
@@ -375,7 +390,7 @@ def _check_folder(
                 yield from (Fault(f"{place}: {f.place}", f.message, f.missing) for f in check_task(found, task))
 
 
-def _parts(collated: Mapping[str, Any], form: Format, backend: str) -> dict[str, Any]:
+def _parts(collated: Mapping[str, Any], form: SubmissionFormat, backend: str) -> dict[str, Any]:
     """Return what a collated file says of each file of the final model, by its path."""
     parts = {prediction_file("main", backend, task): collated.get(task.key) for task in form.full}
     glue = collated.get("glue")

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tutelage.evaluation.benchmarks.conventions import Backend
 from tutelage.recipe.words import SCHEDULES, revision
 
 Year = Literal["2025", "2026"]
-Track = Literal["strict-small", "strict", "interaction"]
-Backend = Literal["causal", "mlm", "mntp", "enc_dec_mask", "enc_dec_prefix"]
+TrackName = Literal["strict-small", "strict", "interaction"]
+SubmissionBackend = Backend | Literal["enc_dec_mask", "enc_dec_prefix"]
 Shape = Literal["completion", "sentence", "probability", "example", "label", "reading"]
 """What a prediction is. `completion`: the text of the chosen option. `sentence`: the same with its prefix.
 `probability`: a completion, and the probability of the first option. `example`: a completion under a key of its own.
@@ -23,7 +24,7 @@ Shape = Literal["completion", "sentence", "probability", "example", "label", "re
 
 
 @dataclass(frozen=True)
-class Task:
+class SubmissionTask:
     """A benchmark of a submission.
 
     Attributes:
@@ -44,7 +45,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Format:
+class SubmissionFormat:
     """A year's submission.
 
     Attributes:
@@ -59,22 +60,22 @@ class Format:
     """
 
     year: Year
-    full: tuple[Task, ...]
-    fast: tuple[Task, ...]
-    glue: tuple[Task, ...]
+    full: tuple[SubmissionTask, ...]
+    fast: tuple[SubmissionTask, ...]
+    glue: tuple[SubmissionTask, ...]
     words: int
     surprisals: str
     keys: tuple[str, ...]
     optional: bool
 
 
-def schedule(track: Track) -> tuple[str, ...]:
+def schedule(track: TrackName) -> tuple[str, ...]:
     """Name the revisions that a track asks for: `chck_1M` and so on, as far as was trained."""
     small = track == "strict-small"
     return tuple(map(revision, SCHEDULES["babylm-strict-small" if small else "babylm-strict"]))
 
 
-def prediction_file(name: str, backend: str, task: Task) -> str:
+def prediction_file(name: str, backend: str, task: SubmissionTask) -> str:
     """Return where a revision's predictions of a task lie, below the model's folder."""
     kind = "finetune" if task.shape == "label" else f"zero_shot/{backend}"
     return f"{name}/{kind}/{task.folder}/predictions.json"
@@ -148,15 +149,16 @@ _ENTITIES = {
 _GLUE = _sizes("boolq 1635, mnli 4908, mrpc 204, multirc 2424, qqp 20215, rte 139, wsc 52")
 
 _GLUE_TASKS = tuple(
-    Task(name, name, f"glue:{name}", "label", {name: size}, 3 if name == "mnli" else 2) for name, size in _GLUE.items()
+    SubmissionTask(name, name, f"glue:{name}", "label", {name: size}, 3 if name == "mnli" else 2)
+    for name, size in _GLUE.items()
 )
 _BOTH_FULL = (
-    Task("blimp", "blimp/blimp_filtered", "blimp-filtered", "completion", _BLIMP),
-    Task("blimp_supplement", "blimp/supplement_filtered", "blimp-supplement", "completion", _SUPPLEMENT),
+    SubmissionTask("blimp", "blimp/blimp_filtered", "blimp-filtered", "completion", _BLIMP),
+    SubmissionTask("blimp_supplement", "blimp/supplement_filtered", "blimp-supplement", "completion", _SUPPLEMENT),
 )
 _BOTH_FAST = (
-    Task("blimp", "blimp/blimp_fast", "blimp-fast", "completion", dict.fromkeys(_BLIMP, 200)),
-    Task(
+    SubmissionTask("blimp", "blimp/blimp_fast", "blimp-fast", "completion", dict.fromkeys(_BLIMP, 200)),
+    SubmissionTask(
         "blimp_supplement",
         "blimp/supplement_fast",
         "blimp-supplement-fast",
@@ -164,23 +166,25 @@ _BOTH_FAST = (
         dict.fromkeys(_SUPPLEMENT, 50),
     ),
 )
-_EWOK_FULL = Task("ewok", "ewok/ewok_filtered", "ewok", "completion", _EWOK)
-_EWOK_FAST = Task("ewok", "ewok/ewok_fast", "ewok-fast", "completion", dict.fromkeys(_EWOK, 100))
-_ENTITIES_FULL = Task(
+_EWOK_FULL = SubmissionTask("ewok", "ewok/ewok_filtered", "ewok", "completion", _EWOK)
+_EWOK_FAST = SubmissionTask("ewok", "ewok/ewok_fast", "ewok-fast", "completion", dict.fromkeys(_EWOK, 100))
+_ENTITIES_FULL = SubmissionTask(
     "entity_tracking", "entity_tracking/entity_tracking", "entity-tracking", "completion", _ENTITIES["2025"]
 )
-_ENTITIES_FAST = Task(
+_ENTITIES_FAST = SubmissionTask(
     "entity_tracking", "entity_tracking/entity_tracking_fast", "entity-tracking-fast", "completion", _REGULAR["2025"]
 )
 _WUGS = (
-    Task("wug_adj", "wug_adj/wug_adj_nominalization", "wug-adj", "probability", {"wug_adj": 200}),
-    Task("wug_past", "wug_past/wug_past_tense", "wug-past", "probability", {"wug_past": 50}),
+    SubmissionTask("wug_adj", "wug_adj/wug_adj_nominalization", "wug-adj", "probability", {"wug_adj": 200}),
+    SubmissionTask("wug_past", "wug_past/wug_past_tense", "wug-past", "probability", {"wug_past": 50}),
 )
-_COMPS_FULL = Task("comps", "comps/comps", "comps", "sentence", _COMPS)
-_READING = Task("reading", "reading", "reading:published", "reading", {"reading": 1726})
+_COMPS_FULL = SubmissionTask("comps", "comps/comps", "comps", "sentence", _COMPS)
+_READING = SubmissionTask("reading", "reading", "reading:published", "reading", {"reading": 1726})
 _PIQA = (
-    Task("global_piqa_parallel", "global_piqa_parallel/global_piqa_parallel", "global-piqa", "example", {"": 103}),
-    Task(
+    SubmissionTask(
+        "global_piqa_parallel", "global_piqa_parallel/global_piqa_parallel", "global-piqa", "example", {"": 103}
+    ),
+    SubmissionTask(
         "global_piqa_nonparallel",
         "global_piqa_nonparallel/global_piqa_nonparallel",
         "global-piqa-nonparallel",
@@ -189,8 +193,8 @@ _PIQA = (
     ),
 )
 
-FORMATS: Mapping[Year, Format] = {
-    "2025": Format(
+FORMATS: Mapping[Year, SubmissionFormat] = {
+    "2025": SubmissionFormat(
         year="2025",
         full=(
             *_BOTH_FULL,
@@ -216,7 +220,7 @@ FORMATS: Mapping[Year, Format] = {
         ),
         optional=False,
     ),
-    "2026": Format(
+    "2026": SubmissionFormat(
         year="2026",
         full=(
             *_BOTH_FULL,

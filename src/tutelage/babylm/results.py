@@ -14,7 +14,15 @@ from typing import cast
 from rich.table import Table
 
 from tutelage.babylm.check import Options, check_task
-from tutelage.babylm.format import FORMATS, Backend, Format, Task, Track, Year, schedule
+from tutelage.babylm.format import (
+    FORMATS,
+    SubmissionBackend,
+    SubmissionFormat,
+    SubmissionTask,
+    TrackName,
+    Year,
+    schedule,
+)
 from tutelage.babylm.scores import example_ids, surprisal_rows, task_results
 from tutelage.babylm.track_rules import TRACKS
 from tutelage.babylm.write import Fast, Submission, options_of, write_submission
@@ -22,9 +30,10 @@ from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.progress import progress
 from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
-from tutelage.evaluation.named import Found, find
-from tutelage.evaluation.psychometrics.acquisition import as_submission, evaluate_acquisition
+from tutelage.evaluation.named import NamedEvaluation, find
+from tutelage.evaluation.psychometrics.acquisition import evaluate_acquisition
 from tutelage.evaluation.psychometrics.acquisition_data import find_acquisition
+from tutelage.evaluation.psychometrics.trajectory import as_submission
 from tutelage.evaluation.suites.suites import find_suite
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.measure import in_words
@@ -128,7 +137,7 @@ def write_results(
     return Results(write_submission(submission, results, incomplete), tuple(lines), form.year)
 
 
-def format_of(track: str) -> tuple[Format, Track]:
+def format_of(track: str) -> tuple[SubmissionFormat, TrackName]:
     """Return a track's form, and its name without the year.
 
     Raises:
@@ -137,10 +146,10 @@ def format_of(track: str) -> tuple[Format, Track]:
     if track not in TRACKS:
         raise UserError(f"unknown track '{track}'{nearest(track, TRACKS)} (known: {', '.join(TRACKS)})")
     year = cast(Year, TRACKS[track].year)
-    return FORMATS[year], cast(Track, track.removeprefix(f"babylm-{year}-"))
+    return FORMATS[year], cast(TrackName, track.removeprefix(f"babylm-{year}-"))
 
 
-def options_here(form: Format) -> Options:
+def options_here(form: SubmissionFormat) -> Options:
     """Return what predictions may say, for the tasks whose data files are on this machine."""
     options = {}
     for task in form.full:
@@ -156,13 +165,13 @@ def options_here(form: Format) -> Options:
 class _Gathered:
     """The scores of one model, as a submission wants them."""
 
-    def __init__(self, experiment: Experiment, run: TrainingRun, form: Format, track: Track) -> None:
+    def __init__(self, experiment: Experiment, run: TrainingRun, form: SubmissionFormat, track: TrackName) -> None:
         self.experiment = experiment
         self.run, self.form, self.track = run, form, track
         self.subject = Subject(run.name, run.seed, (run.reference,))
         self.listed = experiment.recipe.evaluate
         self.settings: Evaluation = experiment.recipe.evaluation
-        self.found: dict[str, Found] = {}
+        self.found: dict[str, NamedEvaluation] = {}
         self.lacking: dict[str, str] = {}
         """Why an evaluation cannot be measured here."""
         tasks = (*form.full, *form.glue, *form.fast)
@@ -204,7 +213,7 @@ class _Gathered:
             lines.append(self._along(task, fast))
         name, seed = self.run.name, self.run.seed
         model = name if seed == self.run.model.seed_list[0] else f"{name}-{seed}"
-        backend: Backend = "causal" if self.run.model.reads == "causal" else "mlm"
+        backend: SubmissionBackend = "causal" if self.run.model.reads == "causal" else "mlm"
         return Submission(model, self.form.year, self.track, backend, full, fast, surprisals, age), lines
 
     def _scoring(self, evaluate: Iterable[str]) -> Scoring:
@@ -212,20 +221,20 @@ class _Gathered:
         along = tuple(dict.fromkeys(task.evaluation for task in self.form.fast if task.evaluation in self.found))
         return Scoring(self.experiment, tuple(evaluate), self.settings.model_copy(update={"along": along}), self.found)
 
-    def _names(self, task: Task) -> list[str]:
+    def _names(self, task: SubmissionTask) -> list[str]:
         """Return what may have measured a task, the preferred first: `glue` fine-tunes several."""
         if task.shape != "label" or task.key not in self.settings.finetune.tasks:
             return [task.evaluation]
         return ["glue", task.evaluation] if "glue" in self.listed else [task.evaluation, "glue"]
 
-    def _kept(self, subject: Subject, task: Task) -> tuple[str, Json] | None:
+    def _kept(self, subject: Subject, task: SubmissionTask) -> tuple[str, Json] | None:
         """Return the evaluation that has a task's score, and the score."""
         for name in self._names(task):
             if name in self.found and (score := self.scoring.read(subject, name)) is not None:
                 return name, score
         return None
 
-    def _task(self, subject: Subject, task: Task) -> tuple[TaskLine, Fast | None]:
+    def _task(self, subject: Subject, task: SubmissionTask) -> tuple[TaskLine, Fast | None]:
         line = TaskLine(task=task.key, evaluation=self._names(task)[0], items=sum(task.sizes.values()))
         kept = self._kept(subject, task)
         if kept is None:
@@ -241,7 +250,7 @@ class _Gathered:
             said += f", rules of {score['convention']}"
         return replace(line, evaluation=name, done=1, score=said), result
 
-    def _along(self, task: Task, fast: dict[str, dict[str, Fast]]) -> TaskLine:
+    def _along(self, task: SubmissionTask, fast: dict[str, dict[str, Fast]]) -> TaskLine:
         """Collect a fast task of all checkpoints."""
         found = {name: self._task(state, task) for name, state in self.states.items()}
         done = {name: result for name, (_, result) in found.items() if result is not None}

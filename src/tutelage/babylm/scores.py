@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.babylm.format import Task
+from tutelage.babylm.format import SubmissionTask
 from tutelage.babylm.write import Fast, accuracies, measured_predictions, measured_scores, suite_predictions
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json
@@ -21,13 +21,14 @@ from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.tasks import find_task, read_scored
-from tutelage.evaluation.named import Found, file_name
+from tutelage.evaluation.named import NamedEvaluation, file_name
+from tutelage.evaluation.psychometrics.trajectory import WordSurprisal
 from tutelage.evaluation.suites.questions import Paradigm
 from tutelage.evaluation.suites.suites import Suite
 from tutelage.recipe import Evaluation
 
 
-def task_results(task: Task, found: Found, folder: Path, score: Json, settings: Evaluation) -> Fast:
+def task_results(task: SubmissionTask, found: NamedEvaluation, folder: Path, score: Json, settings: Evaluation) -> Fast:
     """Return a task's predictions, and the scores that are collated of them where it is a fast one.
 
     Args:
@@ -58,13 +59,13 @@ def example_ids(paradigms: tuple[Paradigm, ...]) -> list[str] | None:
     return known if len(known) == len(names) else None
 
 
-def surprisal_rows(folder: Path, steps: Sequence[str]) -> list[Json]:
+def surprisal_rows(folder: Path, steps: Sequence[str]) -> list[WordSurprisal]:
     """Return the entries of an age of acquisition's `surprisal.json`, of some checkpoints only."""
     kept = read_json(_beside(folder, "aoa", "predictions.json"))
     return [row for row in kept["results"] if row["step"] in steps]
 
 
-def _of_suite(task: Task, suite: Suite, folder: Path, score: Json) -> Fast:
+def _of_suite(task: SubmissionTask, suite: Suite, folder: Path, score: Json) -> Fast:
     kept, chosen = _arrays(_beside(folder, suite.name, "chosen.npz")), {}
     for paradigm in suite.paradigms:
         chosen_N, known = kept.get(f"{suite.name}/{paradigm.uid}"), score["paradigms"].get(paradigm.uid)
@@ -82,7 +83,9 @@ def _of_suite(task: Task, suite: Suite, folder: Path, score: Json) -> Fast:
     return Fast(predictions, accuracies(task, suite.paradigms, predictions))
 
 
-def _check_labels(task: Task, predictions: Any, folder: Path, score: Json, name: str, settings: Evaluation) -> None:
+def _check_labels(
+    task: SubmissionTask, predictions: Any, folder: Path, score: Json, name: str, settings: Evaluation
+) -> None:
     """Hold class numbers against the score; of several fine-tunings it is a mean, and the first one's are kept."""
     rows = predictions.get(task.key, {}).get("predictions", [])
     known = find_task(task.key)

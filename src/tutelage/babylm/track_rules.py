@@ -27,7 +27,7 @@ _QWENS = r"Qwen(2\.5|3|3\.5)-(\d+(\.\d+)?)B\b.*"
 
 
 @dataclass(frozen=True)
-class Rules:
+class TrackRules:
     """What a track allows.
 
     Attributes:
@@ -64,12 +64,12 @@ class Rules:
 
 
 _SMALL, _LARGE = SCHEDULES["babylm-strict-small"], SCHEDULES["babylm-strict"]
-TRACKS: Mapping[str, Rules] = {
-    "babylm-2025-strict-small": Rules("2025", 10**7, 10, _SMALL),
-    "babylm-2025-strict": Rules("2025", 10**8, 10, _LARGE),
-    "babylm-2025-interaction": Rules("2025", 10**8, 10, _LARGE, interaction=True),
-    "babylm-2026-strict-small": Rules("2026", 10**7, 10, _SMALL, feedback=True),
-    "babylm-2026-strict": Rules("2026", 10**8, 10, _LARGE, feedback=True),
+TRACKS: Mapping[str, TrackRules] = {
+    "babylm-2025-strict-small": TrackRules("2025", 10**7, 10, _SMALL),
+    "babylm-2025-strict": TrackRules("2025", 10**8, 10, _LARGE),
+    "babylm-2025-interaction": TrackRules("2025", 10**8, 10, _LARGE, interaction=True),
+    "babylm-2026-strict-small": TrackRules("2026", 10**7, 10, _SMALL, feedback=True),
+    "babylm-2026-strict": TrackRules("2026", 10**8, 10, _LARGE, feedback=True),
 }
 APPROVED = {
     False: "Llama-3.1-8B-Instruct, Llama-3.2-3B-Instruct, Llama-3.2-1B-Instruct, language models below 1B parameters",

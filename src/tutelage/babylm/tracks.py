@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from tutelage.babylm.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TRACKS, Rules
+from tutelage.babylm.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TRACKS, TrackRules
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import read_json
 from tutelage.base.run_folder import RunFolder
@@ -104,7 +104,7 @@ def _trained(experiment: Path, name: str) -> _Trained:
     return _Trained(name, experiment / name, model, spec["data"], runs)
 
 
-def _findings(experiment: Path, trained: _Trained, manifest: Json, rules: Rules) -> Iterator[Finding]:
+def _findings(experiment: Path, trained: _Trained, manifest: Json, rules: TrackRules) -> Iterator[Finding]:
     yield _corpus(trained, manifest, rules)
     yield _origin(trained, manifest, rules)
     if rules.interaction:
@@ -120,7 +120,7 @@ def _findings(experiment: Path, trained: _Trained, manifest: Json, rules: Rules)
 # --- words
 
 
-def _corpus(trained: _Trained, manifest: Json, rules: Rules) -> Finding:
+def _corpus(trained: _Trained, manifest: Json, rules: TrackRules) -> Finding:
     words = manifest["splits"]["train"]["words"]
     held_out = manifest["splits"]["val"]["words"]
     said = f"{words:,} words of training text, {rules.words:,} are allowed"
@@ -132,7 +132,7 @@ def _corpus(trained: _Trained, manifest: Json, rules: Rules) -> Finding:
     return Finding(trained.name, "words of the corpus", verdict, said, CALL[rules.year])
 
 
-def _origin(trained: _Trained, manifest: Json, rules: Rules) -> Finding:
+def _origin(trained: _Trained, manifest: Json, rules: TrackRules) -> Finding:
     rule, corpus = "who wrote the corpus", manifest["settings"]["corpus"]
     if corpus != "starter":
         said = (
@@ -164,7 +164,7 @@ def _tokenizer(trained: _Trained, manifest: Json) -> Finding:
     return Finding(trained.name, "tokenizer", "unknown", said, ANSWERS)
 
 
-def _epochs(experiment: Path, trained: _Trained, rules: Rules) -> Iterator[Finding]:
+def _epochs(experiment: Path, trained: _Trained, rules: TrackRules) -> Iterator[Finding]:
     epochs = max(done["epochs"] for done in trained.runs.values())
     words = max(done["words"] for done in trained.runs.values())
     # A length is rounded down to whole steps; only the division that tells their passes is inexact.
@@ -194,7 +194,7 @@ def _weights(experiment: Path, trained: _Trained) -> Iterator[Finding]:
             yield Finding(trained.name, "weights from outside", "unknown", said, ANSWERS)
 
 
-def _teachers(experiment: Path, trained: _Trained, rules: Rules) -> Iterator[Finding]:
+def _teachers(experiment: Path, trained: _Trained, rules: TrackRules) -> Iterator[Finding]:
     rule, inside, outside = "teacher access", _inside(experiment, trained), list(_outside(experiment, trained))
     if not inside and not outside:
         yield Finding(trained.name, rule, "kept", "no teacher", CALL[rules.year])
@@ -218,7 +218,7 @@ def _teachers(experiment: Path, trained: _Trained, rules: Rules) -> Iterator[Fin
         yield _from_outside(trained.name, name, did, (of, name) in heard_outside, rules)
 
 
-def _from_outside(model: str, name: str, said: str, heard: bool, rules: Rules) -> Finding:
+def _from_outside(model: str, name: str, said: str, heard: bool, rules: TrackRules) -> Finding:
     """Judge a model from outside by what it did: a teacher passes its output distribution on, a scorer its losses."""
     rule, approved = "teacher access", rules.approves(name)
     if rules.interaction and heard:
@@ -272,7 +272,7 @@ def _outside(experiment: Path, trained: _Trained, heard: bool = False) -> Iterat
 # --- what is handed in
 
 
-def _checkpoints(trained: _Trained, manifest: Json, rules: Rules) -> Finding:
+def _checkpoints(trained: _Trained, manifest: Json, rules: TrackRules) -> Finding:
     train = manifest["splits"]["train"]
     per_token = train["words"] / train["tokens"]
     missing: dict[int, list[str]] = {}
@@ -310,7 +310,7 @@ def _words_kept(run: RunFolder, per_token: float) -> list[float]:
     return [state["tokens"] * per_token for state in states]
 
 
-def _form(trained: _Trained, rules: Rules) -> Finding:
+def _form(trained: _Trained, rules: TrackRules) -> Finding:
     folders = [RunFolder(trained.folder / f"seed-{seed}").hf for seed in trained.runs]
     lacking = [str(folder) for folder in folders if not (folder / "config.json").is_file()]
     said = "loads with transformers and gives (pseudo-)log-likelihoods"

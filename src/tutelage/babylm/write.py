@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from tutelage.babylm.check import Fault, validate_submission
 from tutelage.babylm.format import (
     FORMATS,
-    Backend,
-    Format,
-    Task,
-    Track,
+    SubmissionBackend,
+    SubmissionFormat,
+    SubmissionTask,
+    TrackName,
     Year,
     collated_file,
     prediction_file,
@@ -42,11 +42,10 @@ from tutelage.babylm.format import (
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import new_folder
 from tutelage.base.progress import console
+from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.evaluation.suites.questions import Paradigm, Question
-
-Json = dict[str, Any]
 
 FILE_NAMES = {
     "wug_adj_nominalization": "wug_adj",
@@ -80,8 +79,8 @@ class Submission:
 
     model: str
     year: Year
-    track: Track
-    backend: Backend
+    track: TrackName
+    backend: SubmissionBackend
     full: Mapping[str, Json]
     fast: Mapping[str, Mapping[str, Fast]] = field(default_factory=dict)
     surprisals: Json | None = None
@@ -89,7 +88,7 @@ class Submission:
 
 
 def suite_predictions(
-    task: Task,
+    task: SubmissionTask,
     paradigms: Sequence[Paradigm],
     chosen: Mapping[str, NDArray[np.int64]],
     ids: Sequence[str] | None = None,
@@ -121,12 +120,12 @@ def suite_predictions(
     return {name: {"predictions": [{"id": f"{name}_0", "pred": pred}]} for name, pred in zip(ids, found, strict=True)}
 
 
-def text_of(task: Task, option: Item) -> str:
+def text_of(task: SubmissionTask, option: Item) -> str:
     """Return what a chosen option looks like in a task's predictions."""
     return option.prefix + option.completion if task.shape == "sentence" else option.completion
 
 
-def options_of(task: Task, paradigms: Sequence[Paradigm], ids: Sequence[str] | None = None) -> dict[str, Any]:
+def options_of(task: SubmissionTask, paradigms: Sequence[Paradigm], ids: Sequence[str] | None = None) -> dict[str, Any]:
     """Return by sub-task what each prediction may say, for `validate_submission(..., options={task.key: ...})`."""
     texts = {
         FILE_NAMES.get(paradigm.uid, paradigm.uid): [
@@ -145,7 +144,7 @@ def label_predictions(task: str, labels: Sequence[int]) -> Json:
     return {task: {"predictions": predictions}}
 
 
-def accuracies(task: Task, paradigms: Sequence[Paradigm], predictions: Json) -> dict[str, float]:
+def accuracies(task: SubmissionTask, paradigms: Sequence[Paradigm], predictions: Json) -> dict[str, float]:
     """Return the share of right predictions by sub-task, as the published code compares: texts, without outer spaces.
 
     Global PIQA has one number, under the task's own name.
@@ -216,7 +215,7 @@ def measured_predictions(result: MeasuredResult) -> Json:
     return found
 
 
-def measured_scores(task: Task, result: MeasuredResult) -> dict[str, float]:
+def measured_scores(task: SubmissionTask, result: MeasuredResult) -> dict[str, float]:
     """Return what is collated of a checkpoint's reading times (shares of variance) or made-up words (a correlation).
 
     What could not be measured is NaN, as in the published code.
@@ -262,7 +261,7 @@ def write_submission(submission: Submission, results: Path, incomplete: bool = F
     return base / whole
 
 
-def _refuse(faults: Sequence[Fault], form: Format, incomplete: bool) -> None:
+def _refuse(faults: Sequence[Fault], form: SubmissionFormat, incomplete: bool) -> None:
     """Refuse faults that the year's code does not take, but for what may be missing."""
     faults = [fault for fault in faults if not (fault.allowed or (fault.missing and incomplete))]
     if not faults:
@@ -284,7 +283,7 @@ def _check_place(base: Path) -> None:
             )
 
 
-def _files(submission: Submission, form: Format) -> dict[str, Any]:
+def _files(submission: Submission, form: SubmissionFormat) -> dict[str, Any]:
     """Return every file of predictions by its path below the model's folder."""
     found: dict[str, Any] = {}
     for task in (*form.full, *form.glue):
@@ -302,7 +301,7 @@ def _files(submission: Submission, form: Format) -> dict[str, Any]:
     return found
 
 
-def _check_checkpoints(submission: Submission, form: Format) -> None:
+def _check_checkpoints(submission: Submission, form: SubmissionFormat) -> None:
     """Refuse checkpoints of other names and, where the collated file counts them only, gaps between them."""
     revisions, fast = schedule(submission.track), [task.key for task in form.fast]
     for name, by_task in submission.fast.items():
@@ -319,7 +318,7 @@ def _check_checkpoints(submission: Submission, form: Format) -> None:
         )
 
 
-def _check_names(submission: Submission, form: Format) -> None:
+def _check_names(submission: Submission, form: SubmissionFormat) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", submission.model):
         raise UserError(
             f"'{submission.model}' cannot name a submission: the published code cuts names at a point or slash; use "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,43 @@ def load_function(name: str) -> Callable[..., Any]:
     Raises:
         UserError: no such module or function, or a module that fails when it is imported.
     """
+    found = load_object(name)
+    if not inspect.isfunction(found):
+        raise UserError(f"'{name}' is no function")
+    return found
+
+
+def load_object(name: str) -> Any:
+    """Import what a name of that form stands for, a function or another value; errors as `load_function`."""
     place, _, function = name.partition(":")
     try:
         module = import_module(place)
     except Exception as error:  # whatever the module's own code raises
         raise UserError(f"'{name}' cannot be imported ({type(error).__name__}: {error}); is its folder on PYTHONPATH?"
                         ) from error  # fmt: skip
-    found = getattr(module, function, None)
-    if not inspect.isfunction(found):
+    if not hasattr(module, function):
         raise UserError(f"'{place}' has no function '{function}'{nearest(function, dir(module))}")
-    return found
+    return getattr(module, function)
 
 
 def code_digest(name: str) -> str:
     """Return a digest of the source of the module in which a function stands."""
-    source = inspect.getsourcefile(load_function(name))
-    assert source is not None, "a function in Python has a source"
+    found = load_object(name)
+    module = found if inspect.isfunction(found) else import_module(name.partition(":")[0])
+    source = inspect.getsourcefile(module)
+    assert source is not None, "a module in Python has a source"
     return sha256(Path(source))
+
+
+def check_settings(name: str, function: Callable[..., Any], given: int, settings: Mapping[str, Any]) -> None:
+    """Make sure that a function takes so many arguments by place, and settings by name.
+
+    Raises:
+        ValueError: it does not, with the nearest name.
+    """
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*range(given), **settings)
+    except TypeError as error:
+        wrong = next((key for key in settings if key not in signature.parameters), "")
+        raise ValueError(f"{name}{signature}: {error}{nearest(wrong, signature.parameters)}") from error

@@ -25,7 +25,7 @@ class GateBin(Strict):
     """The student's."""
     entropy: float
     """The teachers' entropy in nats per token."""
-    heard: Proportion
+    gate_weight: Proportion
     tokens: NonNegativeInt
 
 
@@ -80,10 +80,10 @@ class SeedRun(Strict):
     val: HeldOut | None = None
     test: HeldOut | None = None
     curves: dict[str, list[Point]] = {}
-    """`train_loss`, `train_kl`, `val_loss`, `lr`, `teacher_weight`, `teacher_heard`, `temperature`; `flops` (teachers'
+    """`train_loss`, `train_kl`, `val_loss`, `lr`, `teacher_weight`, `gate_weight`, `temperature`; `flops` (teachers'
     forward passes included) and `seconds` so far, at the evaluations; others are kept and not drawn."""
-    heard: list[GateStage] = []
-    """Where gates let the teachers be heard, on held-out text once training was over."""
+    gate_report: list[GateStage] = []
+    """What gates came to by difficulty, on held-out text once training was over."""
     machine: dict[str, str | int | float | None] = {}
     """Where it was trained."""
     clip_rate: Proportion | None = None

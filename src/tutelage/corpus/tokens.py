@@ -1,4 +1,4 @@
-"""The token store: a split's tokens on disk, read through the page cache, and a manifest that vouches for them.
+"""The token store: a split's tokens on disk, read through the page cache, and a manifest with their digests.
 
 `<split>.bin` holds raw little-endian uint16 (uint32 from 65,536 tokens of vocabulary on), `<split>.documents.npy` the
 offset at which each document begins, and beside them what is known of the documents (`labels`); `manifest.json` counts
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tutelage.base import files
 from tutelage.base.errors import UserError
-from tutelage.base.types import Ints
+from tutelage.base.types import Ints, Json
 from tutelage.corpus.encoding import Encoder, Text
 from tutelage.corpus.labels import Labels
 
@@ -27,7 +27,7 @@ FORMAT = 1
 
 
 @dataclass
-class Counts:
+class TokenCounts:
     """What a store, or one source's part of it, holds."""
 
     tokens: int = 0
@@ -41,7 +41,7 @@ class Counts:
     unknown_tokens: int = 0
     """Unknown tokens, where the tokenizer has one."""
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: TokenCounts) -> None:
         """Add another's counts to these."""
         for key, value in asdict(other).items():
             setattr(self, key, getattr(self, key) + value)
@@ -75,11 +75,11 @@ class StoreWriter:
         self._file = (folder / f"{split}.bin").open("wb")
         self._digest = hashlib.sha256()
         self.starts: list[Ints] = []
-        self._total, self._sources = Counts(), dict[str, Counts]()
+        self._total, self._sources = TokenCounts(), dict[str, TokenCounts]()
 
-    def add(self, source: str, texts: Iterable[Text]) -> Counts:
+    def add(self, source: str, texts: Iterable[Text]) -> TokenCounts:
         """Encode and append the documents of one source; return their counts."""
-        counts, starts = Counts(), list[int]()
+        counts, starts = TokenCounts(), list[int]()
         for encoded in self._encoder.encode(texts):
             segment, ids = encoded.segment, encoded.ids
             if segment.opens and not segment.joins:
@@ -99,11 +99,11 @@ class StoreWriter:
             counts.bytes += len(segment.text.encode())
             counts.lost_bytes += encoded.lost
         self.starts.append(np.asarray(starts, dtype=np.int64))
-        self._sources.setdefault(source, Counts()).add(counts)
+        self._sources.setdefault(source, TokenCounts()).add(counts)
         self._total.add(counts)
         return counts
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Json:
         """Close the files and return the split's entry of the manifest."""
         self._file.close()
         documents = self._folder / f"{self._split}.documents.npy"
@@ -148,7 +148,7 @@ class TokenStore:
         """Open one split of a prepared corpus; `verify` also checks the hashes (reads everything once).
 
         Raises:
-            UserError: nothing prepared there, another format, or files that are not what the manifest says.
+            UserError: nothing prepared there, another format, or files that do not fit the manifest.
         """
         manifest = read_manifest(folder)
         if split not in manifest["splits"]:
@@ -178,7 +178,7 @@ class TokenStore:
         )
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Json:
     """Read the manifest of a prepared corpus.
 
     Raises:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.base.types import Floats, Json
 from tutelage.corpus.batches import IGNORE, BatchSource
+from tutelage.evaluation.benchmarks.conventions import Precision
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.teaching.teachers import Ensemble
 
 NAMES = {2: ("easy", "hard"), 3: ("easy", "medium", "hard")}
@@ -24,7 +26,7 @@ NAMES = {2: ("easy", "hard"), 3: ("easy", "medium", "hard")}
 
 def row_losses(
     ensemble: Ensemble, source: BatchSource, device: torch.device, precision: Precision = "fp32", label: str = "buckets"
-) -> NDArray[np.float64]:
+) -> Floats:
     """Sum a model's cross-entropy over each row of held-out text.
 
     Args:
@@ -43,7 +45,7 @@ def row_losses(
             batch = batch.to(device)
             known_BT = batch.targets_BT != IGNORE
             index_M = known_BT.flatten().nonzero().squeeze(1)
-            signal = ensemble.signal(batch.tokens_BT, batch.lengths_B, precision).at(index_M)
+            signal = ensemble.dense_signal(batch.tokens_BT, batch.lengths_B, precision).at(index_M)
             loss_BT = torch.zeros(known_BT.shape, dtype=torch.float64, device=device)
             loss_BT[known_BT] = -signal.target_log_probs(batch.targets_BT.flatten()[index_M]).double()
             found.append(torch.stack([loss_BT.sum(1), known_BT.sum(1).double()], 1).cpu().numpy())
@@ -51,9 +53,7 @@ def row_losses(
     return np.concatenate(found) if found else np.zeros((0, 2))
 
 
-def buckets(
-    losses_R2: NDArray[np.float64], reference_R2: NDArray[np.float64], parts: int, by: str, name: str = "buckets"
-) -> MeasuredResult:
+def buckets(losses_R2: Floats, reference_R2: Floats, parts: int, by: str, name: str = "buckets") -> MeasuredResult:
     """Measure a model's loss in parts of held-out text, from what the reference finds easy to what it finds hard.
 
     Args:
@@ -85,3 +85,20 @@ def buckets(
 
 def _numbered(parts: int) -> tuple[str, ...]:
     return tuple(f"part_{i + 1}" for i in range(parts))
+
+
+def _buckets(context: Context) -> MeasuredResult:
+    chosen = context.settings.buckets
+    if context.held_out is None or context.reference is None or chosen is None:
+        raise UserError("evaluation 'buckets' is measured on a recipe's held-out text, and there is no recipe here")
+    losses_R2 = row_losses(
+        context.ensemble, context.held_out(), context.models.device, context.precision, f"buckets {context.label}"
+    )
+    return buckets(losses_R2, context.reference(), chosen.parts, str(chosen.by))
+
+
+def _buckets_inputs(argument: str, settings: recipe.Evaluation) -> Json:
+    return {"parts": settings.buckets.parts if settings.buckets else None}
+
+
+BUCKETS = Measurement(_buckets, _buckets_inputs, needs=frozenset({"held_out", "reference"}))

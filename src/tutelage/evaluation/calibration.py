@@ -11,15 +11,16 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.base.types import Floats
 from tutelage.corpus.batches import IGNORE, BatchSource
+from tutelage.evaluation.benchmarks.conventions import Precision
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.batching import logit_rows
-from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
 
@@ -60,7 +61,7 @@ def calibration(
             batch = batch.to(device)
             targets = batch.targets_BT.flatten()
             index_M = (targets != IGNORE).nonzero().squeeze(1)
-            signal = ensemble.signal(batch.tokens_BT, batch.lengths_B, precision)
+            signal = ensemble.dense_signal(batch.tokens_BT, batch.lengths_B, precision)
             totals += _count(signal, index_M, targets[index_M], bins)
             bar.advance(batch.token_count)
     count, right, sure = totals.sum(0)
@@ -78,7 +79,7 @@ def calibration(
     return MeasuredResult(name, f"ECE, {bins} bins", "error", values, {"bins": _rows(totals)})
 
 
-def _count(signal: DenseSignal, index_M: Tensor, targets_M: Tensor, bins: int) -> NDArray[np.float64]:
+def _count(signal: DenseSignal, index_M: Tensor, targets_M: Tensor, bins: int) -> Floats:
     """By bin: predictions, right ones, and the sum of confidences, `(bins, 3)`."""
     totals = torch.zeros(bins, 3, dtype=torch.float64, device=index_M.device)
     rows = logit_rows(signal, index_M.device.type)
@@ -94,7 +95,7 @@ def _count(signal: DenseSignal, index_M: Tensor, targets_M: Tensor, bins: int) -
     return totals.cpu().numpy()
 
 
-def _rows(totals: NDArray[np.float64]) -> list[dict[str, float | int | None]]:
+def _rows(totals: Floats) -> list[dict[str, float | int | None]]:
     width = 1 / len(totals)
     return [
         {
@@ -106,3 +107,12 @@ def _rows(totals: NDArray[np.float64]) -> list[dict[str, float | int | None]]:
         }
         for index, (count, right, sure) in enumerate(totals.tolist())
     ]
+
+
+def _calibration(context: Context) -> MeasuredResult:
+    if context.held_out is None:
+        raise UserError("evaluation 'calibration' is measured on a recipe's held-out text, and there is no recipe here")
+    return calibration(context.ensemble, context.held_out(), context.models.device, context.precision)
+
+
+CALIBRATION = Measurement(_calibration, needs=frozenset({"held_out"}))

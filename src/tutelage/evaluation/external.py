@@ -33,7 +33,7 @@ PROBES = (
 
 
 @dataclass(frozen=True)
-class Guest:
+class ExternalModel:
     """A model that is about to be evaluated; its weights are not read yet.
 
     Attributes:
@@ -77,9 +77,9 @@ class Guest:
         return fingerprint([tokenizer_id(self.tokenizer), frames, specials])
 
 
-def open_guests(
+def open_models(
     sources: Sequence[str], convention: Convention, kind: ModelKind | None, revision: str | None
-) -> list[Guest]:
+) -> list[ExternalModel]:
     """Find models, fetch those of the hub, and check everything but the weights.
 
     Args:
@@ -101,7 +101,7 @@ def open_guests(
     ]
 
 
-def _open(source: str, label: str, folder: Path, convention: Convention, kind: ModelKind | None) -> Guest:
+def _open(source: str, label: str, folder: Path, convention: Convention, kind: ModelKind | None) -> ExternalModel:
     config = _config(folder)
     reads = kind or _kind(config, source)
     tokenizer, remarks = _tokenizer(folder, source)
@@ -111,7 +111,7 @@ def _open(source: str, label: str, folder: Path, convention: Convention, kind: M
         extra = sorted(token for token, index in tokenizer.get_vocab().items() if index >= vocabulary)
         remarks.append(f"its tokenizer has tokens that the model does not know ({', '.join(map(repr, extra[:3]))})")
     identity = outside.identity(str(folder.absolute())) if is_path(source) else f"{source}@{folder.name}"
-    return Guest(source, label, folder, reads, str(config.model_type), tokenizer, identity, tuple(remarks))
+    return ExternalModel(source, label, folder, reads, str(config.model_type), tokenizer, identity, tuple(remarks))
 
 
 # --- files

@@ -1,14 +1,16 @@
 """Evaluations by name, as recipes and `tutelage evaluate` write them: found and checked early, measured later.
 
 A name is a suite of right and wrong options (`evaluation.suites`), or one of `MEASUREMENTS`, perhaps with an
-argument behind a colon. Held-out losses belong to experiments; see `scoring`.
+argument behind a colon, or `package.module:function`, a suite or measurement of the user's own. Held-out losses belong
+to experiments; see `experiment.score`.
 """
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,20 +20,35 @@ import numpy as np
 from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
+from tutelage.base.functions import code_digest, load_object
 from tutelage.base.types import Json
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
-from tutelage.evaluation.benchmarks.items import Rows, encode
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention, Precision
+from tutelage.evaluation.benchmarks.items import TokenRows, encode
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement, Need
 from tutelage.evaluation.benchmarks.results import MeasuredResult, SuiteResult
-from tutelage.evaluation.likelihood.causal import Precision
-from tutelage.evaluation.measurements import MEASUREMENTS, Context, Need
+from tutelage.evaluation.buckets import BUCKETS
+from tutelage.evaluation.calibration import CALIBRATION
+from tutelage.evaluation.finetune.glue import GLUE
+from tutelage.evaluation.psychometrics.acquisition import AOA
+from tutelage.evaluation.psychometrics.reading import READING
 from tutelage.evaluation.suites.sources import SOURCES
-from tutelage.evaluation.suites.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of
+from tutelage.evaluation.suites.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of, own_name
+from tutelage.evaluation.task_heads import TASKS
 
 Result = SuiteResult | MeasuredResult
+MEASUREMENTS: Mapping[str, Measurement] = {
+    "reading": READING,
+    "aoa": AOA,
+    "calibration": CALIBRATION,
+    "buckets": BUCKETS,
+    "tasks": TASKS,
+    "glue": GLUE,
+}
+"""Evaluations beside the suites, by the name before the colon."""
 
 
 @dataclass(frozen=True)
-class Found:
+class NamedEvaluation:
     """An evaluation that is ready to run: its name is known, its files are here.
 
     Attributes:
@@ -58,7 +75,7 @@ def names() -> list[str]:
 
 
 def check_name(name: str, besides: Iterable[str] = ()) -> None:
-    """Refuse a name that means nothing; looks at no file.
+    """Refuse a name that means nothing; looks at no file but the module of `package.module:function`.
 
     Args:
         name: to be checked.
@@ -77,27 +94,56 @@ def check_name(name: str, besides: Iterable[str] = ()) -> None:
             raise UserError(f"evaluation '{name}': '{family}' stands alone, without a colon")
         hint = f"{nearest(argument, choices)} (known: {', '.join(choices)})"
         raise UserError(f"evaluation '{name}': '{family}' has no '{argument}'{hint}")
+    if own := _own(name):
+        try:
+            named = load_object(own[0])
+        except UserError as error:
+            near = nearest(family, [*MEASUREMENTS, *(prefix[:-1] for prefix in FOLDERS)])
+            raise UserError(f"evaluation {error}{near}") from error
+        if not (inspect.isfunction(named) or isinstance(named, Measurement)):
+            raise UserError(f"evaluation '{name}' is neither a function nor a Measurement")
+        return
     raise UserError(f"unknown evaluation '{name}'{nearest(name, known)} (known: {', '.join(known)})")
 
 
 def needs_of(name: str) -> frozenset[Need]:
     """Return what an evaluation needs beside a model; see `Measurement`."""
-    family = name.partition(":")[0]
-    return MEASUREMENTS[family].needs if family in MEASUREMENTS else frozenset()
+    measurement, _ = _measurement(name)
+    return frozenset() if measurement is None else measurement.needs
 
 
-def find(name: str, settings: recipe.Evaluation) -> Found:
+def _measurement(name: str) -> tuple[Measurement | None, str]:
+    """The measurement of a name, and the argument for it; no measurement if it is a suite."""
+    family, _, argument = name.partition(":")
+    if family in MEASUREMENTS:
+        return MEASUREMENTS[family], argument
+    own = _own(name)
+    named = load_object(own[0]) if own else None
+    return (named, own[1]) if own and isinstance(named, Measurement) else (None, "")
+
+
+def _own(name: str) -> tuple[str, str] | None:
+    """A user's `package.module:function`, and its argument; None for the names that are known here."""
+    return None if name.startswith(FOLDERS) or name.partition(":")[0] in MEASUREMENTS else own_name(name)
+
+
+def find(name: str, settings: recipe.Evaluation) -> NamedEvaluation:
     """Read and check what an evaluation needs beside a model.
 
     Raises:
         UserError: an unknown name, missing files (with where to get them), or broken ones.
     """
     check_name(name)
-    family = name.partition(":")[0]
-    if family in MEASUREMENTS:
-        measurement = MEASUREMENTS[family]
-        inputs = measurement.inputs(name.partition(":")[2], settings)
-        return Found(name, inputs, measurement.run, needs=measurement.needs)
+    own, (measurement, argument) = _own(name), _measurement(name)
+    source = {"source": code_digest(own[0])} if own else {}
+    if measurement is not None:
+        run = measurement.run
+        return NamedEvaluation(
+            name,
+            source | measurement.inputs(argument, settings),
+            lambda context: run(replace(context, argument=argument)),
+            needs=measurement.needs,
+        )
     suite = find_suite(name, CONVENTIONS[settings.convention])
     paradigms = [
         [p.uid, [repr(q) for q in p.questions], [str(formula.source) for formula in p.formulas]]
@@ -106,7 +152,9 @@ def find(name: str, settings: recipe.Evaluation) -> Found:
     items = fingerprint([paradigms, suite.ratios])
     options = (item for p in suite.paradigms for question in p.questions for item in question.options)
     texts = tuple(dict.fromkeys(item.prefix + item.completion for item in options))
-    return Found(name, {"items": items}, _chooser(suite, CONVENTIONS[settings.convention]), texts, suite=suite)
+    return NamedEvaluation(
+        name, source | {"items": items}, _chooser(suite, CONVENTIONS[settings.convention]), texts, suite=suite
+    )
 
 
 def _chooser(suite: Suite, convention: Convention) -> Callable[[Context], Result]:
@@ -127,7 +175,7 @@ def _chooser(suite: Suite, convention: Convention) -> Callable[[Context], Result
     return run
 
 
-def _rows(suite: Suite, convention: Convention, tokenizer: Any, kind: Literal["causal", "masked"]) -> Rows:
+def _rows(suite: Suite, convention: Convention, tokenizer: Any, kind: Literal["causal", "masked"]) -> TokenRows:
     return encode(tokenizer, items_of(suite), kind, convention)
 
 
@@ -171,6 +219,9 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], dtype: type[np.generic] =
 
 def file_name(name: str) -> str:
     """Make a file name of an evaluation's name, which may hold a path."""
+    if own := _own(name):
+        # With a digest, or `blimp:fast` would be the suite `blimp-fast`.
+        return f"{own[0].replace(':', '-')}-{fingerprint(name)[:8]}"
     if name.startswith(FOLDERS):
         return f"{name.partition(':')[0]}-{Path(name).name}-{fingerprint(name)[:8]}"
     return name.replace(":", "-")

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.base.types import Ints
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.corpus.labels import LabelTask
+from tutelage.evaluation.benchmarks.conventions import Precision
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.likelihood.causal import Precision
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
 
@@ -81,7 +83,7 @@ def evaluate_heads(
 
 
 def _values(
-    tasks: Sequence[LabelTask], counts: dict[str, NDArray[np.int64]], blank: frozenset[str] = frozenset()
+    tasks: Sequence[LabelTask], counts: dict[str, Ints], blank: frozenset[str] = frozenset()
 ) -> dict[str, MeasuredValue]:
     """Make the numbers of tables of right (rows) by given (columns) labels; `blank` tasks have no labels to compare."""
     single = {task.name: _of_task(counts.get(task.name), task, task.name in blank) for task in tasks}
@@ -95,7 +97,7 @@ def _values(
     return values
 
 
-def _of_task(table: NDArray[np.int64] | None, task: LabelTask, blank: bool) -> _Of:
+def _of_task(table: Ints | None, task: LabelTask, blank: bool) -> _Of:
     n = 0 if table is None else int(table.sum())
     if table is None or not n:
         note = BLANK if blank or table is not None else NO_HEAD
@@ -133,3 +135,16 @@ def _means(
         note = note if name == accuracy else ""
         found[name] = MeasuredValue(float(np.mean(known)), ones[0].unit, n=sum(one.n for one in ones), note=note)
     return found
+
+
+def _tasks(context: Context) -> MeasuredResult:
+    source = context.labelled()
+    if source is None:
+        raise UserError("evaluation 'tasks' needs a recipe whose corpus has labels (a study, or `starter`), with "
+                        "data.separator=brackets and data.rows.kind=examples")  # fmt: skip
+    label = f"tasks {context.label}"
+    [model, *_] = context.fresh()
+    return evaluate_heads(model.eval(), context.heads(), source, context.models.device, context.precision, label)
+
+
+TASKS = Measurement(_tasks, needs=frozenset({"held_out", "labels"}))

@@ -9,11 +9,11 @@ from pathlib import Path
 from tutelage.base.files import fingerprint
 from tutelage.base.types import Json
 from tutelage.compare.metrics import UNITS
-from tutelage.evaluation.measurements import Context
-from tutelage.evaluation.named import Found, file_name, read_score, write_score
+from tutelage.evaluation.benchmarks.measurement import Context
+from tutelage.evaluation.named import NamedEvaluation, file_name, read_score, write_score
 
 
-def measured(evaluation: Found, folder: Path, of: Json, context: Callable[[Path], Context]) -> Json:
+def measured(evaluation: NamedEvaluation, folder: Path, of: Json, context: Callable[[Path], Context]) -> Json:
     """Return an evaluation's score: the one that was kept of the same things, or a new one, which is kept.
 
     Args:

@@ -85,7 +85,7 @@ class ModelPlan:
 
     def cache_epochs(self, index: int) -> range:
         """Return the epochs for which the cache of a stage has slots; one where rows are the same in all."""
-        return epochs_read(self.source, self.steps.start_of(index), self.steps.heard_until(index))
+        return epochs_read(self.source, self.steps.start_of(index), self.steps.taught_until(index))
 
     def teacher_flops(self, live: bool = False, until: int | None = None) -> float:
         """Return the operations of the teachers as long as they teach.
@@ -96,7 +96,7 @@ class ModelPlan:
         """
         total = 0.0
         for index, stage in enumerate(self.model.stages):
-            start, end = self.steps.start_of(index), self.steps.heard_until(index)
+            start, end = self.steps.start_of(index), self.steps.taught_until(index)
             asked = (end if until is None else min(end, until)) - start
             if asked <= 0:
                 break

@@ -24,10 +24,9 @@ from tutelage.base.progress import console
 from tutelage.base.run_folder import differences
 from tutelage.base.types import Json
 from tutelage.corpus.tokens import TokenStore
+from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, EvaluatedModels, Need
 from tutelage.evaluation.buckets import row_losses
-from tutelage.evaluation.measurements import Context, Need, Speakers
-from tutelage.evaluation.named import Found, check_name, file_name, find, needs_of, read_score
-from tutelage.evaluation.psychometrics.acquisition import Checkpoint
+from tutelage.evaluation.named import NamedEvaluation, check_name, file_name, find, needs_of, read_score
 from tutelage.experiment.identity import Precision
 from tutelage.experiment.loading import trained
 from tutelage.experiment.measure import in_words, measured
@@ -101,7 +100,7 @@ class Scoring:
         experiment: Experiment,
         evaluate: Sequence[str],
         settings: recipe.Evaluation,
-        evaluations: Mapping[str, Found],
+        evaluations: Mapping[str, NamedEvaluation],
     ) -> None:
         self.experiment = experiment
         self.evaluate = tuple(evaluate)
@@ -174,7 +173,7 @@ class Scoring:
         if not missing:
             return
         experiment, reads = self.experiment, self._reads(subject)
-        speakers = Speakers(
+        speakers = EvaluatedModels(
             lambda: [trained(experiment, member, reads) for member in subject.members], experiment.group.device
         )
         for name in missing:
@@ -246,7 +245,7 @@ class Scoring:
     def _held_out(self, subject: Subject, ensemble: Ensemble, split: str) -> Json:
         store, precision = self._split(split), self._precision(subject)
         result = held_out(
-            lambda tokens, lengths: ensemble.signal(tokens, lengths, precision),
+            lambda tokens, lengths: ensemble.dense_signal(tokens, lengths, precision),
             self.experiment.rows.held_out(split, self._model(subject.members[0])),
             store.bytes / len(store),
             self.experiment.group.device,
@@ -269,7 +268,7 @@ class Scoring:
         rows = experiment.rows.held_out("test", model)
         return row_losses(ensemble, rows, experiment.group.device, experiment.run(by).precision, f"buckets by {by}")
 
-    def _context(self, subject: Subject, speakers: Speakers, name: str, parts: Path) -> Context:
+    def _context(self, subject: Subject, speakers: EvaluatedModels, name: str, parts: Path) -> Context:
         experiment, model = self.experiment, self._model(subject.members[0])
         return Context(
             name=name,
@@ -277,7 +276,7 @@ class Scoring:
             tokenizer=experiment.data.tokenizer,
             settings=self.settings,
             precision=self._precision(subject),
-            speakers=speakers,
+            models=speakers,
             checkpoints=[
                 Checkpoint(one.name, one.words_seen, partial(self._as_ensemble, one))
                 for one in self._checkpoints(subject)

@@ -21,11 +21,10 @@ from tutelage.base.files import write_json, write_text
 from tutelage.base.progress import console
 from tutelage.base.types import Json
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
-from tutelage.evaluation.external import Guest, missing_characters, open_guests
-from tutelage.evaluation.likelihood.causal import Precision
-from tutelage.evaluation.measurements import Context, Speakers
-from tutelage.evaluation.named import Found, find, read_score
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Precision
+from tutelage.evaluation.benchmarks.measurement import Context, EvaluatedModels
+from tutelage.evaluation.external import ExternalModel, missing_characters, open_models
+from tutelage.evaluation.named import NamedEvaluation, find, read_score
 from tutelage.experiment.measure import in_words, measured
 from tutelage.models.cost import cost_of
 from tutelage.models.language_model import LanguageModel
@@ -61,7 +60,7 @@ def evaluate_guests(
     """
     machine.set_up()
     found = {name: find(name, settings) for name in dict.fromkeys(suites)}
-    guests = open_guests(models, CONVENTIONS[settings.convention], kind, revision)
+    guests = open_models(models, CONVENTIONS[settings.convention], kind, revision)
     remarks: dict[str, list[str]] = {guest.label: list(guest.remarks) for guest in guests}
     for guest in guests:
         remarks[guest.label] += [text for one in found.values() if (text := _unreadable(guest, one))]
@@ -76,7 +75,7 @@ def evaluate_guests(
     return summary
 
 
-def _unreadable(guest: Guest, found: Found) -> str:
+def _unreadable(guest: ExternalModel, found: NamedEvaluation) -> str:
     """Say which characters of a suite a tokenizer cannot write; refuse where that spoils the most of it."""
     missing, texts = missing_characters(guest.tokenizer, found.texts) if found.texts else ("", 0)
     if not missing:
@@ -91,8 +90,8 @@ def _unreadable(guest: Guest, found: Found) -> str:
     return f"{said} ({shown})"
 
 
-def _score(guest: Guest, found: Mapping[str, Found], out: Path, settings: recipe.Evaluation, precision: Precision
-           ) -> Json:  # fmt: skip
+def _score(guest: ExternalModel, found: Mapping[str, NamedEvaluation], out: Path, settings: recipe.Evaluation,
+           precision: Precision) -> Json:  # fmt: skip
     """Measure what is not measured yet; return the model's entry of the summary."""
     folder = out / _folder_name(guest.label)
     depends = {
@@ -108,7 +107,7 @@ def _score(guest: Guest, found: Mapping[str, Found], out: Path, settings: recipe
         loaded[:] = [guest.load()]
         return loaded
 
-    speakers = Speakers(load, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    speakers = EvaluatedModels(load, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     run: Json = {"suites": {}, "measures": {}}
     for name, one in found.items():
         context = partial(_context, guest, name, settings, precision, speakers)
@@ -120,7 +119,12 @@ def _score(guest: Guest, found: Mapping[str, Found], out: Path, settings: recipe
 
 
 def _context(
-    guest: Guest, name: str, settings: recipe.Evaluation, precision: Precision, speakers: Speakers, parts: Path
+    guest: ExternalModel,
+    name: str,
+    settings: recipe.Evaluation,
+    precision: Precision,
+    speakers: EvaluatedModels,
+    parts: Path,
 ) -> Context:
     return Context(
         name=name,
@@ -128,12 +132,12 @@ def _context(
         tokenizer=guest.tokenizer,
         settings=settings,
         precision=precision,
-        speakers=speakers,
+        models=speakers,
         parts=parts,
     )
 
 
-def _size(guest: Guest, loaded: Sequence[LanguageModel], folder: Path) -> Json:
+def _size(guest: ExternalModel, loaded: Sequence[LanguageModel], folder: Path) -> Json:
     """Parameters of a model: counted once it is loaded, and kept beside its scores."""
     of = {"model": guest.identity}
     if loaded:
@@ -146,7 +150,7 @@ def _size(guest: Guest, loaded: Sequence[LanguageModel], folder: Path) -> Json:
     return read_score(folder, "size", of) or {}
 
 
-def _summary(guests: Sequence[Guest], entries: Json, suites: Sequence[str], settings: recipe.Evaluation,
+def _summary(guests: Sequence[ExternalModel], entries: Json, suites: Sequence[str], settings: recipe.Evaluation,
              precision: Precision) -> Summary:  # fmt: skip
     ran = machine.environment()
     return read_summary(
@@ -168,7 +172,7 @@ def _summary(guests: Sequence[Guest], entries: Json, suites: Sequence[str], sett
     )
 
 
-def _origin(guest: Guest) -> dict[str, Any]:
+def _origin(guest: ExternalModel) -> dict[str, Any]:
     """Which model it was; of a folder its weights' digest, not where it lay."""
     return {"kind": guest.kind, "architecture": guest.architecture, "identity": guest.identity}
 

@@ -158,7 +158,7 @@ def _training(run: TrainingRun) -> Json:
     done = run.finished()
     kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "seconds_scoring", "flops",
             "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val")  # fmt: skip
-    found = {key: done.get(key) for key in kept} | {"heard": done.get("heard", [])}
+    found = {key: done.get(key) for key in kept} | {"gate_report": done.get("gate_report", [])}
     found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
     trained_on = read_json(run.folder.path / "environment.json")
     return found | {
@@ -168,8 +168,8 @@ def _training(run: TrainingRun) -> Json:
 
 
 def _curves(folder: RunFolder) -> Json:
-    logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight", "teacher_heard": "heard",
-              "temperature": "temperature"}  # fmt: skip
+    logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight",
+              "gate_weight": "gate_weight", "temperature": "temperature"}  # fmt: skip
     curves: dict[str, list[tuple[int, int, float]]] = {name: [] for name in (*logged, "val_loss")}
     for line in folder.lines():
         at = (line["step"], line["tokens"])

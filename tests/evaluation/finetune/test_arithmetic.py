@@ -35,10 +35,10 @@ def trunk_of(world: Any, architecture: str) -> Any:
     return trunk
 
 
-Found = tuple[torch.Tensor, dict[str, torch.Tensor]]
+NamedEvaluation = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
-def gradients(trunk: Any, hidden_ND: torch.Tensor) -> Found:
+def gradients(trunk: Any, hidden_ND: torch.Tensor) -> NamedEvaluation:
     """Hidden states and the gradients of a sum over them."""
     trunk.zero_grad()
     (hidden_ND * torch.linspace(-1, 1, hidden_ND.numel()).view(hidden_ND.shape)).sum().backward()
@@ -50,12 +50,12 @@ def rows_of(lengths: list[int]) -> tuple[torch.Tensor, ...]:
     return torch.randint(2, 40, (sum(lengths),)).split(lengths)
 
 
-def alone(trunk: Any, lengths: list[int]) -> Found:
+def alone(trunk: Any, lengths: list[int]) -> NamedEvaluation:
     """Every row by itself: the slow twin."""
     return gradients(trunk, torch.cat([trunk(input_ids=row[None]).last_hidden_state[0] for row in rows_of(lengths)]))
 
 
-def in_line(trunk: Any, lengths: list[int], first: int = 0, bf16: bool = False) -> Found:
+def in_line(trunk: Any, lengths: list[int], first: int = 0, bf16: bool = False) -> NamedEvaluation:
     tokens = torch.cat(rows_of(lengths))[None]
     places = torch.cat([torch.arange(first, first + length) for length in lengths])[None]
     groups = groups_of(np.array(lengths))
@@ -64,7 +64,7 @@ def in_line(trunk: Any, lengths: list[int], first: int = 0, bf16: bool = False) 
     return gradients(trunk, hidden)
 
 
-def assert_same(found: Found, wanted: Found) -> None:
+def assert_same(found: NamedEvaluation, wanted: NamedEvaluation) -> None:
     torch.testing.assert_close(found[0], wanted[0], atol=1e-5, rtol=1e-4)
     assert found[1].keys() == wanted[1].keys()
     for name, gradient in wanted[1].items():
@@ -108,7 +108,7 @@ def test_in_bf16_both_are_as_far_from_float32(world: Any, architecture: str) -> 
     ours, lengths = with_lines(plain), LENGTHS[2]
     exact, exact_gradients = alone(plain, lengths)
 
-    def errors(found: Found) -> tuple[float, float]:
+    def errors(found: NamedEvaluation) -> tuple[float, float]:
         apart = sum(float((found[1][name] - exact).pow(2).sum()) for name, exact in exact_gradients.items())
         return float((found[0] - exact).pow(2).mean()), apart
 

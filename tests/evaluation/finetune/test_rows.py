@@ -17,8 +17,19 @@ from tutelage.evaluation.finetune import rows as rows_module
 from tutelage.evaluation.finetune.attention import groups_of
 from tutelage.evaluation.finetune.classifier import build, pool, pooling_of
 from tutelage.evaluation.finetune.loop import Reading, fit, predict
-from tutelage.evaluation.finetune.rows import Part, Rows, collate, encode, line_up, lines, order, parts, split, subset
-from tutelage.evaluation.finetune.tasks import Example
+from tutelage.evaluation.finetune.rows import (
+    MicroBatch,
+    TextRows,
+    collate,
+    encode,
+    line_up,
+    lines,
+    order,
+    parts,
+    split,
+    subset,
+)
+from tutelage.evaluation.finetune.tasks import LabelledText
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe.finetune import TaskFinetuning
 
@@ -43,10 +54,10 @@ def settings_of(**said: Any) -> TaskFinetuning:
     return TaskFinetuning.model_validate(quick | said)
 
 
-def random_rows(lengths: list[int], vocabulary: int, labels: int = 2) -> Rows:
+def random_rows(lengths: list[int], vocabulary: int, labels: int = 2) -> TextRows:
     draw = np.random.default_rng(1)
     tokens = [draw.integers(7, vocabulary, length) for length in lengths]
-    return Rows(tokens, None, np.arange(len(lengths)) % labels)
+    return TextRows(tokens, None, np.arange(len(lengths)) % labels)
 
 
 # --- rows
@@ -101,10 +112,10 @@ def test_parts_are_the_cheapest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_long_texts_are_cut_as_told(tokenizer: Any) -> None:
-    rows = encode(tokenizer, [Example("red " * 20, None, 0), Example("red blue", None, 1)], 8, "x")
+    rows = encode(tokenizer, [LabelledText("red " * 20, None, 0), LabelledText("red blue", None, 1)], 8, "x")
     assert [len(row) for row in rows.tokens] == [8, 2]
     assert rows.cut == 1
-    pair = encode(tokenizer, [Example("red blue", "one " * 20, 0)], 8, "x")
+    pair = encode(tokenizer, [LabelledText("red blue", "one " * 20, 0)], 8, "x")
     ids = tokenizer.convert_ids_to_tokens(pair.tokens[0].tolist())
     assert ids == ["red", "blue", *["one"] * 6]
 
@@ -112,7 +123,7 @@ def test_long_texts_are_cut_as_told(tokenizer: Any) -> None:
 def test_texts_are_read_in_pieces_as_they_are_whole(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = copy.deepcopy(tokenizer)
     typed.model_input_names = ["input_ids", "token_type_ids"]
-    examples = [Example(f"red {word}", "one " * (2 * n), n % 2) for n, word in enumerate(WORDS[:7])]
+    examples = [LabelledText(f"red {word}", "one " * (2 * n), n % 2) for n, word in enumerate(WORDS[:7])]
     for reader in (tokenizer, typed):
         whole = encode(reader, examples, 8, "x")
         assert whole.cut == 3
@@ -126,16 +137,16 @@ def test_texts_are_read_in_pieces_as_they_are_whole(tokenizer: Any, monkeypatch:
 
 
 def test_pairs_follow_the_tokenizers_template(world: Any) -> None:
-    rows = encode(world.FRAMED, [Example("No.", None, 0)], 32, "x")
+    rows = encode(world.FRAMED, [LabelledText("No.", None, 0)], 32, "x")
     assert rows.tokens[0][0] == world.FRAMED.cls_token_id
     assert rows.tokens[0][-1] == world.FRAMED.sep_token_id
 
 
 def test_texts_without_a_token_are_told(world: Any, tokenizer: Any) -> None:
     with pytest.raises(UserError, match=r"rte.train: row 1 .* has no token"):
-        encode(tokenizer, [Example("red", None, 0), Example("zebra", None, 1)], 32, "rte.train")
+        encode(tokenizer, [LabelledText("red", None, 0), LabelledText("zebra", None, 1)], 32, "rte.train")
     with pytest.raises(UserError, match="no room for text"):
-        encode(world.FRAMED, [Example("No.", None, 0)], 2, "x")
+        encode(world.FRAMED, [LabelledText("No.", None, 0)], 2, "x")
 
 
 def test_subsets_and_splits_depend_on_nothing_else() -> None:
@@ -156,9 +167,9 @@ def test_subsets_and_splits_depend_on_nothing_else() -> None:
 def test_pooling_by_hand() -> None:
     hidden = torch.arange(2 * 4 * 3, dtype=torch.float32).view(2, 4, 3)
     tokens, labels = torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, dtype=torch.long)
-    right = Part(tokens, torch.tensor([2, 4]), None, labels)
-    left = Part(tokens, torch.tensor([2, 4]), None, labels, left=True)
-    full = Part(tokens, None, None, labels)
+    right = MicroBatch(tokens, torch.tensor([2, 4]), None, labels)
+    left = MicroBatch(tokens, torch.tensor([2, 4]), None, labels, left=True)
+    full = MicroBatch(tokens, None, None, labels)
     assert pool(hidden, right, "first")[:, 0].tolist() == [0, 12]
     assert pool(hidden, left, "last")[:, 0].tolist() == [9, 21]
     assert pool(hidden, right, "last_token")[:, 0].tolist() == [3, 21]
@@ -168,7 +179,7 @@ def test_pooling_by_hand() -> None:
     assert pool(hidden, left, "mean")[:, 0].tolist() == [7.5, 16.5]
     assert pool(hidden, full, "mean")[:, 0].tolist() == [4.5, 16.5]
     lengths = np.array([3, 5])
-    line = Part(tokens.view(1, 8), torch.from_numpy(lengths), None, labels, groups=groups_of(lengths))
+    line = MicroBatch(tokens.view(1, 8), torch.from_numpy(lengths), None, labels, groups=groups_of(lengths))
     assert pool(hidden.view(1, 8, 3), line, "first")[:, 0].tolist() == [0, 9]
     assert pool(hidden.view(1, 8, 3), line, "last_token")[:, 0].tolist() == [6, 21]
     assert pool(hidden.view(1, 8, 3), line, "mean")[:, 0].tolist() == [3, 15]
@@ -225,7 +236,7 @@ def test_a_model_that_cannot_be_padded_on_the_left(world: Any, tokenizer: Any) -
 # --- the slow twin
 
 
-def plainly(classifier: nn.Module, rows: Rows, index: np.ndarray) -> torch.Tensor:
+def plainly(classifier: nn.Module, rows: TextRows, index: np.ndarray) -> torch.Tensor:
     """The whole batch in one padded block, masked everywhere, fp32."""
     member = classifier.members[0]
     before = member.trunk.config._attn_implementation

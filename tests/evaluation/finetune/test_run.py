@@ -16,9 +16,9 @@ from tutelage.base.errors import UserError
 from tutelage.evaluation.finetune import loop
 from tutelage.evaluation.finetune.classifier import build
 from tutelage.evaluation.finetune.loop import Reading, fit, predict
-from tutelage.evaluation.finetune.rows import Rows, encode, line_up
+from tutelage.evaluation.finetune.rows import TextRows, encode, line_up
 from tutelage.evaluation.finetune.run import finetune, finetune_together
-from tutelage.evaluation.finetune.tasks import Example
+from tutelage.evaluation.finetune.tasks import LabelledText
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe.finetune import Finetuning, TaskFinetuning
 
@@ -42,7 +42,7 @@ def settings_of(**said: Any) -> TaskFinetuning:
     return TaskFinetuning.model_validate(quick | said)
 
 
-def texts(count: int, seed: int = 0) -> list[Example]:
+def texts(count: int, seed: int = 0) -> list[LabelledText]:
     """Texts of 2 to 12 words; the label says whether `dog` is among them."""
     draw = np.random.default_rng(seed)
     found = []
@@ -50,20 +50,20 @@ def texts(count: int, seed: int = 0) -> list[Example]:
         words = list(draw.choice([word for word in WORDS if word != "dog"], int(draw.integers(2, 13))))
         if number % 2:
             words[int(draw.integers(len(words)))] = "dog"
-        found.append(Example(" ".join(words), None, number % 2))
+        found.append(LabelledText(" ".join(words), None, number % 2))
     return found
 
 
-def write_task(folder: Path, name: str, train: list[Example], scored: list[Example]) -> None:
+def write_task(folder: Path, name: str, train: list[LabelledText], scored: list[LabelledText]) -> None:
     for split_name, rows in (("train", train), ("valid", scored)):
         lines = (json.dumps({"sentence": row.first, "label": row.label}) for row in rows)
         (folder / f"{name}.{split_name}.jsonl").write_text("\n".join(lines))
 
 
-def random_rows(lengths: list[int], vocabulary: int, labels: int = 2) -> Rows:
+def random_rows(lengths: list[int], vocabulary: int, labels: int = 2) -> TextRows:
     draw = np.random.default_rng(1)
     tokens = [draw.integers(7, vocabulary, length) for length in lengths]
-    return Rows(tokens, None, np.arange(len(lengths)) % labels)
+    return TextRows(tokens, None, np.arange(len(lengths)) % labels)
 
 
 def _without_dropout(model: LanguageModel) -> None:
@@ -143,8 +143,8 @@ def test_an_ensemble_is_one_classifier(world: Any, tokenizer: Any, tmp_path: Pat
 
 def test_causal_models_see_nothing_from_the_first_token(world: Any, tokenizer: Any, tmp_path: Path) -> None:
     """The default of 2025, and the note that tells of it."""
-    write_task(tmp_path, "sst2", [Example("one " + row.first, None, row.label) for row in texts(60)],
-               [Example("one " + row.first, None, row.label) for row in texts(20, seed=1)])  # fmt: skip
+    write_task(tmp_path, "sst2", [LabelledText("one " + row.first, None, row.label) for row in texts(60)],
+               [LabelledText("one " + row.first, None, row.label) for row in texts(20, seed=1)])  # fmt: skip
     settings = Finetuning.model_validate(settings_of(epochs=1, pooling="first").model_dump())
     result = finetune([model_of(world, "llama", tokenizer)], tokenizer, "sst2", settings, 0, tmp_path)
     assert len({entry["pred"] for entry in result.predictions}) == 1
@@ -200,13 +200,13 @@ def test_without_peft_the_extra_is_named(world: Any, tokenizer: Any, monkeypatch
 # --- choosing
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[Rows]:
+def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[TextRows]:
     """Let evaluations score as a script says; return the rows they saw."""
-    seen: list[Rows] = []
+    seen: list[TextRows] = []
     left = iter(scores)
     real = loop.predict
 
-    def watched(classifier: Any, rows: Rows, settings: Any, reading: Any) -> Any:
+    def watched(classifier: Any, rows: TextRows, settings: Any, reading: Any) -> Any:
         seen.append(rows)
         return real(classifier, rows, settings, reading)
 
@@ -294,7 +294,7 @@ def test_who_chooses(world: Any, tokenizer: Any, tmp_path: Path, monkeypatch: py
     assert ("too good" in result.values["chosen"].note) == (select == "scored")
     monkeypatch.undo()
     if select == "held_out":
-        turned = [Example(row.first, None, 1 - row.label) for row in scored]
+        turned = [LabelledText(row.first, None, 1 - row.label) for row in scored]
         real = finetune([model_of(world, "llama", tokenizer)], tokenizer, "sst2", settings, 0, tmp_path)
         write_task(tmp_path, "sst2", train, turned)
         other = finetune([model_of(world, "llama", tokenizer)], tokenizer, "sst2", settings, 0, tmp_path)
@@ -337,7 +337,7 @@ def test_mnli_mm_reuses_the_model_of_mnli(world: Any, tokenizer: Any, tmp_path: 
 
 
 def test_more_tokens_than_positions(world: Any, tokenizer: Any, tmp_path: Path, capsys: Any) -> None:
-    long = [Example("red " * 30 + row.first, None, row.label) for row in texts(32)]
+    long = [LabelledText("red " * 30 + row.first, None, row.label) for row in texts(32)]
     write_task(tmp_path, "sst2", long, long)
     settings = Finetuning.model_validate(settings_of(epochs=1, max_length=64).model_dump())
     result = finetune([model_of(world, "gpt2", tokenizer, positions=16)], tokenizer, "sst2", settings, 0, tmp_path)
@@ -358,7 +358,7 @@ def test_a_tokenizer_without_padding_changes_nothing(world: Any, tokenizer: Any,
 
 
 def test_training_rows_too_few(world: Any, tokenizer: Any, tmp_path: Path) -> None:
-    one_sided = [Example("red", None, 0)] * 40 + [Example("blue", None, 1)]
+    one_sided = [LabelledText("red", None, 0)] * 40 + [LabelledText("blue", None, 1)]
     write_task(tmp_path, "sst2", one_sided, texts(4))
     model = model_of(world, "llama", tokenizer)
     settings = Finetuning.model_validate(settings_of(train_rows=2).model_dump())

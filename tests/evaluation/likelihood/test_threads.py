@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tutelage.evaluation.likelihood.threads import AHEAD, side_by_side
+from tutelage.evaluation.likelihood.masked import AHEAD, side_by_side
 
 
 @contextlib.contextmanager

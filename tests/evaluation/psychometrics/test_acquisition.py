@@ -12,17 +12,14 @@ import torch
 
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, next_token_by_mask
+from tutelage.evaluation.benchmarks.measurement import Checkpoint
 from tutelage.evaluation.psychometrics.acquisition import (
     RULES,
-    Checkpoint,
     ages,
-    checkpoint_surprisals,
     child_age,
-    contexts_cut,
     evaluate_acquisition,
     learning_curves,
     model_age,
-    trajectory,
     uniform_surprisal,
 )
 from tutelage.evaluation.psychometrics.acquisition_data import (
@@ -31,6 +28,7 @@ from tutelage.evaluation.psychometrics.acquisition_data import (
     read_contexts,
     read_shares,
 )
+from tutelage.evaluation.psychometrics.trajectory import checkpoint_surprisals, contexts_cut, trajectory
 
 MONTHS = np.arange(16.0, 31.0)
 SEEN = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]) * 1e6

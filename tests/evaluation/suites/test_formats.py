@@ -149,7 +149,7 @@ def test_a_benchmark_that_is_not_here_says_where_to_get_it_and_under_which_licen
     source = SOURCES[name]
     with pytest.raises(UserError) as told:
         find_suite(name)
-    for part in (name, source.origin, source.licence, f"cache/eval/{source.folder}"):
+    for part in (name, source.data.where, source.data.licence, f"cache/eval/{source.folder}"):
         assert part in str(told.value)
 
 

@@ -172,5 +172,5 @@ def test_no_suites(tmp_path):
     with pytest.raises(UserError, match=r"no \.json file"):
         find_suite(f"syntaxgym:{tmp_path}")
     (tmp_path / "a.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"a\.json is not JSON"):
+    with pytest.raises(UserError, match=r"a\.json:1 is not JSON"):
         find_suite(f"syntaxgym:{tmp_path}")

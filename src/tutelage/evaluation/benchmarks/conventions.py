@@ -22,9 +22,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tutelage.base.types import Bools, Floats, Ints
 
 Reduction = Literal["sum", "mean"]
+Precision = Literal["fp32", "bf16"]
+"""Arithmetic of the models."""
+Backend = Literal["causal", "mlm", "mntp"]
+"""How a model predicts: a causal one; a masked one at the mask (`mlm`), or from the position before it (`mntp`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,8 +168,8 @@ def next_token_by_mask(convention: Convention) -> Convention:
     return replace(convention, name=f"{convention.name}-mntp", masked=replace(convention.masked, logits="before_mask"))
 
 
-def choose(scores_NK: NDArray[np.float64], convention: Convention, keys: Sequence[str],
-           options_N: NDArray[np.int64] | None = None) -> NDArray[np.int64]:  # fmt: skip
+def choose(scores_NK: Floats, convention: Convention, keys: Sequence[str],
+           options_N: Ints | None = None) -> Ints:  # fmt: skip
     """Return which of K options each of N items is given, `(N,)`.
 
     Args:
@@ -174,13 +179,13 @@ def choose(scores_NK: NDArray[np.float64], convention: Convention, keys: Sequenc
         options_N: how many options an item has, where it may be fewer than K; scores beyond are minus infinity.
     """
     if convention.ties == "first":
-        first_N: NDArray[np.int64] = np.argmax(scores_NK, axis=1)
+        first_N: Ints = np.argmax(scores_NK, axis=1)
         return first_N
     finite_NK = np.where(np.isnan(scores_NK), -np.inf, scores_NK)
     tied_NK = finite_NK == finite_NK.max(axis=1, keepdims=True)
     if options_N is not None:
         tied_NK &= np.arange(scores_NK.shape[1]) < options_N[:, None]
-    chosen_N: NDArray[np.int64] = np.argmax(tied_NK, axis=1)
+    chosen_N: Ints = np.argmax(tied_NK, axis=1)
     for item in np.flatnonzero(tied_NK.sum(axis=1) > 1).tolist():
         options = np.flatnonzero(tied_NK[item])
         draw = int.from_bytes(hashlib.sha256(keys[item].encode()).digest()[:8])
@@ -188,7 +193,7 @@ def choose(scores_NK: NDArray[np.float64], convention: Convention, keys: Sequenc
     return chosen_N
 
 
-def strictly_right(scores_NK: NDArray[np.float64]) -> NDArray[np.bool_]:
+def strictly_right(scores_NK: Floats) -> Bools:
     """Return whether option 0 scores above every other, `(N,)`; a tie or NaN is wrong."""
-    right_N: NDArray[np.bool_] = np.all(scores_NK[:, :1] > scores_NK[:, 1:], axis=1)
+    right_N: Bools = np.all(scores_NK[:, :1] > scores_NK[:, 1:], axis=1)
     return right_N

@@ -52,6 +52,7 @@ class Benchmark:
         return "; ".join(f"{name}: {publisher.where}" for name, publisher in self.publishers.items())
 
 
+_UNCHECKED = "see its page (not checked by us)"
 _UNSTATED = "stated nowhere by its authors: do not pass it on"
 _EWOK = "EWoK's own terms, on the page of its dataset; never as plain text on the web"
 _DATASET_2026 = "BabyLM-community/BabyLM-2026-Strict-Evals"
@@ -93,16 +94,16 @@ BENCHMARKS: dict[str, Benchmark] = {
     "entity-tracking-fast": Benchmark(
         place="eval/entity_tracking_fast", publishers=_babylm("entity_tracking_fast", split="fast_eval"),
         licence=_UNSTATED, note="its authors ask that plain copies are not passed on"),
-    "comps": Benchmark(place="eval/comps", publishers=_babylm("comps"), licence=_UNSTATED),
+    "comps": Benchmark(place="eval/comps", publishers=_babylm("comps"), licence=_UNCHECKED),
     "wug": Benchmark(
         place="eval/wug", publishers=_babylm("wug_past_tense", "wug_adj_nominalization", years=("2025",)),
         licence=_UNSTATED),
     "global-piqa": Benchmark(
         place="eval/global_piqa_parallel", publishers=_babylm("global_piqa_parallel", years=("2026",)),
-        licence=_UNSTATED),
+        licence=_UNCHECKED),
     "global-piqa-nonparallel": Benchmark(
         place="eval/global_piqa_nonparallel", publishers=_babylm("global_piqa_nonparallel", years=("2026",)),
-        licence=_UNSTATED),
+        licence=_UNCHECKED),
     "reading": Benchmark(
         place="eval/reading", publishers=_babylm("reading"), suffixes=(".csv",), licence=_UNSTATED,
         note="reading times of de Varda, Marelli and Amenta (2023)"),
@@ -136,21 +137,26 @@ def available() -> dict[str, Benchmark]:
     return dict(BENCHMARKS)
 
 
-def find(name: str) -> Path:
+def find(name: str, *others: str) -> Path:
     """Return the folder of a benchmark's files.
+
+    Args:
+        name: of `available()`.
+        others: places below a data folder that are looked at instead of the benchmark's own.
 
     Raises:
         UserError: an unknown name (with the nearest), or files that are not on this machine (with how to get them).
     """
     benchmark = _named(name)
-    places = [folder / benchmark.place for folder in data_folders()]
-    for place in places:
-        if place.is_dir():
-            return place
+    wanted = others or (benchmark.place,)
+    for folder in data_folders():
+        for place in wanted:
+            if (folder / place).exists():
+                return folder / place
     raise MissingData(
         f"the files of '{name}' are not on this machine. Fetch them with `tutelage data get {name}`, or from "
-        f"{benchmark.where} (licence: {benchmark.licence}), and put them into {places[-1]} or "
-        f"$TUTELAGE_DATA/{benchmark.place}"
+        f"{benchmark.where} (licence: {benchmark.licence}), and put them into {folder / wanted[0]} or "
+        f"$TUTELAGE_DATA/{wanted[0]}"
     )
 
 

@@ -15,9 +15,9 @@ from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Bools, Ints
 from tutelage.evaluation.benchmarks.conventions import CausalRules, Convention, MaskedRules
 
 
@@ -30,7 +30,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """Distinct token rows, end to end, and which of them each item is.
 
     Attributes:
@@ -42,14 +42,14 @@ class Rows:
             where the rules do not ask.
     """
 
-    tokens_S: NDArray[np.int64]
-    scored_S: NDArray[np.bool_]
-    starts_R: NDArray[np.int64]
-    row_N: NDArray[np.int64]
-    word_S: NDArray[np.int64] | None = None
+    tokens_S: Ints
+    scored_S: Bools
+    starts_R: Ints
+    row_N: Ints
+    word_S: Ints | None = None
 
     @property
-    def lengths_R(self) -> NDArray[np.int64]:
+    def lengths_R(self) -> Ints:
         """Tokens of each row."""
         return np.diff(self.starts_R)
 
@@ -67,7 +67,9 @@ class _Text:
     """Special token put before the row."""
 
 
-def encode(tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "masked"], convention: Convention) -> Rows:
+def encode(
+    tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "masked"], convention: Convention
+) -> TokenRows:
     """Tokenize items by a year's rules.
 
     Args:
@@ -109,7 +111,7 @@ def encode(tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "maske
     return packed
 
 
-def keep_ends(rows: Rows, limit: int) -> Rows:
+def keep_ends(rows: TokenRows, limit: int) -> TokenRows:
     """Leave rows of more than `limit` tokens their last ones, as a model without further positions needs it.
 
     For rows whose scored tokens stand at the end, such as words behind a long context.
@@ -122,7 +124,7 @@ def keep_ends(rows: Rows, limit: int) -> Rows:
     scored_S = rows.scored_S[kept_S]
     if (scored_S[starts_R[:-1]] & (rows.lengths_R > limit)).any():
         raise UserError(f"a word has {limit} tokens or more, and the model takes rows of {limit} at most")
-    return Rows(
+    return TokenRows(
         tokens_S=rows.tokens_S[kept_S],
         scored_S=scored_S,
         starts_R=starts_R,
@@ -184,8 +186,8 @@ def _row(text: _Text, ids: list[int], scored: list[bool]) -> tuple[list[int], li
     return (ids, scored) if text.start is None else ([text.start, *ids], [False, *scored])
 
 
-def _pack(rows: list[tuple[list[int], list[bool]]], row_N: NDArray[np.int64]) -> Rows:
-    return Rows(
+def _pack(rows: list[tuple[list[int], list[bool]]], row_N: Ints) -> TokenRows:
+    return TokenRows(
         tokens_S=np.fromiter(chain.from_iterable(ids for ids, _ in rows), dtype=np.int64),
         scored_S=np.fromiter(chain.from_iterable(scored for _, scored in rows), dtype=np.bool_),
         starts_R=np.cumsum([0, *(len(ids) for ids, _ in rows)], dtype=np.int64),

@@ -1,7 +1,7 @@
 """Attention within rows that stand one after the other in a line, without padding.
 
 All of a model but its attention treats tokens one by one, so rows of any lengths may go through it as one line of
-tokens. Attention takes the line apart: neighbouring rows of about the same length form a `Group`, filled up to one
+tokens. Attention takes the line apart: neighbouring rows of about the same length form a `RowGroup`, filled up to one
 width. Scores stay in the precision of the products, and the softmax, which computes in float32 inside, is the only
 block kept for the backward pass. (`scaled_dot_product_attention` takes several times as long in bf16 on a CPU: see
 docs/decisions.md.)
@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tutelage.base.types import Ints
 
 LINE = "tutelage_line"
 """Name of the attention among transformers' implementations."""
@@ -29,11 +30,9 @@ WIDTH = 32
 LOOKED_AT = 512
 """Attention windows beyond it are not tried out."""
 
-Ints = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """Neighbouring rows of about the same length.
 
     Attributes:
@@ -68,7 +67,7 @@ class Group:
         return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
-def groups_of(lengths_R: Ints) -> tuple[Group, ...]:
+def groups_of(lengths_R: Ints) -> tuple[RowGroup, ...]:
     """Group the rows of a line; rows sorted by length make the fewest groups."""
     starts_R, total = np.cumsum(lengths_R) - lengths_R, int(lengths_R.sum())
     found = []
@@ -78,7 +77,7 @@ def groups_of(lengths_R: Ints) -> tuple[Group, ...]:
         inside_GW = place_W < lengths_G1
         tokens_GW = np.where(inside_GW, starts_R[rows_G, None] + place_W, total)
         found.append(
-            Group(
+            RowGroup(
                 torch.from_numpy(lengths_G1[:, 0]),
                 width,
                 torch.from_numpy(tokens_GW.reshape(-1)),
@@ -88,12 +87,12 @@ def groups_of(lengths_R: Ints) -> tuple[Group, ...]:
     return tuple(found)
 
 
-def one_of_each(groups: Sequence[Group]) -> tuple[Group, ...]:
+def one_of_each(groups: Sequence[RowGroup]) -> tuple[RowGroup, ...]:
     """Return the groups of a line that holds one token of each row."""
     found, start = [], 0
     for group in groups:
         tokens_G = torch.arange(start, start + len(group.lengths_G))
-        found.append(Group(torch.ones_like(group.lengths_G), 1, tokens_G, tokens_G - start))
+        found.append(RowGroup(torch.ones_like(group.lengths_G), 1, tokens_G, tokens_G - start))
         start += len(group.lengths_G)
     return tuple(found)
 
@@ -104,7 +103,7 @@ def product_type(heads: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else heads.dtype
 
 
-def spread(heads_HND: Tensor, groups: Sequence[Group], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def spread(heads_HND: Tensor, groups: Sequence[RowGroup], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Set heads apart by groups, `(B, W, D)` each, without a gradient; fillers are zero."""
     H, N, D = heads_HND.shape
     filled_HND = heads_HND.new_zeros(H, N + 1, D, dtype=dtype)
@@ -112,7 +111,7 @@ def spread(heads_HND: Tensor, groups: Sequence[Group], dtype: torch.dtype) -> tu
     return tuple(filled_HND.index_select(1, group.tokens).view(-1, group.width, D) for group in groups)
 
 
-def gather(heads_BWD: Sequence[Tensor], groups: Sequence[Group], H: int) -> Tensor:
+def gather(heads_BWD: Sequence[Tensor], groups: Sequence[RowGroup], H: int) -> Tensor:
     """Put heads together again, `(H, N, D)`, without a gradient; the adjoint of `spread`."""
     parts_HND = (
         x.reshape(H, -1, x.shape[-1]).index_select(1, group.places) for x, group in zip(heads_BWD, groups, strict=True)
@@ -124,7 +123,7 @@ class Spread(torch.autograd.Function):
     """`spread` with a gradient."""
 
     @staticmethod
-    def forward(ctx: Any, heads_HND: Tensor, groups: Sequence[Group], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, heads_HND: Tensor, groups: Sequence[RowGroup], dtype: torch.dtype) -> tuple[Tensor, ...]:
         """See `spread`."""
         ctx.groups, ctx.heads, ctx.dtype = groups, len(heads_HND), heads_HND.dtype
         return spread(heads_HND, groups, dtype)
@@ -137,7 +136,7 @@ class Spread(torch.autograd.Function):
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, H: int, groups: Sequence[Group], *heads_BWD: Tensor) -> Tensor:
+    def forward(ctx: Any, H: int, groups: Sequence[RowGroup], *heads_BWD: Tensor) -> Tensor:
         ctx.groups, ctx.dtype = groups, heads_BWD[0].dtype
         return gather(heads_BWD, groups, H)
 
@@ -170,7 +169,7 @@ Apart = Sequence[Tensor]
 
 
 def attend_apart(
-    apart: tuple[Apart, Apart, Apart], masks: Sequence[Tensor], groups: Sequence[Group], H: int, scale: float,
+    apart: tuple[Apart, Apart, Apart], masks: Sequence[Tensor], groups: Sequence[RowGroup], H: int, scale: float,
     dropout: float,
 ) -> Tensor:  # fmt: skip
     """Attend group by group.
@@ -206,7 +205,7 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    groups: Sequence[Group] = (),
+    groups: Sequence[RowGroup] = (),
     sliding_window: int | None = None,
     is_causal: bool | None = None,
     **others: Any,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tutelage.base.errors import UserError
 from tutelage.evaluation.finetune.attention import LINE, reads_lines
 from tutelage.evaluation.finetune.layers import lean
-from tutelage.evaluation.finetune.rows import Part
+from tutelage.evaluation.finetune.rows import MicroBatch
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe.finetune import Adapters, TaskFinetuning
 
@@ -59,7 +59,7 @@ class Member(nn.Module):
         _freeze(self.trunk, settings)
         self.frozen = settings.freeze == "model"
 
-    def forward(self, part: Part) -> Tensor:
+    def forward(self, part: MicroBatch) -> Tensor:
         """Return logits, `(B, L)`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if self.last is None:
@@ -71,7 +71,7 @@ class Member(nn.Module):
         logits: Tensor = self.head(pooled_BD)
         return logits
 
-    def hidden(self, part: Part) -> Tensor:
+    def hidden(self, part: MicroBatch) -> Tensor:
         """Return the trunk's last hidden states, `(B, T, D)`."""
         extra: dict[str, Any] = {"use_cache": False} if self.kind == "causal" else {}
         if part.types_BT is not None and self.types:
@@ -108,7 +108,7 @@ class Classifier(nn.Module):
             for member in members:
                 member.trunk.set_attn_implementation(LINE)
 
-    def forward(self, part: Part) -> Tensor:
+    def forward(self, part: MicroBatch) -> Tensor:
         """Return logits, `(B, L)`."""
         logits = [member(part).float() for member in self.members]
         return logits[0] if len(logits) == 1 else torch.stack(logits).mean(0)
@@ -144,20 +144,20 @@ def pooling_of(kind: str, settings: TaskFinetuning, frames: bool) -> Pooling:
     return "first" if frames and settings.padding == "right" else "mean"
 
 
-def place(part: Part, pooling: Pooling) -> Tensor:
+def place(part: MicroBatch, pooling: Pooling) -> Tensor:
     """Return which position of each row a pooling reads, `(B,)`, counted through the part; not for `mean`."""
     starts_B, ends_B = part.starts_and_ends()
     return starts_B if pooling == "first" else ends_B
 
 
-def places_in_rows(part: Part) -> Tensor:
+def places_in_rows(part: MicroBatch) -> Tensor:
     """Return each token's place in its text, `(B, T)`, where rows are padded; padding has places outside of it."""
     T, device = part.tokens_BT.shape[1], part.tokens_BT.device
     starts_B, _ = part.starts_and_ends()
     return torch.arange(T, device=device) - (starts_B % T)[:, None]
 
 
-def pool(hidden_BTD: Tensor, part: Part, pooling: Pooling) -> Tensor:
+def pool(hidden_BTD: Tensor, part: MicroBatch, pooling: Pooling) -> Tensor:
     """Take one vector of each row, `(B, D)`."""
     if pooling != "mean":
         return hidden_BTD.flatten(0, 1)[place(part, pooling)]
@@ -238,8 +238,8 @@ def _check_left(member: Member) -> None:
     ids_T = torch.arange(1, 6, device=device) % member.trunk.config.vocab_size
     lengths_B = torch.tensor([5, 8], device=device)
     row_T = torch.cat([ids_T, ids_T[:3]])
-    padded = Part(torch.stack([torch.cat([row_T[:3] * 0, ids_T]), row_T]), lengths_B, None, lengths_B, left=True)
-    alone = Part(ids_T[None], None, None, lengths_B[:1])
+    padded = MicroBatch(torch.stack([torch.cat([row_T[:3] * 0, ids_T]), row_T]), lengths_B, None, lengths_B, left=True)
+    alone = MicroBatch(ids_T[None], None, None, lengths_B[:1])
     wanted = member.hidden(alone)[0]
     for told in (True, False):
         member.positions_told = told

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.evaluation.finetune.attention import (
-    Group,
+    RowGroup,
     Spread,
     attend_apart,
     gather,
@@ -49,7 +49,7 @@ class LeanLayer(nn.Module):
         self,
         hidden_states: Tensor,
         *args: Any,
-        groups: Sequence[Group] = (),
+        groups: Sequence[RowGroup] = (),
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -68,7 +68,7 @@ class LeanLayer(nn.Module):
     def _at(self, hidden_BTE: Tensor) -> Tensor:
         return hidden_BTE if self.places_R is None else hidden_BTE.flatten(0, 1)[self.places_R][None]
 
-    def _attend(self, hidden_1NE: Tensor, groups: Sequence[Group], turns: tuple[Tensor, Tensor]) -> Tensor:
+    def _attend(self, hidden_1NE: Tensor, groups: Sequence[RowGroup], turns: tuple[Tensor, Tensor]) -> Tensor:
         attention: Any = self.layer.self_attn
         normed_1NE = _normed(hidden_1NE, getattr(self.layer, _PARTS[0]))
         cos_ND, sin_ND = (turn[0] for turn in turns)
@@ -116,7 +116,7 @@ class _Turned(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, heads_HND: Tensor, cos_ND: Tensor, sin_ND: Tensor, groups: Sequence[Group], dtype: torch.dtype
+        ctx: Any, heads_HND: Tensor, cos_ND: Tensor, sin_ND: Tensor, groups: Sequence[RowGroup], dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cos_ND, sin_ND)
         ctx.groups, ctx.heads, ctx.dtype = groups, len(heads_HND), heads_HND.dtype

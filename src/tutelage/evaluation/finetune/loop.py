@@ -20,11 +20,20 @@ from torch import Tensor, nn
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.base.types import Ints
 from tutelage.corpus.batches import keyed_generator
-from tutelage.evaluation.finetune.attention import Ints
 from tutelage.evaluation.finetune.classifier import Classifier
 from tutelage.evaluation.finetune.metrics import METRICS, Metric
-from tutelage.evaluation.finetune.rows import Part, Rows, collate, line_up, lines, order, parts, scored_batches
+from tutelage.evaluation.finetune.rows import (
+    MicroBatch,
+    TextRows,
+    collate,
+    line_up,
+    lines,
+    order,
+    parts,
+    scored_batches,
+)
 from tutelage.recipe.finetune import TaskFinetuning
 from tutelage.training.optim import adamw, lr_at
 
@@ -68,8 +77,8 @@ class Reading:
     label: str
 
 
-def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, settings: TaskFinetuning, reading: Reading,
-        seed: int) -> Fitted:  # fmt: skip
+def fit(classifier: Classifier, train: TextRows, chooser: TextRows, metric: Metric, settings: TaskFinetuning,
+        reading: Reading, seed: int) -> Fitted:  # fmt: skip
     """Train a classifier in place and give it the weights that scored best; equal scores keep the earlier ones.
 
     Raises:
@@ -123,7 +132,7 @@ def fit(classifier: Classifier, train: Rows, chooser: Rows, metric: Metric, sett
     return Fitted(classifier, keeper.best, keeper.best_epoch, (step + 1) / steps, tuple(keeper.scores))
 
 
-def predict(classifier: Classifier, rows: Rows, settings: TaskFinetuning, reading: Reading) -> NDArray[np.float32]:
+def predict(classifier: Classifier, rows: TextRows, settings: TaskFinetuning, reading: Reading) -> NDArray[np.float32]:
     """Return the logits of all rows in their order, `(N, L)`."""
     device = _device(classifier)
     classifier.eval()
@@ -142,7 +151,9 @@ def _cut(classifier: Classifier, lengths_N: Ints) -> list[Ints]:
     return lines(lengths_N) if classifier.reads_lines else parts(lengths_N, _device(classifier).type)
 
 
-def _part(classifier: Classifier, rows: Rows, index_B: Ints, settings: TaskFinetuning, reading: Reading) -> Part:
+def _part(
+    classifier: Classifier, rows: TextRows, index_B: Ints, settings: TaskFinetuning, reading: Reading
+) -> MicroBatch:
     if classifier.reads_lines:
         return line_up(rows, index_B)
     return collate(rows, index_B, reading.pad_id, settings.padding, reading.limit, _device(classifier))

@@ -12,32 +12,32 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Labels = NDArray[np.int64]
+from tutelage.base.types import Ints
+
 Metric = Literal["accuracy", "f1", "mcc"]
 
 
-def confusion(gold_N: Labels, predicted_N: Labels) -> NDArray[np.int64]:
+def confusion(gold_N: Ints, predicted_N: Ints) -> Ints:
     """Count pairs of label (row) and prediction (column), `(L, L)`."""
     size = int(max(gold_N.max(), predicted_N.max(), 1)) + 1
-    counts: NDArray[np.int64] = np.bincount(gold_N * size + predicted_N, minlength=size * size).reshape(size, size)
+    counts: Ints = np.bincount(gold_N * size + predicted_N, minlength=size * size).reshape(size, size)
     return counts
 
 
-def accuracy(gold_N: Labels, predicted_N: Labels) -> float:
+def accuracy(gold_N: Ints, predicted_N: Ints) -> float:
     """Share of right predictions."""
     return float(np.mean(gold_N == predicted_N))
 
 
-def f1(gold_N: Labels, predicted_N: Labels) -> float:
+def f1(gold_N: Ints, predicted_N: Ints) -> float:
     """Harmonic mean of precision and recall of label 1."""
     table_LL = confusion(gold_N, predicted_N)
     said, there = table_LL[:, 1].sum(), table_LL[1].sum()
     return float(2 * table_LL[1, 1] / (said + there)) if said + there else 0.0
 
 
-def mcc(gold_N: Labels, predicted_N: Labels) -> float:
+def mcc(gold_N: Ints, predicted_N: Ints) -> float:
     """Matthews' correlation of labels and predictions, for any number of labels (Gorodkin 2004)."""
     table_LL = confusion(gold_N, predicted_N).astype(np.float64)
     n, there_L, said_L = table_LL.sum(), table_LL.sum(1), table_LL.sum(0)
@@ -45,4 +45,4 @@ def mcc(gold_N: Labels, predicted_N: Labels) -> float:
     return float((np.trace(table_LL) * n - (there_L * said_L).sum()) / spread) if spread else 0.0
 
 
-METRICS: Mapping[Metric, Callable[[Labels, Labels], float]] = {"accuracy": accuracy, "f1": f1, "mcc": mcc}
+METRICS: Mapping[Metric, Callable[[Ints, Ints], float]] = {"accuracy": accuracy, "f1": f1, "mcc": mcc}

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Ints
 from tutelage.corpus.batches import keyed_generator, to_device
-from tutelage.evaluation.finetune.attention import Group, Ints, groups_of
-from tutelage.evaluation.finetune.tasks import Example
+from tutelage.evaluation.finetune.attention import RowGroup, groups_of
+from tutelage.evaluation.finetune.tasks import LabelledText
 
 PART_COST = {"cpu": 128, "cuda": 16384}
 """What another part of a batch costs, in tokens: on a CPU adding up its gradients, on a GPU also launching kernels."""
@@ -41,7 +42,7 @@ SPLIT, SUBSET, ORDER = 10, 11, 12
 
 
 @dataclass(frozen=True)
-class Rows:
+class TextRows:
     """Encoded texts with their labels.
 
     Attributes:
@@ -64,14 +65,14 @@ class Rows:
         """Tokens of each row."""
         return np.array([len(row) for row in self.tokens])
 
-    def take(self, index_N: Ints) -> Rows:
+    def take(self, index_N: Ints) -> TextRows:
         """Return some rows, in the order of their indices."""
         types = None if self.types is None else [self.types[i] for i in index_N]
-        return Rows([self.tokens[i] for i in index_N], types, self.labels_N[index_N], self.cut)
+        return TextRows([self.tokens[i] for i in index_N], types, self.labels_N[index_N], self.cut)
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """Rows of similar length, padded to one; or any rows in a line, `(1, T)`.
 
     Attributes:
@@ -88,7 +89,7 @@ class Part:
     types_BT: Tensor | None
     labels_B: Tensor
     left: bool = False
-    groups: tuple[Group, ...] = ()
+    groups: tuple[RowGroup, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -104,9 +105,9 @@ class Part:
         starts_B = torch.arange(self.rows, device=device) * T + (T - lengths_B if self.left else 0)
         return starts_B, starts_B + lengths_B - 1
 
-    def to(self, device: torch.device) -> Part:
+    def to(self, device: torch.device) -> MicroBatch:
         """Copy to a device."""
-        return Part(
+        return MicroBatch(
             to_device(self.tokens_BT, device),
             to_device(self.lengths_B, device),
             to_device(self.types_BT, device),
@@ -116,7 +117,7 @@ class Part:
         )
 
 
-def encode(tokenizer: Any, examples: Sequence[Example], max_length: int, name: str) -> Rows:
+def encode(tokenizer: Any, examples: Sequence[LabelledText], max_length: int, name: str) -> TextRows:
     """Turn texts into ids as the tokenizer does it: pairs by its template, or just one after the other.
 
     Args:
@@ -154,17 +155,17 @@ def encode(tokenizer: Any, examples: Sequence[Example], max_length: int, name: s
         if not len(row):
             raise UserError(f"{name}: row {number} ({examples[number].first[:60]!r}) has no token; the tokenizer knows "
                             "none of its characters")  # fmt: skip
-    return Rows(tokens, kinds if types else None, np.array([example.label for example in examples]), cut)
+    return TextRows(tokens, kinds if types else None, np.array([example.label for example in examples]), cut)
 
 
-def subset(rows: Rows, count: int | None) -> Rows:
+def subset(rows: TextRows, count: int | None) -> TextRows:
     """Draw some rows; the same ones for every model and seed."""
     if count is None or count >= len(rows):
         return rows
     return rows.take(np.sort(keyed_generator(SUBSET, len(rows)).permutation(len(rows))[:count]))
 
 
-def split(rows: Rows, share: float) -> tuple[Rows, Rows]:
+def split(rows: TextRows, share: float) -> tuple[TextRows, TextRows]:
     """Take a share of the rows away to choose by; the same ones for every model and seed."""
     order = keyed_generator(SPLIT, len(rows)).permutation(len(rows))
     held = max(1, round(share * len(rows)))
@@ -205,8 +206,8 @@ def parts(lengths_N: Ints, device: str) -> list[Ints]:
 
 
 def collate(
-    rows: Rows, index_B: Ints, pad_id: int, side: Literal["right", "left"], limit: int, device: torch.device
-) -> Part:
+    rows: TextRows, index_B: Ints, pad_id: int, side: Literal["right", "left"], limit: int, device: torch.device
+) -> MicroBatch:
     """Pad rows to the length of the longest, or the next multiple that the device likes, but not beyond `limit`."""
     lengths, multiple = [len(rows.tokens[i]) for i in index_B], _of(MULTIPLE, device.type)
     width = min(-(-max(lengths) // multiple) * multiple, max(limit, max(lengths)))
@@ -217,7 +218,7 @@ def collate(
             filled[place, slice(width - length, width) if side == "left" else slice(length)] = values[i]
         return torch.from_numpy(filled)
 
-    part = Part(
+    part = MicroBatch(
         block(rows.tokens, pad_id),
         torch.tensor(lengths) if min(lengths) < width else None,
         None if rows.types is None else block(rows.types, 0),
@@ -236,11 +237,11 @@ def lines(lengths_N: Ints) -> list[Ints]:
     return [rows_B for rows_B in np.split(order_N, cuts) if len(rows_B)]
 
 
-def line_up(rows: Rows, index_B: Ints) -> Part:
+def line_up(rows: TextRows, index_B: Ints) -> MicroBatch:
     """Set rows one after the other."""
     lengths_B = np.array([len(rows.tokens[i]) for i in index_B])
     types = None if rows.types is None else torch.from_numpy(np.concatenate([rows.types[i] for i in index_B]))
-    return Part(
+    return MicroBatch(
         torch.from_numpy(np.concatenate([rows.tokens[i] for i in index_B]))[None],
         torch.from_numpy(lengths_B),
         None if types is None else types[None],

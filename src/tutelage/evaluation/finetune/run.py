@@ -17,8 +17,8 @@ from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.finetune.classifier import build
 from tutelage.evaluation.finetune.loop import Fitted, Reading, fit, predict
 from tutelage.evaluation.finetune.metrics import METRICS, Metric, accuracy
-from tutelage.evaluation.finetune.rows import Rows, encode, split, subset
-from tutelage.evaluation.finetune.tasks import Task, averaged, find_task, read_scored, read_train
+from tutelage.evaluation.finetune.rows import TextRows, encode, split, subset
+from tutelage.evaluation.finetune.tasks import FinetuningTask, averaged, find_task, read_scored, read_train
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe.finetune import FinetuneRules, Finetuning, Grid, TaskFinetuning
 
@@ -29,9 +29,9 @@ class _Work:
 
     models: Sequence[LanguageModel]
     tokenizer: Any
-    task: Task
-    train: Rows
-    chooser: Rows
+    task: FinetuningTask
+    train: TextRows
+    chooser: TextRows
     metric: Metric
     reading: Reading
     seed: int
@@ -78,7 +78,7 @@ def finetune_together(
     chosen = settings.of(trained.name)
     limit = _limit(models, chosen.max_length, trained.name)
 
-    def encoded(name: str, examples: Any, which: str) -> Rows:
+    def encoded(name: str, examples: Any, which: str) -> TextRows:
         rows = encode(tokenizer, examples, limit, f"{name}.{which}")
         _check_ids(rows, models, name)
         return rows
@@ -164,8 +164,8 @@ def _told(work: _Work, fitted: Fitted, settings: TaskFinetuning, tried: int) -> 
     return note
 
 
-def _result(task: Task, rows: Rows, fitted: Fitted, settings: TaskFinetuning, reading: Reading, rules: FinetuneRules,
-            metric: Metric, how: str, choosing: int) -> MeasuredResult:  # fmt: skip
+def _result(task: FinetuningTask, rows: TextRows, fitted: Fitted, settings: TaskFinetuning, reading: Reading,
+            rules: FinetuneRules, metric: Metric, how: str, choosing: int) -> MeasuredResult:  # fmt: skip
     """Score a task's rows."""
     predicted_N = predict(fitted.classifier, rows, settings, reading).argmax(1).astype(np.int64)
     note = how + (f"; {rows.cut} texts were cut at {reading.limit} tokens" if rows.cut else "")
@@ -191,7 +191,7 @@ def _limit(models: Sequence[LanguageModel], max_length: int, task: str) -> int:
     return limit
 
 
-def _check_ids(rows: Rows, models: Sequence[LanguageModel], name: str) -> None:
+def _check_ids(rows: TextRows, models: Sequence[LanguageModel], name: str) -> None:
     largest, known = max(int(row.max()) for row in rows.tokens), min(model.vocab_size for model in models)
     if largest >= known:
         raise UserError(f"{name}: the tokenizer gives id {largest}, a model knows {known} tokens; each model needs the "

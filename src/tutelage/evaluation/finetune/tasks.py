@@ -10,15 +10,14 @@ Texts are put together as in BabyLM's `finetune_classification.py` (2023), which
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.evaluation.benchmarks.data import data_folders
+from tutelage.evaluation.benchmarks.reading import json_lines
 from tutelage.evaluation.finetune.metrics import Metric
 from tutelage.recipe.finetune import GLUE_7, GLUE_11, MSGS, FinetuneRules
 
@@ -29,7 +28,7 @@ LICENCE = "each task has its authors' own licence, some none: do not pass the fi
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class FinetuningTask:
     """A classification task.
 
     Attributes:
@@ -74,7 +73,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class LabelledText:
     """One or two texts and their label."""
 
     first: str
@@ -82,26 +81,26 @@ class Example:
     label: int
 
 
-TASKS: Mapping[str, Task] = {
+TASKS: Mapping[str, FinetuningTask] = {
     task.name: task
     for task in (
-        Task("cola", "{sentence}", headline="mcc"),
-        Task("sst2", "{sentence}"),
-        Task("mrpc", "{sentence1}", "{sentence2}", headline="f1"),
-        Task("qqp", "{question1}", "{question2}", headline="f1"),
-        Task("mnli", "{premise}", "{hypothesis}", labels=3),
-        Task("mnli-mm", "{premise}", "{hypothesis}", labels=3, trained_as="mnli"),
-        Task("qnli", "{question}", "{sentence}"),
-        Task("rte", "{sentence1}", "{sentence2}"),
-        Task("boolq", "{question}", "{passage}"),
-        Task("multirc", "Question: {question} Answer: {answer}", "{paragraph}"),
-        Task("wsc", 'Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}"),
-        *(Task(name, "{sentence}", headline="mcc") for name in MSGS),
+        FinetuningTask("cola", "{sentence}", headline="mcc"),
+        FinetuningTask("sst2", "{sentence}"),
+        FinetuningTask("mrpc", "{sentence1}", "{sentence2}", headline="f1"),
+        FinetuningTask("qqp", "{question1}", "{question2}", headline="f1"),
+        FinetuningTask("mnli", "{premise}", "{hypothesis}", labels=3),
+        FinetuningTask("mnli-mm", "{premise}", "{hypothesis}", labels=3, trained_as="mnli"),
+        FinetuningTask("qnli", "{question}", "{sentence}"),
+        FinetuningTask("rte", "{sentence1}", "{sentence2}"),
+        FinetuningTask("boolq", "{question}", "{passage}"),
+        FinetuningTask("multirc", "Question: {question} Answer: {answer}", "{paragraph}"),
+        FinetuningTask("wsc", 'Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}"),
+        *(FinetuningTask(name, "{sentence}", headline="mcc") for name in MSGS),
     )
 }
 
 
-def find_task(name: str) -> Task:
+def find_task(name: str) -> FinetuningTask:
     """Return a task by name; an unknown one is refused with the nearest."""
     if name not in TASKS:
         raise UserError(f"unknown fine-tuning task '{name}'{nearest(name, TASKS)} (known: {', '.join(TASKS)})")
@@ -121,7 +120,7 @@ def trained_together(names: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def read_train(name: str, folder: Path | None = None) -> list[Example]:
+def read_train(name: str, folder: Path | None = None) -> list[LabelledText]:
     """Read the training rows of a task; see `read_rows`."""
     task = find_task(name)
     own = find_task(task.trained_as) if task.trained_as else task
@@ -132,7 +131,7 @@ def read_train(name: str, folder: Path | None = None) -> list[Example]:
     return rows
 
 
-def read_scored(name: str, folder: Path | None = None) -> list[Example]:
+def read_scored(name: str, folder: Path | None = None) -> list[LabelledText]:
     """Read the rows that are scored; see `read_rows`."""
     task = find_task(name)
     return read_rows(task, _file(task, "valid", folder))
@@ -145,14 +144,14 @@ def files_of(name: str) -> tuple[Path, Path]:
     return _file(own, "train", None), _file(task, "valid", None)
 
 
-def read_rows(task: Task, file: Path) -> list[Example]:
+def read_rows(task: FinetuningTask, file: Path) -> list[LabelledText]:
     """Read a file of JSON lines (or one JSON array).
 
     Raises:
         UserError: no rows, no JSON, a missing key, or a label that the task does not have; with file and line.
     """
     rows = []
-    for where, row in _objects(file):
+    for where, row in json_lines(file, (*task.keys, "label"), f"get it anew from {_source(task)}"):
         for key in (*task.keys, "label"):
             if key not in row:
                 raise UserError(f"{where} has no '{key}' (its keys: {', '.join(row)}); {task.name} needs "
@@ -166,37 +165,11 @@ def read_rows(task: Task, file: Path) -> list[Example]:
         if not isinstance(label, int) or not 0 <= label < task.labels:
             raise UserError(f"{where}: label {label!r} is none of {task.name}'s, 0 to {task.labels - 1} (rows of "
                             "hidden test sets have -1: they cannot be scored)")  # fmt: skip
-        rows.append(Example(task.first.format(**row), task.second.format(**row) if task.second else None, label))
-    if not rows:
-        raise UserError(f"{file} is empty; get it anew from {_source(task)}")
+        rows.append(LabelledText(task.first.format(**row), task.second.format(**row) if task.second else None, label))
     return rows
 
 
-def _objects(file: Path) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Yield (file:line, object) of a file; empty lines are skipped."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
-    if text.lstrip().startswith("["):
-        text = "\n".join(json.dumps(row) for row in _parsed(text, str(file)))
-    # Not `splitlines`: texts may hold other line separators than "\n".
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            row = _parsed(line, f"{file}:{number}")
-            if not isinstance(row, dict):
-                raise UserError(f"{file}:{number} is not a JSON object: {line[:80]}")
-            yield f"{file}:{number}", row
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON ({error.msg} at column {error.colno})") from error
-
-
-def _file(task: Task, split: str, folder: Path | None) -> Path:
+def _file(task: FinetuningTask, split: str, folder: Path | None) -> Path:
     """Find a task's file by any of its published names."""
     stems = [f"{task.name}.{split}"]
     if split == "valid":
@@ -215,5 +188,5 @@ def _file(task: Task, split: str, folder: Path | None) -> Path:
     )
 
 
-def _source(task: Task) -> str:
+def _source(task: FinetuningTask) -> str:
     return SOURCE_2023 if task.name in MSGS else SOURCE

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tutelage.base.types import Bools, Ints
 from tutelage.teaching.signal import DenseSignal
 
 LOGIT_BYTES = {"cpu": 8 << 20, "cuda": 64 << 20}
@@ -27,7 +28,7 @@ def batch_size(device: str, wished: int | None = None) -> int:
     return wished or BATCH_TOKENS.get(device, 8192)
 
 
-def batches(widths_R: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.intp]]:
+def batches(widths_R: Ints, batch_tokens: int) -> Iterator[NDArray[np.intp]]:
     """Yield rows of similar width, widest first (what does not fit in memory fails at once); width 0 is left out."""
     order = np.argsort(-widths_R, kind="stable")
     order = order[: np.count_nonzero(widths_R)]
@@ -38,7 +39,7 @@ def batches(widths_R: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[
         start = stop
 
 
-def places(starts_B: NDArray[np.int64], widths_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def places(starts_B: Ints, widths_B: Ints) -> tuple[Ints, Bools]:
     """Return places of some rows' tokens end to end, `(B, T)`, and which are no padding; padding points at place 0."""
     column_T = np.arange(widths_B.max())
     inside_BT = column_T < widths_B[:, None]

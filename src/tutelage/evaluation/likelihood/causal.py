@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Reduction
-from tutelage.evaluation.benchmarks.items import Item, Rows, encode, keep_ends
+from tutelage.base.types import Floats, Ints
+from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Precision, Reduction
+from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode, keep_ends
 from tutelage.evaluation.likelihood.batching import batch_size, batches, places, target_log_probs, whole_float32
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
 from tutelage.evaluation.likelihood.masked import masked_log_probs
@@ -32,7 +33,6 @@ from tutelage.evaluation.likelihood.prefixes import BUNDLE, Bundles, branches, b
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
 
-Precision = Literal["fp32", "bf16"]
 Values = NDArray[np.float32]
 
 
@@ -46,10 +46,10 @@ class Likelihood:
         tokens_N: how many tokens were scored.
     """
 
-    sum_N: NDArray[np.float64]
-    tokens_N: NDArray[np.int64]
+    sum_N: Floats
+    tokens_N: Ints
 
-    def reduced(self, reduction: Reduction) -> NDArray[np.float64]:
+    def reduced(self, reduction: Reduction) -> Floats:
         """Return the sum, or the mean over tokens, `(N,)` nats; the mean of no token is NaN."""
         if reduction == "sum":
             return self.sum_N
@@ -92,7 +92,7 @@ def log_probs(
 def score_rows(
     ensemble: Ensemble,
     tokenizer: Any,
-    rows: Rows,
+    rows: TokenRows,
     texts: Sequence[str],
     rules: MaskedRules,
     batch_tokens: int | None = None,
@@ -137,7 +137,7 @@ def row_limit(ensemble: Ensemble) -> int | None:
     return limit if limit is None else limit + (ensemble.kind == "causal")
 
 
-def _check_lengths(ensemble: Ensemble, rows: Rows, texts: Sequence[str]) -> None:
+def _check_lengths(ensemble: Ensemble, rows: TokenRows, texts: Sequence[str]) -> None:
     limit = row_limit(ensemble)
     if limit is None or int(rows.lengths_R.max(initial=0)) <= limit:
         return
@@ -149,7 +149,7 @@ def _check_lengths(ensemble: Ensemble, rows: Rows, texts: Sequence[str]) -> None
     )
 
 
-def _check_tokens(ensemble: Ensemble, rows: Rows, tokenizer: Any) -> None:
+def _check_tokens(ensemble: Ensemble, rows: TokenRows, tokenizer: Any) -> None:
     largest = int(rows.tokens_S.max(initial=0))
     if largest >= ensemble.vocab_size:
         raise UserError(
@@ -158,7 +158,7 @@ def _check_tokens(ensemble: Ensemble, rows: Rows, tokenizer: Any) -> None:
         )
 
 
-def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precision, label: str) -> Values:
+def _causal(ensemble: Ensemble, rows: TokenRows, batch_tokens: int, precision: Precision, label: str) -> Values:
     """Log-probability of each token given those before it, `(S,)`; computed where it is scored."""
     node_S = nodes(rows)
     # The first row that begins so may not score what a later one does.
@@ -185,7 +185,7 @@ def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precis
                 depth_BT = np.where(inside_BT, bundles.depth_F[position_BT], 0)
                 signal = read(ensemble, tokens_BT, torch.from_numpy(depth_BT).to(device), precision)
             else:
-                signal = ensemble.signal(tokens_BT, None, precision)
+                signal = ensemble.dense_signal(tokens_BT, None, precision)
             # Where a tree branches, several tokens are asked of one position.
             asked = np.where(inside_BT, counts_F[position_BT], 0).ravel()
             index_M = np.repeat(np.arange(asked.size), asked)
@@ -199,9 +199,7 @@ def _causal(ensemble: Ensemble, rows: Rows, batch_tokens: int, precision: Precis
     return values
 
 
-def _bundles(
-    ensemble: Ensemble, rows: Rows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64]
-) -> tuple[Bundles, bool]:
+def _bundles(ensemble: Ensemble, rows: TokenRows, node_S: Ints, widths_R: Ints) -> tuple[Bundles, bool]:
     """Cut rows into trees, or where the models do not read trees rightly leave every row by itself; and say which."""
     longest = int(widths_R.max())
     as_tree = longest > 1 and branches(ensemble, longest)

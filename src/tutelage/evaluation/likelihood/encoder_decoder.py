@@ -23,16 +23,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.base.types import Ints
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Precision
 from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.likelihood.batching import batch_size, whole_float32
-from tutelage.evaluation.likelihood.causal import Likelihood, Precision
+from tutelage.evaluation.likelihood.causal import Likelihood
 from tutelage.evaluation.likelihood.masked import copies
 
 Way = Literal["mask", "prefix"]
@@ -108,7 +108,7 @@ def encoder_decoder_log_probs(
     return Likelihood(sums_N, counts_N)
 
 
-_Rows = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[list[int]]]
+_Rows = tuple[Ints, Ints, Ints, list[list[int]]]
 """Rows of equal lengths: what the encoder reads `(R, E)`, the decoder `(R, D)`, what its last positions shall predict
 `(R, T)`, and the items each row belongs to."""
 
@@ -154,8 +154,8 @@ def _prefixed_rows(tokenizer: Any, items: Sequence[Item], mask: int) -> Iterator
         )
 
 
-def _target_sums(hf: Any, vocab_size: int, encoder_BE: NDArray[np.int64], decoder_BD: NDArray[np.int64],
-                 targets_BT: NDArray[np.int64], precision: Precision) -> list[float]:  # fmt: skip
+def _target_sums(hf: Any, vocab_size: int, encoder_BE: Ints, decoder_BD: Ints,
+                 targets_BT: Ints, precision: Precision) -> list[float]:  # fmt: skip
     """Sum of the log-probabilities of each row's targets, which the last T positions of the decoder predict."""
     device = next(hf.parameters()).device
     encoder, decoder, targets = (torch.from_numpy(part).to(device) for part in (encoder_BE, decoder_BD, targets_BT))

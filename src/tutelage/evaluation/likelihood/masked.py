@@ -1,4 +1,4 @@
-"""Log-probabilities from models that read both ways: each scored token is masked in a copy of its row.
+"""Log-probabilities from masked models: each scored token is masked in a copy of its row.
 
 Copies are what costs: a text of n tokens is read n times. So no position is padding (only copies of one length share a
 batch), what is equal is read once (the two copies of a minimal pair that mask the very token in which it differs, texts
@@ -9,10 +9,13 @@ Shapes: S tokens of all rows together, M copies, C distinct copies of one length
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +24,18 @@ from torch import Tensor
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
+from tutelage.base.types import Ints
 from tutelage.evaluation.benchmarks.conventions import MaskedRules
-from tutelage.evaluation.benchmarks.items import Rows
+from tutelage.evaluation.benchmarks.items import TokenRows
 from tutelage.evaluation.likelihood.batching import target_log_probs
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
-from tutelage.evaluation.likelihood.threads import side_by_side
 from tutelage.teaching.teachers import Ensemble
+
+Work = TypeVar("Work")
+Done = TypeVar("Done")
+
+AHEAD = 2
+"""Batches handed out to each thread; more would only take memory."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +46,13 @@ class Copies:
         tokens_CT: what is read.
         copy_M: the copy that each target is read from, ascending.
         column_M: the position of that copy that predicts it.
-        target_M: the target's place in `Rows.tokens_S`.
+        target_M: the target's place in `TokenRows.tokens_S`.
     """
 
-    tokens_CT: NDArray[np.int64]
-    copy_M: NDArray[np.int64]
-    column_M: NDArray[np.int64]
-    target_M: NDArray[np.int64]
+    tokens_CT: Ints
+    copy_M: Ints
+    column_M: Ints
+    target_M: Ints
 
     def parts(self, batch_tokens: int) -> Iterator[Copies]:
         """Cut into batches of about so many tokens."""
@@ -61,7 +70,7 @@ class Copies:
 
 def masked_log_probs(
     ensemble: Ensemble,
-    rows: Rows,
+    rows: TokenRows,
     tokenizer: Any,
     rules: MaskedRules,
     batch_tokens: int,
@@ -96,7 +105,7 @@ def masked_log_probs(
 
     def read(part: Copies) -> tuple[Copies, Tensor]:
         T = part.tokens_CT.shape[1]
-        signal = ensemble.signal(torch.from_numpy(part.tokens_CT).to(device), None, precision)
+        signal = ensemble.dense_signal(torch.from_numpy(part.tokens_CT).to(device), None, precision)
         index_M = torch.from_numpy(part.copy_M * T + part.column_M).to(device)
         return part, target_log_probs(signal, index_M, torch.from_numpy(rows.tokens_S[part.target_M]).to(device))
 
@@ -110,7 +119,7 @@ def masked_log_probs(
     return values
 
 
-def copies(rows: Rows, mask: int, rules: MaskedRules) -> Iterator[Copies]:
+def copies(rows: TokenRows, mask: int, rules: MaskedRules) -> Iterator[Copies]:
     """Yield the copies of each length, longest first: what does not fit in memory fails at once."""
     target_S = np.flatnonzero(rows.scored_S)
     row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[target_S]
@@ -130,3 +139,47 @@ def copies(rows: Rows, mask: int, rules: MaskedRules) -> Iterator[Copies]:
             column_M = (column_M - 1) % T
         order = np.argsort(copy_M, kind="stable")
         yield Copies(tokens_CT, copy_M[order], column_M[order], target_M[order])
+
+
+def side_by_side(
+    do: Callable[[Work], Done],
+    batches: Iterable[Work],
+    device: str,
+    inside: Callable[[], AbstractContextManager[object]],
+) -> Generator[Done]:
+    """Work on batches, as many at once as torch has threads, and yield the results in order.
+
+    Between a small model's products, threads hardly help each other; so each thread has a batch of its own.
+
+    Args:
+        do: the work; its tensors are computed by one thread.
+        batches: taken as they are needed.
+        device: anything but `cpu` does one after the other, in this thread.
+        inside: makes the context of each batch: such modes of torch belong to a thread.
+    """
+
+    def alone(batch: Work) -> Done:
+        torch.set_num_threads(1)
+        with inside():
+            return do(batch)
+
+    threads = torch.get_num_threads()
+    if device != "cpu" or threads == 1:
+        for batch in batches:
+            with inside():
+                yield do(batch)
+        return
+    left, waiting = iter(batches), deque[Future[Done]]()
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                waiting.extend(pool.submit(alone, batch) for batch in islice(left, AHEAD * threads))
+                while waiting:
+                    found = waiting.popleft().result()
+                    waiting.extend(pool.submit(alone, batch) for batch in islice(left, 1))
+                    yield found
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+    finally:
+        # Threads that torch starts later take the number that was set last.
+        torch.set_num_threads(threads)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.evaluation.benchmarks.items import Rows
+from tutelage.base.types import Ints
+from tutelage.evaluation.benchmarks.items import TokenRows
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
@@ -32,19 +32,19 @@ class Bundles:
     """The trees of many rows, end to end.
 
     Attributes:
-        place_F: where a position's token stands in `Rows.tokens_S`.
+        place_F: where a position's token stands in `TokenRows.tokens_S`.
         depth_F: tokens before it in its row.
         starts: where each bundle begins, with F appended.
         position_S: the position that has read a row up to and with a token; -1 where that is never asked.
     """
 
-    place_F: NDArray[np.int64]
-    depth_F: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    position_S: NDArray[np.int64]
+    place_F: Ints
+    depth_F: Ints
+    starts: Ints
+    position_S: Ints
 
 
-def nodes(rows: Rows) -> NDArray[np.int64]:
+def nodes(rows: TokenRows) -> Ints:
     """Return for each token the place of the first token with the same beginning, itself included, `(S,)`.
 
     Depth by depth, rows are grouped by the group of their previous token and their present one.
@@ -62,7 +62,7 @@ def nodes(rows: Rows) -> NDArray[np.int64]:
     return node_S
 
 
-def bundle(rows: Rows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64], size: int = BUNDLE) -> Bundles:
+def bundle(rows: TokenRows, node_S: Ints, widths_R: Ints, size: int = BUNDLE) -> Bundles:
     """Cut rows into bundles.
 
     Args:
@@ -89,8 +89,8 @@ def bundle(rows: Rows, node_S: NDArray[np.int64], widths_R: NDArray[np.int64], s
     return Bundles(place_F, depth_F, starts, position_S[node_S])
 
 
-def _cut(shared: NDArray[np.int64], widths: NDArray[np.int64], size: int
-         ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
+def _cut(shared: Ints, widths: Ints, size: int
+         ) -> tuple[Ints, Ints]:  # fmt: skip
     """Begin a bundle where the next row would not fit; its first row shares nothing.
 
     Rows longer than a bundle leave half a bundle for those that begin like them, up to the longest row of all: were
@@ -149,7 +149,7 @@ def branches(ensemble: Ensemble, length: int) -> bool:
         tree = read(ensemble, torch.cat([one, other[half:]])[None], torch.cat([depth, depth[half:]])[None], "fp32")
     except Exception:  # each architecture refuses in its own way what it does not know
         return False
-    plain = ensemble.signal(torch.stack([one, other]))
+    plain = ensemble.dense_signal(torch.stack([one, other]))
     return all(
         found.shape[1] == length + rest
         and bool((found[0] - torch.cat([rows[0], rows[1, half:]])).abs().max() <= TOLERANCE * rows.abs().max())

@@ -15,30 +15,36 @@ Shapes: N points of a learning curve, A ages.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.special import expit
 from scipy.stats import pearsonr
 
+from tutelage import recipe
 from tutelage.base.errors import UserError
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
-from tutelage.evaluation.benchmarks.items import Item, encode
+from tutelage.base.files import sha256
+from tutelage.base.types import Floats, Json
+from tutelage.evaluation.benchmarks.conventions import Convention
+from tutelage.evaluation.benchmarks.data import find
+from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.likelihood.causal import Precision, row_limit
-from tutelage.evaluation.psychometrics.acquisition_data import AcquisitionData, Contexts
-from tutelage.evaluation.psychometrics.surprisal import Backend, item_surprisals
-from tutelage.teaching.teachers import Ensemble
+from tutelage.evaluation.psychometrics.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
+from tutelage.evaluation.psychometrics.acquisition_data import AcquisitionData, find_acquisition, read_predictors
+from tutelage.evaluation.psychometrics.trajectory import (
+    WordSurprisal,
+    as_submission,
+    checkpoint_surprisals,
+    contexts_cut,
+)
 
 FEWEST_CHECKPOINTS = 4
 """A sigmoid has four parameters. The published code asks for three points, which fit many sigmoids equally well."""
 FEWEST_WORDS = 3
-
-Numbers = NDArray[np.float64]
+PREDICTORS_2023 = "english_american_predictors.csv"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,111 +77,6 @@ RULES: Mapping[str, AcquisitionRules] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A model at some point of its training.
-
-    Attributes:
-        name: such as `chck_10M`.
-        words_seen: words trained on so far, repeats counted.
-        load: makes the model; called once, when its turn has come.
-    """
-
-    name: str
-    words_seen: int
-    load: Callable[[], Ensemble]
-
-
-def checkpoint_surprisals(
-    ensemble: Ensemble,
-    tokenizer: Any,
-    contexts: Contexts,
-    name: str,
-    words_seen: int,
-    backend: Backend | None = None,
-    batch_tokens: int | None = None,
-    precision: Precision = "fp32",
-) -> list[dict[str, Any]]:
-    """Return the surprisal of every word in every context, in nats, as entries of a submission.
-
-    The sum over the word's tokens behind context and space; of a masked model the pseudo-log-likelihood, one mask at a
-    time, with nothing behind the word. Of a context longer than the model's learned positions the end is read; see
-    `contexts_cut`.
-
-    Args:
-        ensemble: the model, or several as one.
-        tokenizer: their Hugging Face fast tokenizer.
-        contexts: from `read_contexts`.
-        name: of the checkpoint.
-        words_seen: words trained on so far.
-        backend: `mntp` for masked models that predict one position early.
-        batch_tokens: tokens of a batch, padding included.
-        precision: `bf16` runs the model under autocast.
-
-    Raises:
-        UserError: a word that the tokenizer cannot write.
-    """
-    if backend is not None and (ensemble.kind == "causal") != (backend == "causal"):
-        raise UserError(f"backend '{backend}' does not fit a {ensemble.kind} model")
-    asked = [(word, number, text) for word, texts in contexts.items() for number, text in enumerate(texts)]
-    items = _items(contexts)
-    found = item_surprisals(ensemble, tokenizer, items, batch_tokens, precision, backend, cut=True)
-    return [
-        {
-            "step": name,
-            "word_count": words_seen,
-            "target_word": word,
-            "context_id": number,
-            "context": text,
-            "surprisal": float(surprisal),
-        }
-        for (word, number, text), surprisal in zip(asked, found, strict=True)
-    ]
-
-
-def contexts_cut(ensemble: Ensemble, tokenizer: Any, contexts: Contexts) -> int:
-    """Count the contexts of which `checkpoint_surprisals` reads the end only, for want of positions."""
-    limit = row_limit(ensemble)
-    if limit is None:
-        return 0
-    rows = encode(tokenizer, _items(contexts), ensemble.kind, CONVENTIONS["2025"])
-    return int((rows.lengths_R[rows.row_N] > limit).sum())
-
-
-def _items(contexts: Contexts) -> list[Item]:
-    return [Item(word.strip(), f"{text.strip()} ") for word, texts in contexts.items() for text in texts]
-
-
-def trajectory(
-    checkpoints: Iterable[Checkpoint], tokenizer: Any, contexts: Contexts, model_name: str, **settings: Any
-) -> dict[str, Any]:
-    """Return surprisals over a training in the shape of a submission's `surprisal.json`; one model in memory at a time.
-
-    Args:
-        checkpoints: in any order.
-        tokenizer: of all of them.
-        contexts: from `read_contexts`.
-        model_name: for the record.
-        settings: further arguments of `checkpoint_surprisals`.
-    """
-    results: list[dict[str, Any]] = []
-    count = 0
-    for checkpoint in checkpoints:
-        results += checkpoint_surprisals(
-            checkpoint.load(), tokenizer, contexts, checkpoint.name, checkpoint.words_seen, **settings
-        )
-        count += 1
-    return as_submission(results, model_name, count)
-
-
-def as_submission(results: list[dict[str, Any]], model_name: str, checkpoints: int) -> dict[str, Any]:
-    """Return entries of all checkpoints as a `surprisal.json`."""
-    names = {entry["step"] for entry in results}
-    metadata = {"model_name": model_name, "use_bos_only": False, "total_steps": checkpoints,
-                "completed_steps": len(names)}  # fmt: skip
-    return {"metadata": metadata, "results": results}
-
-
 def evaluate_acquisition(
     surprisals: Mapping[str, Any], data: AcquisitionData, convention: Convention, tokenizer: Any
 ) -> MeasuredResult:
@@ -189,7 +90,7 @@ def evaluate_acquisition(
 
     Returns:
         `aoa`, the year's score; `correlation`, the same before a year counts it as 0; `words_learned`, the share of the
-        words with a child's age for which the model has one. Numbers that cannot be told are None, with the reason.
+        words with a child's age for which the model has one. Floats that cannot be told are None, with the reason.
 
     Raises:
         UserError: entries without their fields, or a year without this task.
@@ -233,7 +134,7 @@ def _correlate(learned: Sequence[tuple[float, float]], rules: AcquisitionRules) 
     return {"aoa": MeasuredValue(0.0, "correlation", n=n, note=note), "correlation": raw}
 
 
-def learning_curves(surprisals: Mapping[str, Any]) -> dict[str, tuple[Numbers, Numbers]]:
+def learning_curves(surprisals: Mapping[str, Any]) -> dict[str, tuple[Floats, Floats]]:
     """Return by word the words seen and the surprisals, `(N,)` each, by rising words seen; NaN is left out.
 
     Raises:
@@ -259,7 +160,7 @@ def learning_curves(surprisals: Mapping[str, Any]) -> dict[str, tuple[Numbers, N
 
 
 def ages(
-    curves: Mapping[str, tuple[Numbers, Numbers]], data: AcquisitionData, rules: AcquisitionRules, tokenizer: Any
+    curves: Mapping[str, tuple[Floats, Floats]], data: AcquisitionData, rules: AcquisitionRules, tokenizer: Any
 ) -> dict[str, tuple[float | None, float]]:
     """Return each word's age in the model (log10 of words seen + 1; None where it has none) and in children (months).
 
@@ -287,7 +188,7 @@ def uniform_surprisal(tokenizer: Any, word: str) -> float:
     return max(1, whole - before) * float(np.log(tokenizer.vocab_size))
 
 
-def child_age(ages_A: Numbers, shares_A: Numbers) -> float | None:
+def child_age(ages_A: Floats, shares_A: Floats) -> float | None:
     """Return the months at which a sigmoid fitted to children's shares is one half; None outside the ages asked for."""
     known = ~np.isnan(shares_A)
     if known.sum() < 3:
@@ -299,7 +200,7 @@ def child_age(ages_A: Numbers, shares_A: Numbers) -> float | None:
     return age if age is not None and months[0] <= age <= months[-1] else None
 
 
-def model_age(seen_N: Numbers, surprisal_N: Numbers, ceiling: float, rules: AcquisitionRules) -> float | None:
+def model_age(seen_N: Floats, surprisal_N: Floats, ceiling: float, rules: AcquisitionRules) -> float | None:
     """Return log10(words seen + 1) at which the fitted curve is half the way from `ceiling` to the lowest surprisal.
 
     None where the fit fails, the curve falls or stays flat, or never crosses between the first and last checkpoint.
@@ -326,13 +227,13 @@ def model_age(seen_N: Numbers, surprisal_N: Numbers, ceiling: float, rules: Acqu
     return age if age is not None and x[0] <= age <= x[-1] else None
 
 
-def _sigmoid(x: Numbers, height: float, slope: float, middle: float, floor: float) -> Numbers:
-    curve: Numbers = height * expit(slope * (x - middle)) + floor
+def _sigmoid(x: Floats, height: float, slope: float, middle: float, floor: float) -> Floats:
+    curve: Floats = height * expit(slope * (x - middle)) + floor
     return curve
 
 
 def _crossing(
-    x: Numbers, y: Numbers, level: float, start: Sequence[float], bounds: Any, evaluations: int, least: float
+    x: Floats, y: Floats, level: float, start: Sequence[float], bounds: Any, evaluations: int, least: float
 ) -> float | None:
     """Where a sigmoid fitted to some points reaches a level; None where it does not, or cannot be fitted."""
     limits = {} if bounds is None else {"bounds": bounds}
@@ -348,3 +249,49 @@ def _crossing(
     if slope <= least or height <= least or not floor < level < height + floor:
         return None
     return middle - float(np.log(height / (level - floor) - 1)) / slope
+
+
+def _aoa(context: Context) -> MeasuredResult:
+    known = find_acquisition()
+
+    def measured(at: Checkpoint) -> list[WordSurprisal]:
+        def compute() -> list[WordSurprisal]:
+            return checkpoint_surprisals(
+                at.load(), context.tokenizer, known.contexts, at.name, at.words_seen,
+                batch_tokens=context.settings.batch_tokens, precision=context.precision,
+            )  # fmt: skip
+
+        entries: list[WordSurprisal] = context.part(at.name, compute)
+        return entries
+
+    if context.convention.name == "2023":
+        entries = measured(Checkpoint("main", 0, lambda: context.ensemble))
+        predictors = read_predictors(find("aoa") / PREDICTORS_2023)
+        return evaluate_acquisition_2023(mean_surprisals(entries), predictors)
+    if not context.checkpoints:
+        note = "no checkpoints: ensembles have none, a model those that models.*.checkpoints names"
+        nothing = {"aoa": MeasuredValue(None, "correlation", note=note)}
+        return MeasuredResult("aoa", context.convention.name, "aoa", nothing)
+    rows = [entry for at in context.checkpoints for entry in measured(at)]
+    surprisals = as_submission(rows, context.label, len(context.checkpoints))
+    result = evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
+    cut = contexts_cut(context.ensemble, context.tokenizer, known.contexts)
+    if not cut:
+        return result
+    note = f"of {cut:,} contexts longer than the model's positions only the end was read"
+    values = {key: replace(one, note="; ".join(filter(None, (one.note, note)))) for key, one in result.values.items()}
+    return replace(result, values=values)
+
+
+def _aoa_inputs(argument: str, settings: recipe.Evaluation) -> Json:
+    find_acquisition()
+    folder = find("aoa")
+    names = ["cdi_childes.json", PREDICTORS_2023 if settings.convention == "2023" else "cdi_human.csv"]
+    if settings.convention == "2023":
+        read_predictors(folder / PREDICTORS_2023)
+    if settings.convention == "2024":
+        raise UserError("evaluation 'aoa' has rules for 2023, 2025 and 2026, none for 2024: set evaluation.convention")
+    return {"files": [sha256(folder / name) for name in names]}
+
+
+AOA = Measurement(_aoa, _aoa_inputs, needs=frozenset({"checkpoints"}))

@@ -18,14 +18,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Bools, Floats
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.psychometrics.acquisition_data import Predictors
 from tutelage.evaluation.psychometrics.tables import linear_models
-
-Numbers = NDArray[np.float64]
 
 
 def mean_surprisals(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -77,7 +75,7 @@ def evaluate_acquisition_2023(
     return MeasuredResult("aoa", "2023", "aoa", values, predictions)
 
 
-def _months(missed: Numbers | None, members: NDArray[np.bool_], note: str = "") -> MeasuredValue:
+def _months(missed: Floats | None, members: Bools, note: str = "") -> MeasuredValue:
     n = int(members.sum())
     if missed is None:
         reason = f"{n} words are too few, or one of them alone decides a coefficient: it cannot be left out"
@@ -85,14 +83,14 @@ def _months(missed: Numbers | None, members: NDArray[np.bool_], note: str = "") 
     return MeasuredValue(float(missed[members].mean()), "months", "lower", n, note)
 
 
-def _residuals(surprisal: Numbers, unigram: Numbers) -> Numbers:
+def _residuals(surprisal: Floats, unigram: Floats) -> Floats:
     """What a word's frequency does not tell of its surprisal."""
     api = linear_models()
-    residuals: Numbers = api.OLS(surprisal, api.add_constant(unigram, has_constant="add")).fit().resid
+    residuals: Floats = api.OLS(surprisal, api.add_constant(unigram, has_constant="add")).fit().resid
     return residuals
 
 
-def _columns(flags: list[Numbers], numbers: list[Numbers]) -> Numbers:
+def _columns(flags: list[Floats], numbers: list[Floats]) -> Floats:
     """Predictors of the published model, `(N, P)`: a constant, categories, standardised numbers, and their products.
 
     Standardised over all words, the left-out one included, as published. A number that is the same for all words (the
@@ -104,7 +102,7 @@ def _columns(flags: list[Numbers], numbers: list[Numbers]) -> Numbers:
     return np.column_stack([np.ones(len(numbers[0])), *flags, *scaled, *products])
 
 
-def left_out_deviations(age: Numbers, X_NP: Numbers) -> Numbers | None:
+def left_out_deviations(age: Floats, X_NP: Floats) -> Floats | None:
     """Return by how many months each word is missed by a model fitted to all others, `(N,)`.
 
     Of least squares that is its residual over one minus its leverage, without fitting N models. None where the words do

@@ -7,18 +7,17 @@ other predictors (Portelance, Duan, Frank and Lupyan 2023).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Floats
 from tutelage.evaluation.benchmarks.data import find
-from tutelage.evaluation.psychometrics.tables import Table, read_table
+from tutelage.evaluation.benchmarks.reading import json_file
+from tutelage.evaluation.psychometrics.tables import CsvTable, read_table
 
 AGES = tuple(range(16, 31))
 """Months at which children's vocabularies were asked for."""
@@ -38,8 +37,8 @@ class AcquisitionData:
     """
 
     contexts: Contexts
-    ages: NDArray[np.float64]
-    shares: Mapping[str, NDArray[np.float64]]
+    ages: Floats
+    shares: Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ class Predictors:
     """
 
     words: tuple[str, ...]
-    ages: NDArray[np.float64]
+    ages: Floats
     categories: tuple[str, ...]
-    concreteness: NDArray[np.float64]
-    unigram: NDArray[np.float64]
+    concreteness: Floats
+    unigram: Floats
     scaled: bool
 
 
@@ -81,7 +80,9 @@ def read_contexts(path: Path) -> Contexts:
     Raises:
         UserError: no such file, another encoding or shape, an empty context, or no word with a context.
     """
-    content = read_json_object(path, "words with lists of contexts")
+    content = json_file(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object of words with lists of contexts")
     contexts: dict[str, tuple[str, ...]] = {}
     for word, entries in content.items():
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -96,26 +97,7 @@ def read_contexts(path: Path) -> Contexts:
     return contexts
 
 
-def read_json_object(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
-
-    Raises:
-        UserError: no such file, not UTF-8, not JSON, or not an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno} is not JSON ({error.msg}); is the download complete?") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object of {what}")
-    return content
-
-
-def read_shares(path: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+def read_shares(path: Path) -> tuple[Floats, dict[str, Floats]]:
     """Read `cdi_human.csv`: a word, and in columns named by months the share of children who say it.
 
     Raises:
@@ -133,7 +115,7 @@ def read_shares(path: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.f
     if outside.any():
         row, column = np.argwhere(outside)[0].tolist()
         raise UserError(f"{path}:{row + 2}: '{columns[column]}' is {shares_NA[row, column]}, not a share from 0 to 1")
-    found: dict[str, NDArray[np.float64]] = {}
+    found: dict[str, Floats] = {}
     for line, (word, shares) in enumerate(zip(table.words("word"), shares_NA, strict=True), start=2):
         if word in found:
             raise UserError(f"{path}:{line} has the word '{word}' again; remove one of its lines")
@@ -175,7 +157,7 @@ def read_predictors(path: Path) -> Predictors:
     )
 
 
-def _either(table: Table, one: str, other: str) -> str:
+def _either(table: CsvTable, one: str, other: str) -> str:
     for column in (one, other):
         if column in table.rows[0]:
             return column

@@ -12,29 +12,31 @@ Shapes: N words, P predictors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tutelage.evaluation.benchmarks.conventions import Convention
+from tutelage import recipe
+from tutelage.base.files import sha256
+from tutelage.base.types import Floats, Json
+from tutelage.evaluation.benchmarks.conventions import Backend, Convention, Precision
 from tutelage.evaluation.benchmarks.data import find
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.likelihood.causal import Precision
-from tutelage.evaluation.psychometrics.surprisal import Backend, Following, surprisals
+from tutelage.evaluation.psychometrics.surprisal import Following, surprisals
 from tutelage.evaluation.psychometrics.tables import linear_models, read_table
 from tutelage.teaching.teachers import Ensemble
 
 EYE_TRACKING = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
 SELF_PACED = "self_paced_reading_time"
 BASELINE = ("Subtlex_log10", "length", "context_length")
+PUBLISHED = "published"
+"""`reading:published`: surprisals as the published code takes them, which is what result files hold."""
 SPILL_OVER = ("prev_length", "prev_pred")
 """A word is still being read when the next one is fixated: length and surprisal of the word before."""
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ReadingData:
 
     words: tuple[Following, ...]
     previous: tuple[Following | None, ...]
-    measures: Mapping[str, Numbers]
+    measures: Mapping[str, Floats]
 
 
 def read_reading(path: Path) -> ReadingData:
@@ -130,7 +132,7 @@ def _json(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def explained(data: ReadingData, pred: Numbers, prev_pred: Numbers) -> dict[str, MeasuredValue]:
+def explained(data: ReadingData, pred: Floats, prev_pred: Floats) -> dict[str, MeasuredValue]:
     """Return how much the surprisals explain.
 
     Args:
@@ -153,7 +155,7 @@ def explained(data: ReadingData, pred: Numbers, prev_pred: Numbers) -> dict[str,
     return {"eye_tracking": eye, "self_paced_reading": spilled, **values}
 
 
-def _gain(columns: Mapping[str, Numbers], measure: str, predictors: Sequence[str], pred: Numbers) -> MeasuredValue:
+def _gain(columns: Mapping[str, Floats], measure: str, predictors: Sequence[str], pred: Floats) -> MeasuredValue:
     """Share of the remaining variance of one measure that the surprisal explains, in percent."""
     stacked = np.column_stack([columns[measure], *(columns[name] for name in predictors)])
     whole = ~np.isnan(stacked).any(axis=1)
@@ -172,8 +174,30 @@ def _gain(columns: Mapping[str, Numbers], measure: str, predictors: Sequence[str
     return MeasuredValue(100 * (after - before) / (1 - before), "percent", n=int(used.sum()), note=note)
 
 
-def design(predictors_NP: Numbers) -> Numbers:
+def design(predictors_NP: Floats) -> Floats:
     """Return a constant, the predictors and the products of every two of them, `(N, 1 + P + P(P-1)/2)`."""
     columns = list(predictors_NP.T)
     products = [one * other for one, other in combinations(columns, 2)]
     return np.column_stack([np.ones(len(predictors_NP)), *columns, *products])
+
+
+def _reading(context: Context) -> MeasuredResult:
+    result = evaluate_reading(
+        context.ensemble,
+        context.tokenizer,
+        find_reading(),
+        context.convention,
+        as_published=context.argument == PUBLISHED,
+        batch_tokens=context.settings.batch_tokens,
+        precision=context.precision,
+    )
+    return replace(result, name=context.name)
+
+
+def _reading_inputs(argument: str, settings: recipe.Evaluation) -> Json:
+    find_reading()
+    how = {"surprisal": PUBLISHED} if argument else {}
+    return {"file": sha256(find("reading") / "reading_data.csv")} | how
+
+
+READING = Measurement(_reading, _reading_inputs, arguments=(PUBLISHED,))

@@ -21,18 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
-from tutelage.evaluation.benchmarks.items import Item, Rows
-from tutelage.evaluation.likelihood.causal import Precision, log_probs, score_rows
+from tutelage.base.types import Floats, Ints
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Convention, Precision
+from tutelage.evaluation.benchmarks.items import Item, TokenRows
+from tutelage.evaluation.likelihood.causal import log_probs, score_rows
 from tutelage.teaching.teachers import Ensemble
 
-Backend = Literal["causal", "mlm", "mntp"]
 MASKS = 3
 """Masks behind the context, so that the word asked for is not the text's last (the published default)."""
 
@@ -63,7 +62,7 @@ def surprisals(
     as_published: bool = False,
     batch_tokens: int | None = None,
     precision: Precision = "fp32",
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the surprisal of each word, `(N,)` nats.
 
     Args:
@@ -104,7 +103,7 @@ def item_surprisals(
     precision: Precision = "fp32",
     backend: Backend | None = None,
     cut: bool = False,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the surprisal of completions by the rules of 2025, `(N,)` nats; see `surprisals` for the settings.
 
     `cut` leaves the beginning of a prefix out where the models have no positions for all of it.
@@ -138,12 +137,12 @@ def _check(ensemble: Ensemble, tokenizer: Any, pairs: Sequence[Following], backe
             raise UserError(f"the word {pair.word!r} after {pair.context[-40:]!r}: neither may be empty")
 
 
-def _rows(index: Iterable[_Ask], row_N: NDArray[np.int64]) -> Rows:
+def _rows(index: Iterable[_Ask], row_N: Ints) -> TokenRows:
     asks = list(index)
     starts = np.cumsum([0, *(len(ask.row) for ask in asks)], dtype=np.int64)
     scored = np.zeros(starts[-1], dtype=np.bool_)
     scored[starts[:-1] + [ask.place for ask in asks]] = True
-    return Rows(np.array([token for ask in asks for token in ask.row], dtype=np.int64), scored, starts, row_N)
+    return TokenRows(np.array([token for ask in asks for token in ask.row], dtype=np.int64), scored, starts, row_N)
 
 
 def _masked(tokenizer: Any, pair: Following, backend: Backend) -> Iterable[_Ask]:

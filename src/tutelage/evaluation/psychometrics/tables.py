@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError, nearest
+from tutelage.base.types import Floats
+from tutelage.evaluation.benchmarks.reading import read_text
 
 
 @dataclass(frozen=True)
-class Table:
+class CsvTable:
     """The cells of a CSV file with a header.
 
     Attributes:
@@ -46,7 +48,7 @@ class Table:
                 raise UserError(f"{self.path}:{line} has no '{column}'; fill the cell or remove the line")
         return self.texts(column)
 
-    def numbers(self, column: str) -> NDArray[np.float64]:
+    def numbers(self, column: str) -> Floats:
         """Return a column as numbers, `(N,)`; NaN where a cell is empty.
 
         Raises:
@@ -63,7 +65,7 @@ class Table:
         return found
 
 
-def read_table(path: Path, columns: Sequence[str], barred: str | None = None) -> Table:
+def read_table(path: Path, columns: Sequence[str], barred: str | None = None) -> CsvTable:
     """Read a CSV file in UTF-8; other columns than those asked for are kept too.
 
     Args:
@@ -75,15 +77,10 @@ def read_table(path: Path, columns: Sequence[str], barred: str | None = None) ->
         UserError: no such file, another encoding, no rows, a missing column (with the nearest), or a line with too few
             or too many cells.
     """
+    text = read_text(path)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header = next(csv.reader(file, strict=True), [])
-            file.seek(0)
-            rows = list(csv.DictReader(file, quotechar="|" if barred in header else '"', strict=True))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+        header = next(csv.reader(io.StringIO(text), strict=True), [])
+        rows = list(csv.DictReader(io.StringIO(text), quotechar="|" if barred in header else '"', strict=True))
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV file ({error})") from error
     missing = [column for column in columns if column not in header]
@@ -95,7 +92,7 @@ def read_table(path: Path, columns: Sequence[str], barred: str | None = None) ->
             raise UserError(f"{path}:{line} has another number of cells than the header's {len(header)}")
     if not rows:
         raise UserError(f"{path} has a header and no rows; is the download complete?")
-    return Table(path, tuple(rows))
+    return CsvTable(path, tuple(rows))
 
 
 def linear_models() -> Any:

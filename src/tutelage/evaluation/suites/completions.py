@@ -11,12 +11,12 @@ from importlib.resources.abc import Traversable
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.conventions import ItemRules
 from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.reading import json_lines
 from tutelage.evaluation.suites.questions import (
     Paradigm,
     Question,
     grouped,
     json_files,
-    json_lines,
     text,
     whole_number,
 )

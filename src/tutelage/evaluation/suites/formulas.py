@@ -1,6 +1,6 @@
 """Predictions about surprisals, as SyntaxGym writes them: parsed and computed, never run as code.
 
-A region of a condition is `(2;%match%)`, all its regions together `(*;%match%)`. Numbers, `+` and `-`, comparisons `<`,
+A region of a condition is `(2;%match%)`, all its regions together `(*;%match%)`. Floats, `+` and `-`, comparisons `<`,
 `>` and `=` (approximate), `&` and `|`, parentheses: github.com/cpllab/syntaxgym-core, `docs/suite_json.rst` and
 `syntaxgym/prediction.py`. Operators of one rank group from the left, `&` before `|`. (The published evaluator gives `+`
 precedence over `-`, and of a chain such as `a + b + c` it adds the first two only; published suites use parentheses.)
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Floats
 
 Region = tuple[str, str]
 """A region's number, or `*`, and its condition."""
-Surprisals = Mapping[Region, NDArray[np.float64]]
-_Compute = Callable[[Surprisals], NDArray[np.float64]]
+Surprisals = Mapping[Region, Floats]
+_Compute = Callable[[Surprisals], Floats]
 _Found = tuple[Literal["number", "truth"], _Compute]
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-3
@@ -46,7 +46,7 @@ class Formula:
     source: str
     regions: tuple[Region, ...]
 
-    def margin(self, surprisals: Surprisals) -> NDArray[np.float64]:
+    def margin(self, surprisals: Surprisals) -> Floats:
         """Return by how many bits it holds for each of N items, `(N,)`; it fails at 0 and below."""
         return _Parser(self.source).parse()(surprisals)
 
@@ -155,5 +155,5 @@ class _Parser:
         return UserError(f"formula {self.source!r}, at character {self.place + 1}: {complaint}")
 
 
-def _both(combine: Callable[..., NDArray[np.float64]], one: _Compute, other: _Compute) -> _Compute:
+def _both(combine: Callable[..., Floats], one: _Compute, other: _Compute) -> _Compute:
     return lambda surprisals: combine(one(surprisals), other(surprisals))

@@ -6,13 +6,12 @@ from importlib.resources.abc import Traversable
 
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.reading import json_lines, read_text
 from tutelage.evaluation.suites.questions import (
     Paradigm,
     Question,
     json_files,
-    json_lines,
     optional_text,
-    read_text,
     text,
 )
 

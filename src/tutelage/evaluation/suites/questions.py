@@ -1,9 +1,8 @@
-"""What every benchmark of choices becomes: paradigms of questions; and how lines of JSON are read with clear errors."""
+"""What every benchmark of choices becomes: paradigms of questions; and the fields of a line, with clear errors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -65,45 +64,6 @@ def json_files(folder: Traversable, what: str) -> list[Traversable]:
     if not files:
         raise UserError(f"no .jsonl file in {folder}: {what} are needed")
     return files
-
-
-def read_text(file: Traversable) -> str:
-    """Return a file's text.
-
-    Raises:
-        UserError: it is not UTF-8.
-    """
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
-
-
-def json_lines(file: Traversable, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file:line, object) of a file of JSON lines; empty lines are skipped.
-
-    Args:
-        file: to read.
-        keys: that the objects should have, for messages; `text` and its like check them.
-
-    Raises:
-        UserError: a line that is no JSON object, or none at all.
-    """
-    empty = True
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{file}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not JSON ({error.msg} at column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where} is not a JSON object with {' and '.join(keys)}: {line[:80]}")
-        empty = False
-        yield where, row
-    if empty:
-        raise UserError(f"{file} is empty; remove it or write lines with {' and '.join(keys)} into it")
 
 
 def optional_text(row: dict[str, Any], key: str, where: str) -> str | None:

@@ -1,7 +1,7 @@
-"""Known benchmarks of choices: where their files go, who publishes them, under which licence, how they are read.
+"""Known benchmarks of choices: how their files are read, and how many items they have.
 
-Nothing is bundled but the starter pairs. Sizes, formats and readings: the pages named, and the files of the BabyLM
-pipelines (see `conventions.py`).
+Where the files are published, and under which licence, stands in `benchmarks/data.py`. Sizes, formats and readings: the
+benchmarks' pages, and the files of the BabyLM pipelines (see `conventions.py`).
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
+from pathlib import PurePath
 
 from tutelage.evaluation.benchmarks.conventions import ItemRules
+from tutelage.evaluation.benchmarks.data import BENCHMARKS, Benchmark, find
 from tutelage.evaluation.suites.completions import read_comps, read_entity_tracking, read_ewok, read_global_piqa
 from tutelage.evaluation.suites.pairs import read_pairs
 from tutelage.evaluation.suites.questions import Paradigm
@@ -19,94 +21,58 @@ Reader = Callable[[Traversable, ItemRules], tuple[Paradigm, ...]]
 """Every reader is given the rules, though only those of sources that are `by_rules` look at them: one call fits all."""
 
 
-def _pairs(folder: Traversable, rules: ItemRules) -> tuple[Paradigm, ...]:
-    return read_pairs(folder)
+@dataclass(frozen=True, slots=True)
+class SuiteSource:
+    """A benchmark.
 
+    Attributes:
+        name: as recipes write it.
+        items: how many it has as published, as far as is known.
+        read: how its files become paradigms; None: WUG, which is compared with people.
+        by_rules: whether the years read it differently.
+        nested: see `SuiteResult.nested`.
+        part: of a benchmark whose files hold several suites, the folder or file of this one.
+    """
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A benchmark."""
-
-    folder: str
-    """Where its files are looked for, below `eval`."""
-    elsewhere: str | None = None
-    """Another such place: a folder or a file."""
-    origin: str
-    """Who publishes it."""
-    licence: str
-    """As its authors state it."""
+    name: str
     items: int | None
-    """How many it has as published, as far as is known."""
-    read: Reader | None = _pairs
-    """How its files become paradigms; None: WUG, which is compared with people."""
+    read: Reader | None = lambda folder, rules: read_pairs(folder)
     by_rules: bool = False
-    """Whether the years read it differently."""
     nested: bool = False
-    """See `SuiteResult.nested`."""
+    part: str = ""
+
+    @property
+    def data(self) -> Benchmark:
+        """Its files, their publishers and their licence."""
+        return BENCHMARKS["wug" if self.part else self.name]
+
+    @property
+    def folder(self) -> str:
+        """Where its files are looked for, below `eval`."""
+        return self.part or PurePath(self.data.place).name
+
+    def place(self) -> Traversable:
+        """Return its folder or file; a `MissingData` says where to get it."""
+        others = (f"eval/{self.part}", f"{self.data.place}/{self.part}.jsonl") if self.part else ()
+        return find("wug" if self.part else self.name, *others)
 
 
-_BLIMP = "https://github.com/alexwarstadt/blimp, folder data"
-_BABYLM_FULL = "https://osf.io/ryjfm (BabyLM 2025), evaluation_data/full_eval"
-_BABYLM_FAST = "https://osf.io/ryjfm (BabyLM 2025), evaluation_data/fast_eval"
-_UNSTATED = "stated nowhere by its authors: do not pass it on"
-_ASKED = "its authors ask that no plain copies be passed on"
-_EWOK = f"see the terms on its page; {_ASKED}"
-_UNCHECKED = "see its page (not checked by us)"
-_EWOK_FAST = f"{_BABYLM_FAST}/ewok_fast.zip (its password stands in the README of the pipeline)"
-_EWOK_FULL = (
-    "https://huggingface.co/datasets/ewok-core/ewok-core-1.0 (accept its terms), filtered by "
-    "evaluation_pipeline.ewok.dl_and_filter of https://github.com/babylm/evaluation-pipeline-2025"
-)
-_PIQA = "https://huggingface.co/datasets/mrlbenchmarks/global-piqa-"
-
-SOURCES: Mapping[str, Source] = {
-    "blimp": Source(folder="blimp", origin=_BLIMP, licence="CC BY 4.0", items=67000),
-    "blimp-filtered": Source(
-        folder="blimp_filtered", origin=_BABYLM_FULL, licence="CC BY 4.0 (BLiMP)", items=59875
-    ),
-    "blimp-fast": Source(
-        folder="blimp_fast", origin=_BABYLM_FAST, licence="CC BY 4.0 (BLiMP)", items=13400
-    ),
-    "blimp-supplement": Source(
-        folder="supplement_filtered", origin=_BABYLM_FULL, licence=_UNSTATED, items=5218
-    ),
-    "blimp-supplement-fast": Source(
-        folder="supplement_fast", origin=_BABYLM_FAST, licence=_UNSTATED, items=250
-    ),
-    "ewok": Source(
-        folder="ewok_filtered", origin=_EWOK_FULL, licence=_EWOK, items=7618,
-        read=read_ewok, by_rules=True,
-    ),
-    "ewok-fast": Source(
-        folder="ewok_fast", origin=_EWOK_FAST, licence=_EWOK, items=1100,
-        read=read_ewok, by_rules=True,
-    ),
-    "entity-tracking": Source(
-        folder="entity_tracking", origin=_BABYLM_FULL, licence=_ASKED, items=9483,
-        read=read_entity_tracking, by_rules=True, nested=True,
-    ),
-    "entity-tracking-fast": Source(
-        folder="entity_tracking_fast", origin=_BABYLM_FAST, licence=_ASKED, items=None,
-        read=read_entity_tracking, by_rules=True, nested=True,
-    ),
-    "comps": Source(
-        folder="comps", origin="https://github.com/kanishkamisra/comps, folder data/comps", licence=_UNCHECKED,
-        items=91028, read=read_comps,
-    ),
-    "wug-past": Source(
-        folder="wug_past_tense", elsewhere="wug/wug_past_tense.jsonl", origin=_BABYLM_FULL, licence=_UNSTATED,
-        items=50, read=None,
-    ),
-    "wug-adj": Source(
-        folder="wug_adj_nominalization", elsewhere="wug/wug_adj_nominalization.jsonl", origin=_BABYLM_FULL,
-        licence=_UNSTATED, items=200, read=None,
-    ),
-    "global-piqa": Source(
-        folder="global_piqa_parallel", origin=f"{_PIQA}parallel (eng_latn)", licence=_UNCHECKED,
-        items=103, read=read_global_piqa,
-    ),
-    "global-piqa-nonparallel": Source(
-        folder="global_piqa_nonparallel", origin=f"{_PIQA}nonparallel (eng_latn)", licence=_UNCHECKED,
-        items=100, read=read_global_piqa,
-    ),
-}  # fmt: skip
+SOURCES: Mapping[str, SuiteSource] = {
+    source.name: source
+    for source in (
+        SuiteSource("blimp", 67000),
+        SuiteSource("blimp-filtered", 59875),
+        SuiteSource("blimp-fast", 13400),
+        SuiteSource("blimp-supplement", 5218),
+        SuiteSource("blimp-supplement-fast", 250),
+        SuiteSource("ewok", 7618, read_ewok, by_rules=True),
+        SuiteSource("ewok-fast", 1100, read_ewok, by_rules=True),
+        SuiteSource("entity-tracking", 9483, read_entity_tracking, by_rules=True, nested=True),
+        SuiteSource("entity-tracking-fast", None, read_entity_tracking, by_rules=True, nested=True),
+        SuiteSource("comps", 91028, read_comps),
+        SuiteSource("wug-past", 50, None, part="wug_past_tense"),
+        SuiteSource("wug-adj", 200, None, part="wug_adj_nominalization"),
+        SuiteSource("global-piqa", 103, read_global_piqa),
+        SuiteSource("global-piqa-nonparallel", 100, read_global_piqa),
+    )
+}

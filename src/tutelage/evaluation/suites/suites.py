@@ -1,7 +1,9 @@
 """Benchmarks by name: where their files are, and what a model scores on them.
 
-Benchmarks are looked for in `$TUTELAGE_DATA/eval/<folder>`, then in
-`${TUTELAGE_CACHE:-~/.cache/tutelage}/eval/<folder>`. What is known of each stands in `sources.py`.
+A new benchmark is a function that reads its files, and a line in `SOURCES`; outside of the package a function that
+returns paradigms, named `package.module:function`.
+
+What is known of each stands in `sources.py`, where its files are looked for in `benchmarks/data.py`.
 
 A benchmark becomes questions, whose options are texts; a model says how likely each is (`likelihood.py`, or any other
 way that gives log-probabilities, such as `encoder_decoder.py`); `judge` makes scores of that.
@@ -9,33 +11,34 @@ way that gives log-probabilities, such as `encoder_decoder.py`); `judge` makes s
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage import starter
 from tutelage.base.errors import MissingData, UserError, nearest
+from tutelage.base.functions import is_function_name, load_function
 from tutelage.base.progress import console
+from tutelage.base.types import Floats, Ints
 from tutelage.evaluation.benchmarks.conventions import (
     CONVENTIONS,
     Convention,
     ItemRules,
+    Precision,
     Reduction,
     choose,
     strictly_right,
 )
-from tutelage.evaluation.benchmarks.data import available, data_folders
-from tutelage.evaluation.benchmarks.items import Item, Rows, encode
+from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode
 from tutelage.evaluation.benchmarks.results import MeasuredResult, ParadigmScore, SuiteResult
-from tutelage.evaluation.likelihood.causal import Precision, score_rows
+from tutelage.evaluation.likelihood.causal import score_rows
 from tutelage.evaluation.suites.pairs import read_pairs, read_zorro
 from tutelage.evaluation.suites.questions import Paradigm
-from tutelage.evaluation.suites.sources import SOURCES, Source
+from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.evaluation.suites.syntaxgym import margins, read_syntaxgym
 from tutelage.evaluation.suites.wug import correlated, read_wug
 from tutelage.teaching.teachers import Ensemble
@@ -67,7 +70,7 @@ FOLDERS = (PAIRS, ZORRO, SYNTAXGYM)
 
 
 def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite:
-    """Load a benchmark: one of `SOURCES`, `starter-pairs`, or `pairs:FOLDER`, `zorro:FOLDER`, `syntaxgym:FOLDER`.
+    """Load a benchmark: one of `SOURCES`, `starter-pairs`, `pairs:FOLDER` and its like, `package.module:function`.
 
     Everything is read and checked, so that a missing or broken benchmark is known before a training begins.
 
@@ -86,11 +89,16 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
         return Suite(name, read(folder))
     if name == STARTER:
         return Suite(name, read_pairs(starter.pairs_folder()))
+    if own := own_name(name):
+        return Suite(name, _own_paradigms(name, *own))
     if name not in SOURCES:
         known = [*SOURCES, STARTER, *(f"{prefix}FOLDER" for prefix in FOLDERS)]
         raise UserError(f"unknown suite '{name}'{nearest(name, known)} (known: {', '.join(known)})")
     source = SOURCES[name]
-    place = _place(name, source)
+    try:
+        place = source.place()
+    except MissingData as error:
+        raise MissingData(f"suite '{name}': {error}") from error
     if source.read is None:
         paradigm, ratios_N = read_wug(place)
         return Suite(name, (paradigm,), ratios=tuple(ratios_N.tolist()))
@@ -98,24 +106,39 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
     return Suite(name, source.read(place, convention.items), rules, source.nested)
 
 
-def _place(name: str, source: Source) -> Traversable:
-    """The folder, or file, of a known benchmark."""
-    folders = [place / "eval" for place in data_folders()]
-    for folder in folders:
-        for place in filter(None, (source.folder, source.elsewhere)):
-            if (folder / place).exists():
-                return folder / place
-    fetched = name.partition("-")[0] if name.startswith("wug") else name
-    verb = f"with `tutelage data get {fetched}`, or " if fetched in available() else ""
-    raise MissingData(
-        f"the files of suite '{name}' are not on this machine. Get them {verb}from {source.origin} (licence: "
-        f"{source.licence}) and put its .jsonl files into {folders[-1] / source.folder}, or into "
-        f"$TUTELAGE_DATA/eval/{source.folder}"
-    )
+def own_name(name: str) -> tuple[str, str] | None:
+    """Take `package.module:function` or `package.module:function:argument` apart before the argument, else None."""
+    module, _, rest = name.partition(":")
+    function, _, argument = rest.partition(":")
+    own = f"{module}:{function}"
+    return (own, argument) if is_function_name(own) else None
+
+
+def _own_paradigms(name: str, function: str, argument: str) -> tuple[Paradigm, ...]:
+    """Call a user's function, and check what it returns."""
+    make, given = load_function(function), [argument] if argument else []
+    try:
+        inspect.signature(make).bind(*given)
+    except TypeError as error:
+        raise UserError(
+            f"suite '{name}': '{function}' must be a function of {'one argument' if given else 'no argument'}"
+        ) from error
+    paradigms = make(*given)
+    if not isinstance(paradigms, Sequence) or not all(isinstance(one, Paradigm) for one in paradigms) or not paradigms:
+        raise UserError(f"suite '{name}': '{function}' must return a list of `Paradigm`, not {paradigms!r:.80}")
+    uids = [paradigm.uid for paradigm in paradigms]
+    for paradigm in paradigms:
+        fewest = min((len(question.options) for question in paradigm.questions), default=0)
+        if uids.count(paradigm.uid) > 1 or fewest < (1 if paradigm.formulas else 2):
+            raise UserError(
+                f"suite '{name}': paradigm '{paradigm.uid}' must have a name of its own, and questions of two options "
+                "or more"
+            )
+    return tuple(paradigms)
 
 
 def evaluate(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,
-             batch_tokens: int | None = None, precision: Precision = "fp32", rows: Rows | None = None
+             batch_tokens: int | None = None, precision: Precision = "fp32", rows: TokenRows | None = None
              ) -> SuiteResult | MeasuredResult:  # fmt: skip
     """Score a model, or several as one, on any benchmark of this module.
 
@@ -165,7 +188,7 @@ def reduction_of(suite: Suite, convention: Convention, kind: Literal["causal", "
     return convention.causal.reduction if kind == "causal" else convention.masked.reduction
 
 
-def judge(suite: Suite, scores: NDArray[np.float64], convention: Convention) -> SuiteResult | MeasuredResult:
+def judge(suite: Suite, scores: Floats, convention: Convention) -> SuiteResult | MeasuredResult:
     """Make scores of log-probabilities, from wherever they come.
 
     Args:
@@ -206,9 +229,7 @@ def judge(suite: Suite, scores: NDArray[np.float64], convention: Convention) -> 
     return SuiteResult(suite.name, convention, paradigms, kept, chosen, suite.nested)
 
 
-def _chosen(
-    paradigm: Paradigm, scores: NDArray[np.float64], convention: Convention
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _chosen(paradigm: Paradigm, scores: Floats, convention: Convention) -> tuple[Floats, Ints]:
     """What is kept of one paradigm, `(N, K)`, and what was chosen, `(N,)`."""
     scores_NK, options_N = _table(paradigm, scores)
     if paradigm.formulas:
@@ -217,8 +238,8 @@ def _chosen(
     return scores_NK, choose(scores_NK, convention, [question.key for question in paradigm.questions], options_N)
 
 
-def _table(paradigm: Paradigm, scores: Sequence[float] | NDArray[np.float64]
-           ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:  # fmt: skip
+def _table(paradigm: Paradigm, scores: Sequence[float] | Floats
+           ) -> tuple[Floats, Ints]:  # fmt: skip
     """Scores by question and option, minus infinity where a question has fewer options; and how many each has."""
     options_N = np.array([len(question.options) for question in paradigm.questions])
     scores_NK = np.full((len(options_N), int(options_N.max())), -np.inf)

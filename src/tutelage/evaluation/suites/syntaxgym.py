@@ -12,17 +12,17 @@ text without anything before it.
 
 from __future__ import annotations
 
-import json
 from importlib.resources.abc import Traversable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Floats
 from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.reading import json_file
 from tutelage.evaluation.suites.formulas import Formula, Region, parse
-from tutelage.evaluation.suites.questions import Paradigm, Question, read_text
+from tutelage.evaluation.suites.questions import Paradigm, Question
 
 
 def read_syntaxgym(folder: Traversable) -> tuple[Paradigm, ...]:
@@ -40,7 +40,7 @@ def read_syntaxgym(folder: Traversable) -> tuple[Paradigm, ...]:
     return tuple(_read(file) for file in files)
 
 
-def margins(paradigm: Paradigm, scores_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+def margins(paradigm: Paradigm, scores_NK: Floats) -> Floats:
     """Return by how many nats the predictions of each of N items hold, the least of them, `(N,)`.
 
     Args:
@@ -49,15 +49,12 @@ def margins(paradigm: Paradigm, scores_NK: NDArray[np.float64]) -> NDArray[np.fl
     """
     columns = _mentioned(paradigm.formulas)
     bits = {region: -scores_NK[:, column] / np.log(2) for column, region in enumerate(columns)}
-    found: NDArray[np.float64] = np.min([formula.margin(bits) for formula in paradigm.formulas], axis=0) * np.log(2)
+    found: Floats = np.min([formula.margin(bits) for formula in paradigm.formulas], axis=0) * np.log(2)
     return found
 
 
 def _read(file: Traversable) -> Paradigm:
-    try:
-        suite = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not JSON ({error.msg} in line {error.lineno})") from error
+    suite = json_file(file)
     meta = _get(suite, "meta", dict, str(file))
     if _get(meta, "metric", str, f"{file}: meta") != "sum":
         raise UserError(f"{file}: its metric is '{meta['metric']}'; only 'sum' is known, in SyntaxGym too")

@@ -15,18 +15,19 @@ from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import spearmanr
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Floats
 from tutelage.evaluation.benchmarks.conventions import Convention, choose
 from tutelage.evaluation.benchmarks.items import Item
+from tutelage.evaluation.benchmarks.reading import json_lines
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
-from tutelage.evaluation.suites.questions import Paradigm, Question, json_files, json_lines, number, text
+from tutelage.evaluation.suites.questions import Paradigm, Question, json_files, number, text
 
 
-def read_wug(folder: Traversable) -> tuple[Paradigm, NDArray[np.float64]]:
+def read_wug(folder: Traversable) -> tuple[Paradigm, Floats]:
     """Read one of the two files: its questions, and people's shares of each first alternative, `(N,)`.
 
     Raises:
@@ -47,7 +48,7 @@ def read_wug(folder: Traversable) -> tuple[Paradigm, NDArray[np.float64]]:
     return Paradigm(files[0].name.removesuffix(".jsonl"), tuple(questions)), np.array(ratios)
 
 
-def correlated(name: str, paradigm: Paradigm, ratios_N: NDArray[np.float64], scores_NK: NDArray[np.float64],
+def correlated(name: str, paradigm: Paradigm, ratios_N: Floats, scores_NK: Floats,
                convention: Convention) -> MeasuredResult:  # fmt: skip
     """Compare a model's shares with people's.
 
@@ -58,7 +59,7 @@ def correlated(name: str, paradigm: Paradigm, ratios_N: NDArray[np.float64], sco
         scores_NK: the model's log-probabilities, nats; minus infinity where a question has fewer than K alternatives.
         convention: the year's rules.
     """
-    shares_N: NDArray[np.float64] = softmax(scores_NK, axis=1)[:, 0]
+    shares_N: Floats = softmax(scores_NK, axis=1)[:, 0]
     questions = paradigm.questions
     options_N = np.array([len(question.options) for question in questions])
     chosen_N = choose(scores_NK, convention, [question.key for question in questions], options_N)
@@ -89,7 +90,7 @@ def correlated(name: str, paradigm: Paradigm, ratios_N: NDArray[np.float64], sco
     return MeasuredResult(name, convention.name, "spearman", values, predictions)
 
 
-def _spearman(shares_N: NDArray[np.float64], ratios_N: NDArray[np.float64]) -> MeasuredValue:
+def _spearman(shares_N: Floats, ratios_N: Floats) -> MeasuredValue:
     count = len(ratios_N)
     if not np.isfinite(shares_N).all():
         return MeasuredValue(None, "correlation", n=count, note="the model's probabilities are not numbers")

@@ -53,10 +53,10 @@ class Spending:
 
 
 def budget_ended(what: str) -> UserError:
-    """Return the refusal to go on from a stage that the end of the budget cut off, with what was done."""
+    """Return the refusal to continue after a stage that the end of the budget cut off, with what was done."""
     return UserError(
         f"the budget ended before all was done: {what}. What was answered is kept: raise `budget` and give the same "
-        "command again; or go on with what is there, by the verbs that come next"
+        "command again; or continue with what is there, by the verbs that come next"
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from llguidance.hf import from_tokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from tutelage.study.client.client import Request
 
@@ -75,7 +76,7 @@ class AnswerRules:
         width: of the model's output, V.
     """
 
-    def __init__(self, tokenizer: Any, ends: Sequence[int], width: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, ends: Sequence[int], width: int) -> None:
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=width, eos_token=list(ends))
         self._ends, self._width = ends, width
 

@@ -1,0 +1,144 @@
+"""What a measurement is: a function from a `Context` to a `MeasuredResult`, and what decides its result.
+
+Measurements are the evaluations that are no choice between options. Each stands in a file of its own; `named` lists
+them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from tutelage import recipe
+from tutelage.base.files import read_json, write_json
+from tutelage.base.types import Floats, Json
+from tutelage.corpus.batches import BatchSource
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention, Precision
+from tutelage.evaluation.benchmarks.results import MeasuredResult
+from tutelage.models.heads import TaskHeads
+from tutelage.models.language_model import LanguageModel
+from tutelage.teaching.teachers import Ensemble
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Need = Literal["checkpoints", "held_out", "reference", "labels"]
+
+
+class EvaluatedModels:
+    """The models that are evaluated, loaded when they are first needed.
+
+    Args:
+        load: loads them, at each call again.
+        device: where they compute.
+    """
+
+    def __init__(self, load: Callable[[], list[LanguageModel]], device: torch.device) -> None:
+        self.load = load
+        self.device = device
+
+    @cached_property
+    def ensemble(self) -> Ensemble:
+        """All of them as one, frozen; shared by everything that does not train them."""
+        return Ensemble(self.load()).to(self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model at some point of its training.
+
+    Attributes:
+        name: such as `chck_10M`.
+        words_seen: words trained on so far, repeats counted.
+        load: makes the model; called once, when its turn has come.
+    """
+
+    name: str
+    words_seen: int
+    load: Callable[[], Ensemble]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What an evaluation may use.
+
+    Attributes:
+        name: as the recipe writes it.
+        label: whose evaluation this is, for progress bars and messages.
+        tokenizer: the models' Hugging Face fast tokenizer.
+        settings: the recipe's `evaluation`.
+        precision: arithmetic of the models.
+        models: loaded when they are needed.
+        checkpoints: of a single model, those kept by words seen; empty where none were asked for, and for ensembles.
+        parts: folder for results of parts, so that what is done survives a stop; see `part`.
+        argument: what stands behind the name's colon.
+        held_out: makes the rows of held-out text; None where there is no corpus.
+        labelled: makes the rows of labelled held-out text; None where there is none.
+        heads: loads what a single model of the recipe learned beside the text; None where it learned no labels.
+        reference: returns the losses of the model that sorts held-out rows, `(R, 2)`; see `row_losses`.
+    """
+
+    name: str
+    label: str
+    tokenizer: PreTrainedTokenizerFast
+    settings: recipe.Evaluation
+    precision: Precision
+    models: EvaluatedModels
+    parts: Path
+    argument: str = ""
+    checkpoints: Sequence[Checkpoint] = field(default=())
+    held_out: Callable[[], BatchSource] | None = None
+    reference: Callable[[], Floats] | None = None
+    labelled: Callable[[], BatchSource | None] = lambda: None
+    heads: Callable[[], TaskHeads | None] = lambda: None
+
+    @property
+    def convention(self) -> Convention:
+        """The year's rules."""
+        return CONVENTIONS[self.settings.convention]
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The models as one, frozen."""
+        return self.models.ensemble
+
+    def fresh(self) -> list[LanguageModel]:
+        """Load the models again, for an evaluation that changes their weights."""
+        return [model.to(self.models.device) for model in self.models.load()]
+
+    def part(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return a part's result (JSON), computed once and kept until the whole evaluation is done.
+
+        Args:
+            key: of the part; a file name.
+            compute: what is done where the part is not kept yet.
+        """
+        path = self.parts / f"{key}.json"
+        if not path.is_file():
+            write_json(path, compute())
+        return read_json(path)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An evaluation that is no choice between options.
+
+    Attributes:
+        run: measures.
+        inputs: by argument and settings, everything that decides the result beside the model and the year, as JSON:
+            digests of the files it reads, settings of its own. Called before any training; raises a `UserError` for an
+            argument that does not exist or files that are missing.
+        arguments: what may stand behind the colon, for messages; nothing if the name stands alone.
+        needs: what else it is measured on: `checkpoints` of the model, `held_out` text, a `reference` model,
+            held-out text with `labels`.
+    """
+
+    run: Callable[[Context], MeasuredResult]
+    inputs: Callable[[str, recipe.Evaluation], Json] = lambda argument, settings: {}
+    arguments: tuple[str, ...] = ()
+    needs: frozenset[Need] = frozenset()

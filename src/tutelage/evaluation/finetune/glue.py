@@ -1,0 +1,85 @@
+"""`glue` and `glue:TASK` as recipes name them: fine-tuned on the recipe's tasks and seeds, means over the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from statistics import fmean
+
+from tutelage import recipe
+from tutelage.base.files import sha256
+from tutelage.base.types import Json
+from tutelage.evaluation.benchmarks.measurement import Context, Measurement
+from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
+from tutelage.evaluation.finetune.run import finetune_together, glue_average
+from tutelage.evaluation.finetune.tasks import TASKS, files_of, trained_together
+from tutelage.recipe.finetune import TaskFinetuning
+
+
+def _glue(context: Context) -> MeasuredResult:
+    """Fine-tune on one task or on all that the recipe names; means over the seeds of fine-tuning."""
+    settings = context.settings.finetune
+    tasks = (context.argument,) if context.argument else settings.tasks
+    by_seed: list[dict[str, MeasuredResult]] = []
+    for seed in settings.seed_list:
+        results: dict[str, MeasuredResult] = {}
+        for group in trained_together(tasks):
+            kept = context.part(f"{'+'.join(group)}-{seed}", partial(_tuned, context, group, seed))
+            results |= {name: _measured(name, result) for name, result in kept.items()}
+        by_seed.append(results)
+    means = {name: _mean([results[name] for results in by_seed]) for name in tasks}
+    predictions = {name: {"predictions": by_seed[0][name].predictions} for name in tasks}
+    if context.argument:
+        only = means[context.argument]
+        return MeasuredResult(context.name, settings.rules, only.headline, only.values, predictions)
+    values = {"average": glue_average(means, settings.rules)}
+    values |= {name: result.values[result.headline] for name, result in means.items()}
+    return MeasuredResult(context.name, settings.rules, "average", values, predictions)
+
+
+def _tuned(context: Context, group: tuple[str, ...], seed: int) -> Json:
+    settings = context.settings.finetune
+    found = finetune_together(context.fresh(), context.tokenizer, group, settings, seed, label=context.label)
+    return {name: result.to_json() | {"predictions": result.predictions} for name, result in found.items()}
+
+
+def _measured(name: str, kept: Json) -> MeasuredResult:
+    values = {key: MeasuredValue(**value) for key, value in kept["values"].items()}
+    return MeasuredResult(name, kept["convention"], kept["headline"], values, kept["predictions"])
+
+
+def _mean(results: Sequence[MeasuredResult]) -> MeasuredResult:
+    """Average a task's values over seeds of fine-tuning."""
+    first = results[0]
+    if len(results) == 1:
+        return first
+    values = {}
+    for key, value in first.values.items():
+        found = [result.values[key].value for result in results]
+        known = [number for number in found if number is not None]
+        note = f"mean of {len(results)} fine-tunings; {value.note}".rstrip("; ")
+        mean = fmean(known) if len(known) == len(found) else None
+        values[key] = MeasuredValue(**asdict(value) | {"value": mean, "note": note})
+    return MeasuredResult(first.name, first.convention, first.headline, values, first.predictions)
+
+
+def _glue_inputs(argument: str, settings: recipe.Evaluation) -> Json:
+    chosen = settings.finetune
+    tasks = (argument,) if argument else chosen.tasks
+    files = {name: [sha256(path) for path in files_of(name)] for name in tasks}
+    # What counts for a task, whatever way the recipe says it.
+    return {
+        "files": files,
+        "rules": chosen.rules,
+        "seeds": list(chosen.seed_list),
+        "settings": {name: _told(chosen.of(name)) for name in tasks},
+    }
+
+
+def _told(settings: TaskFinetuning) -> Json:
+    """Write settings down; those of later versions only where they were set, or older scores would be measured anew."""
+    return settings.model_dump(mode="json", exclude={"evaluate_end"} if settings.evaluate_end else None)
+
+
+GLUE = Measurement(_glue, _glue_inputs, arguments=tuple(TASKS))
