@@ -150,7 +150,7 @@ def test_every_way_trains(small_done: Path, select: str) -> None:
     assert sum(facts["counts_kept"]) in (facts["kept"], 0)
     finished = experiment.run(Teacher(model="chosen", seed=0)).finished()
     scorers = 0 if "random" in select else 2 if "reference" in select else 1
-    per_pass = experiment.plans.costs.of(Teacher(model="small"), "causal").forward_flops * rows * 16
+    per_pass = experiment.plans.cost_of("small", "causal").forward_flops * rows * 16
     assert finished["scoring_flops"] == pytest.approx(scorers * per_pass)
 
 

@@ -392,9 +392,9 @@ models: {one: {preset: llama-1m, steps: 3, cuda_graphs: on, attention: causal}}
             "mend",
             r"x\.yaml:2: data\.cleaning: Input should be 'none', .* or a function, written package.module:function",
         ),
-        ("no_such_module:clean", "'no_such_module:clean': there is no module no_such_module; install its package"),
-        ("tutelage.corpus.cleaning:spacin", "has no 'spacin'; did you mean 'spacing'"),
-        ("os:getcwd", "declared as"),
+        ("no_such_module:clean", "a function that is there: 'no_such_module:clean' cannot be imported"),
+        ("tutelage.corpus.cleaning:spacin", "has no function 'spacin'; did you mean 'spacing'"),
+        ("os:getcwd", "'os:getcwd' is no function"),
         ("tutelage.corpus.cleaning:clean", r"declared as \(text: str\) -> str"),
     ],
 )

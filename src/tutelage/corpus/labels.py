@@ -169,19 +169,30 @@ class Labels:
         entry = manifest["splits"][split].get("labels")
         if entry is None:
             return None
-        arrays = []
-        for name in FILES:
-            path = folder / f"{split}.{name}.npy"
-            try:
-                if verify and files.sha256(path) != entry["sha256"][name]:
-                    raise ValueError("another sha256")
-                arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
-            except (OSError, ValueError, EOFError) as error:
-                raise UserError(f"{path} is damaged ({error}): delete {folder} and prepare again") from error
+        digests = entry["sha256"] if verify else {}
+        classes, words, tags, sure = (load_array(folder / f"{split}.{name}.npy", digests.get(name)) for name in FILES)
         tasks = tuple(LabelTask(t["name"], t["kind"], tuple(t["labels"])) for t in manifest["tasks"])
-        classes, words, tags, sure = arrays
         digest = files.fingerprint([manifest["tasks"], entry["sha256"]])
         return cls(tasks, classes, words, tags, sure, entry["counts"], digest)
+
+
+def load_array(path: Path, digest: str | None) -> Array:
+    """Map an array of a prepared corpus into memory; where a digest is given, the file's is compared with it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        if digest is not None and files.sha256(path) != digest:
+            raise ValueError("another sha256")
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, fault: str) -> UserError:
+    """Make the error about a file of a prepared corpus."""
+    return UserError(f"{path} is damaged ({fault}): delete {path.parent} and prepare again")
 
 
 @dataclass(frozen=True)

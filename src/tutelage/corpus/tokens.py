@@ -20,7 +20,7 @@ from tutelage.base import files
 from tutelage.base.errors import UserError
 from tutelage.base.types import Ints, Json
 from tutelage.corpus.encoding import Encoder, Text
-from tutelage.corpus.labels import Labels
+from tutelage.corpus.labels import Labels, damaged, load_array
 
 FORMAT = 1
 """Version of the layout; another one is refused."""
@@ -156,14 +156,14 @@ class TokenStore:
         entry = manifest["splits"][split]
         dtype = np.dtype(entry["dtype"]).newbyteorder("<")
         path, documents = folder / f"{split}.bin", folder / f"{split}.documents.npy"
-        _check_size(path, entry["tokens"] * dtype.itemsize)
-        starts = _load_starts(documents)
+        found, expected = path.stat().st_size if path.exists() else "no", entry["tokens"] * dtype.itemsize
+        if found != expected:
+            raise damaged(path, f"found {found} bytes, expected {expected}")
+        if verify and files.sha256(path) != entry["sha256"]["tokens"]:
+            raise damaged(path, "another sha256")
+        starts = np.array(load_array(documents, entry["sha256"]["documents"] if verify else None), dtype=np.int64)
         if len(starts) != entry["documents"]:
-            raise _damaged(documents, f"{len(starts)} documents", f"{entry['documents']}")
-        if verify:
-            for file, kind in ((path, "tokens"), (documents, "documents")):
-                if files.sha256(file) != entry["sha256"][kind]:
-                    raise _damaged(file, "another sha256", "the manifest's")
+            raise damaged(documents, f"found {len(starts)} documents, expected {entry['documents']}")
         # An empty file cannot be mapped.
         tokens = np.memmap(path, dtype=dtype, mode="r") if entry["tokens"] else np.zeros(0, dtype=dtype)
         return cls(
@@ -192,21 +192,3 @@ def read_manifest(folder: Path) -> Json:
     if not isinstance(manifest, dict) or found != FORMAT:
         raise UserError(f"{path} has format {found}, this version reads {FORMAT}: delete {folder} and prepare again")
     return manifest
-
-
-def _load_starts(path: Path) -> Ints:
-    try:
-        starts = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _damaged(path, str(error), "offsets of documents") from error
-    return np.asarray(starts, dtype=np.int64)
-
-
-def _check_size(path: Path, expected: int) -> None:
-    found = path.stat().st_size if path.exists() else None
-    if found != expected:
-        raise _damaged(path, "no file" if found is None else f"{found} bytes", f"{expected}")
-
-
-def _damaged(path: Path, found: str, expected: str) -> UserError:
-    return UserError(f"{path} is damaged (found {found}, expected {expected}): delete {path.parent} and prepare again")

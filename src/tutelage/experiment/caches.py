@@ -72,8 +72,8 @@ def planned(run: TrainingRun) -> dict[int, StageCache]:
         if stage.cache is None:
             continue
         plan = run.plan
-        widths = [plan.costs.of(teacher, run.model.reads).output_width for teacher in stage.teachers]
-        encoding = encoding_of(stage, widths, run.precision, plan.costs.vocab_size, plan.source.varies)
+        widths = [plan.plans.cost_of(teacher.model, run.model.reads).output_width for teacher in stage.teachers]
+        encoding = encoding_of(stage, widths, run.precision, plan.plans.vocab_size, plan.source.varies)
         epochs, source = plan.cache_epochs(index), plan.source
         found[index] = StageCache(stage.cache, encoding, epochs, source.tokens_per_epoch, source.varies)
     return found

@@ -120,7 +120,7 @@ def ensemble_of(
 
 def check_memory(experiment: Experiment, teachers: Sequence[Teacher], reads: ModelKind) -> None:
     """Refuse models that teach or score and do not fit in memory together, before any of them is loaded."""
-    size = 4.0 * sum(experiment.plans.costs.of(teacher, reads).parameters for teacher in teachers)
+    size = 4.0 * sum(experiment.plans.cost_of(teacher.model, reads).parameters for teacher in teachers)
     machine.check_memory(size, " and ".join(map(str, teachers)), experiment.group.device.type)
 
 

@@ -81,7 +81,9 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
         probed = (cost.training_flops * tokens + plan.teacher_flops(live=True)) / plan.steps.total
         rate = _probe(experiment, run, probed) if with_probe else None
         kept = caches.planned(run).values()
-        teachers = [plan.costs.of(t, model.reads).parameters for stage in model.stages for t in stage.teachers]
+        teachers = [
+            plan.plans.cost_of(t.model, model.reads).parameters for stage in model.stages for t in stage.teachers
+        ]
         held = (model.optim.micro_batch_rows or model.optim.batch_rows) * source.row_length
         saved = (3 * 12.0 + 4.0 * (1 + len(plan.steps.words))) * cost.parameters * seeds
         estimates.append(

@@ -26,6 +26,7 @@ from tutelage.training.gate_report import gate_by_difficulty
 from tutelage.training.job import Job
 from tutelage.training.loop import train
 from tutelage.training.objectives import Learner, first_temperature, gate_of
+from tutelage.training.outcome import Finished, GateBin, GateStage, HeldOut
 
 SETTLING_MODE = {"preset", "config", "weights", "attention", "compile", "cuda_graphs"}
 """Settings of a model that its mode of execution depends on."""
@@ -107,35 +108,35 @@ def _finish(experiment: Experiment, run: TrainingRun, state: checkpoint.State, b
     cost = cost_of(model.hf, run.model.reads, plan.source.row_length)
     timing = read_json(checkpoint.folder_of(folder.checkpoints, state.step) / "timing.json")
     val = next(line["val"] for line in reversed(folder.lines()) if line["step"] == best and "val" in line)
-    done = {
-        "steps": state.step,
-        "tokens": state.tokens,
-        "words": round(state.tokens * data.train.words / len(data.train)),
-        "epochs": state.step / plan.source.steps_per_epoch,
-        "seconds": timing["seconds"] + building + scoring,
-        "seconds_teaching": None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
-        "seconds_ahead": building + scoring,
-        "flops": cost.training_flops * state.tokens,
-        "teacher_flops": plan.teacher_flops(),
-        "seconds_scoring": scoring,
-        "scoring_flops": plan.scoring_flops,
-        "clip_rate": state.clipped / state.step,
-        "best_step": best,
-        "val": val,
-        "cost": asdict(cost),
-        "architecture": model.hf.config.model_type,
-    }
-    gates = _gate_report(experiment, run, learner)
-    if gates:
-        done["gate_report"] = gates
+    heads: Json | None = None
     if learner.heads is not None:
-        done["heads"] = {
+        heads = {
             "parameters": sum(parameter.numel() for parameter in learner.heads.parameters()),
             "tasks": [task.name for task in learner.heads.tasks],
         }
+    done = Finished(
+        steps=state.step,
+        tokens=state.tokens,
+        words=round(state.tokens * data.train.words / len(data.train)),
+        epochs=state.step / plan.source.steps_per_epoch,
+        seconds=timing["seconds"] + building + scoring,
+        seconds_teaching=None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
+        seconds_ahead=building + scoring,
+        flops=cost.training_flops * state.tokens,
+        teacher_flops=plan.teacher_flops(),
+        seconds_scoring=scoring,
+        scoring_flops=plan.scoring_flops,
+        clip_rate=state.clipped / state.step,
+        best_step=best,
+        val=HeldOut(**val),
+        cost=cost,
+        architecture=model.hf.config.model_type,
+        gate_report=_gate_report(experiment, run, learner),
+        heads=heads,
+    )
     kept = learner.heads if run.model.heads == "kept" else None
     save(model, data.tokenizer, folder.hf, model_card(experiment.recipe, run.name, run.seed, done), kept)
-    write_json(folder.path / "finished.json", done)
+    done.write(folder.path / "finished.json")
     took = duration(timing["seconds"])
     console.print(f"{run}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
 
@@ -155,7 +156,7 @@ def _best(experiment: Experiment, run: TrainingRun, state: checkpoint.State) -> 
     return learner
 
 
-def _gate_report(experiment: Experiment, run: TrainingRun, learner: Learner) -> list[Json]:
+def _gate_report(experiment: Experiment, run: TrainingRun, learner: Learner) -> list[GateStage]:
     """Measure the weights of the gates of the stages that have one; nothing where the model is too large for one."""
     if run.model.sharding != "none" and experiment.group.size > 1:
         return []
@@ -168,7 +169,7 @@ def _gate_report(experiment: Experiment, run: TrainingRun, learner: Learner) -> 
             student = learner.to(device).eval().model
             val = experiment.rows.held_out("val", run.model)
             bins = gate_by_difficulty(student, teachers, gate, first_temperature(distill), val)
-            found.append({"stage": index, "bins": bins})
+            found.append(GateStage(index, [GateBin(**part) for part in bins]))
     learner.cpu()
     return found
 

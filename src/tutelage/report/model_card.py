@@ -8,9 +8,10 @@ from typing import Any
 from tutelage.base.types import Json
 from tutelage.recipe import Recipe
 from tutelage.report.render import render
+from tutelage.training.outcome import Finished
 
 
-def model_card(what: Recipe, name: str, seed: int, done: Json) -> str:
+def model_card(what: Recipe, name: str, seed: int, done: Finished | Json) -> str:
     """Write the README of an exported model."""
     return _card("model_card.md.j2", what, name, seed, done)
 
@@ -19,7 +20,7 @@ def babylm_card(
     what: Recipe,
     name: str,
     seed: int,
-    done: Json,
+    done: Finished | Json,
     *,
     year: str,
     revision: str,
@@ -46,7 +47,7 @@ def babylm_card(
     return _card("babylm_card.md.j2", what, name, seed, done, scores=scores, **more)
 
 
-def _card(template: str, what: Recipe, name: str, seed: int, done: Json, **more: Any) -> str:
+def _card(template: str, what: Recipe, name: str, seed: int, done: Finished | Json, **more: Any) -> str:
     model = what.models[name]
     teachers = ", ".join(str(teacher) for stage in model.stages for teacher in stage.teachers) or "none"
     return render(template, what=what, name=name, seed=seed, model=model, done=done, teachers=teachers, **more)
