@@ -2,7 +2,7 @@
 
     python benchmarks/audit.py
 
-The corpus is made of the starter's sentences, drawn anew into texts of its lengths, with one word in ten replaced by a
+The corpus is made of the starter's sentences, drawn again into texts of its lengths, with one word in ten replaced by a
 made-up one and labels drawn for all its classification tasks: more texts resemble each other than in a real corpus,
 which is the harder case. One text in fifty is a near copy of an earlier one. Needs nothing but tutelage; with
 `TUTELAGE_DATA`, BLiMP's sentences are looked for as well. `--steps` is the size in hundred thousands of words.

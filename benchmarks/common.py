@@ -229,12 +229,12 @@ def run_once(way: str, work: Work, arguments: argparse.Namespace) -> Json:
     return found
 
 
-def in_form(work: Work, arguments: argparse.Namespace) -> Work:
-    """Let tutelage choose the form of its arithmetic as for a long run, unless `--form plain`; ways need `form`."""
-    if arguments.form == "plain":
+def in_mode(work: Work, arguments: argparse.Namespace) -> Work:
+    """Let tutelage choose its mode of execution as for a long run, unless `--mode plain`; ways need `mode`."""
+    if arguments.mode == "plain":
         return work
-    found = run_once("form", work, arguments)
-    print(f"form of {work.precision}: {found['attention']}, compiled: {found['compiled']}", file=sys.stderr)
+    found = run_once("mode", work, arguments)
+    print(f"mode of {work.precision}: {found['attention']}, compiled: {found['compiled']}", file=sys.stderr)
     return replace(work, attention=found["attention"], compile="on" if found["compiled"] else "off")
 
 
@@ -247,7 +247,7 @@ def _run(way: str, work: Work, threads: int, cache: Path) -> Json:
         "HF_HUB_OFFLINE": "1",
         **HIDDEN,
     }
-    if way.startswith(("ours", "form", "profiled", "fill")):
+    if way.startswith(("ours", "mode", "profiled", "fill")):
         # As the command line sets it.
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         environment.setdefault("GOMP_SPINCOUNT", "1000")
@@ -268,7 +268,7 @@ def arguments(doc: str, rounds: int, steps: int, **more: Json) -> argparse.Names
     parser.add_argument("--rounds", type=int, help=f"times that every mode runs ({rounds})")
     parser.add_argument("--steps", type=int, help=f"steps of a run ({steps}); the first ones do not count")
     parser.add_argument("--threads", type=int, default=cores(), help=f"threads of every run ({cores()})")
-    parser.add_argument("--form", choices=("auto", "plain"), help="tutelage's attention and compilation: chosen as for "
+    parser.add_argument("--mode", choices=("auto", "plain"), help="tutelage's attention and compilation: chosen as for "
                         "a long run (auto), or eager and none (plain, also with --quick)")  # fmt: skip
     parser.add_argument("--modes", action="append", help="only this mode; may be given more than once")
     parser.add_argument("--output", type=Path, help="folder for the results (this script's)")
@@ -277,7 +277,7 @@ def arguments(doc: str, rounds: int, steps: int, **more: Json) -> argparse.Names
     found = parser.parse_args()
     found.rounds = found.rounds or (1 if found.quick else rounds)
     found.steps = found.steps or (3 if found.quick else steps)
-    found.form = found.form or ("plain" if found.quick else "auto")
+    found.mode = found.mode or ("plain" if found.quick else "auto")
     found.dropped = min(2, found.steps - 1)
     if found.output is None and not found.quick:
         found.output = HERE

@@ -35,7 +35,7 @@ from common import (
     arguments,
     child,
     gpt2,
-    in_form,
+    in_mode,
     llama,
     ratio,
     run_once,
@@ -47,7 +47,7 @@ from common import (
 from common import write as write_page
 from torch import Tensor
 from torch.nn import functional as F
-from ways import autocast, ensemble, form_of, hf_model, hf_trainer, ours, plain_loop, rows_of, text_of
+from ways import autocast, ensemble, hf_model, hf_trainer, mode_of, ours, plain_loop, rows_of, text_of
 
 from tutelage import recipe
 from tutelage.base import machine
@@ -78,16 +78,16 @@ def babyllama(work: Work) -> Callable[[Any, Json], Tensor]:
     """Make BabyLlama's loss, its divergence a mean over tokens instead of a sum over each row."""
     teachers, T = teachers_of(work), work.temperature
 
-    # Trainer leaves its own autocast once the model has spoken; a softmax in bf16 would be another loss.
+    # Trainer leaves its own autocast once the model has run; a softmax in bf16 would be another loss.
     @autocast(work)
     def loss_of(model: Any, inputs: Json) -> Tensor:
-        said = model(**inputs)
-        taught = mean_logits(work, teachers, inputs["input_ids"])
+        student = model(**inputs)
+        teacher = mean_logits(work, teachers, inputs["input_ids"])
         kl = F.kl_div(
-            F.log_softmax(said.logits / T, -1).flatten(0, 1), F.softmax(taught / T, -1).flatten(0, 1),
+            F.log_softmax(student.logits / T, -1).flatten(0, 1), F.softmax(teacher / T, -1).flatten(0, 1),
             reduction="batchmean",
         )  # fmt: skip
-        return 0.5 * said.loss + 0.5 * T**2 * kl
+        return 0.5 * student.loss + 0.5 * T**2 * kl
 
     return loss_of
 
@@ -172,14 +172,14 @@ def trainer_gkd(work: Work, clock: MemoryClock) -> Json:
     teachers = teachers_of(work)
 
     def loss_of(model: Any, inputs: Json) -> Tensor:
-        said = model(input_ids=inputs["input_ids"]).logits.flatten(0, 1)
-        taught = mean_logits(work, teachers, inputs["input_ids"]).flatten(0, 1)
-        return GKDTrainer.generalized_jsd_loss(said, taught, beta=0.0, temperature=work.temperature)
+        student = model(input_ids=inputs["input_ids"]).logits.flatten(0, 1)
+        teacher = mean_logits(work, teachers, inputs["input_ids"]).flatten(0, 1)
+        return GKDTrainer.generalized_jsd_loss(student, teacher, beta=0.0, temperature=work.temperature)
 
     return hf_trainer(work, clock, loss_of)
 
 
-# --- ours, with what the teachers said on disk
+# --- ours, with the teachers' outputs on disk
 
 
 @contextmanager
@@ -221,7 +221,7 @@ def ours_cached(work: Work, clock: MemoryClock) -> Json:
 
 WAYS = {
     "ours": ours,
-    "form": form_of,
+    "mode": mode_of,
     "fill": fill_cache,
     "ours-cached": ours_cached,
     "plain": plain_loop,
@@ -297,7 +297,7 @@ def expected_losses(work: Work) -> dict[str, float]:
         text = F.cross_entropy(logits.flatten(0, 1), next_tokens(tokens_BT).flatten())
     return {
         "as stated": float(0.5 * text + 0.5 * T**2 * kl_BT.mean()),
-        "teachers not heard at a row's end": float(0.5 * text + 0.5 * T**2 * kl_BT[:, :-1].mean()),
+        "no teachers at a row's end": float(0.5 * text + 0.5 * T**2 * kl_BT[:, :-1].mean()),
         "divergence alone, without T squared": float(kl_BT.mean()),
         "drawn tokens": float("nan"),
         "text alone": float(text),
@@ -307,7 +307,7 @@ def expected_losses(work: Work) -> dict[str, float]:
 def objective_of(name: str) -> str:
     """Tell which objective a mode has."""
     for part, objective in (
-        ("Liger", "teachers not heard at a row's end"),
+        ("Liger", "no teachers at a row's end"),
         ("GKD", "divergence alone, without T squared"),
         ("sparse", "drawn tokens"),
         ("only", "text alone"),
@@ -335,7 +335,7 @@ def main() -> None:
         save_inputs(Path(folder), models, VOCABULARY, tokens, sharp=TEACHERS)
         work = Work(folder, VOCABULARY, teachers=TEACHERS, rows=case.rows, steps=args.steps)
         expected = expected_losses(work)
-        modes = modes_of(in_form(work, args), in_form(replace(work, precision="bf16"), args))
+        modes = modes_of(in_mode(work, args), in_mode(replace(work, precision="bf16"), args))
         if not args.modes:
             modes = {name: mode for name, mode in modes.items() if not any(part in name for part in case.left_out)}
         caches = {

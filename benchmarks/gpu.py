@@ -4,10 +4,10 @@
     python benchmarks/gpu.py --modes 705M --modes 360M         # only these, each some two minutes
     python benchmarks/gpu.py --quick                           # a rehearsal with tiny shapes, on a CPU as well
 
-Needs nothing beyond tutelage. Every mode is a process of its own: the real training loop on made-up text, in the form
-of arithmetic that a run of the recipe's length chooses, with the recipe's batch. The clock waits for the device where
-the timed steps begin and where they end, not between them, so that nothing that goes on by itself is disturbed; both
-lie between two groups of steps that teachers read ahead.
+Needs nothing beyond tutelage. Every mode is a process of its own: the real training loop on made-up text, in the
+mode of execution that a run of the recipe's length chooses, with the recipe's batch. The clock waits for the device
+where the timed steps begin and where they end, not between them, so that nothing that goes on by itself is disturbed;
+both lie between two groups of steps that teachers read ahead.
 
 Model FLOPs are those of `tutelage.models.cost` (matrix products of forward and backward, attention with its causal
 half), and what teachers do in the same steps. Their share is told of 989 TFLOP/s (an H100's or H200's bf16 peak on
@@ -33,15 +33,15 @@ from common import write as write_page
 
 from tutelage import recipe
 from tutelage.base import machine
-from tutelage.bench.timed import Clock, Enough, MadeUpText, Vocabulary, product_rate, time_training
+from tutelage.bench.timed import Clock, Enough, MadeUpText, MadeUpTokenizer, product_rate, time_training
 from tutelage.corpus.batches import BatchSource
 from tutelage.experiment import caches
 from tutelage.models.build import build, shape
 from tutelage.models.cost import cost_of
 from tutelage.teaching.cache import TeacherCache
-from tutelage.teaching.signal import Voice
+from tutelage.teaching.signal import TeacherSource
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
 from tutelage.training.parallel import process_group
 
 ON_PAPER = 989e12
@@ -58,7 +58,7 @@ class Case:
     Attributes:
         preset: its shape.
         rows: in a step.
-        steps: of the recipe's run, which the form of arithmetic is chosen for.
+        steps: of the recipe's run, which the mode of execution is chosen for.
         micro_rows: rows at once, if not all.
         teachers: presets.
         cache: kind of cache that what they say comes from.
@@ -125,13 +125,13 @@ def training(work: Work, clock: MemoryClock) -> Json:
     text = MadeUpText(np.load(Path(work.folder) / "tokens.npy"), np.zeros(1, dtype=np.int64))
     span = Span(work.steps, warm=warm)
     spent = Spent()
-    with teachers_of(case, work, text, spent) as voice:
-        lines, form = time_training(model_of(case), text, work.vocabulary, work.length, span, voice)
+    with teachers_of(case, work, text, spent) as teachers:
+        lines, execution = time_training(model_of(case), text, work.vocabulary, work.length, span, teachers)
     losses = [line["loss"] for line in lines if "loss" in line]
     on_gpu = torch.cuda.is_available()
     return {
         "step_seconds": span.mean,
-        "form": asdict(form),
+        "execution": asdict(execution),
         "losses": losses[:1] + losses[-1:],
         "gpu_gb": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None,
         "cache_tokens_per_second": spent.tokens / spent.seconds if spent.seconds else None,
@@ -166,10 +166,10 @@ def teachers_of(case: Case, work: Work, text: MadeUpText, spent: Spent) -> Itera
         yield None
         return
 
-    def live(form: Form | None = None) -> Ensemble:
+    def live(execution: ExecutionMode | None = None) -> Ensemble:
         shapes = [recipe.Model(preset=preset, steps=1) for preset in case.teachers]
-        models = [build(model, Vocabulary(work.vocabulary), work.length, seed=1) for model in shapes]
-        return Ensemble([form.give(model) for model in models] if form else models)
+        models = [build(model, MadeUpTokenizer(work.vocabulary), work.length, seed=1) for model in shapes]
+        return Ensemble([execution.apply(model) for model in models] if execution else models)
 
     stage, precision = model_of(case).stages[0], machine.precision("auto")
     if stage.cache is None:
@@ -188,15 +188,15 @@ def teachers_of(case: Case, work: Work, text: MadeUpText, spent: Spent) -> Itera
     with process_group() as group, caches.opened(cache, stage.cache, range(1), group, "bench") as opened:
         spent.tokens, spent.seconds = len(text.tokens), opened.info()["seconds"]
 
-        def voice(_form: Form) -> Voice:
+        def source(_: ExecutionMode) -> TeacherSource:
             return opened
 
-        yield voice
+        yield source
 
 
 def cost_of_preset(preset: str, work: Work) -> Any:
     """Count what a preset costs."""
-    hf = shape(recipe.Model(preset=preset, steps=1), Vocabulary(work.vocabulary), work.length)
+    hf = shape(recipe.Model(preset=preset, steps=1), MadeUpTokenizer(work.vocabulary), work.length)
     return cost_of(hf, "causal", work.length)
 
 
@@ -260,7 +260,7 @@ def _sum_up(runs: Runs, name: str, case: Case, work: Work) -> Json:
         "flops_per_second": (own + others) * work.tokens / step,
         "cache_tokens_per_second": median(filling) if filling else None,
         "timed_steps": good[0]["timed_steps"],
-        "form": good[0]["form"],
+        "execution": good[0]["execution"],
         "gpu_gb": good[0]["gpu_gb"],
         "losses": good[0]["losses"],
     }
@@ -287,13 +287,13 @@ def _page(found: dict[str, Json], cases: dict[str, Case], peak: float | None, ru
         if "failed" in one:
             rows.append((name, one["failed"], *[""] * 7))
             continue
-        form, rate, aim = Form(**one["form"]), one["flops_per_second"], cases[name].aim
+        execution, rate, aim = ExecutionMode(**one["execution"]), one["flops_per_second"], cases[name].aim
         rows.append((
-            name, str(form), f"{one['tokens_per_second']:,.0f}", f"{1e3 * one['step_seconds']:.2f}",
+            name, str(execution), f"{one['tokens_per_second']:,.0f}", f"{1e3 * one['step_seconds']:.2f}",
             f"{rate / 1e12:,.1f}", f"{rate / ON_PAPER:.1%}", f"{rate / peak:.1%}" if peak else "",
             f"{aim:.0%}" if aim else "", f"{one['gpu_gb']:.1f}" if one["gpu_gb"] else "",
         ))  # fmt: skip
-    columns = ("mode", "form", "tokens/s", "ms a step", "TFLOP/s", "of 989", "of the product", "aim, of 989", "GB")
+    columns = ("mode", "execution", "tokens/s", "ms a step", "TFLOP/s", "of 989", "of the product", "aim, of 989", "GB")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: this is a rehearsal"
     products = [f"{name}: {max(r['rate'] for r in _good(runs, name)) / 1e12:,.1f}" for name in runs if _good(runs, name)
                 and "product" in name]  # fmt: skip

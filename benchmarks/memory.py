@@ -14,11 +14,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from common import BODY_10M, Json, Modes, Work, arguments, child, in_form, median, run_rounds, save_inputs, table
+from common import BODY_10M, Json, Modes, Work, arguments, child, in_mode, median, run_rounds, save_inputs, table
 from common import write as write_page
-from ways import form_of, ours, plain_loop
+from ways import mode_of, ours, plain_loop
 
-WAYS = {"ours": ours, "form": form_of, "plain": plain_loop}
+WAYS = {"ours": ours, "mode": mode_of, "plain": plain_loop}
 TRAINERS = {"ours bf16": ("ours", "bf16"), "ours fp32": ("ours", "fp32"),
             "plain loop bf16": ("plain", "bf16"), "plain loop fp32": ("plain", "fp32")}  # fmt: skip
 AIM = 0.05
@@ -36,9 +36,9 @@ def main() -> None:
             save_inputs(inside, {"student": BODY_10M}, size, (args.steps + 2) * 32 * 128)
             work = Work(str(inside), size, steps=args.steps)
             if size == sizes[0]:
-                forms = {precision: in_form(replace(work, precision=precision), args) for precision in ("bf16", "fp32")}
+                modes = {precision: in_mode(replace(work, precision=precision), args) for precision in ("bf16", "fp32")}
             for name, (way, precision) in TRAINERS.items():
-                this = replace(forms[precision], folder=work.folder, vocabulary=size)
+                this = replace(modes[precision], folder=work.folder, vocabulary=size)
                 modes[f"{name}, {size}"] = (way, this)
         runs = run_rounds(modes, args)
     found = {name: _memory(runs_, modes[name][1].vocabulary) for name, runs_ in runs.items()}

@@ -1,15 +1,15 @@
-"""What a teacher costs while it is heard, and what is left of that once it is let go.
+"""What a teacher costs while it teaches, and what is left of that once it is released.
 
     python benchmarks/salt.py                # a student of 1.3M parameters, vocabulary 4,000; needs an idle machine
     python benchmarks/salt.py --case 10m     # a student of 10M parameters, vocabulary 8,000
     python benchmarks/salt.py --quick        # a rehearsal
 
 A Llama learns from one of about half its size, rows of 128 tokens, at temperature 1: SALT's first stage. After so many
-steps the teacher is let go, and as many more follow: SALT's second stage. The same student without a teacher is trained
-before and after. All runs take turns in one process, through the real training loop; ratios are those of a round's
-medians. `small` also times gates and temperature 2.
+steps the teacher is released, and as many more follow: SALT's second stage. The same student without a teacher is
+trained before and after. All runs take turns in one process, through the real training loop; ratios are those of a
+round's medians. `small` also times gates and temperature 2.
 
-Aims: while it is heard, a step takes no longer than plain ones plus the share (teacher's forward FLOPs / student's
+Aims: while it teaches, a step takes no longer than plain ones plus the share (teacher's forward FLOPs / student's
 training FLOPs) + 10 %; afterwards, within 2 % of plain training.
 """
 
@@ -45,7 +45,7 @@ DISTILL: dict[str, dict[str, Any]] = {
     "advantage": {"gate": "advantage"},
     "confidence": {"gate": "confidence"},
 }
-AIM_HEARD, AIM_AFTER = 0.10, 0.02
+AIM_TAUGHT, AIM_AFTER = 0.10, 0.02
 
 
 def student(case: Case, distill: dict[str, Any] | None, rows: int, precision: str) -> Any:
@@ -60,23 +60,24 @@ def student(case: Case, distill: dict[str, Any] | None, rows: int, precision: st
     )  # fmt: skip
 
 
-def seconds(distill: dict[str, Any] | None, args: Any, heard: int | None = None) -> list[float]:
-    """Train for some steps, twice as many where the teacher is let go in the middle; return what each took."""
+def seconds(distill: dict[str, Any] | None, args: Any, taught_steps: int | None = None) -> list[float]:
+    """Train for some steps, twice as many where the teacher is released in the middle; return what each took."""
     from tutelage import recipe
-    from tutelage.bench.timed import Clock, MadeUpText, Vocabulary, time_training
+    from tutelage.bench.timed import Clock, MadeUpText, MadeUpTokenizer, time_training
     from tutelage.models.build import build
     from tutelage.teaching.teachers import Ensemble
 
     case = CASES[args.case]
 
     def teachers(_form: Any) -> Ensemble:
-        return Ensemble([build(recipe.Model(preset=case.teacher, steps=1), Vocabulary(case.vocabulary), LENGTH, 1)])
+        model = recipe.Model(preset=case.teacher, steps=1)
+        return Ensemble([build(model, MadeUpTokenizer(case.vocabulary), LENGTH, 1)])
 
     text = MadeUpText.of((args.steps + 2) * args.rows * LENGTH, case.vocabulary)
-    clock = Clock(args.steps * (2 if heard else 1))
+    clock = Clock(args.steps * (2 if taught_steps else 1))
     time_training(
         student(case, distill, args.rows, args.precision), text, case.vocabulary, LENGTH, clock,
-        teachers if distill is not None else None, heard,
+        teachers if distill is not None else None, taught_steps,
     )  # fmt: skip
     return clock.seconds
 
@@ -84,12 +85,12 @@ def seconds(distill: dict[str, Any] | None, args: Any, heard: int | None = None)
 def share_of_flops(case: Case) -> float:
     """Return the teacher's forward operations over the student's training operations, per token."""
     from tutelage import recipe
-    from tutelage.bench.timed import Vocabulary
+    from tutelage.bench.timed import MadeUpTokenizer
     from tutelage.models.build import shape
     from tutelage.models.cost import cost_of
 
     one, other = (
-        cost_of(shape(recipe.Model(preset=name, steps=1), Vocabulary(case.vocabulary), LENGTH), "causal", LENGTH)
+        cost_of(shape(recipe.Model(preset=name, steps=1), MadeUpTokenizer(case.vocabulary), LENGTH), "causal", LENGTH)
         for name in (case.teacher, case.student)
     )
     return one.forward_flops / other.training_flops
@@ -105,7 +106,7 @@ def measure(args: Any) -> dict[str, list[float]]:
 
     for _ in range(args.rounds):
         note("plain", seconds(None, args))
-        both = seconds({}, args, heard=args.steps)
+        both = seconds({}, args, taught_steps=args.steps)
         note("taught", both[: args.steps])
         note("released", both[args.steps :])
         note("plain again", seconds(None, args))
@@ -137,7 +138,7 @@ def main() -> None:
         for kind, steps in found.items()
     }
     share = share_of_flops(case)
-    aims = dict.fromkeys(DISTILL, share + AIM_HEARD) | {"released": AIM_AFTER}
+    aims = dict.fromkeys(DISTILL, share + AIM_TAUGHT) | {"released": AIM_AFTER}
     rows = [
         (
             kind,
@@ -160,7 +161,7 @@ def main() -> None:
         f"first {args.dropped} do not count; medians."
     )
     data = {"seconds": found, "longer_than_plain": over, "teacher_forward_over_student_training": share, "aims": aims}
-    write(f"salt-{args.case}", f"A teacher that is heard for a while, student `{args.case}`", text, data, args, how)
+    write(f"salt-{args.case}", f"A teacher that teaches for a while, student `{args.case}`", text, data, args, how)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/scaling.py --quick           # a rehearsal: the ends of each range
 
 Needs nothing beyond tutelage. One thing changes at a time, from a Llama of 10M parameters, vocabulary 8,000, 4,096
-tokens a step in rows of 128, no teachers. Ours runs in its plain form (attention written out, nothing compiled), which
+tokens a step in rows of 128, no teachers. Ours runs in its plain mode (attention written out, nothing compiled), which
 a long run may better. The plain loop holds full logits, and runs its teachers under `no_grad`; both
 are bf16 where the machine has it.
 """

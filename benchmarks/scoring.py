@@ -27,10 +27,11 @@ from tutelage.bench.timed import MadeUpText
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import attention
 from tutelage.models.language_model import LanguageModel
+from tutelage.models.logits import LOSS
 from tutelage.models.presets import PRESETS
 from tutelage.teaching import scores
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
 
 SHAPES = (("llama-2m", 4000), ("llama-10m", 8000))
 LENGTH = 128
@@ -52,8 +53,8 @@ def ways(preset: str, vocabulary: int, batches: int, folder: Path) -> tuple[dict
 
     @cache
     def load(compiled: bool) -> Ensemble:
-        form = Form(attention(), compiled=compiled)
-        return Ensemble([form.give(LanguageModel(copy.deepcopy(hf), "causal", vocabulary))])
+        mode = ExecutionMode(attention(), compiled=compiled)
+        return Ensemble([mode.apply(LanguageModel(copy.deepcopy(hf), "causal", vocabulary))])
 
     model, runs = load(False), iter(range(10**6))
 
@@ -70,11 +71,11 @@ def ways(preset: str, vocabulary: int, batches: int, folder: Path) -> tuple[dict
 
     @torch.inference_mode()
     def trunk_and_product() -> None:
-        block = scores.BLOCK_BYTES["cpu"] // (2 * vocabulary)
+        block = LOSS.block_rows("cpu", vocabulary, 2)
         for batch in source.once():
-            said = model.say(batch, precision)
+            signal = model.signal(batch, precision)
             for start in range(0, batch.tokens_BT.numel(), block):
-                said.at(slice(start, start + block)).products()
+                signal.at(slice(start, start + block)).products()
 
     def scoring() -> float:
         one = scores.Scores(folder / str(next(runs)), {}, source, load, precision)

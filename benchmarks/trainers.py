@@ -6,8 +6,8 @@
 
 Needs `accelerate` for Trainer; how to set up: see `common.py`. A Llama of 8 layers, width 256, 8 heads, feed-forward
 1,024, tied embeddings; 32 rows of 128 tokens a step. Trainer runs at its defaults (fp32, fused AdamW, SDPA), without
-logging, saving or evaluating. Ours is the loop behind `tutelage train`, writing its metrics at every step, in the form
-(attention, compiled layers) that a long run chooses, and in the plain form of runs too short to choose.
+logging, saving or evaluating. Ours is the loop behind `tutelage train`, writing its metrics at every step, in the mode
+(attention, compiled layers) that a long run chooses, and in the plain mode of runs too short to choose.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from common import (
     against,
     arguments,
     child,
-    in_form,
+    in_mode,
     run_rounds,
     save_inputs,
     speed,
     table,
 )
 from common import write as write_page
-from ways import form_of, hf_trainer, ours, plain_loop
+from ways import hf_trainer, mode_of, ours, plain_loop
 
-WAYS = {"ours": ours, "form": form_of, "plain": plain_loop, "trainer": hf_trainer}
+WAYS = {"ours": ours, "mode": mode_of, "plain": plain_loop, "trainer": hf_trainer}
 BARS = (
     ("ours bf16", "Trainer fp32", "3.5, better 5"),
     ("ours bf16", "Trainer bf16", "1.8"),
     ("ours fp32", "Trainer fp32", "1.3 (stands for machines without bf16)"),
     ("ours bf16", "plain loop bf16", ""),
-    ("ours bf16", "ours bf16, plain form", ""),
+    ("ours bf16", "ours bf16, plain mode", ""),
 )
 
 
@@ -57,9 +57,9 @@ def main() -> None:
             "Trainer bf16": ("trainer", bf16),
             "plain loop fp32": ("plain", fp32),
             "plain loop bf16": ("plain", bf16),
-            "ours fp32": ("ours", in_form(fp32, args)),
-            "ours bf16": ("ours", in_form(bf16, args)),
-            "ours bf16, plain form": ("ours", bf16),
+            "ours fp32": ("ours", in_mode(fp32, args)),
+            "ours bf16": ("ours", in_mode(bf16, args)),
+            "ours bf16, plain mode": ("ours", bf16),
         }
         runs = run_rounds(modes, args)
     speeds = {name: speed(found, fp32, args.dropped) for name, found in runs.items()}

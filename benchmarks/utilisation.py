@@ -28,7 +28,7 @@ from common import (
     Work,
     arguments,
     child,
-    in_form,
+    in_mode,
     median,
     run_rounds,
     save_inputs,
@@ -36,7 +36,7 @@ from common import (
     table,
 )
 from common import write as write_page
-from ways import form_of, hf_model, ours
+from ways import hf_model, mode_of, ours
 
 from tutelage.base import machine
 from tutelage.bench.timed import product_rate
@@ -107,7 +107,7 @@ def kind_of(name: str) -> str:
     return next((kind for kind, pattern in KINDS if re.search(pattern, name)), "other")
 
 
-WAYS = {"ours": ours, "form": form_of, "peak": peak, "profiled": profiled}
+WAYS = {"ours": ours, "mode": mode_of, "peak": peak, "profiled": profiled}
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def main() -> None:
         cost = cost_of(hf_model(work, work.student), "causal", work.length)
         modes: Modes = {}
         for precision in ("bf16", "fp32"):
-            this = in_form(replace(work, precision=precision), args)
+            this = in_mode(replace(work, precision=precision), args)
             modes |= {f"{way} {precision}": (way, this) for way in ("peak", "ours", "profiled")}
         runs = run_rounds(modes, args)
     data: Json = {"training_flops_per_token": cost.training_flops}

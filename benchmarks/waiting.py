@@ -35,7 +35,7 @@ def tokens_per_second() -> float:
 
     from tutelage import recipe
     from tutelage.base import machine
-    from tutelage.bench.timed import MadeUpText, Vocabulary
+    from tutelage.bench.timed import MadeUpText, MadeUpTokenizer
     from tutelage.corpus.batches import BatchSource
     from tutelage.models.build import build
     from tutelage.teaching.teachers import Ensemble
@@ -49,7 +49,8 @@ def tokens_per_second() -> float:
         llama | {"hidden_size": 192},
         {"model_type": "gpt2", "n_embd": 192, "n_layer": 4, "n_head": 4},
     ]
-    student, *teachers = (build(recipe.Model(config=shape, steps=1), Vocabulary(16000), 128, 0) for shape in shapes)
+    tokenizer = MadeUpTokenizer(16000)
+    student, *teachers = (build(recipe.Model(config=shape, steps=1), tokenizer, 128, 0) for shape in shapes)
     source = BatchSource(MadeUpText.of(200_000, 16000), recipe.Rows(length=128), 8, seed=0)
     learner, ensemble = Learner(student).train(), Ensemble(teachers)
     optimizer = adamw(learner, recipe.Optim())
@@ -58,9 +59,9 @@ def tokens_per_second() -> float:
     for step in range(STEPS):
         began = time.perf_counter()
         batch = source.batch(step)
-        said = ensemble.say(batch, "bf16")
+        signal = ensemble.signal(batch, "bf16")
         with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = learner(batch, scales_for(what, count(batch)), said)
+            loss, _ = learner(batch, scales_for(what, count(batch)), signal)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

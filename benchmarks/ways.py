@@ -15,12 +15,12 @@ from torch import Tensor
 
 from tutelage import recipe
 from tutelage.base import machine
-from tutelage.bench.timed import LONG_RUN, Enough, MadeUpText, Vocabulary, choose_form, time_training
+from tutelage.bench.timed import LONG_RUN, Enough, MadeUpText, MadeUpTokenizer, choose_mode, time_training
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import load
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import loop
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
 
 
 def text_of(work: Work) -> MadeUpText:
@@ -64,11 +64,11 @@ def model_of(work: Work, **settings: Any) -> recipe.Model:
     return recipe.Model.model_validate(said | settings)
 
 
-def ours(work: Work, clock: MemoryClock, voice: Callable[[Form], Any] | None = None) -> Json:
+def ours(work: Work, clock: MemoryClock, source: Callable[[ExecutionMode], Any] | None = None) -> Json:
     """Train by tutelage's own loop, from a recipe's model."""
     # A line of metrics for every step: the losses are compared with those of others.
     loop.LOG_LINES = 10**9
-    teachers = voice or ((lambda form: ensemble(work, form)) if work.teachers else None)
+    teachers = source or ((lambda mode: ensemble(work, mode)) if work.teachers else None)
     lines, _ = time_training(model_of(work), text_of(work), work.vocabulary, work.length, clock, teachers)
     if [line["step"] for line in lines] != list(range(1, work.steps + 1)):
         raise RuntimeError(f"{len(lines)} lines of metrics for {work.steps} steps")
@@ -77,19 +77,19 @@ def ours(work: Work, clock: MemoryClock, voice: Callable[[Form], Any] | None = N
     return {"losses": [0.5 * line["loss"] + 0.5 * work.temperature**2 * line["kl"] for line in lines]}
 
 
-def form_of(work: Work, clock: MemoryClock) -> Json:
-    """Choose the form of arithmetic as a long run does."""
+def mode_of(work: Work, clock: MemoryClock) -> Json:
+    """Choose the mode of execution as a long run does."""
     machine.set_up()
     model = model_of(work, attention="auto", compile="auto")
-    form, measured = choose_form(model, text_of(work), work.vocabulary, work.length)
-    return asdict(form) | measured
+    mode, measured = choose_mode(model, text_of(work), work.vocabulary, work.length)
+    return asdict(mode) | measured
 
 
-def ensemble(work: Work, form: Form | None = None) -> Ensemble:
-    """Load the teachers as tutelage does, in their student's form."""
-    vocabulary = Vocabulary(work.vocabulary)
+def ensemble(work: Work, mode: ExecutionMode | None = None) -> Ensemble:
+    """Load the teachers as tutelage does, in their student's mode."""
+    vocabulary = MadeUpTokenizer(work.vocabulary)
     models = [load(str(Path(work.folder) / name), vocabulary, "causal") for name in work.teachers]
-    return Ensemble([form.give(model) for model in models] if form else models)
+    return Ensemble([mode.apply(model) for model in models] if mode else models)
 
 
 def plain_loop(work: Work, clock: MemoryClock, loss_of: Callable[[Any, Tensor], Tensor] | None = None) -> Json:

@@ -75,7 +75,7 @@ def test_a_model_that_is_certain_and_right_has_no_error_and_one_that_is_wrong_ha
             super().__init__()
             self.table = torch.nn.Parameter(table)
 
-        def signal(self, tokens, lengths, precision):
+        def dense_signal(self, tokens, lengths, precision):
             from tutelage.teaching.signal import DenseSignal
 
             return DenseSignal((self.table[tokens],), ((torch.eye(len(self.table)), None),), (1.0,))

@@ -304,16 +304,16 @@ def test_loss_that_is_not_finite_stops_with_step_and_rows(
     """Also where it is noticed steps later, as on a GPU: no update follows the broken step."""
     from tutelage.training import loop
 
-    original, calls, weights = loop._gradients, [], []
+    original, calls, weights = loop.clip_gradient, [], []
 
-    def poisoned(job, learner, *rest):
+    def poisoned(learner, limit):
         calls.append(1)
         weights.append(torch.cat([p.detach().flatten() for p in learner.parameters()]))
-        sums = original(job, learner, *rest)
-        return sums * float("nan") if len(calls) == 8 else sums
+        norm = original(learner, limit)
+        return norm * float("nan") if len(calls) == 8 else norm
 
-    monkeypatch.setattr(loop, "_gradients", poisoned)
-    monkeypatch.setattr(loop, "LOOK_EVERY", {"cpu": look_every})
+    monkeypatch.setattr(loop, "clip_gradient", poisoned)
+    monkeypatch.setattr(loop, "SYNC_EVERY", {"cpu": look_every})
     with pytest.raises(UserError, match=r"models\.one: step 8: .*not finite.*Rows of this batch: \d+, \d+, \d+, \d+\."):
         train(runs)
     assert len(calls) == -(-8 // look_every) * look_every
@@ -330,7 +330,7 @@ def test_metrics_do_not_depend_on_how_often_one_looks(
     from tutelage.training import loop
 
     train(runs)
-    monkeypatch.setattr(loop, "LOOK_EVERY", {"cpu": 7})
+    monkeypatch.setattr(loop, "SYNC_EVERY", {"cpu": 7})
     train(tmp_path / "seldom")
     files = [root / "bad" / "one" / "seed-0" / "metrics.jsonl" for root in (runs, tmp_path / "seldom")]
     assert files[0].read_bytes() == files[1].read_bytes()

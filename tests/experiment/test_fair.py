@@ -187,6 +187,6 @@ def test_scoring_counts_in_a_length_by_flops(done) -> None:
     experiment = opened(done[0], RECIPE.replace("evaluate:", SELECTED.strip("\n") + "\nevaluate:"))
     scoring = experiment.plans.of("salt-ds").flops() - experiment.plans.of("salt").flops()
     source = experiment.plans.of("small").source
-    small = experiment.plans.costs.of(Teacher(model="small"), "causal")
+    small = experiment.plans.cost_of("small", "causal")
     assert scoring == pytest.approx(small.forward_flops * source.tokens_per_epoch)
     assert experiment.plans.of("plain-flops").steps.total > 10 * experiment.plans.of("baseline-flops").steps.total

@@ -1,4 +1,4 @@
-"""Teachers that are no longer heard: they go, nothing counts them any more, and the rest is plain training."""
+"""Teachers that no longer teach: they are released, nothing counts them any more, and the rest is plain training."""
 
 import gc
 import weakref
@@ -13,7 +13,6 @@ from tutelage.base import machine
 from tutelage.experiment import loading
 from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.release import TOLD_AFTER, Pace
 
 RECIPE = """
 name: release
@@ -41,7 +40,6 @@ def test_a_step_is_the_two_stages_of_salt(tmp_path: Path, capsys: pytest.Capture
     summaries = [api.run(recipe_from_text(text), runs=tmp_path / name) for name, text in (("one", one), ("two", two))]
     said = capsys.readouterr().err.replace("\n", " ")
     assert said.count("teachers released after step 10") == 2
-    assert "tok/s, memory" in said
     weights = [load_file(tmp_path / name / "release/student/seed-0/hf/model.safetensors") for name in ("one", "two")]
     for key, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][key], tensor, rtol=0, atol=0)
@@ -67,7 +65,7 @@ def test_nothing_holds_on_to_released_teachers(tmp_path: Path, monkeypatch: pyte
         alive.append([ref() is not None for ref in made])
 
     monkeypatch.setattr("tutelage.experiment.caches.ensemble_of", noted)
-    monkeypatch.setattr(machine, "give_back", looked)
+    monkeypatch.setattr(machine, "release_memory", looked)
     api.train(recipe_from_text(RECIPE.replace("SCHEDULE", "{kind: linear, over: 10}")), runs=tmp_path)
     assert alive == [[False]]
 
@@ -76,22 +74,8 @@ def test_a_sparse_cache_and_a_gate(tmp_path: Path) -> None:
     text = RECIPE.replace("SCHEDULE", GATED).replace("teachers: [small]", "teachers: [small], cache: sparse")
     run = api.run(recipe_from_text(text), runs=tmp_path).models["student"].seeds["0"]
     # Two of sixteen tokens a row.
-    assert [heard for *_, heard in run.curves["teacher_heard"]] == [14 / 16] * 10
-    (stage,) = run.heard
+    assert [weight for *_, weight in run.curves["gate_weight"]] == [14 / 16] * 10
+    (stage,) = run.gate_report
     assert sum(part.tokens for part in stage.bins) > 100
     losses = [part.loss for part in stage.bins]
     assert losses == sorted(losses)
-
-
-def test_pace_leaves_out_what_is_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    pace = Pace()
-    assert pace.rate() is None
-    for _ in range(TOLD_AFTER):
-        now[0] += 2
-        pace.add(100)
-        now[0] += 50
-        pace.start()
-    assert pace.rate() == 50
-    assert pace.looks == TOLD_AFTER

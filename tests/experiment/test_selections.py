@@ -121,10 +121,10 @@ def test_the_first_stage_reads_selected_rows_and_the_second_goes_on_as_ever(done
     runs = done.parent / "watched"
     shutil.copytree(done, runs)
     shutil.rmtree(runs / "toy" / "chosen")
-    from tutelage.training import lessons
+    from tutelage.training import stage_runner
 
-    counted = lessons.count
-    monkeypatch.setattr(lessons, "count", lambda batch: (read.append(batch.rows_B.tolist()), counted(batch))[1])
+    counted = stage_runner.count
+    monkeypatch.setattr(stage_runner, "count", lambda batch: (read.append(batch.rows_B.tolist()), counted(batch))[1])
     api.train(recipe_from_text(text()), runs=runs, model="chosen")
     assert [row for rows in read for row in rows] == rows_read(done, range(12))
     plain = opened(done)
@@ -150,7 +150,7 @@ def test_every_way_trains(small_done: Path, select: str) -> None:
     assert sum(facts["counts_kept"]) in (facts["kept"], 0)
     finished = experiment.run(Teacher(model="chosen", seed=0)).finished()
     scorers = 0 if "random" in select else 2 if "reference" in select else 1
-    per_pass = experiment.plans.costs.of(Teacher(model="small"), "causal").forward_flops * rows * 16
+    per_pass = experiment.plans.cost_of("small", "causal").forward_flops * rows * 16
     assert finished["scoring_flops"] == pytest.approx(scorers * per_pass)
 
 

@@ -9,10 +9,10 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, m
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tutelage.evaluation.likelihood.prefixes import read_bundles, shares_prefixes
-from tutelage.models.attention import CAUSAL, REGISTERED, give_attention, is_causal_form
+from tutelage.models.attention import CAUSAL, REGISTERED, attends_without_masks, set_attention
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.fused import Scales, fused_loss
+from tutelage.training.fused import LossScales, fused_loss
 
 V, B, T = 53, 3, 12
 LLAMA = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -31,14 +31,14 @@ def model(shape: str | tuple, attention: str, dropout: float = 0.0, **more) -> L
     torch.manual_seed(3)
     config = AutoConfig.for_model(kind, vocab_size=V, pad_token_id=0, **settings, **more)
     found = LanguageModel(AutoModelForCausalLM.from_config(config, attn_implementation="eager"), "causal", V)
-    give_attention(found.hf, attention, "causal")
+    set_attention(found.hf, attention, "causal")
     return found.train()
 
 
 def learn(one: LanguageModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     torch.manual_seed(5)
     hidden = one.hidden(TOKENS).flatten(0, 1)
-    loss, _ = fused_loss(hidden, one.weight_VD, one.bias_V, TOKENS.flatten(), Scales(1.0))
+    loss, _ = fused_loss(hidden, one.weight_VD, one.bias_V, TOKENS.flatten(), LossScales(1.0))
     loss.backward()
     return loss.detach(), {name: parameter.grad for name, parameter in one.named_parameters()}
 
@@ -46,7 +46,7 @@ def learn(one: LanguageModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_losses_and_gradients_are_those_of_the_plain_form(shape: str) -> None:
     one = model(shape, CAUSAL)
-    assert is_causal_form(one.hf)
+    assert attends_without_masks(one.hf)
     (loss, gradients), (expected, plain) = learn(one), learn(model(shape, "eager"))
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     assert gradients.keys() == plain.keys()
@@ -106,7 +106,7 @@ def test_masks_that_a_caller_gives_are_heeded(shape: str) -> None:
 )
 def test_models_that_it_does_not_fit_keep_their_numbers(kind: str, settings: dict) -> None:
     one, other = model((kind, settings), CAUSAL).eval(), model((kind, settings), "eager").eval()
-    assert not is_causal_form(one.hf)
+    assert not attends_without_masks(one.hf)
     torch.testing.assert_close(one.hidden(TOKENS), other.hidden(TOKENS), rtol=1e-4, atol=1e-5)
 
 
@@ -121,7 +121,7 @@ def test_a_kernel_that_looks_ahead_is_found_out(shape: str, monkeypatch: pytest.
 
 def test_masked_models_keep_sdpa(make_model) -> None:
     one = make_model("modernbert", 1)
-    give_attention(one.hf, CAUSAL, "masked")
+    set_attention(one.hf, CAUSAL, "masked")
     assert one.hf.config._attn_implementation == "sdpa"
 
 

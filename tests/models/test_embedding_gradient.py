@@ -32,7 +32,7 @@ def tied(make_model, architecture: str):
 def test_thin_gradients_equal_whole_ones(store, make_model, architecture: str, steps: int) -> None:
     source = BatchSource(store, recipe.Rows(length=16), 4, seed=0)
     thin = tied(make_model, architecture)
-    thin.thin_embedding_gradient()
+    thin.sparse_embedding_grad()
     assert thin.hf.get_input_embeddings().sparse
     for one, other in zip(
         gradients(thin, source, steps), gradients(tied(make_model, architecture), source, steps), strict=True
@@ -45,5 +45,5 @@ def test_untied_embeddings_keep_whole_gradients(make_model) -> None:
     """Nothing with all rows would come first, and the optimizer knows no gradients with gaps."""
     model = make_model("llama", 1)
     assert model.hf.get_input_embeddings().weight is not model.hf.get_output_embeddings().weight
-    model.thin_embedding_gradient()
+    model.sparse_embedding_grad()
     assert not model.hf.get_input_embeddings().sparse

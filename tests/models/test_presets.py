@@ -56,7 +56,7 @@ def test_names_tell_sizes(name: str) -> None:
     assert count(name, vocabulary) / 1e6 == pytest.approx(told, rel=0.3)
 
 
-class Vocabulary(SimpleNamespace):
+class MadeUpTokenizer(SimpleNamespace):
     bos_token_id = eos_token_id = cls_token_id = sep_token_id = 0
     pad_token_id = 3
 
@@ -74,6 +74,6 @@ def test_positions_suffice_for_a_row(architecture: str, settings: dict) -> None:
         {"config": {"model_type": architecture, **small, **settings}, "kind": "masked" if masked else "causal",
          "steps": 1, "stages": [{"objectives": {"masked" if masked else "next_token": 1}}]}
     )  # fmt: skip
-    built = build(model, Vocabulary(), 2100, 0)
+    built = build(model, MadeUpTokenizer(), 2100, 0)
     assert built.positions is None or built.positions >= 2100
     assert built.hidden(torch.full((1, 2100), 9)).isfinite().all()

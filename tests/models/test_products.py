@@ -61,7 +61,7 @@ def test_frozen_weights_have_no_gradient() -> None:
 def test_layers_keep_their_names_and_copies_their_weights() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 2, bias=False))
     names, expected, rows = list(model.state_dict()), model(torch.ones(3, 6)), torch.ones(3, 6)
-    products.hasten(model)
+    products.use_onednn_linear(model)
     assert list(model.state_dict()) == names
     assert all(isinstance(layer, products.FastLinear) for layer in (model[0], model[2]))
     torch.testing.assert_close(model(rows), expected)
@@ -89,7 +89,7 @@ def test_models_compute_the_same(make_model, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="compiling needs a C++ compiler")
 def test_compiled_layers_multiply_alike() -> None:
     layer = nn.Linear(8, 8)
-    products.hasten(layer)
+    products.use_onednn_linear(layer)
     rows = torch.randn(4, 8)
     expected = torch.autograd.grad(layer(rows).square().sum(), layer.weight)[0]
     layer.compile(dynamic=False)

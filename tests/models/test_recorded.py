@@ -10,7 +10,7 @@ import torch
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
 from tutelage.training.objectives import Learner, count, scales_for
 from tutelage.training.optim import adamw
 
@@ -90,8 +90,8 @@ def train(learner: Learner, source: BatchSource, steps: int, precision: str, mic
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # an output layer of its own, and a tied one
 def test_training_is_the_same(store, make_model, replaying, architecture: str, precision: str) -> None:
     source = BatchSource(store, recipe.Rows(length=16), 8, seed=0)
-    plain = Learner(Form("causal").give(make_model(architecture, 1, dropout=0.2))).train()
-    graphed = Learner(Form("causal", graphed=True).give(make_model(architecture, 1, dropout=0.2))).train()
+    plain = Learner(ExecutionMode("causal").apply(make_model(architecture, 1, dropout=0.2))).train()
+    graphed = Learner(ExecutionMode("causal", graphed=True).apply(make_model(architecture, 1, dropout=0.2))).train()
     assert list(graphed.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in graphed.named_parameters()] == [name for name, _ in plain.named_parameters()]
     expected, found = train(plain, source, 5, precision), train(graphed, source, 5, precision)
@@ -102,16 +102,18 @@ def test_training_is_the_same(store, make_model, replaying, architecture: str, p
 
 
 def test_several_micro_batches_would_overwrite_each_other(store, make_model, replaying) -> None:
-    """Why `form.check` and `choose` allow one only; if this fails, they may allow more."""
+    """Why `execution.check` and `choose` allow one only; if this fails, they may allow more."""
     source = BatchSource(store, recipe.Rows(length=16), 8, seed=0)
-    plain, graphed = (Learner(Form("causal", graphed=g).give(make_model("llama", 1))).train() for g in (False, True))
+    plain, graphed = (
+        Learner(ExecutionMode("causal", graphed=g).apply(make_model("llama", 1))).train() for g in (False, True)
+    )
     pairs = zip(train(graphed, source, 1, "fp32", 4), train(plain, source, 1, "fp32", 4), strict=True)
     assert any(not torch.allclose(one, other, rtol=1e-3) for one, other in pairs)
 
 
 def test_everything_else_goes_the_usual_way(store, make_model, replaying) -> None:
     source = BatchSource(store, recipe.Rows(length=16), 8, seed=0)
-    model = Form("causal", graphed=True).give(make_model("llama", 1)).train()
+    model = ExecutionMode("causal", graphed=True).apply(make_model("llama", 1)).train()
     tokens = source.batch(0).tokens_BT
     model.hidden(tokens)
     plain = make_model("llama", 1)
@@ -132,7 +134,7 @@ def test_everything_else_goes_the_usual_way(store, make_model, replaying) -> Non
 def test_recording_takes_no_random_numbers_from_the_step(store, make_model, replaying) -> None:
     """A run that goes on records at another step, and must draw the same there."""
     tokens = BatchSource(store, recipe.Rows(length=16), 8, seed=0).batch(0).tokens_BT
-    model = Form("causal", graphed=True).give(make_model("gpt2", 1, dropout=0.5)).train()
+    model = ExecutionMode("causal", graphed=True).apply(make_model("gpt2", 1, dropout=0.5)).train()
     torch.manual_seed(3)
     first = model.hidden(tokens).clone()
     torch.manual_seed(3)
@@ -145,6 +147,6 @@ def test_what_cannot_be_recorded_is_told(store, make_model, monkeypatch: pytest.
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", refuse)
-    model = Form("causal", graphed=True).give(make_model("llama", 1)).train()
+    model = ExecutionMode("causal", graphed=True).apply(make_model("llama", 1)).train()
     with pytest.raises(UserError, match=r"not permitted when stream is capturing.*cuda_graphs=off"):
         model.hidden(BatchSource(store, recipe.Rows(length=16), 8, seed=0).batch(0).tokens_BT)

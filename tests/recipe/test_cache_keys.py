@@ -66,5 +66,5 @@ def test_a_cache_needs_teachers() -> None:
         "teachers: [teacher], objectives: {next_token: 0.5, distill: 0.5}, cache: CACHE", "cache: sparse"
     )
     text = text[: text.index("  control")]
-    with pytest.raises(UserError, match=r"`cache` keeps what teachers say: name `teachers`"):
+    with pytest.raises(UserError, match=r"`cache` keeps teachers' output: name `teachers`"):
         recipe_from_text(text)

@@ -45,16 +45,16 @@ def test_shipped_recipes_load_and_survive_being_written_out(name: str) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("gate", "advantage"), ("schedule", "linear")])
-def test_teachers_that_fall_silent_need_a_text(key: str, value: str) -> None:
+def test_teachers_that_lose_their_weight_need_a_text(key: str, value: str) -> None:
     text = BASE.partition("  control")[0]
     silenced = ("next_token: 0.2, distill: {weight: 0.6", f"distill: {{{key}: {value}")
-    refused(text.replace(*silenced), rf"x\.yaml:11: .*`distill.{key}` silences the teachers")
+    refused(text.replace(*silenced), rf"x\.yaml:11: .*`distill.{key}` takes weight from the teachers")
 
 
 @pytest.mark.parametrize("kind", ["sparse", "top_k"])
 def test_a_temperature_that_changes_needs_the_whole_distribution(kind: str) -> None:
     changing = ("temperature: 2}}", f"temperature: {{start: 4, end: 1}}}}}}\n        cache: {kind}")
-    refused(BASE.replace(*changing), f"`cache: {kind}` keeps what teachers say at one temperature")
+    refused(BASE.replace(*changing), f"`cache: {kind}` keeps teachers' output at one temperature")
     recipe_from_text(BASE.replace(*changing).replace(kind, "hidden"))
 
 
@@ -136,7 +136,7 @@ def test_refusals_name_line_key_and_remedy(change: tuple[str, str], message: str
     [
         ("models.student.optim.lr", "is no override"),
         ("models.student.stages.3.combine=x", "no index of a list of 1"),
-        ("name.x=1", "holds no keys|nothing lies below"),
+        ("name.x=1", "nothing lies above .x. that holds keys"),
         ("models.student.optim.learning=1", "unknown key 'models.student.optim.learning'"),
         ("models.student.optim=&a [*a]", "override .*: nested more than 50"),
         ("models.student.optim={lr: 1, lr: 2}", "override .*: the key 'lr' stands here a second time"),
@@ -394,7 +394,7 @@ models: {one: {preset: llama-1m, steps: 3, cuda_graphs: on, attention: causal}}
         ),
         ("no_such_module:clean", "a function that is there: 'no_such_module:clean' cannot be imported"),
         ("tutelage.corpus.cleaning:spacin", "has no function 'spacin'; did you mean 'spacing'"),
-        ("os:getcwd", "has no function 'getcwd'"),
+        ("os:getcwd", "'os:getcwd' is no function"),
         ("tutelage.corpus.cleaning:clean", r"declared as \(text: str\) -> str"),
     ],
 )

@@ -21,10 +21,11 @@ from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import read_summary
 from tutelage.report import plots, report
 from tutelage.report.headline import headline
+from tutelage.report.html import page as page_of
 from tutelage.report.plot_style import MARKERS, styles_of
 from tutelage.report.plot_teaching import describe_objectives, teaching_columns
 from tutelage.report.plot_training import thin
-from tutelage.report.tables import comparisons_table, models_table
+from tutelage.report.tables import Table, comparisons_table, models_table
 
 HOSTILE = "<script>alert(1)</script>|`x`_*[a](http://e.vil)$b$ [red]&amp;\"'"
 
@@ -129,14 +130,15 @@ def test_plots_of_the_teachers_weight_need_a_schedule_or_a_gate(compared: dict[s
     value = copy.deepcopy(compared)
     for number, run in enumerate(value["models"]["student"]["seeds"].values()):
         run["curves"]["teacher_weight"] = [[i, 100 * i, max(0.0, 0.5 - 0.1 * i)] for i in range(1, 10)]
-        run["curves"]["teacher_heard"] = [[i, 100 * i, 0.85] for i in range(1, 5)]
+        run["curves"]["gate_weight"] = [[i, 100 * i, 0.85] for i in range(1, 5)]
         bins = [
-            {"loss": 0.5 * i, "student": i, "entropy": i, "heard": (i + number) / 12, "tokens": 10} for i in range(9)
+            {"loss": 0.5 * i, "student": i, "entropy": i, "gate_weight": (i + number) / 12, "tokens": 10}
+            for i in range(9)
         ]
-        run["heard"] = [{"stage": 0, "bins": bins}]
+        run["gate_report"] = [{"stage": 0, "bins": bins}]
     drawn = {plot.name: plot for plot in plots.draw(value)}
     weight, gate = drawn["teacher-weight"].figure, drawn["gate-by-difficulty"].figure
-    assert [axes.get_ylabel() for axes in weight.axes] == ["teachers' weight", "share heard"]
+    assert [axes.get_ylabel() for axes in weight.axes] == ["teachers' weight", "gate's weight"]
     assert weight.axes[0].lines[0].get_ydata().tolist()[-1] == 0
     # Three seeds and their mean.
     assert len(gate.axes[0].lines) == 4
@@ -161,6 +163,14 @@ def test_hostile_names_stay_text(full: dict[str, Any]) -> None:
         if line.startswith("| "):
             assert len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5, 7, 8, 9, 11, 12)
     assert "[red]" in terminal(hostile)
+
+
+def test_backticks_of_notes_are_code_and_the_rest_is_text() -> None:
+    table = Table(title="a < b", header=("c & d",), rows=(("`e`",),), note='Set `<f>` or "g".')
+    text = page_of("title", "made", [table])
+    assert "Set <code>&lt;f&gt;</code> or &#34;g&#34;." in text
+    assert '<td class="w">`e`</td>' in text
+    assert "<h2>a &lt; b</h2>" in text
 
 
 def without(summary: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_hidden_states_in_bf16_are_those_of_live_teaching_bit_for_bit(bench, com
     for step in range(3):
         batch = source.batch(step)
         for _ in range(2):  # when it is filled, and when it is read
-            kept, said = cache.say(batch, "bf16"), live.say(batch, "bf16").at(slice(None))
+            kept, said = cache.signal(batch, "bf16"), live.signal(batch, "bf16").at(slice(None))
             assert [h.dtype for h in kept.hidden] == [torch.bfloat16] * len(said.hidden)
             assert all(torch.equal(a, b) for a, b in zip(kept.hidden, said.hidden, strict=True))
             assert torch.equal(kept.logits(2.0), said.logits(2.0))
@@ -51,7 +51,9 @@ def test_hidden_states_in_float16_are_close_to_live_teaching(bench, combine) -> 
     source = bench.source()
     cache = bench.built(bench.cache("hidden", source, "fp32", combine))
     live, batch = bench.teachers(combine), source.batch(0)
-    log_q, log_kept = (voice.say(batch, "fp32").at(slice(None)).log_probs() for voice in (live, cache))
+    log_q, log_kept = (
+        teacher_source.signal(batch, "fp32").at(slice(None)).log_probs() for teacher_source in (live, cache)
+    )
     kl = (log_q.double().exp() * (log_q.double() - log_kept.double())).sum(-1)
     assert log_q.exp().max() > 0.5  # sharp distributions, not noise
     assert kl.mean() < 1e-5
@@ -66,7 +68,7 @@ def test_hidden_states_beyond_float16_are_refused_with_a_remedy(bench) -> None:
     cache._load = lambda: live
     bench.opened(cache)
     with pytest.raises(UserError, match="precision: bf16"):
-        cache.say(bench.source().batch(0), "fp32")
+        cache.signal(bench.source().batch(0), "fp32")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -74,8 +76,8 @@ def test_sparse_signal_has_the_measures_of_the_whole_distribution(bench, precisi
     source = bench.source()
     cache = bench.built(bench.cache("sparse", source, precision, T=2.0))
     batch = source.batch(0)
-    kept = cache.say(batch, precision)
-    log_q = bench.teachers().say(batch, precision).at(slice(None)).log_probs(2.0)
+    kept = cache.signal(batch, precision)
+    log_q = bench.teachers().signal(batch, precision).at(slice(None)).log_probs(2.0)
     targets = batch.targets_BT.flatten()
     gold = torch.where(targets < 0, 0, log_q.gather(1, targets.clamp_min(0)[:, None]).squeeze(1))
     close = 1e-3 if precision == "fp32" else 0.05  # other batches, other rounding
@@ -90,7 +92,9 @@ def test_every_epoch_reads_its_set_and_all_sets_are_unbiased(bench) -> None:
     source = bench.source()
     cache = bench.built(bench.cache("sparse", source, draws=4, sets=3))
     batch = source.batch(0)
-    by_epoch = [cache.say(replace(batch, epochs_B=torch.full_like(batch.epochs_B, e)), "fp32").ids_NK for e in range(6)]
+    by_epoch = [
+        cache.signal(replace(batch, epochs_B=torch.full_like(batch.epochs_B, e)), "fp32").ids_NK for e in range(6)
+    ]
     for epoch in range(3):
         assert torch.equal(by_epoch[epoch], by_epoch[epoch + 3])
         assert not torch.equal(by_epoch[epoch], by_epoch[(epoch + 1) % 3])
@@ -104,7 +108,7 @@ def test_top_k_keeps_the_most_likely_and_its_measured_bias_tells(bench) -> None:
     source = bench.source()
     cache = bench.built(bench.cache("top_k", source, k=4))
     batch = source.batch(0)
-    kept, q = cache.say(batch, "fp32"), bench.teachers().say(batch, "fp32").at(slice(None)).log_probs().exp()
+    kept, q = cache.signal(batch, "fp32"), bench.teachers().signal(batch, "fp32").at(slice(None)).log_probs().exp()
     top = q.topk(4, -1)
     assert torch.equal(kept.ids_NK, top.indices)
     torch.testing.assert_close(kept.shares_NK, top.values / top.values.sum(-1, keepdim=True), rtol=2e-3, atol=1e-5)
@@ -117,7 +121,7 @@ def test_top_k_keeps_the_most_likely_and_its_measured_bias_tells(bench) -> None:
 def test_rows_of_examples_are_kept_without_their_padding(bench, kind) -> None:
     source = bench.source("examples")
     filled = bench.opened(bench.cache(kind, source))
-    first = [filled.say(source.batch(step), "fp32") for step in range(6)]
+    first = [filled.signal(source.batch(step), "fp32") for step in range(6)]
     assert filled.store.size(1) == source.tokens_per_epoch * filled.store.bytes_per_token
     assert (filled.store._data).stat().st_size == filled.store.size(1)
     widths = set()
@@ -127,7 +131,7 @@ def test_rows_of_examples_are_kept_without_their_padding(bench, kind) -> None:
         assert len(first[step].at(slice(None)).hidden[0] if kind == "hidden" else first[step].ids_NK) == (
             batch.tokens_BT.numel()
         )
-        assert same(filled.say(batch, "fp32"), first[step], real(batch))
+        assert same(filled.signal(batch, "fp32"), first[step], real(batch))
     assert widths == {8, 16}
     bench.built(filled)
     assert filled.complete(range(1))
@@ -145,7 +149,7 @@ def test_rows_that_change_with_the_epoch_have_a_slot_for_each(bench, read_epochs
     loads = len(bench.loads)
     for step in (0, steps - 2):
         batch = source.batch(step)
-        kept, said = cache.say(batch, "fp32"), live.say(batch, "fp32")
+        kept, said = cache.signal(batch, "fp32"), live.signal(batch, "fp32")
         if masked:
             assert torch.equal(kept.ids_NK[:, 0], said.at(slice(None)).logits().argmax(-1))
         else:
@@ -169,7 +173,7 @@ def test_teachers_are_loaded_for_what_is_missing_only(bench) -> None:
     assert bench.loads == [1]
     again = bench.opened(bench.cache("sparse", source))
     for step in range(10):
-        again.say(source.batch(step), "fp32")
+        again.signal(source.batch(step), "fp32")
     assert bench.loads == [1]
 
 
@@ -177,18 +181,18 @@ def test_filling_while_training_gives_what_is_read_later(bench) -> None:
     """Also where a micro-batch is half filled, as after an interruption: its filled rows are read, not made again."""
     source = bench.source(rows=6)
     cache = bench.opened(bench.cache("hidden", source, "bf16"))
-    half = cache.say(source.batch(0).part(slice(0, 3)), "bf16")
-    whole = cache.say(source.batch(0), "bf16")
+    half = cache.signal(source.batch(0).part(slice(0, 3)), "bf16")
+    whole = cache.signal(source.batch(0), "bf16")
     assert torch.equal(whole.hidden[0][: 3 * 16], half.hidden[0])
     cache.close()
     again = bench.opened(bench.cache("hidden", source, "bf16"))
-    assert torch.equal(again.say(source.batch(0), "bf16").hidden[0], whole.hidden[0])
+    assert torch.equal(again.signal(source.batch(0), "bf16").hidden[0], whole.hidden[0])
 
 
 def test_a_stand_in_without_loss_writes_nothing(bench) -> None:
     source = bench.source()
     cache = bench.opened(bench.cache("sparse", source))
-    signal = cache.say(replace(source.batch(0).part(slice(0, 1)), silent=True), "fp32")
+    signal = cache.signal(replace(source.batch(0).part(slice(0, 1)), silent=True), "fp32")
     assert isinstance(signal, SparseSignal)
     assert not cache.store.filled.any()
     assert bench.loads == []
@@ -205,7 +209,7 @@ def flip(path: Path, place: int) -> None:
 def test_damage_is_told_once_and_mended(bench, capsys, kind, file) -> None:
     source = bench.source()
     cache = bench.built(bench.cache(kind, source))
-    before = {step: cache.say(source.batch(step), "fp32") for step in range(3)}
+    before = {step: cache.signal(source.batch(step), "fp32") for step in range(3)}
     cache.close()
     intact = (cache.folder / "signal.bin").read_bytes()
     rows = source.batch(1).rows_B.tolist()[:2]
@@ -215,7 +219,7 @@ def test_damage_is_told_once_and_mended(bench, capsys, kind, file) -> None:
     damaged = bench.opened(bench.cache(kind, source))
     assert sorted(damaged.damaged(lambda: False)) == sorted((0, row) for row in rows)
     for step in range(3):
-        found = damaged.say(source.batch(step), "fp32")
+        found = damaged.signal(source.batch(step), "fp32")
         if kind == "hidden":
             torch.testing.assert_close(found.hidden[0], before[step].hidden[0], rtol=1e-3, atol=1e-5)
         else:
@@ -372,5 +376,5 @@ def test_teachers_that_broke_are_not_kept(bench) -> None:
         live.models[0].weight_VD[3, 0] = torch.nan
     cache._load = lambda: live
     with pytest.raises(UserError, match="not finite"):
-        cache.say(bench.source().batch(0), "fp32")
+        cache.signal(bench.source().batch(0), "fp32")
     assert not cache.store.filled.any()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tutelage.corpus.batches import keyed_generator
 from tutelage.teaching.sampling import most_likely, systematic
 from tutelage.teaching.signal import DenseSignal, SparseSignal
-from tutelage.training.fused import Scales, fused_loss
+from tutelage.training.fused import LossScales, fused_loss
 
 EDGES = torch.tensor([0.0, 0.25, 0.5, 1 - 2**-53], dtype=torch.float64)
 DRAWS = 1000
@@ -85,7 +85,7 @@ def case(T: float) -> tuple[list[Tensor], Tensor, DenseSignal, Tensor]:
 
 def gradient(student: list[Tensor], targets: Tensor, signal: DenseSignal | SparseSignal, T: float) -> Tensor:
     hidden, weight = (tensor.clone().requires_grad_() for tensor in student)
-    loss, _ = fused_loss(hidden, weight, None, targets, Scales(0.0, 1.0, T), signal)
+    loss, _ = fused_loss(hidden, weight, None, targets, LossScales(0.0, 1.0, T), signal)
     return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, (hidden, weight))]).double()
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tutelage.teaching.schedule import Fade, Glide
+from tutelage.teaching.schedule import TemperatureSchedule, WeightSchedule
 
 LENGTHS = [1, 2, 3, 7, 100, 101]
 
@@ -34,7 +34,7 @@ def plain(kind: str, at: int, over: int, warmup: int, decay: int, weight: float,
 def test_weights_equal_their_formulas(kind: str, over: int, start: int) -> None:
     weight, text = 0.667, 0.333
     warmup, decay = over // 3, max(1, over // 4)
-    fade = Fade(kind, start, over, warmup, decay, weight / text)
+    fade = WeightSchedule(kind, start, over, warmup, decay, weight / text)
     for at in range(over + 3):
         expected = plain(kind, at, over, warmup, decay, weight, text)
         assert weight * fade.share(start + at) == pytest.approx(expected, abs=1e-12)
@@ -43,7 +43,7 @@ def test_weights_equal_their_formulas(kind: str, over: int, start: int) -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "ratio_linear", "step"])
 def test_weights_begin_whole_and_never_rise(kind: str) -> None:
-    shares = [Fade(kind, 5, 50, ratio=2.0).share(step) for step in range(5, 60)]
+    shares = [WeightSchedule(kind, 5, 50, ratio=2.0).share(step) for step in range(5, 60)]
     assert shares[0] == pytest.approx(1)
     assert shares == sorted(shares, reverse=True)
 
@@ -51,7 +51,7 @@ def test_weights_begin_whole_and_never_rise(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
 @pytest.mark.parametrize("over", LENGTHS)
 def test_temperatures_go_from_one_to_the_other_and_stay(kind: str, over: int) -> None:
-    glide = Glide(kind, 4, over, 4.0, 1.0)
+    glide = TemperatureSchedule(kind, 4, over, 4.0, 1.0)
     found = [glide.at(4 + at) for at in range(over + 3)]
     assert found[0] == pytest.approx(4)
     assert found[over:] == [1.0, 1.0, 1.0]

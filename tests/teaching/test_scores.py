@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import IGNORE, BatchSource
+from tutelage.models.logits import LOSS
 from tutelage.teaching import scores as module
 from tutelage.teaching.scores import FIELDS, Scores, _in_one_loop, compiled_measures, in_tiles, measures
 from tutelage.teaching.teachers import Ensemble
@@ -51,7 +52,7 @@ def test_six_bytes_a_token() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("N", "V"), [(1, 7), (37, 61), (500, 1003)])
 def test_all_forms_equal_the_definitions(N: int, V: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.TILE_BYTES, "cpu", 4 * 17 * V)
+    monkeypatch.setitem(LOSS.tile, "cpu", 4 * 17 * V)
     torch.manual_seed(N)
     logits, targets = (5 * torch.randn(N, V)).to(dtype), torch.randint(0, V, (N,))
     log_p = F.log_softmax(logits.double(), -1)
@@ -213,7 +214,7 @@ def test_a_model_that_cannot_be_compiled_runs_as_it_is(store, sharp, tmp_path: P
     monkeypatch.setattr(module, "COMPILED_TOKENS", 0)
 
     class Broken(Ensemble):
-        def say(self, batch, precision):
+        def signal(self, batch, precision):
             raise RuntimeError("no code for this")
 
     def load(compiled: bool) -> Ensemble:

@@ -31,22 +31,24 @@ def test_rounding_once_is_rounding_at_every_call(combine: str) -> None:
     batch = Batch(torch.arange(B), torch.zeros(B), tokens, tokens, None, {})
     shares = [1.0, 2.0, 3.0, 2.0]
     ensemble = Ensemble(models(), shares, combine)
-    before = ensemble.signal(tokens, None, "bf16")
+    before = ensemble.dense_signal(tokens, None, "bf16")
     embeddings = [model.hf.get_input_embeddings().weight.clone() for model in ensemble._each()]
 
-    said = ensemble.say(batch, "bf16")
-    after = ensemble.signal(tokens, None, "bf16")
+    said = ensemble.signal(batch, "bf16")
+    after = ensemble.dense_signal(tokens, None, "bf16")
     for one, other in zip(before.hidden, after.hidden, strict=True):
         assert torch.equal(one, other)
     for one, other in zip(embeddings, ensemble._each(), strict=True):
         assert torch.equal(one, other.hf.get_input_embeddings().weight), "the residual stream stays in float32"
     torch.testing.assert_close(said.log_probs(2.0), before.log_probs(2.0), atol=2e-2, rtol=0)
-    assert ensemble.say(batch, "bf16").log_probs().equal(said.log_probs()), "the second call is the first one's equal"
+    assert ensemble.signal(batch, "bf16").log_probs().equal(said.log_probs()), (
+        "the second call is the first one's equal"
+    )
 
 
 def test_fp32_is_left_alone() -> None:
     tokens = torch.randint(0, V, (B, T))
     batch = Batch(torch.arange(B), torch.zeros(B), tokens, tokens, None, {})
     ensemble = Ensemble(models())
-    assert ensemble.say(batch, "fp32").log_probs().equal(ensemble.signal(tokens).log_probs())
+    assert ensemble.signal(batch, "fp32").log_probs().equal(ensemble.dense_signal(tokens).log_probs())
     assert all(parameter.dtype == torch.float32 for parameter in ensemble.parameters())

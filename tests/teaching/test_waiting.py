@@ -14,9 +14,10 @@ from tutelage import recipe
 from tutelage.base.run_folder import RunFolder
 from tutelage.corpus.batches import Batch, BatchSource
 from tutelage.models.language_model import LanguageModel
-from tutelage.teaching import ahead
+from tutelage.teaching import prefetch
 from tutelage.training import loop
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
+from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan
 
@@ -33,17 +34,17 @@ def notes(bench, monkeypatch, folder: Path, reading, how: str, attention: str, m
     model = recipe.Model.model_validate({"preset": "llama-1m", "steps": STEPS, "stages": [stage],
                                          "optim": {"batch_rows": 4, "micro_batch_rows": micro_rows}})  # fmt: skip
     if how == "ahead":
-        monkeypatch.setitem(ahead.AHEAD_TOKENS, "cpu", 4 * 4 * 16)
-    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 16)
+        monkeypatch.setitem(prefetch.PREFETCH_TOKENS, "cpu", 4 * 4 * 16)
+    monkeypatch.setitem(loop.SYNC_EVERY, "cpu", 16)
     # For CPUs alone, and not what a GPU does.
-    monkeypatch.setattr(LanguageModel, "thin_embedding_gradient", lambda self: None)
-    form = Form(attention)
+    monkeypatch.setattr(LanguageModel, "sparse_embedding_grad", lambda self: None)
+    mode = ExecutionMode(attention)
 
     def teachers(_: int):
         if how in ("live", "ahead", "masked"):
             found = bench.teachers(masked=masked)
             for one in found.models:
-                form.give(one)
+                mode.apply(one)
             return found
         return bench.built(bench.cache(how, source, T=2.0))
 
@@ -61,19 +62,19 @@ def notes(bench, monkeypatch, folder: Path, reading, how: str, attention: str, m
         watching.close()
         return original_batch(self, step)
 
-    def used(micro, taught):
+    def used(micro, distills):
         watching.close()  # of the next micro-batch, on the host
-        return original_used(micro, taught)
+        return original_used(micro, distills)
 
+    teacher_source = teachers(0)  # a cache is filled before
     job = loop.Job("x", model, 0, source, source, 1.0, Plan(STEPS, (STEPS,), frozenset()), frozenset(),
-                   lambda: form.give(bench.make_model(student, 1, dropout=0.1)), teachers, "fp32")  # fmt: skip
-    voice = teachers(0)  # a cache is filled before
-    object.__setattr__(job, "teachers", lambda _: voice)
+                   lambda _: teacher_source, "fp32")  # fmt: skip
+    learner = Learner(mode.apply(bench.make_model(student, 1, dropout=0.1)))
     monkeypatch.setattr(Batch, "to", to)
     monkeypatch.setattr(BatchSource, "batch", batch)
     monkeypatch.setattr(loop, "used_positions", used)
     with watching:
-        loop.train(job, RunFolder(folder), Group(0, 1, torch.device("cpu")))
+        loop.train(job, learner, RunFolder(folder), Group(0, 1, torch.device("cpu")))
     return noted
 
 

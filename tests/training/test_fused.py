@@ -1,4 +1,4 @@
-"""The fused loss against its plain float64 form: values and gradients (tolerances of the project: 1e-6 of the
+"""The fused loss against its definition in float64: values and gradients (tolerances of the project: 1e-6 of the
 cross-entropy, 1e-5 of the gradients' norm)."""
 
 import itertools
@@ -10,43 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.corpus.batches import IGNORE
+from tutelage.models.logits import Budget
 from tutelage.teaching.gates import Advantage, Confidence, Gate, SkipCertain
 from tutelage.teaching.signal import DenseSignal, Signal, SparseSignal
 from tutelage.training import fused
-from tutelage.training.fused import Scales, fused_loss
+from tutelage.training.fused import LossScales, fused_loss
+from tutelage.training.reference import distillation_loss
 
 N, D, V = 151, 24, 101
-
-
-def plain(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    scales: Scales,
-    signal: DenseSignal | None,
-    taught: Tensor | None,
-) -> Tensor:
-    """The definition, one line after another, in float64 with autograd."""
-    logits = F.linear(hidden, weight, bias)
-    loss = scales.target * F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
-    if signal is not None:
-        T = scales.temperature
-        teacher_logits = [
-            F.linear(h.double(), w.double(), None if b is None else b.double())
-            for h, (w, b) in zip(signal.hidden, signal.heads, strict=True)
-        ]
-        if signal.combine == "mean_logits":
-            mixed = sum(share * z for share, z in zip(signal.weights, teacher_logits, strict=True))
-            q = F.softmax(mixed / T, -1)
-        else:
-            q = sum(share * F.softmax(z / T, -1) for share, z in zip(signal.weights, teacher_logits, strict=True))
-        log_p = F.log_softmax(logits / T, -1)
-        divergence = (q * (q.log() - log_p)).sum(-1)
-        if taught is not None:
-            divergence = divergence[taught]
-        loss = loss + scales.teacher * divergence.sum()
-    return loss
 
 
 def case(seed: int, teachers: int, bias: bool, combine: str) -> tuple[list[Tensor], Tensor, DenseSignal | None]:
@@ -76,18 +47,17 @@ CASES = [
 def test_equals_plain_form(
     monkeypatch: pytest.MonkeyPatch, teachers: int, temperature: float, combine: str, bias: bool, chunk_rows: int
 ) -> None:
-    monkeypatch.setattr(fused, "BLOCK_BYTES", {"cpu": chunk_rows * 4 * V})
-    monkeypatch.setattr(fused, "TILE_BYTES", {"cpu": 16 * 4 * V})
+    monkeypatch.setattr(fused, "LOSS", Budget({"cpu": chunk_rows * 4 * V}, {"cpu": 16 * 4 * V}))
     monkeypatch.setattr(fused, "VOCABULARY_ROWS", 40)
     student, targets, signal = case(teachers, teachers, bias, combine)
     taught = torch.arange(N) % 7 != 3 if signal is not None else None
-    scales = Scales(0.5 / 30, 0.5 * temperature**2 / 32 if signal is not None else 0.0, temperature)
+    scales = LossScales(0.5 / 30, 0.5 * temperature**2 / 32 if signal is not None else 0.0, temperature)
 
     ours = [x.clone().requires_grad_() for x in student]
     loss, sums = fused_loss(ours[0], ours[1], ours[2] if bias else None, targets, scales, signal, taught)
     loss.backward()
     exact = [x.double().requires_grad_() for x in student]
-    expected = plain(exact[0], exact[1], exact[2] if bias else None, targets, scales, signal, taught)
+    expected = distillation_loss(exact[0], exact[1], exact[2] if bias else None, targets, scales, signal, taught).loss
     expected.backward()
 
     cross_entropy = F.cross_entropy(F.linear(*(x.double() for x in student)), targets, ignore_index=IGNORE)
@@ -104,7 +74,7 @@ def test_backward_is_scaled_by_what_follows() -> None:
     grads = []
     for factor in (1.0, -2.5):
         leaves = [x.clone().requires_grad_() for x in student]
-        loss, _ = fused_loss(*leaves, targets, Scales(1.0, 1.0, 2.0), signal)
+        loss, _ = fused_loss(*leaves, targets, LossScales(1.0, 1.0, 2.0), signal)
         (factor * loss).backward()
         grads.append([x.grad for x in leaves])
     for one, other in zip(*grads, strict=True):
@@ -118,7 +88,7 @@ def test_a_token_the_teacher_excludes_adds_nothing_and_no_nan(combine: str) -> N
     bias[3] = float("-inf")
     signal = DenseSignal((torch.randn(N, D),), ((torch.randn(V, D), bias),), (1.0,), combine)
     hidden = student[0].clone().requires_grad_()
-    loss, _ = fused_loss(hidden, student[1], None, targets, Scales(1.0, 1.0), signal)
+    loss, _ = fused_loss(hidden, student[1], None, targets, LossScales(1.0, 1.0), signal)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(hidden.grad).all()
@@ -126,8 +96,8 @@ def test_a_token_the_teacher_excludes_adds_nothing_and_no_nan(combine: str) -> N
 
 def test_bf16_stays_close() -> None:
     student, targets, signal = case(3, 2, False, "mean_logits")
-    exact = plain(*(x.double() for x in student), None, targets, Scales(1 / N, 1 / N, 1.0), signal, None)
-    loss, _ = fused_loss(student[0].bfloat16(), student[1], None, targets, Scales(1 / N, 1 / N, 1.0), signal)
+    exact = distillation_loss(*student, None, targets, LossScales(1 / N, 1 / N, 1.0), signal).loss
+    loss, _ = fused_loss(student[0].bfloat16(), student[1], None, targets, LossScales(1 / N, 1 / N, 1.0), signal)
     assert float(loss) == pytest.approx(float(exact), rel=1e-2)
 
 
@@ -137,8 +107,7 @@ def test_sparse_signal_equals_plain_form(
     monkeypatch: pytest.MonkeyPatch, temperature: float, target_weight: float
 ) -> None:
     """Against the divergence from a distribution that has the sparse shares and zeros, in float64; tokens repeat."""
-    monkeypatch.setattr(fused, "BLOCK_BYTES", {"cpu": 64 * 4 * V})
-    monkeypatch.setattr(fused, "TILE_BYTES", {"cpu": 16 * 4 * V})
+    monkeypatch.setattr(fused, "LOSS", Budget({"cpu": 64 * 4 * V}, {"cpu": 16 * 4 * V}))
     student, targets, _ = case(4, 0, True, "mean_logits")
     make = torch.Generator().manual_seed(9)
     ids = torch.randint(0, 12, (N, 6), generator=make)
@@ -148,7 +117,7 @@ def test_sparse_signal_equals_plain_form(
     entropy = -(q * q.clamp_min(1e-300).log()).sum(1)
     signal = SparseSignal(ids, shares, entropy.float(), torch.zeros(N), temperature)
     weight = torch.rand(N, generator=make)
-    scales = Scales(target_weight / 30, 0.5 * temperature**2 / 32, temperature)
+    scales = LossScales(target_weight / 30, 0.5 * temperature**2 / 32, temperature)
 
     ours = [x.clone().requires_grad_() for x in student]
     loss, sums = fused_loss(*ours, targets, scales, signal, weight)
@@ -170,45 +139,26 @@ def test_sparse_signal_of_another_temperature_is_refused() -> None:
     student, targets, _ = case(4, 0, False, "mean_logits")
     signal = SparseSignal(torch.zeros(N, 2, dtype=torch.int64), torch.full((N, 2), 0.5), *torch.zeros(2, N), 2.0)
     with pytest.raises(ValueError, match="temperature 2"):
-        fused_loss(*student, None, targets, Scales(1.0, 1.0, 1.0), signal)
+        fused_loss(*student, None, targets, LossScales(1.0, 1.0, 1.0), signal)
 
 
 def test_gradient_is_taken_once() -> None:
     student, targets, _ = case(4, 0, False, "mean_logits")
     leaves = [x.clone().requires_grad_() for x in student]
-    loss, _ = fused_loss(*leaves, None, targets, Scales(1.0))
+    loss, _ = fused_loss(*leaves, None, targets, LossScales(1.0))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once"):
         loss.backward()
 
 
-def gate_weights(
-    gate: Gate, logits: Tensor, q: Tensor, entropy: Tensor, gold: Tensor, targets: Tensor, heard: Tensor, T: float
-) -> Tensor:
-    """The definition, one position after another."""
-    found = []
-    for n in range(len(targets)):
-        if isinstance(gate, SkipCertain):
-            found.append(float(heard[n]))
-        elif isinstance(gate, Confidence):
-            found.append(1 - float(entropy[n]) / math.log(V))
-        elif targets[n] == IGNORE:
-            found.append(1.0)
-        else:
-            student = -float(F.log_softmax(logits[n] / T, -1)[targets[n]])
-            found.append(1 / (1 + math.exp(-(student + float(gold[n])) / gate.scale)))
-    return torch.tensor(found, dtype=torch.float64)
-
-
-def sparse_signal(T: float) -> tuple[SparseSignal, Tensor]:
-    """Return a signal of a few tokens, and the distribution that its shares are."""
+def sparse_signal(T: float) -> SparseSignal:
+    """Return a signal of a few tokens."""
     make = torch.Generator().manual_seed(9)
     ids = torch.randint(0, 12, (N, 6), generator=make)
     shares = torch.rand(N, 6, generator=make)
     shares /= shares.sum(1, keepdim=True)
-    q = torch.zeros(N, V, dtype=torch.float64).scatter_add_(1, ids, shares.double())
     entropy = torch.rand(N, generator=make) * math.log(V)
-    return SparseSignal(ids, shares, entropy, -4 * torch.rand(N, generator=make), T), q
+    return SparseSignal(ids, shares, entropy, -4 * torch.rand(N, generator=make), T)
 
 
 @pytest.mark.parametrize("gate", [SkipCertain(0.3), Advantage(0.7), Confidence()], ids=["skip", "advantage", "sure"])
@@ -219,40 +169,25 @@ def sparse_signal(T: float) -> tuple[SparseSignal, Tensor]:
 def test_gates_equal_plain_form(
     monkeypatch: pytest.MonkeyPatch, gate: Gate, temperature: float, kind: str, text: float, tile_rows: int
 ) -> None:
-    monkeypatch.setattr(fused, "BLOCK_BYTES", {"cpu": 64 * 4 * V})
-    monkeypatch.setattr(fused, "TILE_BYTES", {"cpu": tile_rows * 4 * V})
+    monkeypatch.setattr(fused, "LOSS", Budget({"cpu": 64 * 4 * V}, {"cpu": tile_rows * 4 * V}))
     T = temperature
     student, targets, dense = case(3, 2, True, "mean_logits" if kind == "sparse" else kind)
-    signal: Signal | None = dense
-    if kind == "sparse":
-        signal, q = sparse_signal(T)
-        entropy, gold = signal.entropy_N.double(), signal.gold_N.double()
-    else:
-        exact = DenseSignal(dense.hidden, dense.heads, dense.weights, dense.combine)
-        log_q = exact.log_probs(T).double()
-        q, entropy = log_q.exp(), -(log_q.exp() * log_q).sum(-1)
-        gold = log_q.gather(1, targets.clamp_min(0)[:, None]).squeeze(1)
+    signal: Signal | None = sparse_signal(T) if kind == "sparse" else dense
     taught = torch.arange(N) % 7 != 3
-    heard = (torch.arange(N) % 4 != 1).float()
-    scales = Scales(text, 0.5 * T**2 / 32, T, gate, 0.5 / 30)
+    skipped = (torch.arange(N) % 4 != 1).float()
+    scales = LossScales(text, 0.5 * T**2 / 32, T, gate, 0.5 / 30)
 
     ours = [x.clone().requires_grad_() for x in student]
-    known = heard if isinstance(gate, SkipCertain) else None
+    known = skipped if isinstance(gate, SkipCertain) else None
     loss, sums = fused_loss(*ours, targets, scales, signal, taught, known)
     loss.backward()
 
     leaves = [x.double().requires_grad_() for x in student]
-    logits = F.linear(*leaves)
-    g = gate_weights(gate, logits.detach(), q, entropy, gold, targets, heard, T)
-    cross_entropy = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
-    log_p = F.log_softmax(logits / T, -1)
-    own = -(q * q.clamp_min(1e-300).log()).sum(1) if kind != "sparse" else entropy
-    divergence = (-(q * log_p).sum(1) - own) * taught
-    expected = ((scales.target + (1 - g) * scales.yielded) * cross_entropy + g * scales.teacher * divergence).sum()
+    expected, surprise, divergence, g = distillation_loss(*leaves, targets, scales, signal, taught, known)
     expected.backward()
 
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=2e-6)
-    assert float(sums[0]) == pytest.approx(float(cross_entropy.detach().sum()), rel=1e-6)
+    assert float(sums[0]) == pytest.approx(float(surprise.detach().sum()), rel=1e-6)
     assert float(sums[1]) == pytest.approx(float(divergence.detach().sum()), rel=1e-6)
     assert float(sums[2]) == pytest.approx(float((g * taught).sum()), rel=1e-5)
     error = torch.stack([(a.grad - b.grad).norm() for a, b in zip(ours, leaves, strict=True)]).norm()
@@ -262,14 +197,14 @@ def test_gates_equal_plain_form(
 
 def test_a_gate_over_rows_without_its_weights_is_refused() -> None:
     student, targets, signal = case(3, 2, False, "mean_logits")
-    with pytest.raises(ValueError, match="heard_N"):
-        fused_loss(*student, None, targets, Scales(1.0, 1.0, gate=SkipCertain(0.5)), signal)
+    with pytest.raises(ValueError, match="gate_weight_N"):
+        fused_loss(*student, None, targets, LossScales(1.0, 1.0, gate=SkipCertain(0.5)), signal)
 
 
 def test_a_gate_that_is_open_everywhere_changes_nothing() -> None:
     student, targets, signal = case(3, 2, False, "mean_logits")
-    plain = fused_loss(*student, None, targets, Scales(0.1, 0.2, 2.0), signal)
-    gated = fused_loss(*student, None, targets, Scales(0.1, 0.2, 2.0, SkipCertain(0.1), 0.3), signal, None,
+    plain = fused_loss(*student, None, targets, LossScales(0.1, 0.2, 2.0), signal)
+    gated = fused_loss(*student, None, targets, LossScales(0.1, 0.2, 2.0, SkipCertain(0.1), 0.3), signal, None,
                        torch.ones(N))  # fmt: skip
     assert float(gated[0]) == pytest.approx(float(plain[0]), rel=1e-7)
     assert gated[1][2] == N

@@ -10,7 +10,7 @@ from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.teaching.gates import Advantage, Confidence, Gate, SkipCertain
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import gate_report
-from tutelage.training.gate_report import heard_by_difficulty
+from tutelage.training.gate_report import gate_by_difficulty
 
 
 @pytest.mark.parametrize("gate", [SkipCertain(0.5), Advantage(0.3), Confidence()], ids=["skip", "advantage", "sure"])
@@ -41,9 +41,9 @@ def test_bins_equal_the_definition(store, make_model, monkeypatch: pytest.Monkey
                 else:
                     heard = 1 - entropy[t] / math.log(student.vocab_size)
                 found.append((teacher, heard))
-    bins = heard_by_difficulty(student, ensemble, gate, T, source)
+    bins = gate_by_difficulty(student, ensemble, gate, T, source)
     assert sum(part["tokens"] for part in bins) == len(found)
-    assert sum(part["tokens"] * part["heard"] for part in bins) / len(found) == pytest.approx(
+    assert sum(part["tokens"] * part["gate_weight"] for part in bins) / len(found) == pytest.approx(
         sum(heard for _, heard in found) / len(found), abs=5e-3
     )
     losses = sorted(teacher for teacher, _ in found)

@@ -5,21 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.one_step import BuiltJob
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.run_folder import RunFolder
-from tutelage.bench.timed import Vocabulary
+from tutelage.bench.timed import MadeUpTokenizer
 from tutelage.corpus.batches import BatchSource
-from tutelage.models.attention import give_attention, is_causal_form
+from tutelage.models.attention import attends_without_masks, set_attention
 from tutelage.models.build import build
 from tutelage.models.language_model import LanguageModel
-from tutelage.teaching import ahead
+from tutelage.teaching import prefetch
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training import execution as forms
+from tutelage.training import execution as modes
 from tutelage.training import loop
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
 from tutelage.training.objectives import Learner, count, scales_for
 from tutelage.training.optim import adamw
 from tutelage.training.parallel import Group
@@ -40,7 +41,7 @@ def test_gpu_and_cpu_agree(store, make_model, precision: str) -> None:
     for device in ("cpu", "cuda"):
         there = batch.to(torch.device(device))
         learner, teacher = Learner(make_model("llama", 1)).to(device), Ensemble([make_model("gpt2", 2)]).to(device)
-        signal = teacher.signal(there.tokens_BT, None, precision)
+        signal = teacher.dense_signal(there.tokens_BT, None, precision)
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = learner(there, scales_for(what, count(there)), signal)
         loss.backward()
@@ -51,11 +52,11 @@ def test_gpu_and_cpu_agree(store, make_model, precision: str) -> None:
     assert (same - gradient).norm() < 10 * close * gradient.norm()
 
 
-FORMS = [Form("sdpa"), Form("causal"), Form("causal", graphed=True)]
+MODES = [ExecutionMode("sdpa"), ExecutionMode("causal"), ExecutionMode("causal", graphed=True)]
 CUDA = torch.device("cuda")
 
 
-def job(store, make_model, form: Form = Form("sdpa"), dropout: float = 0.0, **settings) -> loop.Job:  # noqa: B008
+def job(store, make_model, mode: ExecutionMode = ExecutionMode("sdpa"), dropout: float = 0.0, **settings) -> BuiltJob:  # noqa: B008
     """A student of 40 steps with a teacher."""
     stage = {"teachers": ["t"], "objectives": {"next_token": 0.5, "distill": {"weight": 0.5, "temperature": 2}}}
     optim = {"batch_rows": 8, "lr": 1e-2}
@@ -66,25 +67,25 @@ def job(store, make_model, form: Form = Form("sdpa"), dropout: float = 0.0, **se
     student = "gpt2" if dropout else "llama"
 
     def teachers(_: int) -> Ensemble:
-        return Ensemble([form.give(make_model(name, 2)) for name in ("gpt2", "llama")])
+        return Ensemble([mode.apply(make_model(name, 2)) for name in ("gpt2", "llama")])
 
-    return loop.Job("x", model, 0, source, source, 1.0, Plan(40, (40,), frozenset({20, 40})), frozenset(),
-                    lambda: form.give(make_model(student, 1, dropout=dropout)), teachers, "bf16")  # fmt: skip
+    return BuiltJob("x", model, 0, source, source, 1.0, Plan(40, (40,), frozenset({20, 40})), frozenset(), teachers,
+                    "bf16", build=lambda: mode.apply(make_model(student, 1, dropout=dropout)))  # fmt: skip
 
 
-def run(what: loop.Job, folder: Path) -> list[dict]:
+def run(what: BuiltJob, folder: Path) -> list[dict]:
     folder.mkdir(exist_ok=True)
-    loop.train(what, RunFolder(folder), Group(0, 1, CUDA))
+    loop.train(what, what.learner(), RunFolder(folder), Group(0, 1, CUDA))
     return RunFolder(folder).lines()
 
 
 @pytest.mark.parametrize("ahead_tokens", [0, 4 * 8 * 16])
-@pytest.mark.parametrize("form", FORMS[1:], ids=str)  # transformers' masks wait
+@pytest.mark.parametrize("mode", MODES[1:], ids=str)  # transformers' masks wait
 def test_nothing_in_a_step_waits_for_the_device(
-    store, make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Form, ahead_tokens: int
+    store, make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: ExecutionMode, ahead_tokens: int
 ) -> None:
     """Steps between two looks run with waiting forbidden; the first ones, which allocate and record, may wait."""
-    monkeypatch.setitem(ahead.AHEAD_TOKENS, "cuda", ahead_tokens)
+    monkeypatch.setitem(prefetch.PREFETCH_TOKENS, "cuda", ahead_tokens)
     steps, original = [], BatchSource.batch
 
     def watched(self, step):
@@ -95,7 +96,7 @@ def test_nothing_in_a_step_waits_for_the_device(
 
     monkeypatch.setattr(BatchSource, "batch", watched)
     try:
-        run(job(store, make_model, form), tmp_path)
+        run(job(store, make_model, mode), tmp_path)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(steps) >= 40
@@ -114,22 +115,22 @@ def test_rows_of_one_of_several_processes_are_copied_without_waiting(store) -> N
     assert torch.equal(found.tokens_BT.cpu(), batch.tokens_BT[1::2][:2])
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_deterministic_runs_repeat_to_the_bit(store, make_model, tmp_path: Path, form: Form) -> None:
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_deterministic_runs_repeat_to_the_bit(store, make_model, tmp_path: Path, mode: ExecutionMode) -> None:
     machine.set_up()
-    what = job(store, make_model, form, dropout=0.1)
+    what = job(store, make_model, mode, dropout=0.1)
     with machine.deterministic(True):
         assert run(replace(what), tmp_path / "a") == run(replace(what), tmp_path / "b")
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("mode", MODES, ids=str)
 def test_a_run_that_goes_on_repeats_every_bit(
-    store, make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Form
+    store, make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: ExecutionMode
 ) -> None:
     """It goes on from step 20, records its graphs there, and is inside a group of steps that teachers read ahead."""
-    monkeypatch.setitem(ahead.AHEAD_TOKENS, "cuda", 3 * 8 * 16)
+    monkeypatch.setitem(prefetch.PREFETCH_TOKENS, "cuda", 3 * 8 * 16)
     machine.set_up()
-    what = job(store, make_model, form, dropout=0.1)
+    what = job(store, make_model, mode, dropout=0.1)
 
     original = BatchSource.batch
 
@@ -153,8 +154,8 @@ def test_flash_attention_takes_what_the_models_ask(store, make_model, attention:
     batch = BatchSource(store, recipe.Rows(length=16), 8, seed=0).batch(0).to(CUDA)
     for architecture in ("llama", "gpt2"):
         model = make_model(architecture, 1).to("cuda")
-        give_attention(model.hf, attention, "causal")
-        assert is_causal_form(model.hf) == (attention == "causal")
+        set_attention(model.hf, attention, "causal")
+        assert attends_without_masks(model.hf) == (attention == "causal")
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION), torch.autocast("cuda", torch.bfloat16):
             model.hidden(batch.tokens_BT).sum().backward()
 
@@ -165,7 +166,7 @@ def test_flash_attention_takes_grouped_queries(store) -> None:
     config = AutoConfig.for_model("llama", vocab_size=60, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
                                   num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
     model = LanguageModel(AutoModelForCausalLM.from_config(config), "causal", 60).to("cuda")
-    give_attention(model.hf, "causal", "causal")
+    set_attention(model.hf, "causal", "causal")
     tokens = BatchSource(store, recipe.Rows(length=16), 8, seed=0).batch(0).to(CUDA).tokens_BT
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION), torch.autocast("cuda", torch.bfloat16):
         model.hidden(tokens).sum().backward()
@@ -184,7 +185,7 @@ def test_graphs_give_the_plain_form_s_losses_and_gradients(
     source = BatchSource(store, recipe.Rows(length=16), 8, seed=0)
     results = []
     for graphed in (False, True):
-        model = Form("causal", graphed=graphed).give(make_model(architecture, 1, dropout=dropout)).to("cuda")
+        model = ExecutionMode("causal", graphed=graphed).apply(make_model(architecture, 1, dropout=dropout)).to("cuda")
         learner = Learner(model).train()
         names, optimizer, found = list(learner.state_dict()), adamw(learner, recipe.Optim(lr=1e-3)), []
         for step in range(5):
@@ -208,7 +209,7 @@ def test_graphs_give_the_plain_form_s_losses_and_gradients(
 def test_graphs_are_left_out_of_evaluations_and_other_shapes(store, make_model) -> None:
     batch = BatchSource(store, recipe.Rows(length=16), 8, seed=0).batch(0).to(CUDA)
     plain = make_model("gpt2", 1, dropout=0.5).to("cuda").eval()
-    model = Form("causal", graphed=True).give(make_model("gpt2", 1, dropout=0.5)).to("cuda").train()
+    model = ExecutionMode("causal", graphed=True).apply(make_model("gpt2", 1, dropout=0.5)).to("cuda").train()
     model.hidden(batch.tokens_BT)
     assert model.hidden(batch.tokens_BT[:3]).shape[0] == 3
     with torch.no_grad():
@@ -220,8 +221,8 @@ def test_graphs_are_left_out_of_evaluations_and_other_shapes(store, make_model) 
 
 def test_a_run_by_graphs_learns_what_a_plain_run_learns(store, make_model, tmp_path: Path) -> None:
     found, expected = (
-        run(job(store, make_model, form, dropout=0.1), tmp_path / str(index))
-        for index, form in enumerate((Form("causal", graphed=True), Form("causal")))
+        run(job(store, make_model, mode, dropout=0.1), tmp_path / str(index))
+        for index, mode in enumerate((ExecutionMode("causal", graphed=True), ExecutionMode("causal")))
     )
     for one, other in zip(found, expected, strict=True):
         loss, same = (line["loss"] if "loss" in line else line["val"]["loss"] for line in (one, other))
@@ -231,11 +232,11 @@ def test_a_run_by_graphs_learns_what_a_plain_run_learns(store, make_model, tmp_p
 def test_the_choice_tries_every_form(store, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """None of them may be refused on this device."""
     for name in ("MEASURED_FROM", "COMPILED_FROM"):
-        monkeypatch.setattr(forms, name, {"cpu": 0.0, "cuda": 0.0} if name == "MEASURED_FROM" else 0.0)
+        monkeypatch.setattr(modes, name, {"cpu": 0.0, "cuda": 0.0} if name == "MEASURED_FROM" else 0.0)
     model = recipe.Model(preset="llama-1m", steps=10_000)
     source = BatchSource(store, recipe.Rows(length=128), 8, seed=0)
-    found, measured = forms.choose(
-        model, lambda: build(model, Vocabulary(60), 128, seed=0).to("cuda"), source, "bf16", 10_000, at_once=True
+    found, measured = modes.choose(
+        model, lambda: build(model, MadeUpTokenizer(60), 128, seed=0).to("cuda"), source, "bf16", 10_000, at_once=True
     )
     assert "not causal" not in capsys.readouterr().err
     assert len(measured["steps"]) == 4

@@ -11,8 +11,8 @@ from tutelage import recipe
 from tutelage.corpus.batches import IGNORE, Batch, BatchSource, Masking
 from tutelage.corpus.ul2 import Mixture
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.fused import Scales
-from tutelage.training.objectives import Counts, Learner, count, effective_weights, scales_for, used_positions
+from tutelage.training.fused import LossScales
+from tutelage.training.objectives import Learner, LossCounts, count, effective_weights, scales_for, used_positions
 
 T = 16
 
@@ -66,7 +66,7 @@ def naive(
 
 
 def _most_certain(batch, what, ensemble, teachers, b: int, length: int) -> set[int]:
-    """The taught tokens of a row that its gate skips."""
+    """The tokens of a row that its gate skips."""
     gate, T = what.distill.gate, what.distill.temperature
     if gate is None or gate.kind != "skip_certain":
         return set()
@@ -101,8 +101,10 @@ def test_equals_naive_loss(store, make_model, kind, text, reduction, temperature
     learner = Learner(make_model(shapes[0], 1))
     ensemble = Ensemble([make_model(shapes[0], 2), make_model(shapes[1], 3)], [2.0, 1.0])
     what = objectives(text, reduction, temperature, squared)
-    used = used_positions(batch, taught=True)
-    loss, _ = learner(batch, scales_for(what, count(batch)), ensemble.signal(batch.tokens_BT, batch.lengths_B), used)
+    used = used_positions(batch, distills=True)
+    loss, _ = learner(
+        batch, scales_for(what, count(batch)), ensemble.dense_signal(batch.tokens_BT, batch.lengths_B), used
+    )
     loss.backward()
     ours = {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
     learner.zero_grad()
@@ -133,10 +135,10 @@ def test_gates_and_schedules_equal_the_naive_loss(store, make_model, kind, maske
     for matrix in (p for p in ensemble.parameters() if p.ndim == 2):
         matrix.data.mul_(6)
     what = objectives("masked" if masked else "next_token", reduction, 2.0, True, gate)
-    used = used_positions(batch, taught=True)
+    used = used_positions(batch, distills=True)
     assert (used is not None) == (kind == "examples")
-    loss, sums = learner(batch, scales_for(what, count(batch), 0.4), ensemble.signal(batch.tokens_BT, batch.lengths_B),
-                         used)  # fmt: skip
+    signal = ensemble.dense_signal(batch.tokens_BT, batch.lengths_B)
+    loss, sums = learner(batch, scales_for(what, count(batch), 0.4), signal, used)
     loss.backward()
     ours = {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
     learner.zero_grad()
@@ -148,12 +150,12 @@ def test_gates_and_schedules_equal_the_naive_loss(store, make_model, kind, maske
     exact = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
     error = torch.stack([(ours[name] - exact[name]).norm() for name in ours]).norm()
     assert error < 1e-5 * torch.stack([g.norm() for g in exact.values()]).norm()
-    assert (0 < sums[2] < count(batch).taught) == (gate is not None)
+    assert (0 < sums[2] < count(batch).distilled) == (gate is not None)
 
 
 def test_a_temperature_that_changes_is_that_of_the_step() -> None:
     glide = {"start": 4.0, "end": 1.0}
-    counts = Counts(30, 32, 2, 32)
+    counts = LossCounts(30, 32, 2, 32)
     found = scales_for(objectives("next_token", "per_token", glide, True), counts, 0.5, 3.0)
     assert found == scales_for(objectives("next_token", "per_token", 3.0, True), counts, 0.5)
     first = scales_for(objectives("next_token", "per_token", glide, True), counts)
@@ -161,11 +163,11 @@ def test_a_temperature_that_changes_is_that_of_the_step() -> None:
 
 
 def test_what_the_teachers_give_up_is_the_texts() -> None:
-    what, counts = objectives("next_token", "per_token", 1.0, True), Counts(10, 10, 2, 10)
+    what, counts = objectives("next_token", "per_token", 1.0, True), LossCounts(10, 10, 2, 10)
     for share in (1.0, 0.75, 0.1, 0.0):
         scales = scales_for(what, counts, share)
         assert 10 * (scales.target + scales.teacher) == pytest.approx(1.0)
-    assert scales_for(what, counts, 0.0) == Scales(pytest.approx(0.1))
+    assert scales_for(what, counts, 0.0) == LossScales(pytest.approx(0.1))
 
 
 @pytest.mark.parametrize("gate", [None, "skip_certain", "advantage"])
@@ -181,7 +183,7 @@ def test_cutting_a_batch_changes_nothing(store, make_model, kind, text, reductio
         learner = Learner(make_model("llama", 1))
         total = 0.0
         for micro in batch.split(rows):
-            loss, _ = learner(micro, scales, ensemble.signal(micro.tokens_BT, micro.lengths_B))
+            loss, _ = learner(micro, scales, ensemble.dense_signal(micro.tokens_BT, micro.lengths_B))
             loss.backward()
             total += loss.item()
         results.append((total, torch.cat([p.grad.flatten() for p in learner.parameters()])))
@@ -192,13 +194,13 @@ def test_cutting_a_batch_changes_nothing(store, make_model, kind, text, reductio
 
 def test_counts_of_a_causal_chunk_batch(store) -> None:
     counts = count(batch_of(store))
-    assert (counts.target, counts.taught, counts.rows, counts.tokens) == (32 * (T - 1), 32 * T, 32, 32 * T)
+    assert (counts.target, counts.distilled, counts.distilled_rows, counts.tokens) == (32 * (T - 1), 32 * T, 32, 32 * T)
 
 
-def test_padding_is_neither_target_nor_taught(store) -> None:
+def test_padding_is_neither_target_nor_distilled(store) -> None:
     batch = batch_of(store, "examples")
     counts = count(batch)
-    assert counts.taught == counts.tokens == int(batch.lengths_B.sum())
+    assert counts.distilled == counts.tokens == int(batch.lengths_B.sum())
     assert counts.target == counts.tokens - len(batch.rows_B)
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.one_step import one_step
 
 from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.loop import Job, _gradients
-from tutelage.training.objectives import Learner, count, scales_for
+from tutelage.training.job import Job
+from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group, process_group
 from tutelage.training.plan import Plan
-from tutelage.training.record import Stopwatch
 
 
 def gradient(
@@ -26,16 +26,12 @@ def gradient(
         {"teachers": ["t"], "objectives": {"next_token": 0.5, "distill": {"weight": 0.5, "temperature": 2,
                                                                       "reduction": reduction}}})  # fmt: skip
     model = recipe.Model(preset="llama-1m", steps=1, stages=(stage,),
-                         optim=recipe.Optim(batch_rows=11, micro_batch_rows=micro))  # fmt: skip
+                         optim=recipe.Optim(batch_rows=11, micro_batch_rows=micro, clip=None))  # fmt: skip
     source = BatchSource(store, recipe.Rows(kind=kind, length=16, buckets=(8,)), 11, seed=0)
-    job = Job("x", model, 0, source, source, 1.0, Plan(1, (1,), frozenset({1})), frozenset(), lambda: None,
-              lambda i: None, "fp32")  # fmt: skip
+    job = Job("x", model, 0, source, source, 1.0, Plan(1, (1,), frozenset({1})), frozenset(),
+              lambda i: Ensemble([make_model("gpt2", 2)]), "fp32")  # fmt: skip
     learner = Learner(make_model("llama", 1))
-    batch = source.batch(3).part(slice(0, rows))
-    scales = scales_for(stage.objectives, count(batch))
-    sums = _gradients(
-        job, group.wrap(learner), Ensemble([make_model("gpt2", 2)]), batch, scales, 0, group, (0, 0), Stopwatch()
-    )
+    _, sums = one_step(job, learner, group, source.batch(3).part(slice(0, rows)))
     return torch.cat([p.grad.flatten() for p in learner.parameters()]), sums[:2]
 
 

@@ -36,7 +36,7 @@ def plan_of(schedule: Any = None, span: Any = None, temperature: Any = 1.0, step
 def test_lengths(written: Any, steps: int) -> None:
     if steps < 101:
         assert plan_of(span=written).ends == (steps, 101)
-    assert plan_of({"kind": "linear", "over": written}).heard_until(0) == steps
+    assert plan_of({"kind": "linear", "over": written}).taught_until(0) == steps
 
 
 def test_a_schedule_counts_from_its_stage_and_ends_with_it_unless_told() -> None:
@@ -55,7 +55,7 @@ models:
 """
     made = plan("m", recipe_from_text(text).models["m"], Rows(), WORDS_PER_TOKEN)
     assert made.ends == (10, 50, 70, 101)
-    assert [made.heard_until(stage) for stage in range(4)] == [10, 50, 55, 101]
+    assert [made.taught_until(stage) for stage in range(4)] == [10, 50, 55, 101]
     assert [made.share_at(step) for step in (9, 10, 30, 49, 50, 54, 55, 69, 70)] == pytest.approx(
         [1, 1, 0.5, 1 / 40, 1, 1, 0, 0, 1]
     )
@@ -89,9 +89,9 @@ def test_schedules_that_cannot_be(schedule: Any, span: Any, message: str) -> Non
 
 
 def test_a_temperature_beyond_the_teachers_is_refused() -> None:
-    with pytest.raises(UserError, match=r"temperature\.over=60 is 60 steps, .* heard has only 50"):
+    with pytest.raises(UserError, match=r"temperature\.over=60 is 60 steps, .* teach has only 50"):
         plan_of({"kind": "linear", "over": 50}, temperature={"start": 4, "end": 1, "over": 60})
 
 
 def test_a_step_may_end_where_its_stage_does() -> None:
-    assert plan_of({"kind": "step", "over": 20}, span=20).heard_until(0) == 20
+    assert plan_of({"kind": "step", "over": 20}, span=20).taught_until(0) == 20

@@ -217,7 +217,7 @@ def test_killed_around_the_release_and_the_switch_equals_undisturbed(
     until = 15 if course == "to the stage's end" else 11
     assert sorted(weights) == list(range(1, 31))
     assert [step for step, weight in weights.items() if weight > 0] == list(range(1, until + 1))
-    assert [line["step"] for line in lines if "heard" in line] == list(range(1, until + 1))
+    assert [line["step"] for line in lines if "gate_weight" in line] == list(range(1, until + 1))
     assert [line["step"] for line in lines if "kl" in line] == list(range(1, until + 1))
 
 

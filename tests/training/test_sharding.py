@@ -6,11 +6,13 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from fixtures.one_step import BuiltJob, one_step
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -23,11 +25,10 @@ from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint, sharding
-from tutelage.training.loop import Job, _gradients, train
-from tutelage.training.objectives import Learner, count, scales_for
+from tutelage.training.loop import train
+from tutelage.training.objectives import count, scales_for
 from tutelage.training.parallel import Group, clip_gradient, process_group
 from tutelage.training.plan import Plan
-from tutelage.training.record import Stopwatch
 
 ALONE = Group(0, 1, torch.device("cpu"))
 STEPS = 6
@@ -44,7 +45,7 @@ CASES = [
 NAMES = [f"{case[0]}-{'tied' if case[1] else 'untied'}-{case[2]}" for case in CASES]
 
 
-def job(store, case: tuple, sharded: bool, precision: str = "fp32", dropout: float = 0.0) -> Job:
+def job(store, case: tuple, sharded: bool, precision: str = "fp32", dropout: float = 0.0) -> BuiltJob:
     architecture, tied, kind, rows, micro, objectives = case
     stage = recipe.Stage.model_validate(
         {"teachers": ["t"] if "distill" in objectives else [], "objectives": objectives}
@@ -59,12 +60,11 @@ def job(store, case: tuple, sharded: bool, precision: str = "fp32", dropout: flo
         masking = Masking(0.3, 3, 60, (0, 1, 2, 3, 4, 5), 0)
     source = BatchSource(store, recipe.Rows(kind=kind, length=16, buckets=(8,)), rows, 0, masking=masking)
     val = BatchSource(store, recipe.Rows(kind="chunks", length=16), 64, 0, masking=masking, shuffle=False)
-    return Job(
+    return BuiltJob(
         name="x", model=model, seed=0, source=source, val=val, val_bytes_per_token=1.0,
         plan=Plan(STEPS, (STEPS,), frozenset({2, 4, STEPS})), milestones=frozenset(),
-        build=lambda: tiny(architecture, 1, tied, dropout),
         teachers=lambda index: Ensemble([tiny("gpt2", 2, True), tiny("llama", 3, False)]) if stage.teachers else None,
-        precision=precision,
+        precision=precision, build=lambda: tiny(architecture, 1, tied, dropout),
     )  # fmt: skip
 
 
@@ -113,10 +113,10 @@ def together(work: Callable[[Group], None]) -> None:
     assert [each.exitcode for each in processes] == [0, 0]
 
 
-def run(what: Job, path: Path, group: Group) -> None:
+def run(what: BuiltJob, path: Path, group: Group) -> None:
     folder = RunFolder(path)
     folder.path.mkdir(exist_ok=True)
-    train(what, folder, group)
+    train(what, what.learner(), folder, group)
 
 
 def weights(path: Path, name: str = "model", step: int = STEPS) -> dict[str, torch.Tensor]:
@@ -153,13 +153,11 @@ def test_training_sharded_equals_training_alone(store, tmp_path: Path, case: tup
 
 @pytest.mark.parametrize(("tied", "rows"), [(True, 11), (False, 1)])
 def test_gradient_and_its_norm(store, tmp_path: Path, tied: bool, rows: int) -> None:
-    def gradient(what: Job, group: Group) -> tuple[dict[str, torch.Tensor], float, torch.Tensor]:
-        learner, teachers = Learner(what.build()), what.teachers(0)
-        for module in (learner, teachers):
-            group.place(module, what.model.sharding, what.precision)
-        batch = what.source.batch(3).part(slice(0, rows))
-        scales = scales_for(what.model.stages[0].objectives, count(batch))
-        sums = _gradients(what, group.wrap(learner), teachers, batch, scales, 0, group, (0, 0), Stopwatch())
+    def gradient(what: BuiltJob, group: Group) -> tuple[dict[str, torch.Tensor], float, torch.Tensor]:
+        learner = what.learner()
+        optim = what.model.optim.model_copy(update={"clip": None})
+        unclipped = replace(what, model=what.model.model_copy(update={"optim": optim}))
+        _, sums = one_step(unclipped, learner, group, what.source.batch(3).part(slice(0, rows)))
         found = {name: sharding.whole(p.grad).clone() for name, p in learner.named_parameters()}
         return found, clip_gradient(learner, 1e-3), sums
 
@@ -232,9 +230,9 @@ def test_bf16_differs_by_rounding(store, tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in weights(tmp_path / "fsdp").values()} == {torch.float32}
 
 
-def bf16_gradients(what: Job, device: torch.device, processes: int) -> dict[str, torch.Tensor]:
+def bf16_gradients(what: BuiltJob, device: torch.device, processes: int) -> dict[str, torch.Tensor]:
     """A batch's gradients under autocast; `processes` share the model out and send it in bf16, 0 leave it whole."""
-    learner = Learner(what.build())
+    learner = what.learner()
     if processes:
         sharding.shard(learner.model, device, processes, torch.bfloat16)
     else:

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixtures.one_step import one_step
 from torch.nn import functional as F
 
 from tutelage import recipe
 from tutelage.corpus.batches import IGNORE, Batch, BatchSource, Masking
 from tutelage.corpus.labels import LabelReader, Labels, LabelTask
 from tutelage.models.heads import TaskHeads
-from tutelage.training.loop import Job, _gradients
+from tutelage.training.job import Job
 from tutelage.training.objectives import Learner, count, scales_for, used_positions
 from tutelage.training.parallel import Group, process_group
 from tutelage.training.plan import Plan
-from tutelage.training.record import Stopwatch
 from tutelage.training.tasks import task_weights
 
 T = 16
@@ -262,14 +262,12 @@ def gradient(store, make_model, rows: slice, micro: int, group: Group) -> tuple[
     what = objectives(False)
     stage = recipe.Stage(objectives=what)
     model = recipe.Model(preset="modernbert-4m", steps=1, stages=(stage,),
-                         optim=recipe.Optim(batch_rows=11, micro_batch_rows=micro))  # fmt: skip
+                         optim=recipe.Optim(batch_rows=11, micro_batch_rows=micro, clip=None))  # fmt: skip
     source = source_of(store, rows=11)
-    job = Job("x", model, 0, source, source, 1.0, Plan(1, (1,), frozenset({1})), frozenset(), lambda: None,
-              lambda i: None, "fp32")  # fmt: skip
+    job = Job("x", model, 0, source, source, 1.0, Plan(1, (1,), frozenset({1})), frozenset(), lambda i: None, "fp32",
+              task_weights=(weights_of(what),))  # fmt: skip
     learner = learner_of(make_model, False)
-    batch = source.batch(3).part(rows)
-    scales = scales_for(what, count(batch), tasks=weights_of(what))
-    sums = _gradients(job, group.wrap(learner), None, batch, scales, 0, group, (0, 0), Stopwatch())
+    _, sums = one_step(job, learner, group, source.batch(3).part(rows))
     return torch.cat([p.grad.flatten() for p in learner.parameters()]), sums
 
 

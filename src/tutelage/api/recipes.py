@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import ValidationError
 
 from tutelage.babylm import tracks
@@ -37,20 +36,22 @@ from tutelage.experiment.train import train_run
 from tutelage.models.build import save
 from tutelage.recipe import Evaluation, ModelKind, Recipe, Teacher
 from tutelage.recipe.load import load_recipe, shipped_recipes
+from tutelage.recipe.yaml import dump
 from tutelage.report.model_card import model_card
 from tutelage.report.report import publish as publish_summary
 from tutelage.report.report import write_html
 from tutelage.teaching import outside
 from tutelage.training.parallel import process_group
 
-Source = Recipe | str | Path
+Folder = str | Path
+RecipeSource = Recipe | Folder
 RUNS = Path("runs")
 EVALUATED = Path("evaluated")
 RECIPE_FILE = "recipe.yaml"
 
 
 @contextmanager
-def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterator[Experiment]:
+def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder) -> Iterator[Experiment]:
     if not isinstance(source, Recipe) and (Path(source) / RECIPE_FILE).is_file():
         if overrides:
             raise UserError(f"{source} is a run with settings of its own; overrides go with its recipe and a new name")
@@ -68,35 +69,37 @@ def _open(source: Source, overrides: Sequence[str], runs: str | Path) -> Iterato
 
 
 def show(
-    source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, probe: bool = True
+    source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, probe: bool = True
 ) -> list[estimates.RunEstimate]:
     """Estimate what every model will take: parameters, tokens, words, FLOPs, memory, disk, and time by a probe."""
     with _open(source, overrides, runs) as experiment:
         return estimates.estimate(experiment, probe)
 
 
-def prepare(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS) -> Prepared:
+def prepare(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS) -> Prepared:
     """Download and clean the corpus, train the tokenizer, encode."""
     with _open(source, overrides, runs) as experiment:
         return experiment.data
 
 
-def train(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, model: str | None = None) -> None:
+def train(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, model: str | None = None) -> None:
     """Train one model and those that teach it, or all models."""
     with _open(source, overrides, runs) as experiment:
         _train(experiment, model)
 
 
-def evaluate(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, model: str | None = None) -> None:
+def evaluate(
+    source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, model: str | None = None
+) -> None:
     """Score trained models on what the recipe names."""
     with _open(source, overrides, runs) as experiment:
         _evaluate(Scoring.of(experiment), model)
 
 
 def evaluate_models(
-    models: Sequence[str | Path],
+    models: Sequence[Folder],
     suites: Sequence[str],
-    out: str | Path = EVALUATED,
+    out: Folder = EVALUATED,
     convention: str | None = None,
     kind: ModelKind | None = None,
     revision: str | None = None,
@@ -132,7 +135,7 @@ def evaluate_models(
 
 
 def report(
-    source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, publish: str | Path | None = None
+    source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, publish: Folder | None = None
 ) -> Summary | None:
     """Write the report of a finished experiment, and publish it to a folder if one is named; see `run`."""
     with _open(source, overrides, runs) as experiment:
@@ -140,7 +143,7 @@ def report(
 
 
 def run(
-    source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, publish: str | Path | None = None
+    source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, publish: Folder | None = None
 ) -> Summary | None:
     """Do everything: prepare, train teachers before students, score, report.
 
@@ -154,7 +157,7 @@ def run(
 
 
 def cache_build(
-    source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS, model: str | None = None
+    source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, model: str | None = None
 ) -> None:
     """Fill the teacher caches of a recipe (or of one of its models), and mend what is damaged in them.
 
@@ -165,24 +168,20 @@ def cache_build(
         caches.build(experiment, model)
 
 
-def cache_info(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS) -> list[caches.CacheReport]:
+def cache_info(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS) -> list[caches.CacheReport]:
     """Say what the teacher caches of a recipe hold, and which folders beside them it does not use."""
     with _open(source, overrides, runs) as experiment:
         return caches.info(experiment)
 
 
-def cache_verify(source: Source, overrides: Sequence[str] = (), runs: str | Path = RUNS) -> list[caches.CacheReport]:
+def cache_verify(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS) -> list[caches.CacheReport]:
     """Compare every checksum of the teacher caches of a recipe; what is damaged stands in `damaged`."""
     with _open(source, overrides, runs) as experiment:
         return caches.verify(experiment)
 
 
 def score(
-    source: Source,
-    model: str,
-    overrides: Sequence[str] = (),
-    runs: str | Path = RUNS,
-    to: str | Path | None = None,
+    source: RecipeSource, model: str, overrides: Sequence[str] = (), runs: Folder = RUNS, to: Folder | None = None
 ) -> token_scores.ScoreReport:
     """Score every token of the training rows by a model, for selections; see `token_scores.ScoreReport`.
 
@@ -196,10 +195,7 @@ def score(
     Raises:
         UserError: the model is not trained, or has another vocabulary, or the folder holds other scores.
     """
-    try:
-        wanted = Teacher.model_validate(model)
-    except ValidationError as error:
-        raise UserError(f"'{model}' is no model: write name, name[seed], name@step-N, a folder or a hub id") from error
+    wanted = _named(model, "name, name[seed], name@step-N, a folder or a hub id")
     with _open(source, overrides, runs) as experiment:
         if wanted.model not in experiment.recipe.models:
             outside.check(wanted, experiment.data.tokenizer, experiment.recipe.models)
@@ -207,7 +203,7 @@ def score(
 
 
 def export(
-    source: Source, model: str, folder: str | Path, overrides: Sequence[str] = (), runs: str | Path = RUNS
+    source: RecipeSource, model: str, folder: Folder, overrides: Sequence[str] = (), runs: Folder = RUNS
 ) -> Path:
     """Copy a trained model (`name`, `name[seed]`, `name@step-N`) to a folder that stock transformers loads."""
     folder = Path(folder).absolute()
@@ -224,12 +220,7 @@ def export(
 
 
 def export_babylm(
-    source: Source,
-    model: str,
-    year: str,
-    folder: str | Path,
-    overrides: Sequence[str] = (),
-    runs: str | Path = RUNS,
+    source: RecipeSource, model: str, year: str, folder: Folder, overrides: Sequence[str] = (), runs: Folder = RUNS
 ) -> Path:
     """Make an upload folder for BabyLM of a trained model (`name` or `name[seed]`): see `tutelage.babylm.export`."""
     wanted = _named(model, "name or name[seed]")
@@ -238,12 +229,12 @@ def export_babylm(
 
 
 def submission_write(
-    source: Source,
+    source: RecipeSource,
     model: str,
-    folder: str | Path,
+    folder: Folder,
     track: str,
     overrides: Sequence[str] = (),
-    runs: str | Path = RUNS,
+    runs: Folder = RUNS,
     measure: bool = False,
     incomplete: bool = False,
 ) -> Results | None:
@@ -273,7 +264,7 @@ def submission_write(
         return write_results(experiment, run, track, Path(folder), measure, incomplete)
 
 
-def submission_check(path: str | Path, track: str) -> list[Fault]:
+def submission_check(path: Folder, track: str) -> list[Fault]:
     """Look through result files made here or elsewhere: see `tutelage.babylm.check`.
 
     Args:
@@ -291,9 +282,7 @@ def data_list() -> dict[str, str]:
     return {name: benchmarks.describe(name) for name in benchmarks.available()}
 
 
-def data_get(
-    name: str, folder: str | Path | None = None, accept_licence: bool = False, source: str | None = None
-) -> Path:
+def data_get(name: str, folder: Folder | None = None, accept_licence: bool = False, source: str | None = None) -> Path:
     """Fetch a benchmark from where its authors publish it, and return its folder.
 
     Args:
@@ -305,7 +294,7 @@ def data_get(
     return benchmarks.get(name, None if folder is None else Path(folder), accept_licence, source)
 
 
-def check(folder: str | Path, track: str, model: str | None = None) -> list[tracks.Finding]:
+def check(folder: Folder, track: str, model: str | None = None) -> list[tracks.Finding]:
     """Tell for each rule of a BabyLM track whether a finished experiment kept it, broke it, or files cannot tell."""
     return tracks.check(Path(folder), track, model)
 
@@ -324,7 +313,7 @@ def _named(model: str, ways: str) -> Teacher:
         raise UserError(f"'{model}' is no model: write {ways}") from error
 
 
-def _refuse_recipe(model: str | Path) -> None:
+def _refuse_recipe(model: Folder) -> None:
     """Tell a recipe that stands where a model is expected."""
     path = Path(model).expanduser()
     if (path / RECIPE_FILE).is_file():
@@ -347,8 +336,7 @@ def _train(experiment: Experiment, model: str | None) -> Scoring:
         train_run(experiment, run)
     if experiment.group.is_main:
         # A run folder knows its recipe, so that `tutelage report runs/NAME` needs nothing else.
-        text = yaml.safe_dump(experiment.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        write_text(experiment.folder / RECIPE_FILE, text)
+        write_text(experiment.folder / RECIPE_FILE, dump(experiment.recipe.model_dump(mode="json")))
     return scoring
 
 
@@ -363,7 +351,7 @@ def _evaluate(scoring: Scoring, model: str | None) -> None:
     experiment.group.barrier()
 
 
-def _report(scoring: Scoring, publish: str | Path | None) -> Summary:
+def _report(scoring: Scoring, publish: Folder | None) -> Summary:
     summary = summarise(scoring)
     page = write_html(summary, scoring.experiment.folder / "report.html")
     console.print(f"report: {page}")

@@ -56,7 +56,7 @@ def study_plan(
     """
     study, folder = _open(source, overrides, studies)
     _check_suites(study)
-    named = None if isinstance(study.plan, Planning) else _named_plan(study.plan)
+    named = _named_plan(study)
     if folder.plan.is_file() and not again:
         plan = read_plan(folder.plan)
         if named is not None and named != plan:
@@ -177,8 +177,7 @@ def study_costs(
 def study_show(source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> dict[str, int]:
     """Forecast the requests of each stage, repeats left out; asks nothing and writes nothing."""
     study, folder = _read(source, overrides, studies)
-    plan = None if isinstance(study.plan, Planning) else _named_plan(study.plan)
-    return forecast(study, read_plan(folder.plan) if folder.plan.is_file() else plan)
+    return forecast(study, read_plan(folder.plan) if folder.plan.is_file() else _named_plan(study))
 
 
 def study_prompts(folder: str | Path) -> list[Path]:
@@ -253,6 +252,8 @@ def _plan(folder: StudyFolder) -> StudyPlan:
     return read_plan(folder.plan)
 
 
-def _named_plan(path: Path) -> StudyPlan:
-    """Read the plan that a study names: a file, or `starter`, the plan of the starter corpus."""
-    return starter_plan() if str(path) == starter.NAME and not path.exists() else read_plan(path)
+def _named_plan(study: Study) -> StudyPlan | None:
+    """Read the plan that a study names, if it does: a file, or `starter`, the plan of the starter corpus."""
+    if isinstance(study.plan, Planning):
+        return None
+    return starter_plan() if str(study.plan) == starter.NAME and not study.plan.exists() else read_plan(study.plan)

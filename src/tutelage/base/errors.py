@@ -23,7 +23,7 @@ class Interrupted(Exception):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+        super().__init__(f"stopped by {signal.Signals(number).name}; run the same command again to resume")
         self.number = number
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,3 +56,17 @@ def code_digest(name: str) -> str:
     source = inspect.getsourcefile(module)
     assert source is not None, "a module in Python has a source"
     return sha256(Path(source))
+
+
+def check_settings(name: str, function: Callable[..., Any], given: int, settings: Mapping[str, Any]) -> None:
+    """Make sure that a function takes so many arguments by place, and settings by name.
+
+    Raises:
+        ValueError: it does not, with the nearest name.
+    """
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*range(given), **settings)
+    except TypeError as error:
+        wrong = next((key for key in settings if key not in signature.parameters), "")
+        raise ValueError(f"{name}{signature}: {error}{nearest(wrong, signature.parameters)}") from error

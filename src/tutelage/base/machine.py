@@ -168,7 +168,7 @@ def check_memory(size: float, what: str, device: str = "cpu") -> None:
 
 @cache
 def cpu_info(key: str) -> str:
-    """Return what Linux says of the processor under a key such as `vendor_id`; nothing elsewhere."""
+    """Return what Linux knows of the processor under a key such as `vendor_id`; nothing elsewhere."""
     lines = _read("/proc/cpuinfo").splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 

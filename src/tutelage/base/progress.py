@@ -77,9 +77,10 @@ class Tracker:
 @contextmanager
 def progress(label: str, total: float | None, unit: str, done: float = 0) -> Iterator[Tracker]:
     """Show the progress of a loop; `total` and `done` count `unit`s. Only the first process of a group shows it."""
-    if os.environ.get("RANK", "0") != "0" or not (console.is_terminal and sys.stderr.isatty()):
+    first = os.environ.get("RANK", "0") == "0"
+    if not (first and console.is_terminal and sys.stderr.isatty()):
         tracker = Tracker(label, total, unit, None)
-        if os.environ.get("RANK", "0") != "0":
+        if not first:
             tracker._logged = float("inf")
         yield tracker
         return

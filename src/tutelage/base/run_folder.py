@@ -45,8 +45,6 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out; the lock goes with the process, however it ends."""
-        with explain_disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.path / "lock", str(self.path)):
             # What a killed process was about to replace comes back, what it left half done goes.
             sweep(self.path)

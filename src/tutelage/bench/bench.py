@@ -11,11 +11,19 @@ from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.progress import console, human
-from tutelage.bench.timed import LONG_RUN, Clock, MadeUpText, Vocabulary, product_rate, time_plain_loop, time_training
+from tutelage.bench.timed import (
+    LONG_RUN,
+    Clock,
+    MadeUpText,
+    MadeUpTokenizer,
+    product_rate,
+    time_plain_loop,
+    time_training,
+)
 from tutelage.models.build import shape
 from tutelage.models.cost import Cost, cost_of
 from tutelage.models.presets import PRESETS
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
 
 PATIENCE = 1.0
 """Seconds for one product of matrices; smaller ones are timed where larger ones would take longer."""
@@ -32,7 +40,7 @@ class Bench:
         length: tokens in a row.
         peaks: operations per second of a large product of matrices, by precision.
         rates: tokens per second of training, by who trains and precision.
-        form: of the arithmetic, as a run of `LONG_RUN` steps chooses it.
+        mode: of the arithmetic, as a run of `LONG_RUN` steps chooses it.
     """
 
     preset: str
@@ -41,7 +49,7 @@ class Bench:
     length: int
     peaks: dict[str, float]
     rates: dict[tuple[str, str], float]
-    form: Form
+    mode: ExecutionMode
 
 
 def measure(preset: str, vocabulary: int, rows: int, length: int, steps: int) -> Bench:
@@ -73,12 +81,12 @@ def measure(preset: str, vocabulary: int, rows: int, length: int, steps: int) ->
         rates["plain PyTorch loop", precision] = rows * length / clock.step()
     console.print(f"tutelage, {fast} ...")
     clock = Clock(warm_and_timed)
-    _, form = time_training(model, text, vocabulary, length, clock)
+    _, mode = time_training(model, text, vocabulary, length, clock)
     rates["tutelage", fast] = rows * length / clock.step()
     console.print("products of matrices ...")
     peaks: dict[str, float] = {precision: _peak(precision) for precision in precisions}
-    cost = cost_of(shape(model, Vocabulary(vocabulary), length), "causal", length)
-    return Bench(preset, cost, rows, length, peaks, rates, form)
+    cost = cost_of(shape(model, MadeUpTokenizer(vocabulary), length), "causal", length)
+    return Bench(preset, cost, rows, length, peaks, rates, mode)
 
 
 def _peak(precision: str) -> float:
@@ -95,12 +103,12 @@ def table(bench: Bench) -> Table:
     """Lay the measurements out."""
     about = machine.environment()
     slowest = min(bench.rates.values())
-    compiled = "compiled" if bench.form.compiled else "not compiled"
+    compiled = "compiled" if bench.mode.compiled else "not compiled"
     laid = Table(
         title=f"Training {bench.preset} ({human(bench.cost.parameters)} parameters), {bench.rows} rows of "
         f"{bench.length} tokens a step",
         caption=f"{about['gpu'] or about['cpu']}, {about['cores']} cores, torch {about['torch']}. `auto` precision is "
-        f"{machine.precision('auto')}; attention {bench.form.attention}, {compiled}, as a run of {LONG_RUN:,} steps "
+        f"{machine.precision('auto')}; attention {bench.mode.attention}, {compiled}, as a run of {LONG_RUN:,} steps "
         "chooses. Median step on made-up text, start-up left out; "
         "`of peak`: the model's arithmetic as a share of what one large product of matrices reaches here, which is "
         + ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {precision}" for precision, peak in bench.peaks.items())

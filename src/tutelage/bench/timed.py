@@ -27,10 +27,11 @@ from tutelage.base.types import Json
 from tutelage.corpus.batches import Batch, BatchSource, Tokens
 from tutelage.models.build import build, config_for
 from tutelage.models.products import product
-from tutelage.teaching.schedule import Fade
+from tutelage.teaching.schedule import WeightSchedule
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.execution import Form, choose
+from tutelage.training.execution import ExecutionMode, choose
 from tutelage.training.loop import Job, train
+from tutelage.training.objectives import Learner
 from tutelage.training.parallel import process_group
 from tutelage.training.plan import Plan
 
@@ -58,7 +59,7 @@ class MadeUpText:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class MadeUpTokenizer:
     """As much of a tokenizer as building a model takes."""
 
     size: int
@@ -122,27 +123,27 @@ def time_training(
     vocabulary: int,
     row_length: int,
     clock: Clock,
-    teachers: Callable[[Form], Ensemble] | None = None,
-    heard: int | None = None,
-) -> tuple[list[Json], Form]:
+    teachers: Callable[[ExecutionMode], Ensemble] | None = None,
+    taught_steps: int | None = None,
+) -> tuple[list[Json], ExecutionMode]:
     """Train by the real loop until the clock says enough.
 
     Args:
-        model: what a recipe would say; its `steps` are many more than the clock's, so that the form of arithmetic is
+        model: what a recipe would say; its `steps` are many more than the clock's, so that the mode of arithmetic is
             what a long run would take, unless it names one.
         text: tokens to train on.
         vocabulary: how many different ones there are.
         row_length: tokens in a row.
         clock: ticks at every step.
-        teachers: makes them in a form, for a model that is taught.
-        heard: steps after which they are let go; never unless given.
+        teachers: makes them in a mode, for a model that is taught.
+        taught_steps: steps after which they are released; never unless given.
 
     Returns:
-        The lines of metrics, and the form.
+        The lines of metrics, and the mode.
     """
     machine.set_up()
     total = model.steps or LONG_RUN
-    taken, _ = choose_form(model, text, vocabulary, row_length)
+    mode, _ = choose_mode(model, text, vocabulary, row_length)
     source = _ClockedSource(text, recipe.Rows(length=row_length), model.optim.batch_rows, seed=0)
     source.clock = clock
     with TemporaryDirectory() as folder, process_group() as group:
@@ -153,25 +154,30 @@ def time_training(
             source=source,
             val=source,
             val_bytes_per_token=1.0,
-            plan=Plan(total, (total,), frozenset(), fades={0: Fade("step", 0, heard)} if heard else {}),
+            plan=Plan(
+                total,
+                (total,),
+                frozenset(),
+                weight_schedules={0: WeightSchedule("step", 0, taught_steps)} if taught_steps else {},
+            ),
             milestones=frozenset(),
-            build=lambda: taken.give(build(model, Vocabulary(vocabulary), row_length, seed=0)),
-            teachers=lambda stage: teachers(taken) if teachers and stage is not None else None,
+            teachers=lambda stage: teachers(mode) if teachers and stage is not None else None,
             precision=machine.precision(model.precision),
         )
         run = RunFolder(Path(folder))
+        learner = Learner(mode.apply(build(model, MadeUpTokenizer(vocabulary), row_length, seed=0)))
         with contextlib.suppress(Enough):
-            train(job, run, group)
-        return run.lines(), taken
+            train(job, learner, run, group)
+        return run.lines(), mode
 
 
-def choose_form(model: recipe.Model, text: Tokens, vocabulary: int, row_length: int) -> tuple[Form, Json]:
-    """Choose the form of a model's arithmetic as an experiment does; also return what was measured for it."""
+def choose_mode(model: recipe.Model, text: Tokens, vocabulary: int, row_length: int) -> tuple[ExecutionMode, Json]:
+    """Choose the mode of a model's arithmetic as an experiment does; also return what was measured for it."""
     source = BatchSource(text, recipe.Rows(length=row_length), model.optim.batch_rows, seed=0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return choose(
         model,
-        lambda: build(model, Vocabulary(vocabulary), row_length, seed=0).to(device),
+        lambda: build(model, MadeUpTokenizer(vocabulary), row_length, seed=0).to(device),
         source,
         machine.precision(model.precision),
         model.steps or LONG_RUN,
@@ -188,7 +194,7 @@ def time_plain_loop(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = BatchSource(text, recipe.Rows(length=row_length), model.optim.batch_rows, seed=0)
     torch.manual_seed(0)
-    hf = AutoModelForCausalLM.from_config(config_for(model, Vocabulary(vocabulary), row_length)).to(device)
+    hf = AutoModelForCausalLM.from_config(config_for(model, MadeUpTokenizer(vocabulary), row_length)).to(device)
     optimizer = torch.optim.AdamW(hf.parameters(), lr=model.optim.lr, weight_decay=0.0, fused=True)
     with contextlib.suppress(Enough):
         for step in itertools.count():

@@ -10,7 +10,7 @@ import typer
 from tutelage.cli.arguments import RUNS, OneModel, Overrides, RecipeArgument, Runs, TrackOption
 
 cache = typer.Typer(
-    no_args_is_help=True, help="Keep what teachers say on disk, and look after it (`stages: [{cache: ...}]`)."
+    no_args_is_help=True, help="Keep teachers' output on disk, and look after it (`stages: [{cache: ...}]`)."
 )
 data = typer.Typer(no_args_is_help=True, help="Get benchmarks from where their authors publish them; none is bundled.")
 submission = typer.Typer(no_args_is_help=True, help="BabyLM's result files: write them from scores, look them through.")
@@ -96,7 +96,7 @@ def data_get(
 
 @cache.command("build")
 def cache_build(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, model: OneModel = None) -> None:
-    """Fill the caches of trained teachers, or go on filling them; mend what is damaged."""
+    """Fill the caches of trained teachers, or resume filling them; mend what is damaged."""
     from tutelage import api
 
     api.cache_build(recipe, overrides or (), runs, model)

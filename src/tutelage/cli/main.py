@@ -32,8 +32,8 @@ A *recipe* (a YAML file) is a whole experiment: corpus, tokenizer, teachers, stu
 `tutelage run quickstart`
 
 which needs no network and no GPU. Change any setting behind the recipe: `tutelage run quickstart
-models.student.optim.lr=1e-3 name=faster`. What is finished is never computed twice; what was interrupted goes on
-when the same command is given again.""",
+models.student.optim.lr=1e-3 name=faster`. What is finished is never computed twice; what was interrupted
+resumes when the same command is given again.""",
 )
 
 app.add_typer(cache, name="cache")
@@ -107,7 +107,7 @@ def evaluate(
         ),
     ] = None,
     kind: Annotated[
-        Literal["causal", "masked"] | None, typer.Option(help="How models read, where their configuration is silent.")
+        Literal["causal", "masked"] | None, typer.Option(help="Of the models, where their configuration does not tell.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     precision: Annotated[Literal["fp32", "bf16"] | None, typer.Option(help="Of the models; fp32 by default.")] = None,
@@ -188,7 +188,7 @@ def score(
 
     Selections (`stages: [{select: ...}]`) do this by themselves; the verb is for looking at a scorer first.
     `tutelage score mine.yaml small@step-200` prints tokens, mean loss, the share of tokens among the ten likeliest and
-    quantiles of the rows' scores. A pass that was interrupted goes on where it stopped; what is scored stays.
+    quantiles of the rows' scores. An interrupted pass resumes where it stopped; what is scored stays.
     """
     from tutelage import api
     from tutelage.base.progress import output

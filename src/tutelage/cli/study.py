@@ -155,8 +155,8 @@ def _show(verb: str, file: str, changes: list[str] | None, studies: Path, *more:
     """Do what a verb of `api.studies` does, print its table and return what it returned."""
     from tutelage.api import studies as work
     from tutelage.base.progress import output
-    from tutelage.report import study_tables
+    from tutelage.report.study_tables import TABLES
 
     done = getattr(work, f"study_{verb}")(file, changes or (), studies, *more)
-    output().print(getattr(study_tables, f"{verb}_table")(done))
+    output().print(TABLES[verb](done))
     return done

@@ -7,35 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from tutelage.evaluation.benchmarks.results import MeasuredScores, Proportion, Strict, SuiteScores, Unit
-from tutelage.training.outcome import HeldOut
+from tutelage.training.outcome import GateStage, HeldOut
 
 Role = Literal["teacher", "student", "control", "model", "ensemble"]
 Point = tuple[int, int, float]
 """A point of a curve: step, tokens seen, value."""
 WordPoint = tuple[NonNegativeInt, float | None]
 """A point of a learning curve: words seen, repeats included, and the value; None where it cannot be told."""
-
-
-class GateBin(Strict):
-    """Tokens of about the same difficulty, and how much of the teachers' weight a gate let through there."""
-
-    loss: float
-    """The teachers' loss in nats per token, at the divergence's temperature."""
-    student: float
-    """The student's."""
-    entropy: float
-    """The teachers' entropy in nats per token."""
-    heard: Proportion
-    tokens: NonNegativeInt
-
-
-class GateStage(Strict):
-    """A stage with a gate."""
-
-    stage: int
-    """Counted from 0."""
-    bins: list[GateBin]
-    """From the tokens that are easiest for the teachers to the hardest."""
 
 
 class Along(Strict):
@@ -80,10 +58,10 @@ class SeedRun(Strict):
     val: HeldOut | None = None
     test: HeldOut | None = None
     curves: dict[str, list[Point]] = {}
-    """`train_loss`, `train_kl`, `val_loss`, `lr`, `teacher_weight`, `teacher_heard`, `temperature`; `flops` (teachers'
+    """`train_loss`, `train_kl`, `val_loss`, `lr`, `teacher_weight`, `gate_weight`, `temperature`; `flops` (teachers'
     forward passes included) and `seconds` so far, at the evaluations; others are kept and not drawn."""
-    heard: list[GateStage] = []
-    """Where gates let the teachers be heard, on held-out text once training was over."""
+    gate_report: list[GateStage] = []
+    """What gates came to by difficulty, on held-out text once training was over."""
     machine: dict[str, str | int | float | None] = {}
     """Where it was trained."""
     clip_rate: Proportion | None = None

@@ -10,7 +10,7 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -47,16 +47,16 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens and what should be said about them.
+    """Rows of tokens and their targets.
 
     Attributes:
         rows_B: which rows of the store these are.
         epochs_B: in which pass over the store each row is read; offsets and masks depend on it.
         tokens_BT: what the model reads.
-        targets_BT: what it should say at each position; `IGNORE` where there is no loss.
+        targets_BT: the token to predict at each position; `IGNORE` where there is no loss.
         lengths_B: tokens before the padding of each row; None where no row is padded.
         labels: what `LabelReader.read` returns, each with B as its first dimension; empty where no labels are learned.
-        masked: whether tokens were hidden from the model, which reads both ways; else it reads left to right.
+        masked: whether tokens were hidden, for a masked model; else the batch is for a causal one.
         rewritten: whether rows were rewritten by a mixture of denoisers, which asks at some positions only.
         silent: a stand-in without any loss, for a process that has no rows of a small batch.
     """
@@ -73,16 +73,8 @@ class Batch:
 
     def part(self, rows: slice) -> Batch:
         """Return some of the rows."""
-        lengths = None if self.lengths_B is None else self.lengths_B[rows]
-        return replace(
-            self,
-            rows_B=self.rows_B[rows],
-            epochs_B=self.epochs_B[rows],
-            tokens_BT=self.tokens_BT[rows],
-            targets_BT=self.targets_BT[rows],
-            lengths_B=lengths,
-            labels={task: labels[rows] for task, labels in self.labels.items()},
-        )
+        rows_B, epochs_B = self.rows_B[rows], self.epochs_B[rows]
+        return replace(self._each(lambda tensor: tensor[rows]), rows_B=rows_B, epochs_B=epochs_B)
 
     def split(self, rows: int) -> Iterator[Batch]:
         """Cut into micro-batches of at most `rows` rows."""
@@ -97,13 +89,14 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Copy to a device; row and epoch numbers stay."""
-        return replace(
-            self,
-            tokens_BT=to_device(self.tokens_BT, device),
-            targets_BT=to_device(self.targets_BT, device),
-            lengths_B=to_device(self.lengths_B, device),
-            labels={task: to_device(labels, device) for task, labels in self.labels.items()},
-        )
+        return self._each(lambda tensor: to_device(tensor, device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Change every tensor but the numbers of rows and epochs."""
+        lengths = None if self.lengths_B is None else change(self.lengths_B)
+        labels = {task: change(labels) for task, labels in self.labels.items()}
+        tokens, targets = change(self.tokens_BT), change(self.targets_BT)
+        return replace(self, tokens_BT=tokens, targets_BT=targets, lengths_B=lengths, labels=labels)
 
     @property
     def real_BT(self) -> Tensor:
@@ -167,14 +160,14 @@ class Examples:
         starts = np.asarray(store.document_starts, dtype=np.int64)
         documents = np.arange(len(starts))
         lengths = np.diff(np.append(starts, len(store.tokens)))
-        pieces = np.maximum(1, -(-lengths // length))
-        offset = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        self.starts: Ints = np.repeat(starts, pieces) + offset * length
-        self.lengths: Ints = np.minimum(length, np.repeat(lengths, pieces) - offset * length)
+        parts = np.maximum(1, -(-lengths // length))
+        offset = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+        self.starts: Ints = np.repeat(starts, parts) + offset * length
+        self.lengths: Ints = np.minimum(length, np.repeat(lengths, parts) - offset * length)
         # A row of one token has nothing to predict.
         kept = self.lengths > 1
         self.starts, self.lengths = self.starts[kept], self.lengths[kept]
-        self.documents: Ints = np.repeat(documents, pieces)[kept]
+        self.documents: Ints = np.repeat(documents, parts)[kept]
         self.opens: Bools = (offset == 0)[kept]
         self.count = len(self.starts)
         if self.count < 1:
@@ -203,7 +196,7 @@ class BatchSource:
         pad_id: fills up rows of examples.
         masking: hides tokens for a masked model; without it, targets are the next tokens.
         shuffle: permute rows in each epoch; off for evaluation.
-        mixture: rewrites the rows of a model that reads left to right.
+        mixture: rewrites the rows of a causal model.
         labels: reads the labels of rows of examples, where they are learned.
     """
 
@@ -231,6 +224,10 @@ class BatchSource:
         self.mixture = mixture
         self.labels = labels
         self.tokens_per_epoch = int(self.row_lengths.sum())
+        self._remember()
+
+    def _remember(self) -> None:
+        """Keep the order of two epochs."""
         self._epoch_batches = lru_cache(maxsize=2)(self._example_batches)
         self._permutation = lru_cache(maxsize=2)(self._permute)
 
@@ -269,11 +266,11 @@ class BatchSource:
         """Return the same rows in batches of another size."""
         other = copy(self)
         other.batch_rows = batch_rows
-        other._epoch_batches = lru_cache(maxsize=2)(other._example_batches)
+        other._remember()
         return other
 
     def with_rows(self, only: Ints, targets: Bools | None = None) -> BatchSource:
-        """Return a source of some of the rows, permuted anew in each epoch as all of them would be.
+        """Return a source of some of the rows, permuted again in each epoch as all of them would be.
 
         Args:
             only: which, in rising order.
@@ -289,7 +286,6 @@ class BatchSource:
         other = self.with_batch_rows(self.batch_rows)
         other.only, other.targets = only, targets
         other.tokens_per_epoch = int(self.row_lengths[only].sum())
-        other._permutation = lru_cache(maxsize=2)(other._permute)
         return other
 
     @property
@@ -363,26 +359,18 @@ class BatchSource:
             targets[:, :-1] = tokens[:, 1:]
         if asked_from is not None:
             targets[torch.arange(targets.shape[1]) < asked_from[:, None] - 1] = IGNORE
-        rows_B, epochs_B = torch.tensor(rows).T
-        masked, rewritten = self.masking is not None, self.mixture is not None
-        labels = self._labels_of(rows)
-        batch = Batch(rows_B, epochs_B, tokens, targets, lengths, labels, masked, rewritten)
         if lengths is not None:
             # Padding is never a target: the last real token of a causal row has no next one.
             last = lengths - 1 if self.masking is None else lengths
-            beyond = torch.arange(tokens.shape[1]) >= last[:, None]
-            batch = replace(batch, targets_BT=targets.masked_fill(beyond, IGNORE))
-        return batch if self.targets is None else self._with_targets_kept(batch, self.targets)
-
-    def _labels_of(self, rows: list[tuple[int, int]]) -> dict[str, Tensor]:
-        if self.labels is None or not isinstance(self.rows, Examples):
-            return {}
-        return self.labels.read([self.rows.place(row) for row, _ in rows])
-
-    def _with_targets_kept(self, batch: Batch, kept: Bools) -> Batch:
-        """Leave a batch only those targets that were selected."""
-        dropped = torch.zeros_like(batch.targets_BT, dtype=torch.bool)
-        for place, row in enumerate(batch.rows_B.tolist()):
-            start, length = int(self._row_starts[row]), int(self.row_lengths[row])
-            dropped[place, :length] = torch.from_numpy(~kept[start : start + length])
-        return replace(batch, targets_BT=batch.targets_BT.masked_fill(dropped, IGNORE))
+            targets[torch.arange(tokens.shape[1]) >= last[:, None]] = IGNORE
+        if self.targets is not None:
+            # Where targets are selected, the others are left out.
+            for place, (row, _) in enumerate(rows):
+                start, length = int(self._row_starts[row]), int(self.row_lengths[row])
+                targets[place, :length][torch.from_numpy(~self.targets[start : start + length])] = IGNORE
+        labels = {}
+        if self.labels is not None and isinstance(self.rows, Examples):
+            labels = self.labels.read([self.rows.place(row) for row, _ in rows])
+        rows_B, epochs_B = torch.tensor(rows).T
+        masked, rewritten = self.masking is not None, self.mixture is not None
+        return Batch(rows_B, epochs_B, tokens, targets, lengths, labels, masked, rewritten)

@@ -6,7 +6,7 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
-from tutelage.base.types import Bools, Ints
+from tutelage.base.types import Ints
 from tutelage.corpus import splits
 from tutelage.corpus.cleaned import CleanedFile
 from tutelage.corpus.examples import read_examples
@@ -14,68 +14,57 @@ from tutelage.corpus.sources import Corpus
 from tutelage.corpus.splits import SPLITS, Split
 
 
-def choose(
-    corpora: list[Corpus], cleaned: list[CleanedFile], data: recipe.Data, notes: list[str]
-) -> dict[Split, list[Bools]]:
-    """Choose for each split the passages of each file.
+def choose(corpora: list[Corpus], cleaned: list[CleanedFile], data: recipe.Data, notes: list[str]) -> None:
+    """Set for each file the passages of each split (`CleanedFile.chosen`).
 
     Args:
         corpora: the recipe's own first, then those that are mixed in.
-        cleaned: their files, in the same order.
+        cleaned: their files.
         data: budgets and shares.
         notes: where a budget is larger than what is there, that is noted.
 
     Raises:
         UserError: a corpus that is mixed in has fewer words than its share.
     """
-    of = [next(i for i, corpus in enumerate(corpora) if file.source in corpus.files) for file in cleaned]
-    membership = [_splits_of(corpora[i], file, data) for i, file in zip(of, cleaned, strict=True)]
+    for file in cleaned:
+        membership = _splits_of(file, data)
+        file.chosen = {split: membership == index for index, split in enumerate(SPLITS)}
     asked: dict[Split, float | None] = {
         "train": None if data.words is None else data.words * (1 - data.val_share),
         "val": None if data.words is None else data.words * data.val_share,
         "test": data.test_words,
     }
-    chosen: dict[Split, list[Bools]] = {}
-    for index, split in enumerate(SPLITS):
-        chosen[split] = [member == index for member in membership]
+    for split in SPLITS:
         whole = asked[split]
-        for i, corpus in enumerate(corpora):
-            mine = [(file, mask) for j, file, mask in zip(of, cleaned, chosen[split], strict=True) if j == i]
-            there = [file.words_of(mask) for file, mask in mine]
+        for corpus in corpora:
+            mine = [file for file in cleaned if file.corpus is corpus]
             if whole is None and data.mix and split != "test":
                 # Where no number is asked for, it is what the recipe's own corpus has.
-                whole = float(sum(there))
+                whole = float(sum(file.words_of(split) for file in mine))
             budget = whole if split == "test" else whole if whole is None else whole * corpus.share
             if not corpus.held and split == "test":
                 budget = 0.0
             if budget is not None:
-                _cut(corpus, split, mine, there, budget, notes)
-    return chosen
+                _cut(corpus, split, mine, budget, notes)
 
 
-def _cut(
-    corpus: Corpus,
-    split: Split,
-    mine: list[tuple[CleanedFile, Bools]],
-    there: list[int],
-    budget: float,
-    notes: list[str],
-) -> None:
-    """Leave a corpus's files only so many words of a split, each in proportion, in place."""
-    total = sum(there)
+def _cut(corpus: Corpus, split: Split, mine: list[CleanedFile], budget: float, notes: list[str]) -> None:
+    """Leave a corpus's files only so many words of a split, each in proportion."""
+    total = sum(file.words_of(split) for file in mine)
     if budget > total and split == "train" and not corpus.held:
         raise UserError(f"data.mix: '{corpus.name}' is to give {round(budget):,} words, and has {total:,} to train on: "
                         "lower its share, or data.words")  # fmt: skip
     if budget > total:
         notes.append(f"{split}: {round(budget)} words were asked for, {total} are there and all are taken")
     elif budget < total:
-        for (file, mask), words in zip(mine, there, strict=True):
-            name = f"{file.source.name}/{split}"
+        for file in mine:
+            name, mask, words = f"{file.source.name}/{split}", file.chosen[split], file.words_of(split)
             mask[mask] = splits.subset(name, file.passages.words[mask], budget * words / total)
 
 
-def _splits_of(corpus: Corpus, file: CleanedFile, data: recipe.Data) -> Ints:
+def _splits_of(file: CleanedFile, data: recipe.Data) -> Ints:
     """Return for each passage of a file the index of its split."""
+    corpus = file.corpus
     if file.source.split == "test":
         return np.full(len(file.passages), SPLITS.index("test"), dtype=np.int64)
     test_share = 0.0 if corpus.brings_test or not corpus.held else data.test_share

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from tutelage import recipe
 from tutelage.base import files
 from tutelage.base.errors import UserError
 from tutelage.base.progress import Tracker
@@ -15,8 +16,8 @@ from tutelage.corpus import reading, splits
 from tutelage.corpus.cleaning import clean_blocks, cleaner
 from tutelage.corpus.encoding import Text
 from tutelage.corpus.examples import Example, read_examples
-from tutelage.corpus.sources import SourceFile
-from tutelage.corpus.splits import Passages
+from tutelage.corpus.sources import Corpus, SourceFile
+from tutelage.corpus.splits import Passages, Split
 
 STUDIED = ("starter", "study")
 """Formats whose records are examples of a study."""
@@ -26,6 +27,7 @@ STUDIED = ("starter", "study")
 class CleanedFile:
     """A cleaned source file and its passages, which tile it."""
 
+    corpus: Corpus
     source: SourceFile
     path: Path
     passages: Passages
@@ -33,15 +35,17 @@ class CleanedFile:
     """Bytes of the original."""
     sha256: str
     """Of the original."""
+    chosen: dict[Split, Bools] = field(default_factory=dict)
+    """The passages of each split (see `choosing`)."""
 
     @property
     def words(self) -> int:
         """Whitespace words after cleaning."""
         return int(self.passages.words.sum())
 
-    def words_of(self, chosen: Bools) -> int:
-        """Return the words of chosen passages."""
-        return int(self.passages.words[chosen].sum())
+    def words_of(self, split: Split) -> int:
+        """Return the words of a split's passages."""
+        return int(self.passages.words[self.chosen[split]].sum())
 
     def cut(self, lines: tuple[int, int]) -> None:
         """Cut passages at two line numbers, so that each lies in one split."""
@@ -53,24 +57,25 @@ class CleanedFile:
         """Whether it holds examples of a study, one a document."""
         return self.source.format in STUDIED
 
-    def examples(self, chosen: Bools) -> Iterator[Example]:
-        """Yield the examples of chosen passages, each of which is a whole one."""
-        wanted = set(self.passages.documents[chosen].tolist())
+    def examples(self, split: Split) -> Iterator[Example]:
+        """Yield the examples of a split's passages, each of which is a whole one."""
+        wanted = set(self.passages.documents[self.chosen[split]].tolist())
         for number, example in enumerate(read_examples(self.source.path)):
             if number in wanted:
                 yield example
 
-    def texts(self, chosen: Bools, separator: Literal["none", "end", "brackets"]) -> Iterator[Text]:
-        """Yield the texts to encode, from chosen passages in their order.
+    def texts(self, split: Split, separator: Literal["none", "end", "brackets"]) -> Iterator[Text]:
+        """Yield the texts to encode, from a split's passages in their order.
 
         With `end`, a text is a document without the blanks around it; where passages were left out, the parts on both
         sides are documents of their own, so that nothing is joined that did not stand together. `brackets` does the
         same, and takes the two texts of a pair apart. With `none`, the file is one text.
         """
+        chosen = self.chosen[split]
         if not chosen.any():
             return
         if separator == "brackets" and self.labelled:
-            for example in self.examples(chosen):
+            for example in self.examples(split):
                 for index, text in enumerate(filter(None, (example.text, example.text_pair))):
                     yield Text(len(text.split()), [text.strip()], joins=index > 0)
             return
@@ -90,9 +95,8 @@ class CleanedFile:
                 yield file.read(int(self.passages.bytes[passage])).decode()
 
 
-def clean_file(source: SourceFile, folder: Path, behaviour: str, encoding: str, text_field: str,
-               bar: Tracker, whole: bool = False) -> CleanedFile:  # fmt: skip
-    """Clean one file into `folder`; `whole` keeps each example of a study in one passage.
+def clean_file(corpus: Corpus, source: SourceFile, folder: Path, data: recipe.Data, bar: Tracker) -> CleanedFile:
+    """Clean one file of a corpus into `folder`; between brackets, each example of a study stays in one passage.
 
     Raises:
         UserError: bytes, lines or records that are no text (see `reading`).
@@ -101,25 +105,18 @@ def clean_file(source: SourceFile, folder: Path, behaviour: str, encoding: str, 
     size, done = source.path.stat().st_size, 0
     indexer = splits.Indexer()
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        for text in _cleaned(source, behaviour, encoding, text_field, indexer, whole):
+        for text in _cleaned(source, data, indexer):
             file.write(text)
             done += (step := min(len(text), size - done))
             bar.advance(step, source.name)
     bar.advance(size - done)
-    return CleanedFile(source, path, indexer.passages(), size, files.sha256(source.path))
+    return CleanedFile(corpus, source, path, indexer.passages(), size, files.sha256(source.path))
 
 
-def _cleaned(
-    source: SourceFile,
-    behaviour: str,
-    encoding: str,
-    text_field: str,
-    indexer: splits.Indexer,
-    whole: bool,
-) -> Iterator[str]:
+def _cleaned(source: SourceFile, data: recipe.Data, indexer: splits.Indexer) -> Iterator[str]:
     """Yield cleaned text and tell the indexer its lines or records."""
     if source.format == "text":
-        blocks = clean_blocks(reading.blocks(source.path, encoding), source.cleaner, behaviour)
+        blocks = clean_blocks(reading.blocks(source.path, data.encoding), source.cleaner, data.cleaning)
         rest = ""
         for block in blocks:
             # A block may end inside a line where newlines were deleted.
@@ -130,15 +127,16 @@ def _cleaned(
         if rest:
             indexer.line(rest)
         return
-    for record in _records(source, behaviour, encoding, text_field):
+    for record in _records(source, data):
         text = record.strip("\n") + "\n\n"
-        indexer.record(text, whole and source.format in STUDIED)
+        indexer.record(text, whole=data.separator == "brackets" and source.format in STUDIED)
         yield text
 
 
-def _records(source: SourceFile, behaviour: str, encoding: str, text_field: str) -> Iterator[str]:
+def _records(source: SourceFile, data: recipe.Data) -> Iterator[str]:
     if source.format == "jsonl":
-        yield from map(cleaner(source.cleaner, behaviour), reading.json_texts(source.path, text_field, encoding))
+        texts = reading.json_texts(source.path, data.text_field, data.encoding)
+        yield from map(cleaner(source.cleaner, data.cleaning), texts)
         return
     for example in read_examples(source.path):
         # Pairs become two lines; words are joined by single spaces, so that tags stay aligned with them.

@@ -49,12 +49,12 @@ def cbt(text: str) -> str:
 
 
 def open_subtitles(text: str) -> str:
-    """Drop every line that speaks of subtitles (credits of those who made them)."""
+    """Drop every line that mentions subtitles (credits of those who made them)."""
     return _SUBTITLE_LINE.sub("", text)
 
 
 def qed(text: str) -> str:
-    """Write shouted lines in lower case, with `l` read as `I` where character recognition mistook it."""
+    """Write lines in capitals in lower case, with `l` read as `I` where character recognition mistook it."""
     return "\n".join(_qed_line(line) for line in text.split("\n"))
 
 
@@ -95,7 +95,7 @@ def _qed_line(line: str) -> str:
     spoken = re.sub("[.!?]", "", _BRACKETS.sub("", line))
     # The published rule divides by this length and fails on lines of brackets and points alone.
     if spoken and 2 * sum(letter.isupper() for letter in spoken) >= len(spoken):
-        line = " ".join(piece.capitalize() for piece in _SENTENCE_END.split(line.replace("l", "I")))
+        line = " ".join(sentence.capitalize() for sentence in _SENTENCE_END.split(line.replace("l", "I")))
     return line.strip()
 
 

@@ -141,7 +141,7 @@ def _fetch(url: str, state: _State, size: int | None) -> None:
     with _request(url, headers) as response:
         status = response.status_code
         if status == 416:
-            # The part is as long as the file, or longer: start anew, the check of the content decides.
+            # The part is as long as the file, or longer: start again, the check of the content decides.
             state.forget()
             raise _Passing("the server refused to continue (416)")
         if status in (404, 410):

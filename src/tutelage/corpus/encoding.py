@@ -13,12 +13,15 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tutelage.corpus.tokenizer import lost_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 SEGMENT = 1 << 15
 """Characters after which a text is cut at the next safe place."""
@@ -35,7 +38,7 @@ class Text:
     words: int
     chunks: Iterable[str]
     joins: bool = False
-    """Whether it goes on in the document of the text before it: the second text of a pair."""
+    """Whether it continues the document of the text before it: the second text of a pair."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Encoder:
         unknown_id: the tokenizer's unknown token, if it has one.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         from tokenizers import Tokenizer
 
         state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -159,7 +162,7 @@ class Encoder:
 
     def _flush(self, batch: list[Segment]) -> Iterator[Encoded]:
         found: list[Any] = [None] * len(batch)
-        # One call where all segments are treated alike, which is the common case.
+        # One call where all segments are treated the same way, which is the common case.
         for backend in {id(b): b for b in (self._first, self._rest)}.values():
             mine = [i for i, segment in enumerate(batch) if (self._first if segment.opens else self._rest) is backend]
             encodings = backend.encode_batch_fast([batch[i].text for i in mine], add_special_tokens=False)

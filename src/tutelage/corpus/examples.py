@@ -65,9 +65,14 @@ class Example:
         return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The text, or the two of a pair."""
+        return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
+
+    @property
     def word_count(self) -> int:
         """Whitespace words of all its text."""
-        return len(self.text.split()) + len((self.text_pair or "").split())
+        return sum(len(text.split()) for text in self.texts)
 
     def takes(self, tagged_words: int | None = None) -> tuple[TaskKind, ...]:
         """Return the kinds of tasks that could label it; words are tagged where spaces alone part them, on one line.

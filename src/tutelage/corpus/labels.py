@@ -5,7 +5,7 @@ Beside the tokens of a split, where its corpus has a plan (`study_plan`) and `da
     <split>.classes.npy   (N, J) int16    label of each document for each task of texts or pairs; -100 is missing
     <split>.words.npy     (W, 2) int64    first and last token of each word with a tag, in rising order
     <split>.tags.npy      (W, K) int16    its label for each tagging task
-    <split>.sure.npy      (N, J+K) float32    confidence of a document's labels, by task; 1 where nothing was said
+    <split>.sure.npy      (N, J+K) float32    confidence of a document's labels, by task; 1 where none was given
 
 All memory-mapped and hashed in the manifest, which also lists the tasks: those of texts and pairs, then tagging.
 
@@ -18,7 +18,6 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from tutelage.base import files
 from tutelage.base.errors import UserError
-from tutelage.base.types import Array
+from tutelage.base.types import Array, Json
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.examples import Example
 from tutelage.corpus.study_plan import ANNOTATED, StudyPlan, TaskKind
@@ -42,7 +41,7 @@ class LabelTask:
 
     Attributes:
         name: as in the plan.
-        kind: of its lesson.
+        kind: what it labels: texts, pairs or words.
         labels: in the plan's order, which numbers them.
     """
 
@@ -127,7 +126,7 @@ class LabelWriter:
         self._counts[task.name] += number is not None
         return IGNORE if number is None else number
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Json:
         """Write the files and return the entry of the manifest."""
         K = sum(task.tags for task in self._tasks)
         columns: tuple[Array, ...] = tuple(map(np.asarray, (self._classes, self._words, self._tags, self._sure)))
@@ -161,28 +160,39 @@ class Labels:
     digest: str
 
     @classmethod
-    def open(cls, folder: Path, split: str, manifest: dict[str, Any], *, verify: bool = False) -> Labels | None:
+    def open(cls, folder: Path, split: str, manifest: Json, *, verify: bool = False) -> Labels | None:
         """Open the labels of a prepared corpus; None where it has none. `verify` also checks the hashes.
 
         Raises:
-            UserError: files that are not what the manifest says.
+            UserError: files that do not fit the manifest.
         """
         entry = manifest["splits"][split].get("labels")
         if entry is None:
             return None
-        arrays = []
-        for name in FILES:
-            path = folder / f"{split}.{name}.npy"
-            try:
-                if verify and files.sha256(path) != entry["sha256"][name]:
-                    raise ValueError("another sha256")
-                arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
-            except (OSError, ValueError, EOFError) as error:
-                raise UserError(f"{path} is damaged ({error}): delete {folder} and prepare again") from error
+        digests = entry["sha256"] if verify else {}
+        classes, words, tags, sure = (load_array(folder / f"{split}.{name}.npy", digests.get(name)) for name in FILES)
         tasks = tuple(LabelTask(t["name"], t["kind"], tuple(t["labels"])) for t in manifest["tasks"])
-        classes, words, tags, sure = arrays
         digest = files.fingerprint([manifest["tasks"], entry["sha256"]])
         return cls(tasks, classes, words, tags, sure, entry["counts"], digest)
+
+
+def load_array(path: Path, digest: str | None) -> Array:
+    """Map an array of a prepared corpus into memory; where a digest is given, the file's is compared with it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        if digest is not None and files.sha256(path) != digest:
+            raise ValueError("another sha256")
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, fault: str) -> UserError:
+    """Make the error about a file of a prepared corpus."""
+    return UserError(f"{path} is damaged ({fault}): delete {path.parent} and prepare again")
 
 
 @dataclass(frozen=True)
@@ -205,13 +215,13 @@ class RowSpan:
 class LabelReader:
     """Labels of rows, for some of the tasks.
 
-    A model that reads both ways finds a text's label at its first token and a word's at the word's first one. One that
-    reads left to right has seen neither there: it finds them at the row's last token and the word's last one.
+    A masked model finds a text's label at its first token and a word's at the word's first one. A causal model has seen
+    neither there: it finds them at the row's last token and the word's last one.
 
     Args:
         labels: of the split.
         tasks: whose labels are read.
-        causal: whether the model reads left to right.
+        causal: whether the model is causal.
         confidence: whether labels weigh as much as they are sure; else all weigh 1.
 
     Attributes:
@@ -241,7 +251,7 @@ class LabelReader:
         labels = self._labels
         documents = [place.document for place in places]
         classes = np.asarray(labels.classes_NJ[documents][:, self._classes], dtype=np.int64)
-        # A text that goes on in further rows is judged by its first.
+        # A text that continues in further rows is judged by its first.
         classes[[not place.opens for place in places]] = IGNORE
         sure = np.asarray(labels.sure_NL[documents][:, self._all], dtype=np.float32)
         spans = [np.searchsorted(self._ends, [place.start, place.start + place.length]) for place in places]

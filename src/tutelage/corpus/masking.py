@@ -1,4 +1,4 @@
-"""Which tokens are hidden from a model that reads both ways, and random numbers that follow from integers alone."""
+"""Which tokens are hidden from a masked model, and random numbers that follow from integers alone."""
 
 from __future__ import annotations
 

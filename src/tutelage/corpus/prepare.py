@@ -24,7 +24,7 @@ from tutelage.base import files
 from tutelage.base.errors import UserError
 from tutelage.base.functions import code_digest, is_function_name
 from tutelage.base.progress import console, progress
-from tutelage.base.types import Bools, Json
+from tutelage.base.types import Json
 from tutelage.corpus import tokenizer, tokens
 from tutelage.corpus.choosing import choose
 from tutelage.corpus.cleaned import CleanedFile, clean_file
@@ -34,7 +34,7 @@ from tutelage.corpus.reading import split_lines
 from tutelage.corpus.sources import Corpus, is_local, mix_prefix, resolve_all
 from tutelage.corpus.splits import SPLITS, Split
 from tutelage.corpus.study_plan import ANNOTATED, read_plan
-from tutelage.corpus.tokens import Counts, StoreWriter, TokenStore
+from tutelage.corpus.tokens import StoreWriter, TokenStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -223,17 +223,18 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
     building = folder / _BUILDING
     shutil.rmtree(building, ignore_errors=True)
     (building / "clean").mkdir(parents=True)
-    cleaned, empty, notes = _clean(corpora, data, building / "clean")
-    chosen = choose(corpora, cleaned, data, notes)
+    everything, notes = _clean(corpora, data, building / "clean")
+    cleaned, empty = [f for f in everything if f.words], [f for f in everything if not f.words]
+    choose(corpora, cleaned, data, notes)
     tasks = _tasks(corpora, data)
-    made = _make_tokenizer(cleaned, chosen["train"], data)
+    made = _make_tokenizer(cleaned, data)
     if data.tokenizer.kind == "bpe" and len(made) < data.tokenizer.vocab_size:
         notes.append(f"the vocabulary is full at {len(made)} tokens: no more pairs occur often enough")
     frame = _frame(made, data)
     encoder = Encoder(made)
     if not encoder.exact:
         notes.append("this tokenizer may split the places where long texts are cut in another way than the whole text")
-    entries, outside = _encode(cleaned, chosen, data, encoder, building, len(made), frame, tasks)
+    entries, outside = _encode(cleaned, data, encoder, building, len(made), frame, tasks)
     if outside:
         notes.append(f"{outside} labels are not in the plan, or of another kind of text, and were left out")
     lost = {key: sum(entry[key] for entry in entries.values()) for key in ("lost_bytes", "unknown_tokens")}
@@ -258,47 +259,35 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
         console.print(f"corpus {corpora[0].name}: {note}", soft_wrap=True)
 
 
-def _clean(
-    corpora: list[Corpus], data: recipe.Data, folder: Path
-) -> tuple[list[CleanedFile], list[CleanedFile], list[str]]:
-    """Clean every file; empty ones are kept apart, with a note."""
-    cleaned, empty = list[CleanedFile](), list[CleanedFile]()
+def _clean(corpora: list[Corpus], data: recipe.Data, folder: Path) -> tuple[list[CleanedFile], list[str]]:
+    """Clean every file; a note tells of empty ones."""
+    cleaned = list[CleanedFile]()
     notes = [note for corpus in corpora for note in (*corpus.notes, corpus.origin_of_test) if note]
-    whole = data.separator == "brackets"
     total = sum(file.path.stat().st_size for corpus in corpora for file in corpus.files)
     with progress("clean", total, "B") as bar:
         for corpus in corpora:
-            before = len(cleaned)
-            for source in corpus.files:
-                file = clean_file(source, folder, data.cleaning, data.encoding, data.text_field, bar, whole)
-                if file.words:
-                    cleaned.append(file)
-                else:
-                    empty.append(file)
-                    notes.append(f"{source.path.name} holds no words and was left out")
-            if not any(file.source.split == "train" for file in cleaned[before:]):
+            found = [clean_file(corpus, source, folder, data, bar) for source in corpus.files]
+            cleaned += found
+            notes += [f"{file.source.path.name} holds no words and was left out" for file in found if not file.words]
+            if not any(file.words for file in found if file.source.split == "train"):
                 raise UserError(f"data.corpus: the training files of '{corpus.name}' hold no words "
                                 f"({', '.join(str(file.path) for file in corpus.files)})")  # fmt: skip
-    return cleaned, empty, notes
+    return cleaned, notes
 
 
-def _make_tokenizer(cleaned: list[CleanedFile], chosen: list[Bools], data: recipe.Data) -> PreTrainedTokenizerFast:
+def _make_tokenizer(cleaned: list[CleanedFile], data: recipe.Data) -> PreTrainedTokenizerFast:
     if data.tokenizer.path is not None:
         return tokenizer.load(data.tokenizer.path)
 
     def lines() -> Iterator[str]:
-        with progress("train tokenizer", _words(cleaned, chosen), "words") as bar:
-            for file, mask in zip(cleaned, chosen, strict=True):
-                for text in file.texts(mask, data.separator):
+        with progress("train tokenizer", sum(file.words_of("train") for file in cleaned), "words") as bar:
+            for file in cleaned:
+                for text in file.texts("train", data.separator):
                     for chunk in text.chunks:
                         yield from split_lines(chunk)
                     bar.advance(text.words)
 
     return tokenizer.train(lines(), data.tokenizer, framed=data.separator == "brackets")
-
-
-def _words(cleaned: list[CleanedFile], chosen: list[Bools]) -> int:
-    return sum(file.words_of(mask) for file, mask in zip(cleaned, chosen, strict=True))
 
 
 def _frame(made: PreTrainedTokenizerFast, data: recipe.Data) -> tuple[int | None, int | None]:
@@ -337,24 +326,23 @@ def _described(tasks: tuple[LabelTask, ...]) -> list[Json]:
     return [{"name": task.name, "kind": task.kind, "labels": list(task.labels)} for task in tasks]
 
 
-def _encode(cleaned: list[CleanedFile], chosen: dict[Split, list[Bools]], data: recipe.Data, encoder: Encoder,
-            folder: Path, vocab_size: int, frame: tuple[int | None, int | None],
+def _encode(cleaned: list[CleanedFile], data: recipe.Data, encoder: Encoder, folder: Path, vocab_size: int,
+            frame: tuple[int | None, int | None],
             tasks: tuple[LabelTask, ...]) -> tuple[dict[str, Json], int]:  # fmt: skip
     """Write each split's tokens and labels; return the manifest's entries, and how many labels were left out."""
     entries: dict[str, Json] = {}
     outside = 0
-    with progress("encode", sum(_words(cleaned, masks) for masks in chosen.values()), "words") as bar:
+    with progress("encode", sum(file.words_of(split) for file in cleaned for split in SPLITS), "words") as bar:
         for split in SPLITS:
             writer = StoreWriter(folder, split, encoder, vocab_size, frame[1], frame[0])
             labels = LabelWriter(folder, split, tasks) if tasks else None
-            for file, mask in zip(cleaned, chosen[split], strict=True):
-                if mask.any():
-                    counts: Counts = writer.add(file.source.name, file.texts(mask, data.separator))
-                    bar.advance(counts.words, f"{split} {file.source.name}")
-                    if labels is not None and file.labelled:
-                        labels.add(file.examples(mask), writer.starts[-1].tolist(), encoder)
-                    elif labels is not None:
-                        labels.skip(counts.documents)
+            for file in (file for file in cleaned if file.chosen[split].any()):
+                counts = writer.add(file.source.name, file.texts(split, data.separator))
+                bar.advance(counts.words, f"{split} {file.source.name}")
+                if labels is not None and file.labelled:
+                    labels.add(file.examples(split), writer.starts[-1].tolist(), encoder)
+                elif labels is not None:
+                    labels.skip(counts.documents)
             entries[split] = writer.finish()
             if labels is not None:
                 entries[split]["labels"] = labels.finish()

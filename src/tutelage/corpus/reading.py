@@ -13,9 +13,9 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Json
 
 BLOCK_BYTES = 1 << 20
 MAX_LINE = 16 << 20
@@ -109,7 +109,7 @@ def unsound(text: str) -> str | None:
     return f"half of a character (\\u{ord(found[0]):04x})" if found else None
 
 
-def json_records(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, dict[str, Any]]]:
+def json_records(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Json]]:
     """Yield the line number and the object of each line of a JSON-lines file.
 
     Raises:

@@ -7,7 +7,7 @@ downloaded lies in `TUTELAGE_CACHE` (default `~/.cache/tutelage`).
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -55,9 +55,9 @@ class Corpus:
     carve: Literal["tail", "hash"] = "tail"
     """Whether held-out text is the end of each file, or documents drawn by hash."""
     notes: tuple[str, ...] = ()
-    """What the manifest and the user should hear."""
+    """For the manifest and the user."""
     origin_of_test: str = ""
-    """Where its test split comes from, if that is to be heard too."""
+    """Where its test split comes from, for the user too."""
     plan: Path | None = None
     """The study plan that its examples are labelled after."""
     share: float = 1.0
@@ -203,14 +203,13 @@ def _folder(corpus: str, folder: Path) -> Corpus:
         return _study(corpus, folder, plan)
     subfolders = {path.name: path for path in folder.iterdir() if path.is_dir()}
     if "train" in subfolders:
-        train = _readable(subfolders["train"], ("train", ""))
-        held_out = {kind: _readable(subfolders[kind], (kind, "")) for kind in _HELD_OUT if kind in subfolders}
+        inside = {kind: path for kind, path in subfolders.items() if kind in ("train", *_HELD_OUT)}
+        held_out = {kind: sorted(_readable(path, kind) + _readable(path, "")) for kind, path in inside.items()}
+        train = held_out.pop("train")
     else:
         # Where files say what they are for, others (a README.txt) are not part of the corpus.
-        train = _readable(folder, ("train",))
-        held_out = {kind: _readable(folder, (kind,)) for kind in _HELD_OUT}
-        if not train:
-            train = _readable(folder, ("",))
+        train = _readable(folder, "train") or _readable(folder, "")
+        held_out = {kind: _readable(folder, kind) for kind in _HELD_OUT}
     if not train:
         raise UserError(
             f"data.corpus: {folder} holds no text: it needs *.train (with *.dev), *.txt or *.jsonl files, "
@@ -223,29 +222,25 @@ def _folder(corpus: str, folder: Path) -> Corpus:
     return Corpus(name=corpus, files=tuple(_distinct(sources)), origin_of_test=note)
 
 
-def _readable(folder: Path, kinds: Sequence[str]) -> list[Path]:
-    """Return a folder's text files of some kinds, sorted: `train` finds `a.train`, `a.train.txt`; '' finds `a.txt`."""
+def _readable(folder: Path, kind: str) -> list[Path]:
+    """Return a folder's text files of a kind, sorted: `train` finds `a.train` and `a.train.txt`, '' finds `a.txt`."""
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and not path.name.startswith(".") and _kind(path) is not None and _kind(path) in kinds
+        if path.is_file() and not path.name.startswith(".") and _name_and_kind(path)[1] == kind
     )
 
 
-def _kind(path: Path) -> str | None:
-    """Return what a file's name says it is for: `train`, `dev`, ..., '' for plain text, None for what is no text."""
-    suffixes = path.suffixes
-    if suffixes and suffixes[-1] in _FORMATS:
-        suffixes = suffixes[:-1]
-        return suffixes[-1][1:] if suffixes and suffixes[-1][1:] in ("train", *_HELD_OUT) else ""
-    return suffixes[-1][1:] if suffixes and suffixes[-1][1:] in ("train", *_HELD_OUT) else None
+def _name_and_kind(path: Path) -> tuple[str, str | None]:
+    """Take a file's name apart: its source, and `train`, `dev`, ..., '' for plain text or None for what is no text."""
+    text = path.suffix in _FORMATS
+    name = path.stem if text else path.name
+    stem, _, kind = name.rpartition(".")
+    return (stem, kind) if stem and kind in ("train", *_HELD_OUT) else (name, "" if text else None)
 
 
 def _source(path: Path, split: Literal["train", "test"]) -> SourceFile:
-    name, kind = path.name, _kind(path)
-    format_ = _FORMATS.get(path.suffix, "text")
-    name = name.removesuffix(path.suffix) if path.suffix in _FORMATS else name
-    name = name.removesuffix(f".{kind}") if kind else name
+    name, format_ = _name_and_kind(path)[0], _FORMATS.get(path.suffix, "text")
     return SourceFile(name=name, split=split, path=path, cleaner=name if format_ == "text" else "", format=format_)
 
 

@@ -39,7 +39,7 @@ def _is_a_name(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_is_a_name)]
 """Of a task: it becomes a key of files and the name of a head."""
-Line = Annotated[str, Field(min_length=1, max_length=2000)]
+ShortText = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class Task(Section):
@@ -47,11 +47,11 @@ class Task(Section):
 
     name: Name
     """Unique in the plan."""
-    description: Line
+    description: ShortText
     """What is asked, in a sentence or two; the teacher reads it when it writes and labels."""
-    labels: dict[str, Line] = Field(default_factory=dict)
+    labels: dict[str, ShortText] = Field(default_factory=dict)
     """Each label and its definition; none for writing."""
-    prompts: tuple[Line, ...] = ()
+    prompts: tuple[ShortText, ...] = ()
     """Each would make a teacher write a batch of texts; the description serves where none is given."""
 
     @field_validator("labels", mode="after")
@@ -118,15 +118,6 @@ class StudyPlan(Section):
             if any(known.name == task for known in lesson.tasks):
                 return lesson.kind
         raise UserError(f"the plan has no task '{task}'{nearest(task, [known.name for known in self.tasks()])}")
-
-    def task(self, name: str) -> Task:
-        """Return a task by its name.
-
-        Raises:
-            UserError: no such task.
-        """
-        kind = self.kind_of(name)
-        return next(task for task in self.tasks(kind) if task.name == name)
 
 
 def read_plan(path: Path) -> StudyPlan:

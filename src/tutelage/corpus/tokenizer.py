@@ -11,13 +11,14 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tutelage import recipe
 from tutelage.base import files
 from tutelage.base.errors import UserError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 BASE_TOKENS = ("<pad>", "<s>", "</s>")
@@ -119,7 +120,7 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a folder that `AutoTokenizer` loads, in transformers 4 and 5, to the same behaviour.
 
     Raises:
-        UserError: the tokenizer does not survive saving (its class does what its files do not say).
+        UserError: the tokenizer does not survive saving (its class does more than its files tell).
     """
     from transformers import AutoTokenizer
 
@@ -136,37 +137,33 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         )
 
 
-def tokenizer_id(tokenizer: Any) -> str:
+def tokenizer_id(tokenizer: PreTrainedTokenizerFast) -> str:
     """Return a digest of how a tokenizer encodes.
 
     Vocabulary by string, merges, normalizer, pre-tokenizer and added tokens count: equal digests mean equal ids for
     every text. Padding, truncation and what frames a text do not.
     """
-    state = json.loads(_backend(tokenizer).to_str())
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
     added = sorted((token["content"], token["id"], token["special"]) for token in state["added_tokens"])
     behaviour = {key: state[key] for key in ("normalizer", "pre_tokenizer", "model")}
     return files.fingerprint(behaviour | {"added_tokens": added})
 
 
-def lost_bytes(tokenizer: Any) -> frozenset[int]:
+def lost_bytes(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
     """Return the bytes that a byte-level tokenizer would drop without a word, because training never saw them.
 
     Empty for other kinds of tokenizer, which have an unknown token or a byte fallback instead.
     """
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    backend = _backend(tokenizer)
+    backend = tokenizer.backend_tokenizer
     if "ByteLevel" not in backend.to_str(pretty=False).partition('"model"')[0]:
         return frozenset()
     vocabulary = backend.get_vocab()
     return frozenset(byte for byte, letter in bytes_to_unicode().items() if letter not in vocabulary)
 
 
-def _backend(tokenizer: Any) -> Any:
-    return getattr(tokenizer, "backend_tokenizer", tokenizer)
-
-
-def _wrapped(backend: Any) -> PreTrainedTokenizerFast:
+def _wrapped(backend: Tokenizer) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     roles = {

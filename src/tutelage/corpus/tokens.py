@@ -1,4 +1,4 @@
-"""The token store: a split's tokens on disk, read through the page cache, and a manifest that vouches for them.
+"""The token store: a split's tokens on disk, read through the page cache, and a manifest with their digests.
 
 `<split>.bin` holds raw little-endian uint16 (uint32 from 65,536 tokens of vocabulary on), `<split>.documents.npy` the
 offset at which each document begins, and beside them what is known of the documents (`labels`); `manifest.json` counts
@@ -18,16 +18,16 @@ import numpy.typing as npt
 
 from tutelage.base import files
 from tutelage.base.errors import UserError
-from tutelage.base.types import Ints
+from tutelage.base.types import Ints, Json
 from tutelage.corpus.encoding import Encoder, Text
-from tutelage.corpus.labels import Labels
+from tutelage.corpus.labels import Labels, damaged, load_array
 
 FORMAT = 1
 """Version of the layout; another one is refused."""
 
 
 @dataclass
-class Counts:
+class TokenCounts:
     """What a store, or one source's part of it, holds."""
 
     tokens: int = 0
@@ -41,7 +41,7 @@ class Counts:
     unknown_tokens: int = 0
     """Unknown tokens, where the tokenizer has one."""
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: TokenCounts) -> None:
         """Add another's counts to these."""
         for key, value in asdict(other).items():
             setattr(self, key, getattr(self, key) + value)
@@ -75,11 +75,11 @@ class StoreWriter:
         self._file = (folder / f"{split}.bin").open("wb")
         self._digest = hashlib.sha256()
         self.starts: list[Ints] = []
-        self._total, self._sources = Counts(), dict[str, Counts]()
+        self._total, self._sources = TokenCounts(), dict[str, TokenCounts]()
 
-    def add(self, source: str, texts: Iterable[Text]) -> Counts:
+    def add(self, source: str, texts: Iterable[Text]) -> TokenCounts:
         """Encode and append the documents of one source; return their counts."""
-        counts, starts = Counts(), list[int]()
+        counts, starts = TokenCounts(), list[int]()
         for encoded in self._encoder.encode(texts):
             segment, ids = encoded.segment, encoded.ids
             if segment.opens and not segment.joins:
@@ -99,11 +99,11 @@ class StoreWriter:
             counts.bytes += len(segment.text.encode())
             counts.lost_bytes += encoded.lost
         self.starts.append(np.asarray(starts, dtype=np.int64))
-        self._sources.setdefault(source, Counts()).add(counts)
+        self._sources.setdefault(source, TokenCounts()).add(counts)
         self._total.add(counts)
         return counts
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Json:
         """Close the files and return the split's entry of the manifest."""
         self._file.close()
         documents = self._folder / f"{self._split}.documents.npy"
@@ -148,7 +148,7 @@ class TokenStore:
         """Open one split of a prepared corpus; `verify` also checks the hashes (reads everything once).
 
         Raises:
-            UserError: nothing prepared there, another format, or files that are not what the manifest says.
+            UserError: nothing prepared there, another format, or files that do not fit the manifest.
         """
         manifest = read_manifest(folder)
         if split not in manifest["splits"]:
@@ -156,14 +156,14 @@ class TokenStore:
         entry = manifest["splits"][split]
         dtype = np.dtype(entry["dtype"]).newbyteorder("<")
         path, documents = folder / f"{split}.bin", folder / f"{split}.documents.npy"
-        _check_size(path, entry["tokens"] * dtype.itemsize)
-        starts = _load_starts(documents)
+        found, expected = path.stat().st_size if path.exists() else "no", entry["tokens"] * dtype.itemsize
+        if found != expected:
+            raise damaged(path, f"found {found} bytes, expected {expected}")
+        if verify and files.sha256(path) != entry["sha256"]["tokens"]:
+            raise damaged(path, "another sha256")
+        starts = np.array(load_array(documents, entry["sha256"]["documents"] if verify else None), dtype=np.int64)
         if len(starts) != entry["documents"]:
-            raise _damaged(documents, f"{len(starts)} documents", f"{entry['documents']}")
-        if verify:
-            for file, kind in ((path, "tokens"), (documents, "documents")):
-                if files.sha256(file) != entry["sha256"][kind]:
-                    raise _damaged(file, "another sha256", "the manifest's")
+            raise damaged(documents, f"found {len(starts)} documents, expected {entry['documents']}")
         # An empty file cannot be mapped.
         tokens = np.memmap(path, dtype=dtype, mode="r") if entry["tokens"] else np.zeros(0, dtype=dtype)
         return cls(
@@ -178,7 +178,7 @@ class TokenStore:
         )
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Json:
     """Read the manifest of a prepared corpus.
 
     Raises:
@@ -192,21 +192,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or found != FORMAT:
         raise UserError(f"{path} has format {found}, this version reads {FORMAT}: delete {folder} and prepare again")
     return manifest
-
-
-def _load_starts(path: Path) -> Ints:
-    try:
-        starts = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _damaged(path, str(error), "offsets of documents") from error
-    return np.asarray(starts, dtype=np.int64)
-
-
-def _check_size(path: Path, expected: int) -> None:
-    found = path.stat().st_size if path.exists() else None
-    if found != expected:
-        raise _damaged(path, "no file" if found is None else f"{found} bytes", f"{expected}")
-
-
-def _damaged(path: Path, found: str, expected: str) -> UserError:
-    return UserError(f"{path} is damaged (found {found}, expected {expected}): delete {path.parent} and prepare again")

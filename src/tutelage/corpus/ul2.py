@@ -15,7 +15,7 @@ Shapes: T tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.types import Ints
 from tutelage.corpus.masking import keyed_generator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 RowKind = Literal["causal", "prefix", "span"]
 KINDS: tuple[RowKind, ...] = get_args(RowKind)
@@ -93,7 +96,7 @@ def span_count(size: int, rate: float, mean: float) -> int:
     return min(max(1, round(rate * (size - 1) / (mean + 2 * rate))), (size - 1) // 4)
 
 
-def mixture_of(settings: recipe.Ul2, tokenizer: Any, row_length: int, seed: int) -> Mixture:
+def mixture_of(settings: recipe.Ul2, tokenizer: PreTrainedTokenizerFast, row_length: int, seed: int) -> Mixture:
     """Make a recipe's mixture.
 
     Args:

@@ -45,7 +45,7 @@ def row_losses(
             batch = batch.to(device)
             known_BT = batch.targets_BT != IGNORE
             index_M = known_BT.flatten().nonzero().squeeze(1)
-            signal = ensemble.signal(batch.tokens_BT, batch.lengths_B, precision).at(index_M)
+            signal = ensemble.dense_signal(batch.tokens_BT, batch.lengths_B, precision).at(index_M)
             loss_BT = torch.zeros(known_BT.shape, dtype=torch.float64, device=device)
             loss_BT[known_BT] = -signal.target_log_probs(batch.targets_BT.flatten()[index_M]).double()
             found.append(torch.stack([loss_BT.sum(1), known_BT.sum(1).double()], 1).cpu().numpy())

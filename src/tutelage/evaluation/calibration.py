@@ -61,7 +61,7 @@ def calibration(
             batch = batch.to(device)
             targets = batch.targets_BT.flatten()
             index_M = (targets != IGNORE).nonzero().squeeze(1)
-            signal = ensemble.signal(batch.tokens_BT, batch.lengths_B, precision)
+            signal = ensemble.dense_signal(batch.tokens_BT, batch.lengths_B, precision)
             totals += _count(signal, index_M, targets[index_M], bins)
             bar.advance(batch.token_count)
     count, right, sure = totals.sum(0)

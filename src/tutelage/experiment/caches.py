@@ -26,8 +26,8 @@ from tutelage.teaching.cache_error import error_of
 from tutelage.teaching.cache_store import MANIFEST, check_size
 from tutelage.teaching.encoding import Encoding, Hidden, Sparse, TopK
 from tutelage.teaching.keys import key_of
-from tutelage.teaching.signal import Voice
-from tutelage.training.execution import Form
+from tutelage.teaching.signal import TeacherSource
+from tutelage.training.execution import ExecutionMode
 from tutelage.training.parallel import Group
 
 
@@ -72,8 +72,8 @@ def planned(run: TrainingRun) -> dict[int, StageCache]:
         if stage.cache is None:
             continue
         plan = run.plan
-        widths = [plan.costs.of(teacher, run.model.reads).output_width for teacher in stage.teachers]
-        encoding = encoding_of(stage, widths, run.precision, plan.costs.vocab_size, plan.source.varies)
+        widths = [plan.plans.cost_of(teacher.model, run.model.reads).output_width for teacher in stage.teachers]
+        encoding = encoding_of(stage, widths, run.precision, plan.plans.vocab_size, plan.source.varies)
         epochs, source = plan.cache_epochs(index), plan.source
         found[index] = StageCache(stage.cache, encoding, epochs, source.tokens_per_epoch, source.varies)
     return found
@@ -82,7 +82,7 @@ def planned(run: TrainingRun) -> dict[int, StageCache]:
 def cache_of(experiment: Experiment, run: TrainingRun, index: int) -> TeacherCache:
     """Return the cache of a stage's teachers, not yet open; they must be trained.
 
-    Its teachers compute in the machine's plain form, whatever their students' form: all share the cache.
+    Its teachers compute in the machine's plain mode, whatever their students' mode: all share the cache.
     """
     data, stage, source = experiment.recipe.data, run.model.stages[index], run.plan.source
     # What is kept of the rows must be of these very rows.
@@ -120,7 +120,7 @@ def encoding_of(stage: recipe.Stage, widths: Sequence[int], precision: str, voca
     if len(weights) > 1:
         mixture["combine"] = stage.combine
     temperature = distill.temperature
-    assert not isinstance(temperature, recipe.TemperatureSchedule)  # the recipe refuses it
+    assert not isinstance(temperature, recipe.TemperatureScheduleSettings)  # the recipe refuses it
     if kept.kind == "sparse":
         return Sparse(kept.draws, 1 if varies else kept.sets, temperature, mixture, vocab_size)
     return TopK(min(kept.k, vocab_size), temperature, mixture, vocab_size)
@@ -134,15 +134,15 @@ def check(run: TrainingRun) -> None:
 
 
 def teachers_at(
-    experiment: Experiment, run: TrainingRun, index: int | None, taken: Form, opened_: ExitStack
-) -> Voice | None:
+    experiment: Experiment, run: TrainingRun, index: int | None, mode: ExecutionMode, opened_: ExitStack
+) -> TeacherSource | None:
     """Return who teaches in a stage.
 
     Args:
         experiment: the experiment.
         run: the student's.
         index: of the stage; None where its teachers no longer teach.
-        taken: the student's form of arithmetic.
+        mode: the student's mode of execution.
         opened_: holds the cache of the stage before, which is closed.
     """
     opened_.close()
@@ -152,7 +152,7 @@ def teachers_at(
     if not stage.teachers:
         return None
     if stage.cache is None:
-        return ensemble_of(experiment, stage.teachers, run.model.reads, stage.combine, taken)
+        return ensemble_of(experiment, stage.teachers, run.model.reads, stage.combine, mode)
     return opened_.enter_context(opened_at(experiment, run, index))
 
 
@@ -172,7 +172,7 @@ def opened_at(experiment: Experiment, run: TrainingRun, index: int, mend: bool =
     settings, steps = run.model.stages[index].cache, run.plan.steps
     assert settings is not None
     epochs, cache = run.plan.cache_epochs(index), cache_of(experiment, run, index)
-    read = (steps.heard_until(index) - steps.start_of(index)) / run.plan.source.steps_per_epoch / len(epochs)
+    read = (steps.taught_until(index) - steps.start_of(index)) / run.plan.source.steps_per_epoch / len(epochs)
     with opened(cache, settings, epochs, experiment.group, str(run), mend, read):
         yield cache
 
@@ -235,7 +235,7 @@ def opened(
 
 def _announce(cache: TeacherCache, epochs: range, label: str, share: float | None) -> None:
     """Say what is about to be filled, and what may be unwanted about it: that a small share of it will be read."""
-    console.print(f"{label}: keeping what the teachers say in {cache.folder}: {describe(cache, epochs)}")
+    console.print(f"{label}: keeping the teachers' output in {cache.folder}: {describe(cache, epochs)}")
     if isinstance(cache.encoding, TopK):
         console.print(
             f"[yellow]{label}: the {cache.encoding.k} most likely tokens are a biased sample of what the teachers "

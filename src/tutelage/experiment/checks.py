@@ -10,7 +10,6 @@ from tutelage.experiment.loading import check_memory
 from tutelage.experiment.plans import ModelPlan
 from tutelage.experiment.runs import in_order
 from tutelage.experiment.setup import Experiment
-from tutelage.recipe import Teacher
 from tutelage.teaching import outside
 from tutelage.training import execution
 
@@ -32,7 +31,7 @@ def checked(experiment: Experiment, only: str | None = None) -> list[TrainingRun
         plan = experiment.plans.of(name)
         if plan.model.weights is not None:
             outside.check_vocabulary(plan.model.weights, experiment.data.tokenizer)
-        plan.costs.of(Teacher(model=plan.name), plan.model.reads)
+        plan.plans.cost_of(plan.name, plan.model.reads)
         _check_teachers(experiment, plan)
         _check_selections(plan)
     runs = [experiment.run(reference) for reference in order]

@@ -19,7 +19,7 @@ from tutelage.teaching import outside
 from tutelage.teaching.signal import Combine
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
 from tutelage.training.objectives import Learner
 
 # --- new
@@ -104,23 +104,23 @@ def ensemble_of(
     teachers: Sequence[Teacher],
     reads: ModelKind,
     combine: Combine = "mean_logits",
-    taken: Form | None = None,
+    mode: ExecutionMode | None = None,
 ) -> Ensemble:
-    """Load models that teach or score together; they compute in a form if one is given, as in their student's.
+    """Load models that teach or score together; they compute in a mode if one is given, as in their student's.
 
     Raises:
         UserError: they are not trained, or larger than the memory that is free.
     """
     check_memory(experiment, teachers, reads)
     models = [trained(experiment, teacher, reads) for teacher in teachers]
-    if taken is not None:
-        models = [taken.give(model) for model in models]
+    if mode is not None:
+        models = [mode.apply(model) for model in models]
     return Ensemble(models, [teacher.weight for teacher in teachers], combine)
 
 
 def check_memory(experiment: Experiment, teachers: Sequence[Teacher], reads: ModelKind) -> None:
     """Refuse models that teach or score and do not fit in memory together, before any of them is loaded."""
-    size = 4.0 * sum(experiment.plans.costs.of(teacher, reads).parameters for teacher in teachers)
+    size = 4.0 * sum(experiment.plans.cost_of(teacher.model, reads).parameters for teacher in teachers)
     machine.check_memory(size, " and ".join(map(str, teachers)), experiment.group.device.type)
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerFast
-
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
@@ -18,37 +16,9 @@ from tutelage.experiment.rows import Rows
 from tutelage.experiment.runs import references_to
 from tutelage.models.build import shape, shape_of
 from tutelage.models.cost import Cost, cost_of
-from tutelage.recipe import ModelKind, Recipe, Teacher
+from tutelage.recipe import ModelKind, Recipe
 from tutelage.teaching.cache import epochs_read
 from tutelage.training.plan import Plan, plan
-
-
-class Costs:
-    """The costs of models of a recipe and of those from outside, each counted once, without weights.
-
-    Args:
-        what: the recipe.
-        tokenizer: of its corpus.
-    """
-
-    def __init__(self, what: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.recipe = what
-        self.tokenizer = tokenizer
-        self._costs: dict[tuple[str, ModelKind], Cost] = {}
-
-    @property
-    def vocab_size(self) -> int:
-        """Of the tokenizer."""
-        return len(self.tokenizer)
-
-    def of(self, teacher: Teacher, reads: ModelKind) -> Cost:
-        """Return the cost of a model of the recipe, or of one from outside."""
-        key = (teacher.model, reads)
-        if key not in self._costs:
-            length, model = self.recipe.data.rows.length, self.recipe.models.get(teacher.model)
-            hf = shape_of(teacher.model, reads) if model is None else shape(model, self.tokenizer, length)
-            self._costs[key] = cost_of(hf, reads, length)
-        return self._costs[key]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +31,7 @@ class ModelPlan:
         source: the batches it learns from.
         steps: how many, in which stages, evaluated and kept where.
         milestones: steps whose checkpoints are kept: named by others, or asked for by words seen.
-        costs: of this model and of those that teach it or score for it.
+        plans: of all models of the recipe, which know what each costs.
     """
 
     name: str
@@ -69,23 +39,23 @@ class ModelPlan:
     source: BatchSource
     steps: Plan
     milestones: frozenset[int]
-    costs: Costs
+    plans: Plans
 
     @property
     def cost(self) -> Cost:
         """The model's own cost."""
-        return self.costs.of(Teacher(model=self.name), self.model.reads)
+        return self.plans.cost_of(self.name, self.model.reads)
 
     @property
     def scoring_flops(self) -> float:
         """Operations of the passes that score rows for its selections, each scorer once; as if nobody shared them."""
         scorers = {str(s): s for stage in self.model.stages if stage.select is not None for s in stage.select.scorers}
         tokens = self.source.tokens_per_epoch
-        return sum(self.costs.of(scorer, "causal").forward_flops * tokens for scorer in scorers.values())
+        return sum(self.plans.cost_of(scorer.model, "causal").forward_flops * tokens for scorer in scorers.values())
 
     def cache_epochs(self, index: int) -> range:
         """Return the epochs for which the cache of a stage has slots; one where rows are the same in all."""
-        return epochs_read(self.source, self.steps.start_of(index), self.steps.heard_until(index))
+        return epochs_read(self.source, self.steps.start_of(index), self.steps.taught_until(index))
 
     def teacher_flops(self, live: bool = False, until: int | None = None) -> float:
         """Return the operations of the teachers as long as they teach.
@@ -96,15 +66,15 @@ class ModelPlan:
         """
         total = 0.0
         for index, stage in enumerate(self.model.stages):
-            start, end = self.steps.start_of(index), self.steps.heard_until(index)
+            start, end = self.steps.start_of(index), self.steps.taught_until(index)
             asked = (end if until is None else min(end, until)) - start
             if asked <= 0:
                 break
             read = asked * self.source.tokens_per_epoch / self.source.steps_per_epoch
             passed = float(self.source.tokens_per_epoch * len(self.cache_epochs(index)))
-            costs = [self.costs.of(teacher, self.model.reads) for teacher in stage.teachers]
+            costs = [self.plans.cost_of(teacher.model, self.model.reads) for teacher in stage.teachers]
             cache = None if live else stage.cache
-            total += teaching_flops(cache, costs, self.costs.vocab_size, read, passed)
+            total += teaching_flops(cache, costs, self.plans.vocab_size, read, passed)
         return total
 
     def flops(self, until: int | None = None) -> float:
@@ -114,18 +84,13 @@ class ModelPlan:
 
 
 class Plans:
-    """The plans of a recipe's models, each made when it is first asked for.
-
-    Args:
-        what: the recipe.
-        rows: of its corpus.
-    """
+    """The plans of a recipe's models, each made when it is first asked for."""
 
     def __init__(self, what: Recipe, rows: Rows) -> None:
         self.recipe = what
         self.rows = rows
-        self.costs = Costs(what, rows.prepared.tokenizer)
         self._plans: dict[str, ModelPlan] = {}
+        self._costs: dict[tuple[str, ModelKind], Cost] = {}
 
     def of(self, name: str) -> ModelPlan:
         """Return a model's plan.
@@ -137,12 +102,25 @@ class Plans:
             self._plans[name] = self._made(name)
         return self._plans[name]
 
+    @property
+    def vocab_size(self) -> int:
+        """Of the tokenizer."""
+        return len(self.rows.prepared.tokenizer)
+
+    def cost_of(self, name: str, reads: ModelKind) -> Cost:
+        """Return the cost of a model of the recipe, or of one from outside; counted once, without weights."""
+        if (name, reads) not in self._costs:
+            length, model = self.recipe.data.rows.length, self.recipe.models.get(name)
+            hf = shape_of(name, reads) if model is None else shape(model, self.rows.prepared.tokenizer, length)
+            self._costs[name, reads] = cost_of(hf, reads, length)
+        return self._costs[name, reads]
+
     def _made(self, name: str) -> ModelPlan:
         model, references = self.recipe.models[name], references_to(self.recipe, name)
         source = self.rows.training(model)
         if model.flops_of is not None:
-            cost = self.costs.of(Teacher(model=name), model.reads)
-            steps = int(self._budget(name, model.flops_of) / step_flops(cost, source))
+            own = step_flops(self.cost_of(name, model.reads), source)
+            steps = int(self._budget(name, model.flops_of) / own)
             model = model.model_copy(update={"steps": steps, "flops_of": None})
         written = (t.checkpoint for t in references)
         named = frozenset(int(text.removeprefix("step-")) for text in written if text.startswith("step-"))
@@ -154,7 +132,7 @@ class Plans:
             source=source,
             steps=planned,
             milestones=named | frozenset(planned.words.values()),
-            costs=self.costs,
+            plans=self,
         )
 
     def _budget(self, name: str, wanted: recipe.FlopsOf) -> float:
@@ -186,7 +164,7 @@ def teaching_flops(
     Args:
         cache: of the stage; None where its teachers are asked at every step.
         costs: of its teachers.
-        vocab_size: of the tokenizer.
+        vocab_size: rows of an output layer.
         read: tokens that the student reads.
         passed: tokens in a pass over all slots of the cache.
     """

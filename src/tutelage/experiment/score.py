@@ -245,7 +245,7 @@ class Scoring:
     def _held_out(self, subject: Subject, ensemble: Ensemble, split: str) -> Json:
         store, precision = self._split(split), self._precision(subject)
         result = held_out(
-            lambda tokens, lengths: ensemble.signal(tokens, lengths, precision),
+            lambda tokens, lengths: ensemble.dense_signal(tokens, lengths, precision),
             self.experiment.rows.held_out(split, self._model(subject.members[0])),
             store.bytes / len(store),
             self.experiment.group.device,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
 from tutelage import recipe
@@ -22,7 +21,7 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json, sha256, write_bytes, write_json
 from tutelage.base.progress import console
 from tutelage.base.run_folder import RunFolder
-from tutelage.base.types import Ints, Json
+from tutelage.base.types import Bools, Floats, Ints, Json
 from tutelage.corpus.batches import BatchSource, keyed_generator
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import weights_digest
@@ -35,7 +34,6 @@ BINS = 40
 EXAMPLES = 3
 """Texts shown of what was kept and of what was dropped."""
 EXAMPLE_TOKENS = 40
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Selection:
     """
 
     rows: Ints
-    targets: Mask | None
+    targets: Bools | None
     facts: Json
 
 
@@ -165,7 +163,7 @@ def _choose_tokens(
     return {"rows": np.arange(source.count), "targets": np.packbits(kept_N)}, facts | texts
 
 
-def row_values(select: recipe.Select, scores: Sequence[Scores], lengths_R: Ints) -> selection.Floats | None:
+def row_values(select: recipe.Select, scores: Sequence[Scores], lengths_R: Ints) -> Floats | None:
     """Return each row's value by the scores of scorer and reference, `(rows,)`; None where rows are drawn at random."""
     if not scores:
         return None
@@ -182,7 +180,7 @@ def row_values(select: recipe.Select, scores: Sequence[Scores], lengths_R: Ints)
     return values_R
 
 
-def chosen_rows(select: recipe.Select, values_R: selection.Floats | None, rows: int, seed: int) -> Mask:
+def chosen_rows(select: recipe.Select, values_R: Floats | None, rows: int, seed: int) -> Bools:
     """Return which rows are kept, `(rows,)`."""
     if values_R is None:
         values_R = keyed_generator(seed, 6).permutation(rows).astype(np.float64)
@@ -191,7 +189,7 @@ def chosen_rows(select: recipe.Select, values_R: selection.Floats | None, rows: 
     return selection.highest(values_R, select.count(rows))
 
 
-def token_excess(scorer: Scores, reference: Scores, lengths_R: Ints) -> tuple[selection.Floats, Mask]:
+def token_excess(scorer: Scores, reference: Scores, lengths_R: Ints) -> tuple[Floats, Bools]:
     """Return how much higher each position's loss is by the scorer, and which positions predict a token, `(N,)`."""
     starts_R = np.cumsum(lengths_R) - lengths_R
     values_N, real_N = np.zeros(int(lengths_R.sum())), np.zeros(int(lengths_R.sum()), dtype=np.bool_)
@@ -213,7 +211,7 @@ UNITS = {
 }
 
 
-def _facts(values: selection.Floats | None, kept: Mask, unit: str, what: str) -> Json:
+def _facts(values: Floats | None, kept: Bools, unit: str, what: str) -> Json:
     """Sum a selection up: sizes, thresholds, a histogram of the values."""
     facts: Json = {"what": what, "kept": int(kept.sum()), "of": len(kept), "unit": unit}
     finite = values[np.isfinite(values)] if values is not None else np.empty(0)
@@ -233,9 +231,7 @@ def _facts(values: selection.Floats | None, kept: Mask, unit: str, what: str) ->
     }
 
 
-def _examples(
-    tokenizer: PreTrainedTokenizerFast, source: BatchSource, rows: Ints, values: selection.Floats | None
-) -> list[Json]:
+def _examples(tokenizer: PreTrainedTokenizerFast, source: BatchSource, rows: Ints, values: Floats | None) -> list[Json]:
     """Return the beginnings of some rows, from the highest value to the lowest, evenly spaced."""
     if not len(rows):
         return []
@@ -251,7 +247,7 @@ def _examples(
     ]
 
 
-def _bracketed(tokenizer: PreTrainedTokenizerFast, source: BatchSource, kept: Mask) -> list[Json]:
+def _bracketed(tokenizer: PreTrainedTokenizerFast, source: BatchSource, kept: Bools) -> list[Json]:
     """Return the beginnings of some rows, tokens whose prediction is learned between brackets."""
     starts = np.cumsum(source.row_lengths) - source.row_lengths
     found = []

@@ -19,7 +19,7 @@ from rich.table import Table
 from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.progress import duration, human, output
-from tutelage.bench.timed import Vocabulary
+from tutelage.bench.timed import MadeUpTokenizer
 from tutelage.experiment import caches
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import new_model, trained
@@ -81,7 +81,9 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
         probed = (cost.training_flops * tokens + plan.teacher_flops(live=True)) / plan.steps.total
         rate = _probe(experiment, run, probed) if with_probe else None
         kept = caches.planned(run).values()
-        teachers = [plan.costs.of(t, model.reads).parameters for stage in model.stages for t in stage.teachers]
+        teachers = [
+            plan.plans.cost_of(t.model, model.reads).parameters for stage in model.stages for t in stage.teachers
+        ]
         held = (model.optim.micro_batch_rows or model.optim.batch_rows) * source.row_length
         saved = (3 * 12.0 + 4.0 * (1 + len(plan.steps.words))) * cost.parameters * seeds
         estimates.append(
@@ -220,5 +222,5 @@ def preset_parameters(name: str, vocabulary: int = 16_000) -> int:
     """Count the parameters of a preset, on a model without weights."""
     objective = "masked" if PRESETS[name]["model_type"] == "modernbert" else "next_token"
     model = recipe.Model.model_validate({"preset": name, "steps": 1, "stages": [{"objectives": {objective: 1}}]})
-    hf = shape(model, Vocabulary(vocabulary), row_length=8)
+    hf = shape(model, MadeUpTokenizer(vocabulary), row_length=8)
     return sum(weights.numel() for weights in hf.parameters())

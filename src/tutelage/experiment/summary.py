@@ -115,7 +115,7 @@ def _model(scoring: Scoring, name: str, scored: bool = True) -> Json:
     members = ensemble_members(name)
     if members:
         subjects = list(scoring.subjects(name))
-        cost = [experiment.plans.costs.of(member, "causal").parameters for member in subjects[0].members]
+        cost = [experiment.plans.cost_of(member.model, "causal").parameters for member in subjects[0].members]
         seeds = {str(subject.seed): _scores(scoring, subject) for subject in subjects}
         return {"role": "ensemble", "parameters": sum(cost), "members": members, "seeds": seeds}
     model = experiment.recipe.models[name]
@@ -158,8 +158,7 @@ def _training(run: TrainingRun) -> Json:
     done = run.finished()
     kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "seconds_scoring", "flops",
             "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val")  # fmt: skip
-    found = {key: done.get(key) for key in kept} | {"heard": done.get("heard", [])}
-    found["val"] = {key: value for key, value in done["val"].items() if key != "tokens"}
+    found = {key: done.get(key) for key in kept} | {"gate_report": done.get("gate_report", [])}
     trained_on = read_json(run.folder.path / "environment.json")
     return found | {
         "curves": _curves(run.folder) | _spent(run),
@@ -168,8 +167,8 @@ def _training(run: TrainingRun) -> Json:
 
 
 def _curves(folder: RunFolder) -> Json:
-    logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight", "teacher_heard": "heard",
-              "temperature": "temperature"}  # fmt: skip
+    logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight",
+              "gate_weight": "gate_weight", "temperature": "temperature"}  # fmt: skip
     curves: dict[str, list[tuple[int, int, float]]] = {name: [] for name in (*logged, "val_loss")}
     for line in folder.lines():
         at = (line["step"], line["tokens"])
@@ -209,7 +208,7 @@ def _scores(scoring: Scoring, subject: Subject) -> Json:
     for name in scoring.evaluate:
         score = _score(scoring, subject, name)
         if name in HELD_OUT:
-            found[name] = {key: value for key, value in score.items() if key != "tokens"}
+            found[name] = score
         else:
             found["measures" if "values" in score else "suites"][name] = score
     margins = scoring.margins(subject)

@@ -24,7 +24,7 @@ from tutelage.teaching import selection
 from tutelage.teaching.keys import key_of
 from tutelage.teaching.scores import Scores, folder_of
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.execution import Form
+from tutelage.training.execution import ExecutionMode
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 TOP = 10
@@ -95,7 +95,7 @@ def scores_of(experiment: Experiment, scorer: Teacher, folder: Path | None = Non
     folder = folder or folder_of(experiment.folder / "scores", key, precision)
 
     def load(compiled: bool) -> Ensemble:
-        return ensemble_of(experiment, [scorer], "causal", taken=Form(attention(), compiled=compiled))
+        return ensemble_of(experiment, [scorer], "causal", mode=ExecutionMode(attention(), compiled=compiled))
 
     return Scores(folder, key, source, load, precision)
 

@@ -1,9 +1,10 @@
-"""Causal attention without masks, and which form of attention a model gets.
+"""Causal attention without masks, and which implementation of attention a model gets.
 
 `transformers` looks for a mask at every forward pass, and finds that it needs none by reading a number from the
-device: the host waits in the middle of a step, and no CUDA graph can be made of it. But it asks forms of attention that
-have no function for masks for none at all. `causal` is such a form: `scaled_dot_product_attention` as transformers
-calls it, registered under a second name without masks. Masks that a caller gives with four dimensions reach it as ever.
+device: the host waits in the middle of a step, and no CUDA graph can be made of it. But it asks for no mask where an
+implementation of attention has no function for masks. `causal` is such an implementation:
+`scaled_dot_product_attention` as transformers calls it, registered under a second name without masks. Masks that a
+caller gives with four dimensions reach it as ever.
 
 It is right only for models whose layers attend to everything before them; others keep `sdpa`.
 """
@@ -18,16 +19,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 CAUSAL = "causal"
 REGISTERED = "tutelage_causal"
-"""Its name among those of transformers. `save_pretrained` writes no form of attention, so no folder depends on it."""
+"""Its name among those of transformers. `save_pretrained` does not write it, so no folder depends on it."""
 TOLERANCE = 1e-4
-"""Difference, relative to the largest hidden value, up to which two forms are held to be the same."""
+"""Difference, relative to the largest hidden value, up to which two implementations are held to be the same."""
 
 # Not with `AttentionMaskInterface`: that is the point.
 AttentionInterface.register(REGISTERED, sdpa_attention_forward)
 
 
-def give_attention(hf: Any, name: str, kind: Literal["causal", "masked"]) -> None:
-    """Let a model attend in a form; `causal` means `sdpa` for a model that it does not fit.
+def set_attention(hf: Any, name: str, kind: Literal["causal", "masked"]) -> None:
+    """Let a model attend in a implementation; `causal` means `sdpa` for a model that it does not fit.
 
     Args:
         hf: Hugging Face model, cut or not.
@@ -40,7 +41,7 @@ def give_attention(hf: Any, name: str, kind: Literal["causal", "masked"]) -> Non
         hf.set_attn_implementation("sdpa")
 
 
-def is_causal_form(hf: Any) -> bool:
+def attends_without_masks(hf: Any) -> bool:
     """Tell whether a model attends without masks."""
     return bool(hf.config._attn_implementation == REGISTERED)
 
@@ -71,4 +72,4 @@ def _take_causal(hf: Any) -> bool:
     same = bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
     if not same:
         hf.set_attn_implementation(before)
-    return same and is_causal_form(hf)
+    return same and attends_without_masks(hf)

@@ -164,7 +164,7 @@ def read_weights(source: str, kind: ModelKind) -> Any:
 
 
 def attention() -> str:
-    """Name the attention form to use.
+    """Name the attention implementation to use.
 
     On a CPU the plain product and softmax: on some processors the bf16 backward pass of
     `scaled_dot_product_attention` is several times slower at these row lengths (see docs/decisions.md); elsewhere the

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.base.errors import UserError
-from tutelage.models.products import hasten
+from tutelage.models.products import use_onednn_linear
 from tutelage.models.recorded import Recorded
 
 
@@ -35,7 +35,7 @@ class LanguageModel(nn.Module):
 
     Args:
         hf: any Hugging Face causal or masked language model.
-        kind: how it reads: left to right (`causal`) or both ways (`masked`).
+        kind: causal, or bidirectional over masked tokens.
         vocab_size: entries of the tokenizer; rows of a padded output layer beyond it are never predicted.
 
     Raises:
@@ -57,7 +57,7 @@ class LanguageModel(nn.Module):
         self.kind: Literal["causal", "masked"] = kind
         self.vocab_size = vocab_size
         self.recorded: Recorded | None = None
-        hasten(hf)
+        use_onednn_linear(hf)
         _keep_from_looking(hf)
         _cut(hf, output)
 
@@ -119,7 +119,7 @@ class LanguageModel(nn.Module):
         hidden: Tensor = self.hf(input_ids=tokens_BT, attention_mask=mask, **extra).logits
         return hidden
 
-    def thin_embedding_gradient(self) -> None:
+    def sparse_embedding_grad(self) -> None:
         """Let the input embedding's gradient have rows for the tokens read alone, where it is tied to the output layer.
 
         It is added to the output layer's gradient, which comes first and has all rows; by default it would be as large

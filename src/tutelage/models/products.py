@@ -114,7 +114,7 @@ class FastConv1D(Conv1D):  # type: ignore[misc]
         return linear(x, self.weight.t(), self.bias)
 
 
-def hasten(model: nn.Module) -> None:
+def use_onednn_linear(model: nn.Module) -> None:
     """Let a model's linear layers multiply by the faster library; names, weights and results stay."""
     if not prefers_onednn():
         return

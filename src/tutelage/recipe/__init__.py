@@ -1,4 +1,4 @@
-"""What a recipe may say: typed, strict, documented field by field; and how it is read from YAML."""
+"""The settings of a recipe: typed, strict, documented field by field; and how it is read from YAML."""
 
 from tutelage.recipe.data import Data as Data
 from tutelage.recipe.data import Rows as Rows
@@ -11,10 +11,11 @@ from tutelage.recipe.experiment import Optim as Optim
 from tutelage.recipe.experiment import Recipe as Recipe
 from tutelage.recipe.experiment import ensemble_members as ensemble_members
 from tutelage.recipe.experiment import is_path as is_path
-from tutelage.recipe.schedule import Gate as Gate
-from tutelage.recipe.schedule import TemperatureSchedule as TemperatureSchedule
+from tutelage.recipe.schedule import GateSettings as GateSettings
+from tutelage.recipe.schedule import TemperatureScheduleSettings as TemperatureScheduleSettings
 from tutelage.recipe.schedule import read_length as read_length
 from tutelage.recipe.stage import Cache as Cache
+from tutelage.recipe.stage import CustomObjective as CustomObjective
 from tutelage.recipe.stage import Denoiser as Denoiser
 from tutelage.recipe.stage import Distill as Distill
 from tutelage.recipe.stage import Masked as Masked

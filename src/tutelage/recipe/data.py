@@ -1,4 +1,4 @@
-"""The part of a recipe that says which words become which token rows; see `recipe` for the whole."""
+"""Settings: which words become which token rows; see `recipe` for the whole."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Words = Annotated[int, Field(ge=1), BeforeValidator(_as_number)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 CleaningFunction = Annotated[str, AfterValidator(_cleans_text)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Percent = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
+ShareOrPercent = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
 """A share that may be written as `50%`."""
 
 
@@ -100,7 +100,7 @@ class Mixed(Section):
 
     corpus: str
     """As `data.corpus`."""
-    share: Annotated[Percent, Field(gt=0, lt=1)]
+    share: Annotated[ShareOrPercent, Field(gt=0, lt=1)]
     """Its part of all words to train on, such as `30%`."""
 
 
@@ -117,7 +117,7 @@ class Tokenizer(Section):
     """A pair of symbols seen less often is not merged."""
     alphabet: Literal["bytes", "seen"] = "bytes"
     """`bytes`: all 256 bytes are in the vocabulary, so nothing can be lost. `seen`: only bytes of the training text,
-    as BabyLlama's code does; a byte never seen is then dropped when text is encoded, and counted aloud."""
+    as BabyLlama's code does; a byte never seen is then dropped when text is encoded, and a note tells how many."""
     prefix_space: Literal["none", "training", "always"] = "training"
     """Whether a space is put before a text. `training`: while the tokenizer is trained but not when it is used, which
     is what BabyLlama did under transformers 4. `always`: in both. `none`: in neither."""

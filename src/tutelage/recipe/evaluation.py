@@ -1,4 +1,4 @@
-"""The part of a recipe that says how models are scored and what is set side by side; see `recipe` for the whole."""
+"""Settings: how models are scored and what is set side by side; see `recipe` for the whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Buckets(Section):
     """How held-out rows are sorted into easy and hard ones."""
 
     by: Teacher
-    """The model of this recipe whose loss on a row says how hard it is."""
+    """The model of this recipe by whose loss rows are sorted."""
     parts: Annotated[int, Field(ge=2, le=20)] = 3
     """Parts with equal numbers of rows: 3 are easy, medium and hard."""
 

@@ -103,9 +103,9 @@ class Model(Section):
     """Arithmetic of the matrix products; weights and optimizer stay fp32. `auto`: bf16 where the machine has it."""
     attention: Literal["auto", "eager", "sdpa", "causal"] = "auto"
     """Form of attention: product and softmax written out (`eager`), `scaled_dot_product_attention` (`sdpa`), or the
-    same without ever building a mask (`causal`; models with windows, or that read both ways, take `sdpa` instead).
-    `auto`: `sdpa` on a GPU, `eager` on a CPU, or what a few timed steps say where the run takes more than one minute
-    on a GPU, five on a CPU."""
+    same without ever building a mask (`causal`; masked models and those with windows take `sdpa` instead).
+    `auto`: `sdpa` on a GPU, `eager` on a CPU, or the fastest by a few timed steps where the run takes more than one
+    minute on a GPU, five on a CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Make code for the layers' shapes (`torch.compile`), which takes half a minute. `auto`: where a run of more than a
     quarter of an hour gains from it, by a few timed steps. A sharded model is not compiled."""
@@ -269,11 +269,11 @@ class Recipe(Section):
         for name, number, stage in self._stages():
             reads = self.models[name].reads
             for teacher in stage.needs:
-                taught = self.models[teacher.model].reads if teacher.model in self.models else reads
-                if taught != reads:
+                kind = self.models[teacher.model].reads if teacher.model in self.models else reads
+                if kind != reads:
                     raise wrong(
                         ("models", name, "stages", number, "teachers" if teacher in stage.teachers else "select"),
-                        f"the teacher '{teacher}' is {taught}, its student {reads}; choose a teacher of the same kind, "
+                        f"the teacher '{teacher}' is {kind}, its student {reads}; choose a teacher of the same kind, "
                         "or another objective (or `kind`) for one of the two",
                     )
         return self

@@ -1,8 +1,8 @@
-"""The part of a recipe that says how models are fine-tuned on classification tasks; see `recipe` for the whole.
+"""Settings: how models are fine-tuned on classification tasks; see `recipe` for the whole.
 
 Each year's BabyLM evaluation has its settings (`_YEARS`), and within a year some tasks have their own. What counts,
-from weakest to strongest: the defaults written here, the year's, the year's for the task, what the recipe says for all
-tasks, what it says for the task.
+from weakest to strongest: the defaults written here, the year's, the year's for the task, the recipe's for all tasks,
+the recipe's for the task.
 
 The years' numbers were read in the published pipelines: github.com/babylm/evaluation-pipeline-2023
 (`finetune_model.sh`, `finetune_classification.py`), -2024, -2025 (`eval_finetuning.sh`) and
@@ -114,12 +114,12 @@ class TaskFinetuning(Section):
     to right; for others `first` where the tokenizer puts a token in front of texts, else `mean`."""
     padding: Literal["right", "left"] = "right"
     """Side on which shorter rows are filled up. Texts begin at position 0 on either side, so that results do not
-    depend on it; `right` is faster for models that read left to right."""
+    depend on it; `right` is faster for causal models."""
     head: Literal["linear", "mlp"] = "linear"
     """`linear`: one layer without bias, as Hugging Face's for decoders. `mlp`: norm, layer, GELU, norm, dropout, layer,
     as in 2025."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Dropout before the classifier's last layer; the model's own is what its configuration says."""
+    """Dropout before the classifier's last layer; the model's own follows its configuration."""
     freeze: Literal["nothing", "embeddings", "model"] = "nothing"
     """What does not learn; `model`: all but the classifier."""
     lora: Adapters | None = None
@@ -201,7 +201,7 @@ _YEARS: Mapping[str, dict[str, Any]] = {
     "tutelage": {},
 }
 """What each year's scripts set; what they leave to Trainer's defaults (its clipping at 1) is among it. Their
-arithmetic was fp32; here it is the machine's, as `precision` says."""
+arithmetic was fp32; here it is the machine's, by `precision`."""
 _YEARS_BY_TASK: Mapping[str, Mapping[str, dict[str, Any]]] = {"2025": _OWN_TASKS, "2026": _OWN_TASKS}
 
 
@@ -209,7 +209,7 @@ class Finetuning(TaskFinetuning):
     """Fine-tuning on GLUE, SuperGLUE and MSGS: the settings for all tasks, and those for single ones."""
 
     rules: FinetuneRules = "tutelage"
-    """Whose settings count where the recipe says nothing, which score of a task is its headline and which one chooses
+    """Whose settings count where the recipe has none, which score of a task is its headline and which one chooses
     checkpoints: a year of BabyLM, or `tutelage` (the defaults shown here, for small models)."""
     tasks: tuple[str, ...] = GLUE_7
     """Tasks by name. `mnli-mm` is scored with the model of `mnli`."""
@@ -228,15 +228,15 @@ class Finetuning(TaskFinetuning):
         rules = value.get("rules", "tutelage")
         if not isinstance(rules, str):
             return value
-        said = value.get("by_task", {})
+        given = value.get("by_task", {})
         of_task = {
-            # What the recipe says for all tasks goes before what the year says for one.
+            # What the recipe has for all tasks goes before what the year has for one.
             task: {key: setting for key, setting in settings.items() if key not in value}
             for task, settings in _YEARS_BY_TASK.get(rules, {}).items()
         }
-        if isinstance(said, dict) and all(isinstance(settings, dict) for settings in said.values()):
-            said = of_task | {task: of_task.get(task, {}) | settings for task, settings in said.items()}
-        return _YEARS.get(rules, {}) | value | {"by_task": said}
+        if isinstance(given, dict) and all(isinstance(settings, dict) for settings in given.values()):
+            given = of_task | {task: of_task.get(task, {}) | settings for task, settings in given.items()}
+        return _YEARS.get(rules, {}) | value | {"by_task": given}
 
     @model_validator(mode="after")
     def _tasks_are_right(self) -> Finetuning:
@@ -257,13 +257,13 @@ class Finetuning(TaskFinetuning):
 
     def of(self, task: str) -> TaskFinetuning:
         """Return what counts for one task."""
-        said = {key: getattr(self, key) for key in TaskFinetuning.model_fields}
+        given = {key: getattr(self, key) for key in TaskFinetuning.model_fields}
         own = self.by_task.get(task, {})
         for key in own:
-            if key not in said:
-                raise ValueError(f"by_task.{task}: unknown key '{key}'{nearest(key, said)}")
+            if key not in given:
+                raise ValueError(f"by_task.{task}: unknown key '{key}'{nearest(key, given)}")
         try:
-            return TaskFinetuning.model_validate(said | own)
+            return TaskFinetuning.model_validate(given | own)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, (task, *first["loc"])))

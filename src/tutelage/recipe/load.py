@@ -28,7 +28,7 @@ def override(tree: Json, assignments: Sequence[str], lines: Lines) -> None:
     """Apply `a.b=c` assignments to the tree in place; values are read as YAML, list items by their number.
 
     Args:
-        tree: what the file says.
+        tree: of the file.
         assignments: in their order.
         lines: of the tree's places; those overridden are noted as such.
 
@@ -40,39 +40,32 @@ def override(tree: Json, assignments: Sequence[str], lines: Lines) -> None:
         if not equals or not path.strip():
             raise UserError(f"'{assignment}' is no override: write key.key=value, as in models.student.optim.lr=1e-3")
         value, _ = parse(text, f"override '{assignment}'")
-        keys = path.strip().split(".")
         node: Any = tree
         place: Place = ()
-        for key in keys[:-1]:
-            place = (*place, _index(node, key, assignment) if isinstance(node, list) else key)
-            node = _step_into(node, key, assignment)
-        last: Any = keys[-1]
-        if isinstance(node, list):
-            last = _index(node, last, assignment)
-        elif not isinstance(node, dict):
-            raise UserError(f"override '{assignment}': '{'.'.join(keys[:-1])}' holds no keys")
-        node[last] = value
-        place = (*place, last)
+        *above, last = path.strip().split(".")
+        for key in above:
+            step = _step(node, key, assignment)
+            # An override may add keys the file leaves at their defaults; the schema judges them afterwards.
+            if isinstance(node, dict) and node.get(step) is None:
+                node[step] = {}
+            place, node = (*place, step), node[step]
+        step = _step(node, last, assignment)
+        place = (*place, step)
+        node[step] = value
         for below in [known for known in lines if known[: len(place)] == place]:
             del lines[below]
         lines[place] = COMMAND_LINE
 
 
-def _step_into(node: Any, key: str, assignment: str) -> Any:
-    if isinstance(node, dict):
-        # An override may add keys the file leaves at their defaults; the schema judges them afterwards.
-        if node.get(key) is None:
-            node[key] = {}
-        return node[key]
+def _step(node: Any, key: str, assignment: str) -> str | int:
+    """Return a key of a mapping, or the index of a list."""
     if isinstance(node, list):
-        return node[_index(node, key, assignment)]
-    raise UserError(f"override '{assignment}': nothing lies below '{key}'")
-
-
-def _index(node: list[Any], key: str, assignment: str) -> int:
-    if not key.isdecimal() or int(key) >= len(node):
-        raise UserError(f"override '{assignment}': '{key}' is no index of a list of {len(node)}")
-    return int(key)
+        if not key.isdecimal() or int(key) >= len(node):
+            raise UserError(f"override '{assignment}': '{key}' is no index of a list of {len(node)}")
+        return int(key)
+    if not isinstance(node, dict):
+        raise UserError(f"override '{assignment}': nothing lies above '{key}' that holds keys")
+    return key
 
 
 def _merge(base: Any, changes: Any) -> Any:
@@ -215,8 +208,9 @@ def explain(error: ValidationError, tree: Json, lines: Lines, name: str, schema:
     whole = {place[:depth] for place in items for depth in range(len(place))}
     found = {place: _finding(place, said, schema) for place, said in items.items() if place not in whole}
     written = {(place[2:], finding) for place, finding in found.items() if place in lines}
+    top = re.sub("(?<=[a-z])(?=[A-Z])", " ", schema.__name__).lower()
     return "\n".join(
-        f"{_where(place, lines, name)}: {finding[0]}{'.'.join(map(str, place)) or schema.__name__.lower()}{finding[1]}"
+        f"{_where(place, lines, name)}: {finding[0]}{'.'.join(map(str, place)) or top}{finding[1]}"
         for place, finding in found.items()
         # What `like` has copied is told where it stands in the file.
         if place in lines or (place[2:], finding) not in written

@@ -1,4 +1,4 @@
-"""The part of a recipe that says how loud a teacher is: schedules of weight and temperature, gates; see `recipe`."""
+"""Settings: how much teachers count, and when: schedules of weight and temperature, gates; see `recipe`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Span = Annotated[str | int, AfterValidator(_is_length)]
 """A length of training: `17%` of the run, `2000` steps, `5M tokens`, `1M words`."""
 
 
-class WeightSchedule(Kinds):
+class WeightScheduleSettings(Kinds):
     """How a teacher's weight falls to nothing over a stage; a word stands for `{kind: word}`. See docs/methods.md."""
 
     goes_with: ClassVar = {"warmup": "wsd", "decay": "wsd"}
@@ -64,21 +64,21 @@ class WeightSchedule(Kinds):
     """`step`: whole, then nothing (SALT). `linear`, `cosine`: falls from the start. `wsd`: warm-up, stable, decay.
     `ratio_linear`: what falls in a straight line is its ratio to the text's weight."""
     over: Span | None = None
-    """Length from the stage's start to where the teacher is no longer heard, and released: `30%` of the run, a number
-    of steps, `5M tokens`, `1M words`. To the stage's end unless given; `step` needs it."""
+    """Length from the stage's start to where the weight is zero and the teacher is released: `30%` of the run, a
+    number of steps, `5M tokens`, `1M words`. To the stage's end unless given; `step` needs it."""
     warmup: Span | None = None
     """`wsd`: length of the rise from nothing to the whole weight; none unless given."""
     decay: Span | None = None
     """`wsd`: length of the fall at the end of `over`, in a straight line; a fifth of it unless given."""
 
     @model_validator(mode="after")
-    def _step_has_an_end(self) -> WeightSchedule:
+    def _step_has_an_end(self) -> WeightScheduleSettings:
         if self.kind == "step" and self.over is None:
-            raise ValueError("`kind: step` needs `over`: until when the teacher is heard")
+            raise ValueError("`kind: step` needs `over`: until when the teacher teaches")
         return self
 
 
-class TemperatureSchedule(Section):
+class TemperatureScheduleSettings(Section):
     """A temperature that changes over a stage."""
 
     start: Annotated[float, Field(gt=0)]
@@ -88,18 +88,18 @@ class TemperatureSchedule(Section):
     kind: Literal["linear", "cosine"] = "linear"
     """The way from one to the other."""
     over: Span | None = None
-    """Length from the stage's start; as long as the teachers are heard unless given."""
+    """Length from the stage's start; as long as the teachers have weight unless given."""
 
 
-class Gate(Kinds):
-    """At which tokens the teachers are heard, and how much; the text takes up what they give up. A word stands for
+class GateSettings(Kinds):
+    """How much teachers count at each token; what their weight loses, the text's gains. A word stands for
     `{kind: word}`. See docs/methods.md."""
 
     goes_with: ClassVar = {"share": "skip_certain", "scale": "advantage"}
     kind: Literal["skip_certain", "advantage", "confidence"]
-    """`skip_certain`: not where they are surest, which is where the text says as much. `advantage`: more where they
+    """`skip_certain`: not where they are surest, since the text tells as much there. `advantage`: more where they
     predict the next token better than the student does. `confidence`: more where they are surer."""
     share: Share = 0.15
-    """`skip_certain`: the share of each row's tokens, those of lowest entropy, at which they are not heard."""
+    """`skip_certain`: the share of each row's tokens, those of lowest entropy, at which they do not count."""
     scale: Annotated[float, Field(gt=0)] = 1.0
     """`advantage`: the weight is the logistic function of the student's loss less the teachers', in nats, over this."""

@@ -1,4 +1,4 @@
-"""The part of a recipe that says which rows a stage learns from; see `recipe` for the whole."""
+"""Settings: which rows a stage learns from; see `recipe` for the whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe.data import Count, Percent, Section
+from tutelage.recipe.data import Count, Section, ShareOrPercent
 from tutelage.recipe.teacher import Teacher
 
 TAKES = {
@@ -23,11 +23,11 @@ class Select(Section):
     """Rows or tokens chosen by what models made of them. See docs/selection.md."""
 
     by: Literal["salt_ds", "difference", "perplexity", "random", "excess"]
-    """`salt_ds`: rows whose median loss is highest, tokens beyond the scorer's grasp left out. `difference`: rows
+    """`salt_ds`: rows whose median loss is highest, tokens that the scorer cannot learn left out. `difference`: rows
     that the scorer finds likelier than the reference does (MiniPLM). `perplexity`: a band of rows by mean loss.
     `random`: as many rows at random, the control. `excess`: not rows but tokens, those whose loss falls most from the
     scorer (an early checkpoint) to the reference (a late one); the text of the others is no target (Rho-1)."""
-    share: Annotated[Percent, Field(gt=0)] | None = None
+    share: Annotated[ShareOrPercent, Field(gt=0)] | None = None
     """How many of the rows (of the tokens, for `excess`): `50%`. Or `rows`."""
     rows: Count | None = None
     """How many rows."""
@@ -39,7 +39,7 @@ class Select(Section):
     """`salt_ds`: a token is learnable if it is among the scorer's k likeliest."""
     unlearnable: Literal["zero", "drop"] = "zero"
     """`salt_ds`: tokens that are not learnable count with a loss of zero, or are left out of the median."""
-    band: tuple[Percent, Percent] | None = None
+    band: tuple[ShareOrPercent, ShareOrPercent] | None = None
     """`perplexity`: from which share of the rows to which, in rising order of their mean loss: `[20%, 80%]`."""
 
     @model_validator(mode="after")
@@ -52,7 +52,7 @@ class Select(Section):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"`{key}` does not go with `by: {self.by}`; leave it out")
         if self.by == "perplexity" and (self.share is not None or self.rows is not None):
-            raise ValueError("`band` says how many rows are taken: leave out `share` and `rows`")
+            raise ValueError("`band` decides how many rows are taken: leave out `share` and `rows`")
         if self.by == "excess" and self.rows is not None:
             raise ValueError("`by: excess` selects tokens: give `share`, not `rows`")
         if self.by != "perplexity" and (self.share is None) == (self.rows is None):

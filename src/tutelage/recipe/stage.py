@@ -1,13 +1,14 @@
-"""The part of a recipe that says what a model learns from whom: stages, objectives, teachers, caches; see `recipe`."""
+"""Settings: what a model learns from whom: stages, objectives, teachers, caches; see `recipe`."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from tutelage.base.functions import check_settings, load_function
 from tutelage.recipe.data import Count, Fraction, Kinds, Section, Share
-from tutelage.recipe.schedule import Gate, Span, TemperatureSchedule, WeightSchedule
+from tutelage.recipe.schedule import GateSettings, Span, TemperatureScheduleSettings, WeightScheduleSettings
 from tutelage.recipe.select import Select as Select
 from tutelage.recipe.teacher import TEACHER as TEACHER
 from tutelage.recipe.teacher import Teacher as Teacher
@@ -28,18 +29,18 @@ class Objective(Section):
 class Distill(Objective):
     """Forward Kullback-Leibler divergence from the teachers' distribution to the student's."""
 
-    temperature: Annotated[float, Field(gt=0)] | TemperatureSchedule = 1.0
+    temperature: Annotated[float, Field(gt=0)] | TemperatureScheduleSettings = 1.0
     """Logits of teachers and student are divided by it before the softmax. It may change over the stage."""
     temperature_squared: bool = True
     """Multiply by the squared temperature (Hinton 2015; BabyLlama's code has it, its equation does not)."""
     reduction: Literal["per_token", "per_row"] = "per_token"
     """`per_token`: mean over tokens. `per_row`: summed over a row's tokens, mean over rows, as BabyLlama's code does:
     at 128 tokens a row that is 128 times the per-token weight."""
-    schedule: WeightSchedule | None = None
+    schedule: WeightScheduleSettings | None = None
     """How the weight falls to nothing; the text takes up what the teachers give up. Whole to the stage's end unless
     given."""
-    gate: Gate | None = None
-    """At which tokens the teachers are heard, and how much; everywhere alike unless given."""
+    gate: GateSettings | None = None
+    """How much teachers count at each token; the same at all unless given."""
 
 
 class Masked(Objective):
@@ -65,7 +66,7 @@ class Denoiser(Section):
 
 
 class Ul2(Objective):
-    """A mixture of denoisers for a model that reads left to right (UL2): each row draws its kind anew in each epoch."""
+    """A mixture of denoisers for a causal model (UL2): each row draws its kind again in each epoch."""
 
     causal: Fraction = 0.6
     """Share of rows that are read as they are, each token predicted."""
@@ -80,8 +81,8 @@ class Ul2(Objective):
     def _shares_are_whole(self) -> Ul2:
         shares = (self.causal, self.prefix, self.span)
         if abs(sum(shares) - 1) > 1e-9:
-            said = ", ".join(f"{share:g}" for share in shares)
-            raise ValueError(f"`causal`, `prefix` and `span` are shares of the rows, but {said} do not sum to 1")
+            given = ", ".join(f"{share:g}" for share in shares)
+            raise ValueError(f"`causal`, `prefix` and `span` are shares of the rows, but {given} do not sum to 1")
         return self
 
 
@@ -97,13 +98,13 @@ class Tasks(Objective):
     only: tuple[str, ...] | None = None
     """Of these kinds, the tasks with these names; all unless given."""
     weighting: Literal["uniform", "uncertainty"] = "uniform"
-    """`uniform`: all tasks of a mean count alike, as in the paper. `uncertainty`: each is divided by a variance that is
-    learned with it (Kendall et al. 2018)."""
+    """`uniform`: all tasks of a mean count the same, as in the paper. `uncertainty`: each is divided by a variance that
+    is learned with it (Kendall et al. 2018)."""
     temperature: Annotated[float, Field(gt=0)] | None = None
     """Tasks weigh as much as their number of labels to the power of 1/temperature: at 1 in proportion to their labels,
-    at large values alike; alike unless given."""
+    at large values the same; the same unless given."""
     confidence: bool = True
-    """Labels weigh as much as the teacher was sure of them (votes); false counts all alike."""
+    """Labels weigh as much as the teacher was sure of them (votes); false counts all the same."""
 
     @model_validator(mode="after")
     def _names_once(self) -> Tasks:
@@ -113,6 +114,22 @@ class Tasks(Objective):
         if self.only == ():
             raise ValueError("`only` names no task; leave it out to learn all")
         return self
+
+
+class CustomObjective(Objective):
+    """A function of your own, for the tokens that the text's objective would predict: `my_package.losses:focal`.
+
+    It is called as `focal(logits, targets, gamma=2)` with float32 logits `(n, V)` of some positions, their targets
+    `(n,)` and its settings, and returns the loss of each position, `(n,)`, finite and differentiable in the logits, as
+    `torch.nn.functional.cross_entropy(..., reduction="none")` does. Positions come by blocks, in no particular
+    grouping, so the loss of one must not depend on the others. The term is the mean over all targets of the batch."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is given beside the weight, for the function."""
+        return dict(self.model_extra or {})
 
 
 class Objectives(Section):
@@ -125,35 +142,50 @@ class Objectives(Section):
     ul2: Ul2 | None = None
     """Cross-entropy of what a mixture of denoisers asks for: `ul2: 1` is 60 % causal, 20 % prefix, 20 % span rows."""
     distill: Distill | None = None
-    """What the teachers say; needs `teachers`."""
+    """Divergence from the teachers; needs `teachers`."""
     tasks: Tasks | None = None
     """Labels of texts and words; `masked: 1, tasks: 0.5` is the study plans' loss. Needs `data.separator: brackets` and
     `data.rows.kind: examples`."""
+    custom: dict[str, CustomObjective] | None = None
+    """Functions of your own by name, `package.module:function`; such a name may also stand beside the other keys."""
 
     @model_validator(mode="before")
     @classmethod
-    def _number_is_weight(cls, value: Any) -> Any:
+    def _short_forms(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {
-            k: {"weight": v} if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in value.items()
-        }
+        terms = {key: _weighed(term) for key, term in value.items()}
+        custom = terms.get("custom") or {}
+        if not isinstance(custom, dict):
+            return terms
+        custom = {key: _weighed(term) for key, term in custom.items()}
+        custom |= {key: terms.pop(key) for key in list(terms) if isinstance(key, str) and ":" in key}
+        return terms | {"custom": custom} if custom else terms
+
+    @field_validator("custom")
+    @classmethod
+    def _functions_are_there(cls, custom: dict[str, CustomObjective] | None) -> dict[str, CustomObjective] | None:
+        for name, term in (custom or {}).items():
+            check_settings(name, load_function(name), 2, term.settings)
+        return custom
 
     @model_validator(mode="after")
     def _one_way_of_reading(self) -> Objectives:
-        texts = [name for name in self.named() if name not in ("distill", "tasks")]
+        texts = [name for name in ("next_token", "masked", "ul2") if getattr(self, name) is not None]
         if len(texts) > 1:
             raise ValueError(f"{' and '.join(f'`{name}`' for name in texts)} exclude each other within a stage")
         if not self.named():
-            raise ValueError("name at least one objective: `next_token`, `masked`, `ul2`, `distill` or `tasks`")
+            raise ValueError(
+                "name at least one objective: `next_token`, `masked`, `ul2`, `distill`, `tasks` or a function"
+            )
         if self.ul2 is not None and self.tasks is not None:
             raise ValueError("`ul2` rewrites rows, where labels no longer stand in their places: leave `tasks` out")
         text, distill = self.text, self.distill
         if distill is not None and text is None and (distill.schedule or distill.gate):
             key = "schedule" if distill.schedule else "gate"
             raise ValueError(
-                f"`distill.{key}` silences the teachers, and nothing would be left to learn: add `next_token`, "
-                "`masked` or `ul2`, which takes up their weight"
+                f"`distill.{key}` takes weight from the teachers, and nothing would be left to learn: add "
+                "`next_token`, `masked` or `ul2`, which takes up their weight"
             )
         return self
 
@@ -164,12 +196,16 @@ class Objectives(Section):
 
     def named(self) -> dict[str, Objective]:
         """Return the terms that are there, by name."""
-        terms = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: term for name, term in terms.items() if term is not None}
+        terms = {name: getattr(self, name) for name in type(self).model_fields if name != "custom"}
+        return {name: term for name, term in terms.items() if term is not None} | (self.custom or {})
+
+
+def _weighed(value: Any) -> Any:
+    return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class Cache(Kinds):
-    """What teachers said, computed once and kept on disk; a word stands for `{kind: word}`. See docs/caches.md."""
+    """Teachers' output, computed once and kept on disk; a word stands for `{kind: word}`. See docs/caches.md."""
 
     goes_with: ClassVar = {"draws": "sparse", "sets": "sparse", "k": "top_k"}
     kind: Literal["hidden", "sparse", "top_k"]
@@ -200,7 +236,7 @@ class Stage(Section):
     combine: Literal["mean_logits", "mean_probabilities"] = "mean_logits"
     """How several teachers become one distribution; `mean_logits` as BabyLlama published."""
     cache: Cache | None = None
-    """Keep what the teachers say on disk, instead of asking them at every step."""
+    """Keep the teachers' output on disk, instead of computing it at every step."""
     select: Select | None = None
     """Learn from some of the rows (or tokens) only, chosen before the stage begins; see docs/selection.md."""
 
@@ -209,11 +245,16 @@ class Stage(Section):
         if (self.objectives.distill is not None) != bool(self.teachers):
             raise ValueError("`teachers` and `objectives.distill` go together: give both, or neither")
         if self.cache is not None and not self.teachers:
-            raise ValueError("`cache` keeps what teachers say: name `teachers`, or leave it out")
+            raise ValueError("`cache` keeps teachers' output: name `teachers`, or leave it out")
         distill, cache = self.objectives.distill, self.cache
-        if distill and isinstance(distill.temperature, TemperatureSchedule) and cache and cache.kind != "hidden":
+        if (
+            distill
+            and isinstance(distill.temperature, TemperatureScheduleSettings)
+            and cache
+            and cache.kind != "hidden"
+        ):
             raise ValueError(
-                f"`cache: {cache.kind}` keeps what teachers say at one temperature, and this one changes; take "
+                f"`cache: {cache.kind}` keeps teachers' output at one temperature, and this one changes; take "
                 "`cache: hidden`, no cache, or a single temperature"
             )
         return self
@@ -231,7 +272,7 @@ class Stage(Section):
 
     @property
     def reads(self) -> ModelKind | None:
-        """How the objectives make the model read: left to right, or both ways; `distill` alone leaves it open."""
+        """Whether the objectives make the model causal or masked; `distill` alone leaves it open."""
         if self.objectives.masked:
             return "masked"
         return "causal" if self.objectives.text else None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 from tutelage import __version__
 from tutelage.base.progress import human
 from tutelage.compare.metrics import MISSING
 from tutelage.report import plot_audit
-from tutelage.report.html import figure, page, section
+from tutelage.report.html import page
 from tutelage.report.plot_style import drawing
 from tutelage.report.plots import Plot
 from tutelage.report.tables import Table
@@ -36,31 +35,24 @@ def audit_page(audit: Audit, name: str = "") -> str:
     title = f"{visible(audit.title)}: what the corpus is like"
     made = f"{visible(name or audit.title)}: {audit.texts:,} texts, {audit.words:,} words; tutelage {__version__}"
     drawings = {plot.name: plot for plot in draw_audit(audit)}
-
-    def drawn(name: str) -> str:
-        return figure(drawings[name]) if name in drawings else ""
-
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="made">{escape(made)}</p>',
-        *(f'<p class="answer"><strong>{escape(head)}</strong> {escape(rest)}</p>' for head, rest in remarks(audit)),
-        section(size_table(audit)),
-        section(tasks_table(audit)),
-        drawn("labels"),
-        section(labels_table(audit)),
-        section(certainty_table(audit)),
-        drawn("related"),
-        section(related_table(audit)),
-        section(variety_table(audit)),
-        drawn("growth"),
-        drawn("lengths"),
-        section(openings_table(audit)),
-        section(overlap_table(audit)),
-        section(refused_table(audit)),
-        section(cost_table(audit)),
-        section(samples_table(audit)),
+        size_table(audit),
+        tasks_table(audit),
+        drawings.get("labels"),
+        labels_table(audit),
+        certainty_table(audit),
+        drawings.get("related"),
+        related_table(audit),
+        variety_table(audit),
+        drawings.get("growth"),
+        drawings.get("lengths"),
+        openings_table(audit),
+        overlap_table(audit),
+        refused_table(audit),
+        cost_table(audit),
+        samples_table(audit),
     ]
-    return page(title, parts)
+    return page(title, made, [part for part in parts if part is not None], remarks(audit))
 
 
 def remarks(audit: Audit) -> list[tuple[str, str]]:
@@ -235,7 +227,7 @@ def variety_table(audit: Audit) -> Table:
         header=("measure", "value"),
         rows=tuple(rows),
         note=f"Distinct: in windows of {found.window:,} words, so that corpora of different sizes can be compared. "
-        f"Similarity: Jaccard, of the word sets of {found.compared:,} texts drawn by lot. Near duplicates: "
+        f"Similarity: Jaccard, of the word sets of {found.compared:,} texts drawn at random. Near duplicates: "
         f"{audit.threshold:g} or more, of word triples. All by words without case and punctuation.",
     )
 
@@ -304,13 +296,13 @@ def cost_table(audit: Audit) -> Table:
 
 
 def samples_table(audit: Audit) -> Table:
-    """A few texts for each task, drawn by lot, with their labels."""
+    """A few texts for each task, drawn at random, with their labels."""
     rows = tuple(
         (visible(task), _sample(record), _labels(record))
         for task, samples in audit.samples.items()
         for record in samples
     )
-    note = "Drawn by lot: what was written for the task, or has its label. Long texts are cut."
+    note = "Drawn at random: what was written for the task, or has its label. Long texts are cut."
     return Table(title="Samples", header=("task", "text", "labels"), rows=rows, left=3, note=note)
 
 

@@ -14,7 +14,7 @@ from tutelage.compare.metrics import MISSING, UNITS, measure_name, values_of
 from tutelage.compare.summary import Summary
 from tutelage.compare.summary_pairs import Comparison
 from tutelage.report.table_training import share
-from tutelage.report.tables import flops_text, p_value, scale_of, signed
+from tutelage.report.tables import amount, difference, flops_text, interval, p_value
 
 ALSO = 4
 """Further measures told one by one; the rest is counted."""
@@ -27,15 +27,15 @@ _UNLABELLED = "the same model without its labels"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One sentence that answers, and its circumstances: other measures, and the cost."""
+class Conclusion:
+    """The verdict on one student, and its circumstances: other measures, and the cost."""
 
     sentence: str
     details: str
 
 
-def headline(summary: Summary) -> list[Answer]:
-    """Answer the question for every student and control of the run, or say why it cannot be answered.
+def headline(summary: Summary) -> list[Conclusion]:
+    """Conclusion the question for every student and control of the run, or say why it cannot be answered.
 
     Of many pairs, those that were not tested share one answer: what has one seed is a side issue beside what has three.
     """
@@ -50,17 +50,17 @@ def headline(summary: Summary) -> list[Answer]:
     return [*told, *([_untested(summary, untested)] if untested else [])]
 
 
-def _untested(summary: Summary, pairs: list[tuple[str, str]]) -> Answer:
+def _untested(summary: Summary, pairs: list[tuple[str, str]]) -> Conclusion:
     """One answer for all pairs without a test: their differences, and that chance may be all of it."""
-    said = []
+    differences = []
     for student, control in pairs:
         found = (entry for entry in summary.comparisons if {entry.a, entry.b} == {student, control})
         entry = next((_oriented(entry, student) for entry in found), None)
-        shown = MISSING if entry is None else f"{_signed(entry)}{_size(entry)[1]} on {_measure_words(entry)}"
-        said.append(f"{student} against {control} {shown}")
+        shown = MISSING if entry is None else f"{_signed(entry)} on {_measure_words(entry)}"
+        differences.append(f"{student} against {control} {shown}")
     count = f"{len(pairs)} more pair{'s' if len(pairs) > 1 else ''} of student and control"
-    return Answer(
-        f"{_NOT_TESTED}: {count}, for want of seeds.", f"Differences that chance may explain: {'; '.join(said)}."
+    return Conclusion(
+        f"{_NOT_TESTED}: {count}, for want of seeds.", f"Differences that chance may explain: {'; '.join(differences)}."
     )
 
 
@@ -75,51 +75,60 @@ def _what(summary: Summary, student: str, control: str) -> str:
     return f"{_ITS_CONTROL}, trained for as many FLOPs as {model.flops_of}{whole}"
 
 
-def _sentence(entry: Comparison, student: str, control: str, what: str) -> str:
-    """The first sentence, from the comparison of a student with its control on the main measure."""
+def verdict(entry: Comparison, student: str, control: str, what: str) -> str:
+    """Say in one sentence whether a student beat its control on one measure.
+
+    The wording follows from the comparison alone:
+
+    - **Not tested**: there is no interval, for want of seeds or of spread between them. The sentence gives the
+      difference and the reason.
+    - **Not shown**: the interval holds zero.
+    - **Yes** or **No**: the interval leaves zero out, and the student is on the better side or on the worse.
+
+    Args:
+        entry: the comparison, the student first (`a`).
+        student: its name.
+        control: its control's name.
+        what: what the control is, in words.
+    """
     measure = _measure_words(entry)
-    size, unit = _size(entry)
-    seeds = f"{entry.n} seed{'s' if entry.n != 1 else ''}"
+    size = _size(entry)
     if entry.interval is None:
-        side = "level with" if entry.mean == 0 else f"{size}{unit} {_side(entry)}"
-        return (
-            f"{_NOT_TESTED}: on {measure} {student} came out {side} {control}, {what}, but {_reason(entry)}, "
-            "so chance cannot be told from effect."
-        )
+        side = "ahead of" if _student_better(entry) else "behind"
+        found = f"{student} came out {f'{size} {side}' if entry.mean else 'level with'} {control}, {what}"
+        return f"{_NOT_TESTED}: on {measure} {found}, but {_reason(entry)}, so chance cannot be told from effect."
+    seeds = f"{entry.n} seed{'s' if entry.n != 1 else ''}"
     p = f"p = {p_value(entry.p)}".replace("= <", "< ")
-    evidence = f"{100 * entry.level:g} % interval {_interval(entry, unsigned=True)}, {seeds}, {p}"
+    evidence = f"({100 * entry.level:g} % interval {_unsigned_interval(entry)}, {seeds}, {p})"
     if entry.verdict == "not shown":
-        between = f"{student} and {control}, {what}, differ by {_signed(entry)}{unit}"
-        return f"Not shown: on {measure} {between} ({evidence})."
-    word = "Yes" if _student_better(entry) else "No"
-    verb = "beat" if word == "Yes" else "fell behind"
-    return f"{word}: on {measure} {student} {verb} {control}, {what}, by {size}{unit} ({evidence})."
+        return f"Not shown: on {measure} {student} and {control}, {what}, differ by {_signed(entry)} {evidence}."
+    answer, verb = ("Yes", "beat") if _student_better(entry) else ("No", "fell behind")
+    return f"{answer}: on {measure} {student} {verb} {control}, {what}, by {size} {evidence}."
 
 
 def _caveat(entry: Comparison) -> str:
     """What "not shown" leaves open."""
     if entry.verdict != "not shown" or entry.detectable is None:
         return ""
-    scale, digits = scale_of(entry)
-    reach = f"{entry.detectable * scale:.{digits}f}{_size(entry)[1]}"
+    reach = f"{amount(entry, entry.detectable)}{_unit(entry)}"
     return f"That does not prove them equal: with {entry.n} seeds, effects below about {reach} mostly go unseen."
 
 
-def _pair_answer(summary: Summary, student: str, control: str) -> Answer:
+def _pair_answer(summary: Summary, student: str, control: str) -> Conclusion:
     entries = [_oriented(entry, student) for entry in summary.comparisons if {entry.a, entry.b} == {student, control}]
     order = {"test.loss": 0, "test.bits_per_byte": 1}
     entries.sort(key=lambda entry: order.get(entry.metric, 2))
     if not entries:
         missing = f"{_NOT_TESTED}: no comparison of {student} with its control {control} was made."
-        return Answer(missing, _cost_sentence(summary, student, control))
+        return Conclusion(missing, _cost_sentence(summary, student, control))
     details = [_caveat(entries[0])]
     further = [entry for entry in entries[1:] if _says_more(entry)]
     details += [_also(entry) for entry in further[:ALSO]]
     if len(further) > ALSO:
         details.append(f"{_verdicts(further[ALSO:])} The comparisons below have them one by one.")
     details += [_reached_sentence(summary, student, control), _cost_sentence(summary, student, control)]
-    sentence = _sentence(entries[0], student, control, _what(summary, student, control))
-    return Answer(sentence, " ".join(text for text in details if text))
+    sentence = verdict(entries[0], student, control, _what(summary, student, control))
+    return Conclusion(sentence, " ".join(text for text in details if text))
 
 
 def _says_more(entry: Comparison) -> bool:
@@ -137,10 +146,9 @@ def _verdicts(entries: list[Comparison]) -> str:
 
 def _also(entry: Comparison) -> str:
     """A short sentence for a further measure."""
-    _, unit = _size(entry)
-    between = f", {100 * entry.level:g} % interval {_interval(entry)}" if entry.interval else ""
-    said = entry.verdict if entry.interval is None or entry.verdict == "not shown" else "shown"
-    return f"On {_measure_words(entry)} the difference is {_signed(entry)}{unit}{between}: {said}."
+    between = f", {100 * entry.level:g} % interval {interval(entry)}" if entry.interval else ""
+    outcome = entry.verdict if entry.interval is None or entry.verdict == "not shown" else "shown"
+    return f"On {_measure_words(entry)} the difference is {_signed(entry)}{between}: {outcome}."
 
 
 def _reached_sentence(summary: Summary, student: str, control: str) -> str:
@@ -163,7 +171,7 @@ def _reached_sentence(summary: Summary, student: str, control: str) -> str:
 
 def _cost_sentence(summary: Summary, student: str, control: str) -> str:
     """What the teacher cost, and whether the control had as long."""
-    taught, plain = cost_of(summary.models, student), cost_of(summary.models, control)
+    taught, plain = (cost_of(summary.models, name) for name in (student, control))
     if not taught.total_flops or not plain.total_flops:
         return ""
     ratio = taught.total_flops / plain.total_flops
@@ -187,7 +195,7 @@ def _cost_sentence(summary: Summary, student: str, control: str) -> str:
     return text
 
 
-def _without_control(summary: Summary) -> Answer:
+def _without_control(summary: Summary) -> Conclusion:
     if any(model.role == "student" for model in summary.models.values()):
         sentence = "Cannot tell: this run has a student, but no control (the same model without its teachers)."
         details = ["Add a model `{like: <student>, without: teachers}` to the recipe."]
@@ -198,7 +206,7 @@ def _without_control(summary: Summary) -> Answer:
     if measured:
         best = min(measured, key=lambda name: measured[name])
         details.append(f"The lowest held-out loss is {best}'s: {measured[best]:.3f} nats per token.")
-    return Answer(sentence, " ".join(details))
+    return Conclusion(sentence, " ".join(details))
 
 
 def _measure_words(entry: Comparison) -> str:
@@ -209,26 +217,26 @@ def _measure_words(entry: Comparison) -> str:
     return measure_name(entry.metric, entry.unit).removesuffix(f" ({UNITS[entry.unit].points})")
 
 
-def _size(entry: Comparison) -> tuple[str, str]:
-    """The difference without its sign, and the unit in words."""
-    scale, digits = scale_of(entry)
-    words = UNITS[entry.unit].words
-    return f"{abs(entry.mean) * scale:.{digits}f}", f" {words}" if words else ""
+def _unit(entry: Comparison) -> str:
+    return f" {UNITS[entry.unit].words}".rstrip()
+
+
+def _size(entry: Comparison) -> str:
+    """The difference in words, without its sign."""
+    return f"{amount(entry, abs(entry.mean))}{_unit(entry)}"
 
 
 def _signed(entry: Comparison) -> str:
-    scale, digits = scale_of(entry)
-    return signed(entry.mean * scale, digits)
+    return f"{difference(entry)}{_unit(entry)}"
 
 
-def _interval(entry: Comparison, unsigned: bool = False) -> str:
+def _unsigned_interval(entry: Comparison) -> str:
     """The interval; where all of it lies on one side of zero, which side is said in words, so it goes unsigned."""
-    scale, digits = scale_of(entry)
     low, high = entry.interval or (0.0, 0.0)
-    if unsigned and low * high > 0:
-        near, far = sorted((abs(low), abs(high)))
-        return f"{near * scale:.{digits}f} to {far * scale:.{digits}f}"
-    return f"{signed(low * scale, digits)} to {signed(high * scale, digits)}"
+    if low * high <= 0:
+        return interval(entry)
+    near, far = sorted((abs(low), abs(high)))
+    return f"{amount(entry, near)} to {amount(entry, far)}"
 
 
 def _oriented(entry: Comparison, student: str) -> Comparison:
@@ -249,10 +257,6 @@ def _oriented(entry: Comparison, student: str) -> Comparison:
 
 def _student_better(entry: Comparison) -> bool:
     return (entry.mean > 0) == (entry.better == "higher")
-
-
-def _side(entry: Comparison) -> str:
-    return "ahead of" if _student_better(entry) else "behind"
 
 
 def _reason(entry: Comparison) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,22 +9,11 @@ from typing import Any
 from urllib.parse import quote
 
 from tutelage.compare.summary import Summary, read_summary
+from tutelage.report.contents import contents, recipe_text
 from tutelage.report.headline import headline
 from tutelage.report.plot_style import FigurePlan
 from tutelage.report.plots import Plot, plans
-from tutelage.report.selections import examples_table, selections_table
-from tutelage.report.table_scores import evaluations_table, published_table
-from tutelage.report.table_training import curve_table, reached_table
-from tutelage.report.tables import (
-    Table,
-    comparisons_table,
-    cost_table,
-    data_table,
-    described_table,
-    models_table,
-    origin_table,
-    settings_tables,
-)
+from tutelage.report.tables import Table
 
 
 def markdown_report(
@@ -37,16 +25,13 @@ def markdown_report(
     the drawings just made, where the caller has them.
     """
     checked = read_summary(summary)
+    drawn: Sequence[FigurePlan | Plot] = list(plans(checked)) if plots is None else plots
+    there = [plot for plot in drawn if plots_folder and (plots_folder / f"{plot.name}.png").is_file()]
     parts = [f"# {escape(checked.recipe)}"]
     parts += [f"**{escape(a.sentence)}** {escape(a.details)}".strip() for a in headline(checked)]
-    scores = (models_table, evaluations_table, comparisons_table, described_table, published_table)
-    more = (reached_table, curve_table, selections_table, examples_table)
-    parts += [_section(table(checked)) for table in (*scores, *more)]
-    shown: Sequence[FigurePlan | Plot] = list(plans(checked)) if plots is None else plots
-    parts += [_image(plot, plots_folder) for plot in shown if plots_folder and _file(plot, plots_folder).is_file()]
-    parts += [_section(table) for table in (cost_table(checked), *settings_tables(checked), data_table(checked))]
-    parts.append(_section(origin_table(checked)))
-    parts.append(_recipe(checked))
+    for part in contents(checked, there):
+        parts.append(_section(part) if isinstance(part, Table) else _image(part, plots_folder))
+    parts.append(_recipe(recipe_text(checked)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -73,19 +58,14 @@ def _row(cells: Sequence[str], bold: Collection[int] = ()) -> str:
     return "| " + " | ".join(written) + " |"
 
 
-def _file(plot: FigurePlan | Plot, folder: Path) -> Path:
-    return folder / f"{plot.name}.png"
-
-
 def _image(plot: FigurePlan | Plot, folder: Path | None) -> str:
     link = quote(f"{folder.name if folder else ''}/{plot.name}.png")
     return f"## {escape(plot.title)}\n\n![{escape(plot.title)}]({link})\n\n{escape(plot.caption)}"
 
 
-def _recipe(summary: Summary) -> str:
+def _recipe(text: str) -> str:
     """The recipe folded away; the fence is longer than any run of backticks inside."""
-    if not summary.resolved_recipe:
+    if not text:
         return ""
-    text = json.dumps(summary.resolved_recipe, indent=2, ensure_ascii=False)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"## Recipe\n\n<details><summary>resolved recipe</summary>\n\n{fence}json\n{text}\n{fence}\n\n</details>"

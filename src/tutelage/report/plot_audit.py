@@ -25,7 +25,7 @@ def vocabulary_growth(audit: Audit) -> Any | None:
         words, types = np.array([(0, 0), *points]).T
         style = {"color": INK, "linewidth": 2.2} if kind == "all" else {"color": COLOURS[number - 1], "linewidth": 1.7}
         axes.plot(words, types, label="whole corpus" if kind == "all" else kind.replace("_", " "), **style)
-    axes.set_xlabel("words read, texts in an order by lot")
+    axes.set_xlabel("words read, texts in random order")
     axes.set_ylabel("different words")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

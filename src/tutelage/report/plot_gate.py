@@ -10,7 +10,7 @@ from tutelage.compare.summary import ModelSummary, Summary
 from tutelage.compare.summary_runs import SeedRun
 from tutelage.report.plot_style import draw_line, label, new_figure, styles_of, tokens_axis
 
-_PANELS = {"teacher_weight": "teachers' weight", "teacher_heard": "share heard"}
+_PANELS = {"teacher_weight": "teachers' weight", "gate_weight": "gate's weight"}
 
 
 def teacher_weight(summary: Summary) -> Any | None:
@@ -69,7 +69,7 @@ def _by_stage(model: ModelSummary) -> dict[int, list[tuple[list[float], list[flo
     """The teachers' losses and the gate's weights of each seed, by stage."""
     found: dict[int, list[tuple[list[float], list[float]]]] = {}
     for run in model.seeds.values():
-        for stage in run.heard:
-            line = [part.loss for part in stage.bins], [part.heard for part in stage.bins]
+        for stage in run.gate_report:
+            line = [part.loss for part in stage.bins], [part.gate_weight for part in stage.bins]
             found.setdefault(stage.stage, []).append(line)
     return found

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
 from tutelage.base.progress import human
-from tutelage.compare.metrics import MISSING
 from tutelage.compare.summary import Summary
 from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.report import plot_scores
-from tutelage.report.html import figure, page, section
+from tutelage.report.html import page
 from tutelage.report.plot_style import FigurePlan
 from tutelage.report.plots import Plot, draw, suite_scores
 from tutelage.report.table_scores import evaluations_table, how_scored, published_table
-from tutelage.report.tables import Table, origin_table
+from tutelage.report.tables import Table, cell, origin_table
 
 
 def scores_page(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> str:
     """Write the page; `remarks` are what a reader must know of a model."""
-    title = f"Scores of {', '.join(summary.models)}"
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="made">{escape(f"tutelage {summary.tutelage}, {summary.created}")}</p>',
-        section(evaluations_table(summary, always=True)),
-        section(published_table(summary)),
-        *(figure(plot) for plot in draw_scores(summary)),
-        section(models_scored(summary, remarks)),
-        section(benchmarks_table(summary)),
-        section(origin_table(summary)),
-    ]
-    return page(title, parts)
+    return page(
+        f"Scores of {', '.join(summary.models)}",
+        f"tutelage {summary.tutelage}, {summary.created}",
+        [
+            evaluations_table(summary, always=True),
+            published_table(summary),
+            *draw_scores(summary),
+            models_scored(summary, remarks),
+            benchmarks_table(summary),
+            origin_table(summary),
+        ],
+    )
 
 
 def draw_scores(summary: Summary) -> list[Plot]:
@@ -48,8 +46,8 @@ def models_scored(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> Tab
         (
             name,
             str(settings["models"][name]["kind"]),
-            model.architecture or MISSING,
-            MISSING if model.parameters is None else human(model.parameters),
+            cell(model.architecture),
+            cell(model.parameters, human),
             settings["models"][name]["identity"][:48],
         )
         for name, model in summary.models.items()

@@ -9,7 +9,7 @@ from tutelage.compare.metrics import MISSING
 from tutelage.compare.summary import Summary
 from tutelage.compare.summary_runs import SelectionSummary
 from tutelage.report.plot_style import FAINT, INK, label, new_panels, styles_of
-from tutelage.report.tables import Table
+from tutelage.report.tables import Table, cell
 
 COLUMNS = 3
 LETTERS = 140
@@ -46,7 +46,7 @@ def examples_table(summary: Summary) -> Table:
         (
             f"{name}, stage {found.stage}",
             which,
-            MISSING if example.value is None else f"{example.value:.3f}",
+            cell(example.value, "{:.3f}".format),
             _short(example.text),
         )
         for name, found in _selections(summary)

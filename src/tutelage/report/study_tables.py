@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -139,3 +140,14 @@ def show_table(requests: Mapping[str, int]) -> Table:
     rows = [(name, f"{count:,}") for name, count in [*requests.items(), ("all", sum(requests.values()))]]
     caption = "repeats left out; texts of writing tasks taken to have several lines, which are not tagged"
     return _table("Forecast", "for|requests", rows, caption, total=True)
+
+
+TABLES: dict[str, Callable[[Any], Table | Group]] = {
+    "plan": plan_table,
+    "write": write_table,
+    "label": label_table,
+    "filter": filter_table,
+    "audit": audit_table,
+    "costs": costs_table,
+    "show": show_table,
+}

@@ -9,7 +9,7 @@ from tutelage.compare.metrics import MISSING
 from tutelage.compare.over_training import AMOUNTS
 from tutelage.compare.summary import Summary
 from tutelage.compare.summary_pairs import CurveDifference, CurvePoint, Reached
-from tutelage.report.tables import Table, signed
+from tutelage.report.tables import Table, levels, signed
 
 ROWS = 20
 """Steps that a table of differences shows, evenly chosen where there are more."""
@@ -34,22 +34,10 @@ def reached_table(summary: Summary, brief: bool = False) -> Table:
                 *(share(entry, amount, brief) for amount in AMOUNTS),
             )
         )
-    levels = {f"{100 * entry.level:g} %" for entry in summary.reached} or {"95 %"}
-    means = "means over seeds" if brief else f"means over seeds with their {'/'.join(sorted(levels))} intervals"
+    means = "means over seeds" if brief else f"means over seeds with their {levels(summary.reached)} intervals"
     return Table(
         title="Until the control's loss is reached",
-        header=(
-            "student",
-            "control",
-            "loss",
-            "seeds",
-            "steps",
-            "% steps",
-            "% FLOPs",
-            "+ teachers",
-            "% time",
-            "+ teachers",
-        ),
+        header=("student", "control", "loss", "seeds", "steps", *_AMOUNTS_SHOWN),
         rows=tuple(rows),
         left=2,
         note="The control's lowest validation loss, the seeds whose student reaches it, and what the student took "
@@ -64,12 +52,11 @@ def curve_table(summary: Summary) -> Table:
     cells = {(i, point.step): point_text(point) for i, entry in enumerate(entries) for point in entry.points}
     steps = _spaced(sorted({step for _, step in cells}))
     rows = tuple((f"{step:,}", *(cells.get((i, step), MISSING) for i in range(len(entries)))) for step in steps)
-    levels = {f"{100 * entry.level:g} %" for entry in entries} or {"95 %"}
     return Table(
         title="Validation loss at the same steps",
         header=("step", *(f"{entry.a} − {entry.b}" for entry in entries)),
         rows=rows,
-        note=f"Differences in nats per token with {'/'.join(sorted(levels))} intervals over seeds, each alone; below "
+        note=f"Differences in nats per token with {levels(entries)} intervals over seeds, each alone; below "
         f"zero the student is ahead.{_few(entries)}",
         parts=True,
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from tutelage.base.progress import duration, human
 from tutelage.compare.cost import cost_of, mean_of
@@ -19,8 +20,9 @@ from tutelage.compare.metrics import (
     values_of,
 )
 from tutelage.compare.summary import Summary
-from tutelage.compare.summary_pairs import Comparison
+from tutelage.compare.summary_pairs import Comparison, CurveDifference, Reached
 
+T = TypeVar("T")
 WIDE = 3
 """More measures than this become rows rather than columns."""
 
@@ -73,14 +75,14 @@ def models_table(summary: Summary) -> Table:
             (
                 name,
                 model.role,
-                MISSING if model.parameters is None else human(model.parameters),
+                cell(model.parameters, human),
                 str(len(model.seeds)),
                 *(
                     spread(values_of(model, metric).values(), digits, scale)
                     for metric, digits, scale in measures.values()
                 ),
-                MISSING if words is None else human(words),
-                MISSING if seconds is None else duration(seconds),
+                cell(words, human),
+                cell(seconds, duration),
             )
         )
     return Table(
@@ -109,14 +111,13 @@ def comparisons_table(summary: Summary, brief: bool = False) -> Table:
             interval(entry),
             p_value(entry.p) + (f" (flips {p_value(entry.permutation_p)})" if entry.permutation_p is not None else ""),
             str(entry.n),
-            verdict(entry),
+            verdict_cell(entry),
         )
         for entry in entries
     )
-    levels = {f"{100 * entry.level:g} %" for entry in entries} or {"95 %"}
     return Table(
         title="Comparisons, paired by seed",
-        header=("difference", "measure", "mean", f"{'/'.join(sorted(levels))} interval", "p", "seed pairs", "verdict"),
+        header=("difference", "measure", "mean", f"{levels(entries)} interval", "p", "seed pairs", "verdict"),
         rows=rows,
         left=2,
         green=frozenset((row, 6) for row, entry in enumerate(entries) if entry.verdict.startswith("shown:")),
@@ -177,14 +178,14 @@ def cost_table(summary: Summary) -> Table:
         rows.append(
             (
                 name,
-                _count(cost.flops),
-                _count(cost.teacher_flops or None),
-                *([_count(cost.scoring_flops or None)] if scores else []),
-                _count(cost.teachers_training_flops or None) + outside,
-                _count(cost.total_flops),
-                _time(cost.seconds),
-                _time(cost.seconds_teaching or None),
-                _time(cost.total_seconds),
+                cell(cost.flops, flops_text),
+                cell(cost.teacher_flops or None, flops_text),
+                *([cell(cost.scoring_flops or None, flops_text)] if scores else []),
+                cell(cost.teachers_training_flops or None, flops_text) + outside,
+                cell(cost.total_flops, flops_text),
+                cell(cost.seconds, duration),
+                cell(cost.seconds_teaching or None, duration),
+                cell(cost.total_seconds, duration),
             )
         )
     return Table(
@@ -223,7 +224,8 @@ def data_table(summary: Summary) -> Table:
     """Words and tokens of each split."""
     data = summary.data
     splits = list(dict.fromkeys([*data.words, *data.tokens]))
-    rows = tuple((split, _exact(data.words.get(split)), _exact(data.tokens.get(split))) for split in splits)
+    counts = (data.words, data.tokens)
+    rows = tuple((split, *(cell(count.get(split), "{:,}".format) for count in counts)) for split in splits)
     facts = [f"Corpus: {data.corpus}." if data.corpus else ""]
     facts.append(f"Vocabulary: {data.vocab_size:,}." if data.vocab_size else "")
     facts += [f"Bytes per token on {split}: {value:.2f}." for split, value in data.bytes_per_token.items()]
@@ -235,39 +237,42 @@ def data_table(summary: Summary) -> Table:
 def origin_table(summary: Summary) -> Table:
     """Versions and machine."""
     rows = [("tutelage", summary.tutelage), ("made", summary.created)]
-    rows += [(key, MISSING if value is None else str(value)) for key, value in summary.versions.items()]
-    rows += [
-        (key.replace("_", " "), MISSING if value is None else str(value)) for key, value in summary.machine.items()
-    ]
+    rows += [(key, cell(value)) for key, value in summary.versions.items()]
+    rows += [(key.replace("_", " "), cell(value)) for key, value in summary.machine.items()]
     return Table(title="Where it ran", header=("what", "value"), rows=tuple(rows), left=2)
 
 
-def scale_of(entry: Comparison) -> tuple[float, int]:
-    """Factor and decimals for showing a comparison: accuracies in points, losses as they are."""
-    return UNITS[entry.unit].scale, UNITS[entry.unit].finer
+def amount(entry: Comparison, value: float, sign: bool = False) -> str:
+    """A number of a comparison as it is shown: accuracies in points, losses as they are."""
+    shown = UNITS[entry.unit]
+    return signed(value * shown.scale, shown.finer) if sign else f"{value * shown.scale:.{shown.finer}f}"
 
 
 def difference(entry: Comparison) -> str:
     """The mean difference with its sign."""
-    scale, digits = scale_of(entry)
-    return signed(entry.mean * scale, digits)
+    return amount(entry, entry.mean, sign=True)
 
 
 def interval(entry: Comparison) -> str:
     """The interval, or a dash where there is none."""
-    if entry.interval is None:
-        return MISSING
-    scale, digits = scale_of(entry)
-    low, high = (signed(end * scale, digits) for end in entry.interval)
-    return f"{low} to {high}"
+    return " to ".join(amount(entry, end, sign=True) for end in entry.interval or ()) or MISSING
 
 
-def verdict(entry: Comparison) -> str:
+def verdict_cell(entry: Comparison) -> str:
     """The verdict; where nothing was shown, with the size of effect that could have been."""
     if entry.verdict != "not shown" or entry.detectable is None:
         return entry.verdict
-    scale, digits = scale_of(entry)
-    return f"not shown (± {entry.detectable * scale:.{digits}f})"
+    return f"not shown (± {amount(entry, entry.detectable)})"
+
+
+def cell(value: T | None, form: Callable[[T], str] = str) -> str:
+    """A value in some form, or a dash where it is missing."""
+    return MISSING if value is None else form(value)
+
+
+def levels(entries: Iterable[Comparison | CurveDifference | Reached]) -> str:
+    """The levels of intervals, in percent: one, unless somebody asked for others."""
+    return "/".join(sorted({f"{100 * entry.level:g} %" for entry in entries} or {"95 %"}))
 
 
 def p_value(p: float | None) -> str:
@@ -288,19 +293,5 @@ def flops_text(value: float) -> str:
     return f"{value:.3g}".replace("e+", "e")
 
 
-def _count(value: float | None) -> str:
-    return MISSING if value is None else flops_text(value)
-
-
-def _time(seconds: float | None) -> str:
-    return MISSING if seconds is None else duration(seconds)
-
-
-def _exact(value: int | None) -> str:
-    return MISSING if value is None else f"{value:,}"
-
-
 def _setting(value: Any) -> str:
-    if value is None:
-        return MISSING
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else cell(value, partial(json.dumps, ensure_ascii=False))

@@ -100,7 +100,7 @@ class TeacherSettings(Section):
         return self
 
 
-class Budget(Section):
+class StudyBudget(Section):
     """Where to stop, over the whole life of a study, restarts included; what is in flight is counted in advance."""
 
     requests: Count | None = None
@@ -153,9 +153,9 @@ class Writing(Section):
     generation_per_request: Annotated[int, Field(ge=1, le=200)] = 4
     """Likewise for writing tasks, whose texts are long: together they must fit into `teacher.max_tokens`."""
     difficulty: bool = True
-    """Ask in turn for texts that are easy, medium and hard."""
+    """Ask for texts that are easy, medium and hard, in a cycle."""
     one_label: bool = True
-    """Ask in turn for texts of each label."""
+    """Ask for texts of each label, in a cycle."""
     rare_words: bool = True
     """Ask for texts with some of the rarest words so far (seen at least three times)."""
     wave: Annotated[int, Field(ge=1, le=10_000)] = 64
@@ -224,7 +224,7 @@ class Study(Section):
     """Of the folder of its results."""
     seed: int = 0
     teacher: TeacherSettings
-    budget: Budget = Budget()
+    budget: StudyBudget = StudyBudget()
     plan: Planning | Path = Planning()
     """What to ask for; or the file of a plan that exists already."""
     writing: Writing = Writing()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,9 @@ from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.base.progress import console, progress
 from tutelage.corpus.batches import Batch, BatchSource, keyed_generator, to_device
 from tutelage.teaching.cache_store import SlotStore
-from tutelage.teaching.encoding import Encoding, Hidden
+from tutelage.teaching.encoding import Encoding
 from tutelage.teaching.signal import DenseSignal, Heads, Signal
-from tutelage.teaching.teachers import Ensemble, narrow_heads
+from tutelage.teaching.teachers import Ensemble
 
 FORMAT = 1
 BUILD_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
@@ -41,7 +40,7 @@ INFO = "info.json"
 
 
 class TeacherCache:
-    """What the teachers of a stage say, kept on disk; a `Voice`.
+    """What the teachers of a stage say, kept on disk; a `TeacherSource`.
 
     Args:
         caches: folder of all caches; each has a folder in it that is named after its key.
@@ -77,18 +76,15 @@ class TeacherCache:
     def create(self, epochs: range, limit: float) -> None:
         """Make the files, or check them; only one process may do so at a time. See `SlotStore.create`."""
         self.store.create(self.key, epochs.stop, limit, SMALLER)
-        if isinstance(self.encoding, Hidden) and not self.store.has(HEADS):
+        if self.encoding.keeps_heads and not self.store.has(HEADS):
             _save_heads(self.folder / HEADS, self._teachers().heads)
             self.store.seal(HEADS)
 
     def open(self, writable: bool = True) -> None:
         """Open the files; every process does, once they are made."""
         self.store.open(writable)
-        if isinstance(self.encoding, Hidden):
-            heads = _load_heads(self.folder / HEADS, len(self.encoding.widths))
-            if self.precision == "bf16":
-                heads = narrow_heads(heads, self.encoding.weights, self.encoding.combine)
-            self.encoding = replace(self.encoding, heads=heads)
+        if self.encoding.keeps_heads:
+            self.encoding = self.encoding.with_heads(_load_heads(self.folder / HEADS), self.precision)
 
     def close(self) -> None:
         """Flush what was written, let files and teachers go."""
@@ -96,19 +92,17 @@ class TeacherCache:
         self._live = None
 
     def to(self, device: torch.device) -> TeacherCache:
-        """Speak on a device from now on."""
+        """Compute on a device from now on."""
         self.device = device
-        if isinstance(self.encoding, Hidden):
-            heads = tuple((weight.to(device), to_device(bias, device)) for weight, bias in self.encoding.heads)
-            self.encoding = replace(self.encoding, heads=heads)
+        self.encoding = self.encoding.to(device)
         if self._live is not None:
             self._live.to(device)
         return self
 
     # --- teaching
 
-    def say(self, batch: Batch, precision: str) -> Signal:
-        """Return what the teachers think of every position of a batch; see `Voice`."""
+    def signal(self, batch: Batch, precision: str) -> Signal:
+        """Return the teachers' distributions at every position of a batch; see `TeacherSource`."""
         if precision != self.precision:
             raise ValueError(f"this cache holds {self.precision}, not {precision}")
         if batch.silent:
@@ -169,7 +163,7 @@ class TeacherCache:
             for slot in filled:
                 if stopped():
                     break
-                if not self.store.sound(slot):
+                if not self.store.fits_checksum(slot):
                     found.append(divmod(slot, self.store.rows))
                 bar.advance(1)
         return found
@@ -199,8 +193,8 @@ class TeacherCache:
         self._live = None
 
     def live_signal(self, batch: Batch) -> DenseSignal:
-        """Return what the live teachers say."""
-        return self._teachers().say(batch, self.precision)
+        """Return the live teachers' distributions."""
+        return self._teachers().signal(batch, self.precision)
 
     # --- one micro-batch
 
@@ -215,7 +209,7 @@ class TeacherCache:
 
     def _missing(self, batch: Batch) -> list[int]:
         """List the places in a batch whose slots are empty or damaged."""
-        return [place for place, slot in enumerate(self._slots(batch)) if not self.store.holds(slot)]
+        return [place for place, slot in enumerate(self._slots(batch)) if not self.store.has_valid(slot)]
 
     def _fill(self, batch: Batch, places: list[int]) -> None:
         """Run the teachers on a batch and write some of its rows."""
@@ -227,8 +221,8 @@ class TeacherCache:
         uniforms_N = torch.from_numpy(
             np.concatenate([self._uniforms(int(batch.rows_B[p]), int(batch.epochs_B[p]), lengths[p]) for p in places])
         )
-        said = self.live_signal(batch).at(index_N)
-        kept = self.encoding.encode(said, batch.targets_BT.flatten()[index_N], uniforms_N)
+        signal = self.live_signal(batch).at(index_N)
+        kept = self.encoding.encode(signal, batch.targets_BT.flatten()[index_N], uniforms_N)
         stops = np.cumsum([lengths[place] for place in places])
         for place, stop in zip(places, stops, strict=True):
             part = slice(int(stop) - lengths[place], int(stop))
@@ -299,6 +293,7 @@ def _save_heads(path: Path, heads: Heads) -> None:
     write_bytes(path, save(tensors))
 
 
-def _load_heads(path: Path, count: int) -> Heads:
+def _load_heads(path: Path) -> Heads:
     tensors = load_file(path)
+    count = sum(name.endswith(".weight") for name in tensors)
     return tuple((tensors[f"{number}.weight"], tensors.get(f"{number}.bias")) for number in range(count))

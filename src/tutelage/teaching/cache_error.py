@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from tutelage.corpus.batches import Batch
 from tutelage.teaching.cache import TeacherCache
-from tutelage.teaching.encoding import Sparse, TopK, tiles
-from tutelage.teaching.signal import DenseSignal, SparseSignal
+from tutelage.teaching.signal import Signal
 
 SAMPLE_TOKENS = 8192
 SAMPLE_ROWS = 4
@@ -48,46 +47,21 @@ def error_of(cache: TeacherCache, epochs: range) -> dict[str, float]:
         index = batch.real_BT.flatten().nonzero().squeeze(1)
         live = cache.live_signal(batch).at(index)
         kept = [signal.at(index) for signal in _signals(cache, batch)]
-        temperature = getattr(cache.encoding, "temperature", 1.0)
-        for part, logits_NV in tiles(live, temperature):
-            log_q_NV = F.log_softmax(logits_NV, -1)
-            first, *others = [signal.at(part) for signal in kept]
-            if isinstance(first, DenseSignal):
-                found = _dense(log_q_NV, first)
-            else:
-                found = _sparse(log_q_NV.exp(), [first, *(s for s in others if isinstance(s, SparseSignal))])
+        for part, logits_NV in live.tiles(cache.encoding.temperature):
+            found = cache.encoding.error(F.log_softmax(logits_NV, -1), [signal.at(part) for signal in kept])
             for name, value in found.items():
                 sums[name] = sums[name] + value if name in sums else value
-    return _facts(sums, isinstance(cache.encoding, TopK)) if sums else {}
+    return _facts(sums, cache.encoding.biased) if sums else {}
 
 
-def _signals(cache: TeacherCache, batch: Batch) -> list[DenseSignal | SparseSignal]:
+def _signals(cache: TeacherCache, batch: Batch) -> list[Signal]:
     """Return what the cache holds of a batch: one signal for every set."""
-    sets = cache.encoding.sets if isinstance(cache.encoding, Sparse) and not cache.source.varies else 1
+    sets = 1 if cache.source.varies else cache.encoding.sets
     # Which set is read follows from the epoch.
     batches = (
         [replace(batch, epochs_B=torch.full_like(batch.epochs_B, e)) for e in range(sets)] if sets > 1 else [batch]
     )
-    return [cache.say(each, cache.precision) for each in batches]
-
-
-def _dense(log_q_NV: Tensor, kept: DenseSignal) -> dict[str, Tensor]:
-    difference = log_q_NV.double() - kept.log_probs().double()
-    kl = (log_q_NV.double().exp() * difference).sum()
-    return {"tokens": torch.tensor(float(len(log_q_NV))), "kl": kl}
-
-
-def _sparse(q_NV: Tensor, kept: list[SparseSignal]) -> dict[str, Tensor]:
-    errors = [torch.zeros_like(q_NV).scatter_add_(1, s.ids_NK, s.shares_NK).sub_(q_NV) for s in kept]
-    mean = torch.stack(errors).mean(0)
-    return {
-        "tokens": torch.tensor(float(len(q_NV))),
-        "label": (1 - q_NV.square().sum(1)).sum(dtype=torch.float64),
-        "one": torch.stack([error.square().sum(dtype=torch.float64) for error in errors]).mean(),
-        "sum_V": mean.sum(0, dtype=torch.float64),
-        "squares_V": mean.square().sum(0, dtype=torch.float64),
-        "missing": (1 - q_NV.gather(1, kept[0].ids_NK).sum(1)).sum(dtype=torch.float64),
-    }
+    return [cache.signal(each, cache.precision) for each in batches]
 
 
 def _facts(sums: dict[str, Tensor], top_k: bool) -> dict[str, float]:

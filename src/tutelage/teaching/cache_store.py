@@ -31,7 +31,7 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, read_json, sha256, sync_folder, write_json
 from tutelage.base.progress import human
 from tutelage.base.run_folder import differences
-from tutelage.teaching.encoding import Array, Field
+from tutelage.teaching.encoding import Field, FieldValues
 
 MANIFEST = "manifest.json"
 SYNC_BYTES = 256 << 20
@@ -168,19 +168,19 @@ class SlotStore:
         filled: npt.NDArray[np.bool_] = self._checksums != 0
         return filled
 
-    def holds(self, slot: int) -> bool:
+    def has_valid(self, slot: int) -> bool:
         """Tell whether a slot is filled and sound; a damaged one counts as empty from then on."""
         if self._checked[slot]:
             return True
         if slot in self._damaged or self._checksums[slot] == 0:
             return False
-        if not self.sound(slot):
+        if not self.fits_checksum(slot):
             self._damaged.add(slot)
             return False
         self._checked[slot] = True
         return True
 
-    def sound(self, slot: int) -> bool:
+    def fits_checksum(self, slot: int) -> bool:
         """Tell whether a filled slot's bytes fit its checksum."""
         return _checksum(self._slice(slot).data) == int(self._checksums[slot])
 
@@ -189,7 +189,7 @@ class SlotStore:
         """Slots found damaged and not written again since."""
         return frozenset(self._damaged)
 
-    def write(self, slot: int, arrays: Mapping[str, Array]) -> None:
+    def write(self, slot: int, arrays: Mapping[str, FieldValues]) -> None:
         """Fill a slot: for each field an array `(tokens of the row, width)`."""
         data = b"".join(np.ascontiguousarray(arrays[f.name], dtype=f.dtype).tobytes() for f in self._fields)
         start, stop = self._place(slot)
@@ -204,7 +204,7 @@ class SlotStore:
         if self._unsynced >= SYNC_BYTES:
             self.sync()
 
-    def read(self, slot: int, name: str) -> Array:
+    def read(self, slot: int, name: str) -> FieldValues:
         """Return a field of a filled slot, `(tokens of the row, width)`, as a view of the file."""
         tokens, before = int(self._lengths[slot % self.rows]), 0
         for field in self._fields:

@@ -15,26 +15,22 @@ Shapes: N positions, D width of all teachers together, V vocabulary, S sets, K d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tutelage.base.errors import UserError
+from tutelage.corpus.batches import to_device
+from tutelage.models.logits import softmax
 from tutelage.teaching.sampling import most_likely, systematic
-from tutelage.teaching.signal import Combine, DenseSignal, Heads, Signal, SparseSignal
+from tutelage.teaching.signal import Combine, DenseSignal, Heads, Signal, SparseSignal, narrow_heads
 
-BLOCK_BYTES = 64 << 20
-"""Memory for one block's logits: matrix products are fast on many rows ..."""
-TILE_BYTES = 8 << 20
-"""... and what follows on few: size of one float32 buffer, of which there are about five."""
-
-Array = npt.NDArray[Any]
+FieldValues = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -57,35 +53,76 @@ class Field:
         return np.dtype(self.dtype).itemsize * self.width
 
 
-class Encoding(Protocol):
-    """One kind of cache."""
+class Encoding:
+    """One kind of cache. A new kind is a class like those below, and a line where recipes are read."""
+
+    temperature: float
+    """Of the distributions it is about."""
+    sets: int
+    """How many signals it keeps for a token, of which each epoch reads one."""
+    biased: ClassVar[bool] = False
+    """Whether its mean over epochs is another distribution than the teachers'."""
 
     @property
     def fields(self) -> tuple[Field, ...]:
         """What is kept for each token, in the order of the file."""
+        raise NotImplementedError
 
     @property
     def key(self) -> dict[str, Any]:
         """Everything about the kind that decides what is kept, JSON-like."""
+        raise NotImplementedError
 
-    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
         """Return what is kept of a signal: for each field an array `(N, width)`.
 
         Args:
-            said: what the live teachers say about N positions.
+            live: the teachers' distributions at N positions.
             targets_N: right answers, `IGNORE` where there is none.
             uniforms_N: a random number in [0, 1) for each position, float64.
         """
+        raise NotImplementedError
 
     def names(self, epoch: int) -> tuple[str, ...]:
         """Name the fields that are read in an epoch, in an order that does not depend on it."""
+        raise NotImplementedError
 
     def decode(self, kept: list[Tensor]) -> Signal:
         """Turn what was read, `(N, width)` for each of `names`, into a signal."""
+        raise NotImplementedError
+
+    def error(self, log_q_NV: Tensor, kept: Sequence[Signal]) -> dict[str, Tensor]:
+        """Return sums over positions that tell how far the kept signals, one a set, are from live log-probabilities."""
+        q_NV, signals = log_q_NV.exp(), [signal for signal in kept if isinstance(signal, SparseSignal)]
+        errors = [torch.zeros_like(q_NV).scatter_add_(1, s.ids_NK, s.shares_NK).sub_(q_NV) for s in signals]
+        mean = torch.stack(errors).mean(0)
+        return {
+            "tokens": torch.tensor(float(len(q_NV))),
+            "label": (1 - q_NV.square().sum(1)).sum(dtype=torch.float64),
+            "one": torch.stack([error.square().sum(dtype=torch.float64) for error in errors]).mean(),
+            "sum_V": mean.sum(0, dtype=torch.float64),
+            "squares_V": mean.square().sum(0, dtype=torch.float64),
+            "missing": (1 - q_NV.gather(1, signals[0].ids_NK).sum(1)).sum(dtype=torch.float64),
+        }
+
+    # --- output layers, which a kind may keep beside its slots
+
+    @property
+    def keeps_heads(self) -> bool:
+        """Whether signals need the teachers' output layers."""
+        return False
+
+    def with_heads(self, heads: Heads, precision: str) -> Encoding:
+        """Return the encoding with the teachers' output layers, as they were kept."""
+        return self
+
+    def to(self, device: torch.device) -> Encoding:
+        """Return the encoding with its tensors on a device."""
+        return self
 
 
 @dataclass(frozen=True)
-class Hidden:
+class Hidden(Encoding):
     """The teachers' hidden states as their output layers read them.
 
     Attributes:
@@ -101,6 +138,8 @@ class Hidden:
     weights: tuple[float, ...]
     combine: Combine
     heads: Heads = ()
+    temperature: float = 1.0
+    sets: int = 1
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -112,13 +151,13 @@ class Hidden:
         """See `Encoding`."""
         return {"kind": "hidden", "widths": list(self.widths), "type": str(self._type)}
 
-    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
         """See `Encoding`."""
-        hidden_ND = torch.cat([hidden.float() for hidden in said.hidden], -1).to(self._type)
+        hidden_ND = torch.cat([hidden.float() for hidden in live.hidden], -1).to(self._type)
         if not torch.isfinite(hidden_ND).all():
             raise UserError(
                 f"the teachers' hidden states do not fit {self._type} (largest "
-                f"{max(float(h.abs().max()) for h in said.hidden):g}): keep them with precision: bf16, which has the "
+                f"{max(float(h.abs().max()) for h in live.hidden):g}): keep them with precision: bf16, which has the "
                 "range of float32, or use cache: sparse"
             )
         return {"hidden": hidden_ND.view(torch.int16).cpu().numpy().view(self.fields[0].dtype)}
@@ -135,13 +174,34 @@ class Hidden:
             return DenseSignal((hidden_ND,), self.heads, (1.0,))
         return DenseSignal(torch.split(hidden_ND, list(self.widths), -1), self.heads, self.weights, self.combine)
 
+    def error(self, log_q_NV: Tensor, kept: Sequence[Signal]) -> dict[str, Tensor]:
+        """See `Encoding`: the divergence from live to kept."""
+        (signal,) = [signal for signal in kept if isinstance(signal, DenseSignal)]
+        difference = log_q_NV.double() - signal.log_probs().double()
+        kl = (log_q_NV.double().exp() * difference).sum()
+        return {"tokens": torch.tensor(float(len(log_q_NV))), "kl": kl}
+
+    @property
+    def keeps_heads(self) -> bool:
+        """See `Encoding`."""
+        return True
+
+    def with_heads(self, heads: Heads, precision: str) -> Hidden:
+        """See `Encoding`; in bf16 they are joined as live teachers join theirs."""
+        return replace(self, heads=narrow_heads(heads, self.weights, self.combine) if precision == "bf16" else heads)
+
+    def to(self, device: torch.device) -> Hidden:
+        """See `Encoding`."""
+        heads = tuple((weight.to(device), to_device(bias, device)) for weight, bias in self.heads)
+        return replace(self, heads=heads)
+
     @property
     def _type(self) -> torch.dtype:
         return torch.bfloat16 if self.precision == "bf16" else torch.float16
 
 
 @dataclass(frozen=True)
-class Sparse:
+class Sparse(Encoding):
     """Tokens drawn without bias.
 
     Attributes:
@@ -170,13 +230,13 @@ class Sparse:
         numbers = {"draws": self.draws, "sets": self.sets, "temperature": self.temperature}
         return {"kind": "sparse", **numbers, **self.mixture}
 
-    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
         """See `Encoding`."""
         ids_NSK = torch.empty(len(targets_N), self.sets, self.draws, dtype=torch.int64)
         measures = np.empty((len(targets_N), 2), dtype="<f2")
-        for part, logits in tiles(said, self.temperature):
-            probabilities, uniforms = F.softmax(logits, -1), uniforms_N[part].to(logits.device)
-            measures[part] = _measures(logits, probabilities, targets_N[part])
+        for part, logits in live.tiles(self.temperature):
+            (probabilities, total), uniforms = softmax(logits), uniforms_N[part].to(logits.device)
+            measures[part] = _measures(logits, probabilities, total, targets_N[part])
             ids_NSK[part] = systematic(probabilities, uniforms, self.draws, self.sets).cpu()
         ids = ids_NSK.numpy().astype(_id_type(self.vocab_size))
         return {f"ids{number}": ids[:, number] for number in range(self.sets)} | _by_name(measures)
@@ -193,7 +253,7 @@ class Sparse:
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Encoding):
     """The most likely tokens and their shares; biased, see above.
 
     Attributes:
@@ -207,6 +267,8 @@ class TopK:
     temperature: float
     mixture: Mapping[str, Any]
     vocab_size: int
+    sets: int = 1
+    biased: ClassVar[bool] = True
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -218,14 +280,14 @@ class TopK:
         """See `Encoding`."""
         return {"kind": "top_k", "k": self.k, "temperature": self.temperature, **self.mixture}
 
-    def encode(self, said: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
         """See `Encoding`."""
         N = len(targets_N)
         ids_NK, shares_NK = np.empty((N, self.k), _id_type(self.vocab_size)), np.empty((N, self.k), "<f2")
         measures = np.empty((N, 2), dtype="<f2")
-        for part, logits in tiles(said, self.temperature):
-            probabilities = F.softmax(logits, -1)
-            measures[part] = _measures(logits, probabilities, targets_N[part])
+        for part, logits in live.tiles(self.temperature):
+            probabilities, total = softmax(logits)
+            measures[part] = _measures(logits, probabilities, total, targets_N[part])
             ids, shares = most_likely(probabilities, self.k)
             ids_NK[part], shares_NK[part] = ids.cpu().numpy(), shares.cpu().numpy()
         return {"ids": ids_NK, "shares": shares_NK} | _by_name(measures)
@@ -255,21 +317,8 @@ def _ids(kept: Tensor) -> Tensor:
     return kept.to(torch.int64) & ((1 << 8 * kept.element_size()) - 1)
 
 
-def tiles(said: DenseSignal, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the teachers' logits of some positions at a time, `(n, V)` in float32."""
-    positions, vocab_size = len(said.hidden[0]), len(said.heads[0][0])
-    block, tile = (max(16, size // (4 * vocab_size)) for size in (BLOCK_BYTES, TILE_BYTES))
-    for start in range(0, positions, block):
-        logits = said.at(slice(start, start + block)).logits(temperature)
-        for inner in range(0, len(logits), tile):
-            part = logits[inner : inner + tile]
-            yield slice(start + inner, start + inner + len(part)), part
-
-
-def _measures(logits_NV: Tensor, probabilities_NV: Tensor, targets_N: Tensor) -> Array:
+def _measures(logits_NV: Tensor, probabilities_NV: Tensor, total_N: Tensor, targets_N: Tensor) -> FieldValues:
     """Return entropy and log-probability of the target, `(N, 2)`."""
-    # The likeliest token has p = exp(z - logsumexp), and its logarithm is exact.
-    total_N = logits_NV.amax(-1) - probabilities_NV.amax(-1).log()
     entropy_N = total_N - torch.linalg.vecdot(probabilities_NV, logits_NV)
     if not torch.isfinite(entropy_N).all():
         raise UserError("the teachers' logits are not finite: look at the teachers, or set precision to fp32")
@@ -277,5 +326,5 @@ def _measures(logits_NV: Tensor, probabilities_NV: Tensor, targets_N: Tensor) ->
     return torch.stack([entropy_N, gold_N.masked_fill(targets_N < 0, 0.0)], -1).cpu().numpy()
 
 
-def _by_name(measures_N2: Array) -> dict[str, Array]:
+def _by_name(measures_N2: FieldValues) -> dict[str, FieldValues]:
     return {"entropy": measures_N2[:, :1], "gold": measures_N2[:, 1:]}

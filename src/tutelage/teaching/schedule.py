@@ -1,4 +1,4 @@
-"""How loud teachers are over a stage: their weight, which falls to nothing, and their temperature.
+"""The teachers over a stage: their weight, which falls to nothing, and their temperature.
 
 Both are functions of the step alone, so that a resumed run repeats them.
 """
@@ -11,13 +11,13 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Fade:
+class WeightSchedule:
     """The weight of a stage's teachers as a share of the whole, step by step.
 
     Attributes:
-        kind: the course; see `recipe.WeightSchedule`.
+        kind: the course; see `recipe.WeightScheduleSettings`.
         start: the stage's first step.
-        over: steps from there until they are no longer heard.
+        over: steps from there until they no longer teach.
         warmup: of these, steps of the rise (`wsd`).
         decay: of these, steps of the fall (`wsd`).
         ratio: their whole weight over the text's (`ratio_linear`).
@@ -67,7 +67,7 @@ class Fade:
 
 
 @dataclass(frozen=True)
-class Glide:
+class TemperatureSchedule:
     """The temperature of a stage, step by step.
 
     Attributes:

@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json, write_json
 from tutelage.base.progress import console, progress
 from tutelage.corpus.batches import IGNORE, Batch, BatchSource, Chunks, to_device
+from tutelage.models.logits import LOSS, parts, softmax
 from tutelage.teaching.cache_store import MANIFEST, SlotStore
 from tutelage.teaching.encoding import Field
 from tutelage.teaching.signal import DenseSignal
@@ -37,18 +37,14 @@ FORMAT = 1
 FIELDS = (Field("nll", "<f2", 1), Field("rank", "<u2", 1), Field("entropy", "<f2", 1))
 BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
 """Tokens in a forward pass; fixed, so that an interrupted pass ends with the same bytes."""
-BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
-"""Memory for one block's logits: matrix products are fast on many rows ..."""
-TILE_BYTES = {"cpu": 2 << 20, "cuda": 512 << 20}
-"""... and plain operations on few that stay in the processor's cache; size of a float32 tile."""
 COMPILED_TOKENS = 1 << 22
 """Rows of more tokens pay for compiling, which takes half a minute."""
 HIGHEST_RANK = (1 << 16) - 1
 INFO = "info.json"
 
-Measures = tuple[Tensor, Tensor, Tensor]
+TokenScores = tuple[Tensor, Tensor, Tensor]
 """Loss, rank and entropy, `(N,)` each."""
-Measure = Callable[[Tensor, Tensor], Measures]
+ScoreFunction = Callable[[Tensor, Tensor], TokenScores]
 """From logits `(N, V)` and targets `(N,)` to these."""
 
 
@@ -157,10 +153,10 @@ class Scores:
             write_json(self.folder / INFO, {"seconds": before + time.monotonic() - began})
         return finished
 
-    def _score(self, model: Ensemble, batch: Batch, device: torch.device, measure: Measure) -> None:
+    def _score(self, model: Ensemble, batch: Batch, device: torch.device, measure: ScoreFunction) -> None:
         index_N = (batch.targets_BT != IGNORE).flatten().nonzero().squeeze(1)
         targets_N = to_device(batch.targets_BT.flatten()[index_N], device)
-        signal = model.say(batch.to(device), self.precision).at(to_device(index_N, device))
+        signal = model.signal(batch.to(device), self.precision).at(to_device(index_N, device))
         found = score_tokens(signal, targets_N, measure)
         kept = {}
         for field, values_N in zip(FIELDS, found, strict=True):
@@ -191,7 +187,7 @@ class Scores:
 
     def _read(self, rows: npt.NDArray[np.int64], name: str) -> npt.NDArray[Any]:
         for row in rows.tolist():
-            if not self.store.holds(row):
+            if not self.store.has_valid(row):
                 raise UserError(
                     f"{self.folder}: the scores of row {row} are missing or do not fit their checksum; delete that "
                     "folder, the next run makes it anew"
@@ -200,23 +196,22 @@ class Scores:
 
 
 def score_tokens(
-    signal: DenseSignal, targets_N: Tensor, measure: Measure
+    signal: DenseSignal, targets_N: Tensor, measure: ScoreFunction
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
     """Return loss and rank of each target and the entropy of each prediction, `(N,)` in the types they are kept in.
 
     Args:
-        signal: what one model says of N positions.
+        signal: one model's distributions at N positions.
         targets_N: the right answers.
         measure: from a block of logits to the numbers.
     """
     device, count = targets_N.device.type, len(targets_N)
-    block = max(16, BLOCK_BYTES[device] // (signal.hidden[0].element_size() * len(signal.heads[0][0])))
-    found: list[Measures] = []
-    for start in range(0, count, block):
-        part = slice(start, start + block)
+    block = LOSS.block_rows(device, len(signal.heads[0][0]), signal.hidden[0].element_size())
+    found: list[TokenScores] = []
+    for part in parts(count, block):
         (logits,) = signal.at(part).products()
         found.append(measure(logits, targets_N[part]))
-    nll_N, rank_N, entropy_N = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+    nll_N, rank_N, entropy_N = (torch.cat(blocks).cpu() for blocks in zip(*found, strict=True))
     if not (nll_N.isfinite().all() and entropy_N.isfinite().all()):
         raise UserError("the scoring model's predictions are not finite: look at that model, or set precision to fp32")
     # Beyond the range of float16 no difference matters.
@@ -224,29 +219,24 @@ def score_tokens(
     return nll, rank_N.clamp_max(HIGHEST_RANK).numpy().astype(np.uint16), entropy_N.numpy().astype(np.float16)
 
 
-def in_tiles(logits_NV: Tensor, targets_N: Tensor) -> Measures:
+def in_tiles(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
     """Return what `measures` does, tile by tile."""
-    tile = max(16, TILE_BYTES[logits_NV.device.type] // (4 * logits_NV.shape[1]))
-    parts = [
-        measures(logits_NV[start : start + tile], targets_N[start : start + tile])
-        for start in range(0, len(targets_N), tile)
-    ]
-    nll, rank, entropy = (torch.cat(found) for found in zip(*parts, strict=True))
+    tile = LOSS.tile_rows(logits_NV.device.type, logits_NV.shape[1])
+    tiles = [measures(logits_NV[part], targets_N[part]) for part in parts(len(targets_N), tile)]
+    nll, rank, entropy = (torch.cat(found) for found in zip(*tiles, strict=True))
     return nll, rank, entropy
 
 
-def measures(logits_NV: Tensor, targets_N: Tensor) -> Measures:
+def measures(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
     """Return loss, rank and entropy in nats; of tokens that are equally likely, the target has the best rank."""
     logits = logits_NV.float()
     gold_N1 = logits.gather(1, targets_N[:, None])
-    p = F.softmax(logits, -1)
-    # The likeliest token has p = exp(z - logsumexp), and its logarithm is exact.
-    total_N = logits.amax(-1) - p.amax(-1).log()
+    p, total_N = softmax(logits)
     entropy_N = total_N - torch.linalg.vecdot(p, logits)
     return total_N - gold_N1.squeeze(1), 1 + (logits > gold_N1).sum(-1), entropy_N
 
 
-def _in_one_loop(logits_NV: Tensor, targets_N: Tensor) -> Measures:
+def _in_one_loop(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
     """Return what `measures` does, written so that compiled it reads the logits twice."""
     logits = logits_NV.float()
     gold_N1 = logits.gather(1, targets_N[:, None])
@@ -260,11 +250,11 @@ def _in_one_loop(logits_NV: Tensor, targets_N: Tensor) -> Measures:
 
 
 @cache
-def compiled_measures() -> Measure:
+def compiled_measures() -> ScoreFunction:
     """Return `measures` as one compiled loop."""
-    loop: Measure = torch.compile(_in_one_loop)
+    loop: ScoreFunction = torch.compile(_in_one_loop)
 
-    def run(logits_NV: Tensor, targets_N: Tensor) -> Measures:
+    def run(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
         # Blocks have many sizes, the vocabulary one.
         torch._dynamo.mark_dynamic(logits_NV, 0)
         torch._dynamo.mark_dynamic(targets_N, 0)

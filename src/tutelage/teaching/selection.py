@@ -13,11 +13,8 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+from tutelage.base.types import Bools, Floats, Ints
 
 
 def salt_ds(nll_RT: Floats, rank_RT: Ints, k: int, unlearnable: Literal["zero", "drop"] = "zero") -> Floats:
@@ -48,18 +45,18 @@ def mean_loss(nll_RT: Floats) -> Floats:
     return np.asarray(nll_RT.mean(axis=1))
 
 
-def highest(values_N: Floats, count: int) -> Mask:
+def highest(values_N: Floats, count: int) -> Bools:
     """Return which values are the `count` highest, `(N,)`; of equal ones, the first."""
     threshold = np.partition(values_N, len(values_N) - count)[len(values_N) - count]
-    chosen_N: Mask = values_N > threshold
+    chosen_N: Bools = values_N > threshold
     equal = np.flatnonzero(values_N == threshold)
     chosen_N[equal[: count - np.count_nonzero(chosen_N)]] = True
     return chosen_N
 
 
-def between(values_N: Floats, low: float, high: float) -> Mask:
+def between(values_N: Floats, low: float, high: float) -> Bools:
     """Return which values lie between two shares of their rising order, `(N,)`; equal ones stand as they came."""
     order, count = np.argsort(values_N, kind="stable"), len(values_N)
-    chosen_N: Mask = np.zeros(count, dtype=np.bool_)
+    chosen_N: Bools = np.zeros(count, dtype=np.bool_)
     chosen_N[order[round(low * count) : round(high * count)]] = True
     return chosen_N

@@ -1,4 +1,4 @@
-"""One model or several as a single voice: tokens in, a `DenseSignal` out.
+"""One model or several as a single teacher: tokens in, a `DenseSignal` out.
 
 The same class teaches a student, and is evaluated by itself as the *direct ensemble* of BabyLlama-2. Teachers must
 share the vocabulary by token string; the heads of padded vocabularies are cut to it (see `LanguageModel`).
@@ -17,11 +17,11 @@ from transformers.pytorch_utils import Conv1D
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import Batch
 from tutelage.models.language_model import LanguageModel
-from tutelage.teaching.signal import Combine, DenseSignal, Heads
+from tutelage.teaching.signal import Combine, DenseSignal, Heads, narrow_heads
 
 
 class Ensemble(nn.Module):
-    """Frozen models that speak as one.
+    """Frozen models with one distribution.
 
     Args:
         models: one or more models over the same vocabulary, all causal or all masked.
@@ -50,8 +50,8 @@ class Ensemble(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def signal(self, tokens_BT: Tensor, lengths_B: Tensor | None = None, precision: str = "fp32") -> DenseSignal:
-        """Say what these models think of every position of a batch.
+    def dense_signal(self, tokens_BT: Tensor, lengths_B: Tensor | None = None, precision: str = "fp32") -> DenseSignal:
+        """Return these models' distributions at every position of a batch.
 
         Args:
             tokens_BT: token ids, masked where a masked model shall predict.
@@ -67,17 +67,17 @@ class Ensemble(nn.Module):
         """Weight and bias of each output layer."""
         return tuple((model.weight_VD, model.bias_V) for model in self._each())
 
-    def say(self, batch: Batch, precision: str) -> DenseSignal:
-        """Teach a batch; see `Voice`.
+    def signal(self, batch: Batch, precision: str) -> DenseSignal:
+        """Teach a batch; see `TeacherSource`.
 
         In bf16 the weights are rounded once and for all, as autocast would round them at every call: an ensemble that
-        has taught in bf16 cannot speak in fp32 afterwards. Models shared out over processes stay as they are.
+        has taught in bf16 cannot compute in fp32 afterwards. Models shared out over processes stay as they are.
         """
         if precision != "bf16" or self.is_shared_out:
-            return self.signal(batch.tokens_BT, batch.lengths_B, precision)
+            return self.dense_signal(batch.tokens_BT, batch.lengths_B, precision)
         if self._narrow is None:
             self._narrow = self._round()
-        signal = self.signal(batch.tokens_BT, batch.lengths_B, precision)
+        signal = self.dense_signal(batch.tokens_BT, batch.lengths_B, precision)
         hidden = tuple(h.bfloat16() for h in signal.hidden)
         if self.combine == "mean_logits":
             return DenseSignal((torch.cat(hidden, -1),), self._narrow, (1.0,))
@@ -100,18 +100,6 @@ class Ensemble(nn.Module):
 
     def _each(self) -> list[LanguageModel]:
         return [model for model in self.models if isinstance(model, LanguageModel)]
-
-
-def narrow_heads(heads: Heads, shares: Sequence[float], combine: Combine) -> Heads:
-    """Round output layers to bf16, for a mean of logits joined into one.
-
-    The mean of logits is one linear map: the heads side by side, each times its share.
-    """
-    if combine == "mean_logits":
-        scaled = [(w * share, None if b is None else b * share) for (w, b), share in zip(heads, shares, strict=True)]
-        biases = [bias for _, bias in scaled if bias is not None]
-        heads = ((torch.cat([weight for weight, _ in scaled], 1), torch.stack(biases).sum(0) if biases else None),)
-    return tuple((weight.bfloat16(), None if bias is None else bias.bfloat16()) for weight, bias in heads)
 
 
 def check_same_vocabulary(ours: Any, theirs: Any, name: str) -> None:

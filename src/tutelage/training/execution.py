@@ -1,8 +1,8 @@
-"""The form of a model's arithmetic: attention, compilation, CUDA graphs. Results differ by rounding alone.
+"""The mode of a model's arithmetic: attention, compilation, CUDA graphs. Results differ by rounding alone.
 
 What is fastest depends on the processor and the shape, so a run that is long enough to repay it begins with a few timed
-steps of each form. A form that fails, or whose first step comes to another loss or gradient than that of the plain
-form, is left out, with a message. What was chosen is written down and kept for the whole run: resuming must repeat
+steps of each mode. A mode that fails, or whose first step comes to another loss or gradient than that of the plain
+mode, is left out, with a message. What was chosen is written down and kept for the whole run: resuming must repeat
 every bit.
 """
 
@@ -21,32 +21,32 @@ from tutelage.base.files import read_json, write_json
 from tutelage.base.progress import console, duration
 from tutelage.base.types import Json
 from tutelage.corpus.batches import BatchSource, Chunks
-from tutelage.models.attention import CAUSAL, give_attention, is_causal_form
+from tutelage.models.attention import CAUSAL, attends_without_masks, set_attention
 from tutelage.models.build import attention
 from tutelage.models.language_model import LanguageModel
 from tutelage.training.probe import Probe, probe
 
 MEASURED_FROM = {"cpu": 300.0, "cuda": 60.0}
-"""Seconds of training from which on forms are timed."""
+"""Seconds of training from which on modes are timed."""
 COMPILED_FROM = 900.0
 """Seconds of training from which on compiling is tried: it takes half a minute, and gains a quarter at most."""
 WORTH = 0.05
-"""Share of the time that a form must save to be preferred to the plain one."""
+"""Share of the time that a mode must save to be preferred to the plain one."""
 MEASURED_STEPS = 500
 """Shorter runs are not worth the timing."""
 STEPS = 5
 """Steps to time."""
 TOLERANCE = {"bf16": 2e-3, "fp32": 1e-5}
-"""Relative difference up to which the losses of two forms' first steps are held to be the same."""
+"""Relative difference up to which the losses of two modes' first steps are held to be the same."""
 LOOSE = 0.03
-"""The same where dropout draws: forms draw in other orders."""
+"""The same where dropout draws: modes draw in other orders."""
 NORM = 10.0
 """The norm of a gradient may differ by so many times as much."""
 
 
 @dataclass(frozen=True)
-class Form:
-    """A form of arithmetic.
+class ExecutionMode:
+    """A mode of arithmetic.
 
     Attributes:
         attention: `causal` (see `models.attention`), or the name of a transformers implementation.
@@ -58,9 +58,9 @@ class Form:
     compiled: bool = False
     graphed: bool = False
 
-    def give(self, model: LanguageModel) -> LanguageModel:
-        """Let a model compute in this form; its weights and their names stay."""
-        give_attention(model.hf, self.attention, model.kind)
+    def apply(self, model: LanguageModel) -> LanguageModel:
+        """Let a model compute in this mode; its weights and their names stay."""
+        set_attention(model.hf, self.attention, model.kind)
         if self.compiled:
             # Layer by layer: they are alike, so that one compilation serves all, and what surrounds them (masks,
             # embeddings) stays out of it.
@@ -76,12 +76,12 @@ class Form:
         return f"{self.attention} attention, {compiled}{', CUDA graphs' if self.graphed else ''}"
 
 
-def plain_form(model: recipe.Model) -> Form:
+def plain_mode(model: recipe.Model) -> ExecutionMode:
     """Return what a recipe's model computes in where nothing is measured."""
     graphed = model.cuda_graphs == "on"
     # With masks, nothing can be recorded.
     unless_named = CAUSAL if graphed and model.reads == "causal" else attention()
-    return Form(unless_named if model.attention == "auto" else model.attention, model.compile == "on", graphed)
+    return ExecutionMode(unless_named if model.attention == "auto" else model.attention, model.compile == "on", graphed)
 
 
 def check(name: str, model: recipe.Model, processes: int) -> None:
@@ -111,8 +111,8 @@ def choose(
     precision: str,
     steps: int,
     at_once: bool = False,
-) -> tuple[Form, Json]:
-    """Choose the form for a run, by measurement where the recipe leaves it open and the run is long.
+) -> tuple[ExecutionMode, Json]:
+    """Choose the mode for a run, by measurement where the recipe leaves it open and the run is long.
 
     Args:
         model: the recipe's model, whose wishes come first.
@@ -123,36 +123,36 @@ def choose(
         at_once: whether a step is one micro-batch of one process, as CUDA graphs need it.
 
     Returns:
-        The form, and seconds of a step by form, for the record.
+        The mode, and seconds of a step by mode, for the record.
     """
-    form, gpu = plain_form(model), on_gpu()
+    mode, gpu = plain_mode(model), on_gpu()
     static = isinstance(source.rows, Chunks)
-    open_attention = model.attention == "auto" and form.attention != CAUSAL
+    open_attention = model.attention == "auto" and mode.attention != CAUSAL
     open_compile = model.compile == "auto" and static
     open_graphs = model.cuda_graphs == "auto" and static and at_once and gpu
     if steps < MEASURED_STEPS or not (open_attention or open_compile or open_graphs):
-        return form, {}
-    trials = Trials(form, build, source, recipe.Stage(objectives=_text_objective(model)), precision, steps)
+        return mode, {}
+    trials = Trials(mode, build, source, recipe.Stage(objectives=_text_objective(model)), precision, steps)
     long = trials.seconds > MEASURED_FROM["cuda" if gpu else "cpu"]
     if open_attention and long:
-        # On a GPU it is taken unless it is slower: the clock stops at every step, and so does not see that the host
+        # On a GPU it is mode unless it is slower: the clock stops at every step, and so does not see that the host
         # no longer waits inside one; and CUDA graphs need it.
-        trials.consider(replace(trials.form, attention=CAUSAL), -WORTH if gpu else WORTH)
+        trials.consider(replace(trials.mode, attention=CAUSAL), -WORTH if gpu else WORTH)
     if open_graphs and long:
-        trials.consider(replace(trials.form, graphed=True))
+        trials.consider(replace(trials.mode, graphed=True))
     if open_compile and trials.seconds > COMPILED_FROM:
         console.print("timing compiled layers ...")
-        trials.consider(replace(trials.form, compiled=True))
+        trials.consider(replace(trials.mode, compiled=True))
     rate = source.batch_rows * source.row_length * steps / trials.seconds
-    console.print(f"{trials.form}: {rate:,.0f} tokens/s without teachers, about {duration(trials.seconds)}")
-    return trials.form, {"steps": trials.measured}
+    console.print(f"{trials.mode}: {rate:,.0f} tokens/s without teachers, about {duration(trials.seconds)}")
+    return trials.mode, {"steps": trials.measured}
 
 
 class Trials:
-    """Times forms against a plain one.
+    """Times modes against a plain one.
 
     Args:
-        plain: the form to start from; that it runs is taken for granted.
+        plain: the mode to start from; that it runs is mode for granted.
         build: makes the model.
         source: batches to train on.
         stage: what is learned.
@@ -160,13 +160,13 @@ class Trials:
         steps: of the whole run.
 
     Attributes:
-        form: the best so far.
-        measured: seconds by form, for the record.
+        mode: the best so far.
+        measured: seconds by mode, for the record.
     """
 
     def __init__(
         self,
-        plain: Form,
+        plain: ExecutionMode,
         build: Callable[[], LanguageModel],
         source: BatchSource,
         stage: recipe.Stage,
@@ -174,21 +174,21 @@ class Trials:
         steps: int,
     ) -> None:
         self._build, self._source, self._stage, self._precision, self._steps = build, source, stage, precision, steps
-        self.form = plain
+        self.mode = plain
         self.measured: list[Json] = []
-        model = plain.give(build())
+        model = plain.apply(build())
         self._tolerance = LOOSE if _drops(model) else TOLERANCE[precision]
         self._plain = self._best = self._time(plain, model)
 
     @property
     def seconds(self) -> float:
-        """How long the whole run would take in the best form."""
+        """How long the whole run would take in the best mode."""
         return self._best.usual * self._steps
 
-    def consider(self, other: Form, worth: float = WORTH) -> None:
-        """Time a form; take it if it saves that share of the run's time, its first step counted.
+    def consider(self, other: ExecutionMode, worth: float = WORTH) -> None:
+        """Time a mode; take it if it saves that share of the run's time, its first step counted.
 
-        A form that fails is left out: there is no compiler, the device runs out of memory, the model does not have it;
+        A mode that fails is left out: there is no compiler, the device runs out of memory, the model does not have it;
         the errors are of many kinds. So is one that learns something else.
         """
         try:
@@ -203,20 +203,20 @@ class Trials:
         if not self._agrees(found):
             console.print(
                 f"[yellow]not {other}: its first step has loss {found.loss:.6g} and a gradient of norm "
-                f"{found.norm:.6g}; in the plain form they are {self._plain.loss:.6g} and {self._plain.norm:.6g}"
+                f"{found.norm:.6g}; in the plain mode they are {self._plain.loss:.6g} and {self._plain.norm:.6g}"
             )
         elif self.seconds - found.usual * self._steps - found.first > worth * self.seconds:
-            self.form, self._best = other, found
+            self.mode, self._best = other, found
 
-    def _try(self, form: Form) -> tuple[Form, Probe]:
-        model = form.give(self._build())
-        if form.attention == CAUSAL and not is_causal_form(model.hf):
-            form = replace(form, attention="sdpa")
-        return form, self._best if form == self.form else self._time(form, model)
+    def _try(self, mode: ExecutionMode) -> tuple[ExecutionMode, Probe]:
+        model = mode.apply(self._build())
+        if mode.attention == CAUSAL and not attends_without_masks(model.hf):
+            mode = replace(mode, attention="sdpa")
+        return mode, self._best if mode == self.mode else self._time(mode, model)
 
-    def _time(self, form: Form, model: LanguageModel) -> Probe:
+    def _time(self, mode: ExecutionMode, model: LanguageModel) -> Probe:
         found = probe(model, [], self._source, self._stage, self._precision, STEPS)
-        self.measured.append(asdict(form) | {"first": round(found.first, 3), "usual": round(found.usual, 4)})
+        self.measured.append(asdict(mode) | {"first": round(found.first, 3), "usual": round(found.usual, 4)})
         return found
 
     def _agrees(self, found: Probe) -> bool:
@@ -224,24 +224,24 @@ class Trials:
         return all(abs(one - other) <= times * self._tolerance * abs(other) for one, other, times in pairs)
 
 
-def remembered(run: Path, shared: Path, key: str, choose: Callable[[], tuple[Form, Json]]) -> Form:
-    """Return the form that a run began with; a new run takes that of its like, or chooses.
+def remembered(run: Path, shared: Path, key: str, choose: Callable[[], tuple[ExecutionMode, Json]]) -> ExecutionMode:
+    """Return the mode that a run began with; a new run takes that of its like, or chooses.
 
     Args:
         run: file in the run's folder.
-        shared: file in the experiment's folder, by key: models that are compared compute in the same form.
+        shared: file in the experiment's folder, by key: models that are compared compute in the same mode.
         key: digest of whatever the choice depends on.
         choose: measures.
     """
     if not run.is_file():
         known = read_json(shared) if shared.is_file() else {}
         if key not in known:
-            form, measured = choose()
-            known[key] = asdict(form) | measured
+            mode, measured = choose()
+            known[key] = asdict(mode) | measured
             write_json(shared, known)
         write_json(run, known[key])
     found = read_json(run)
-    return Form(found["attention"], found["compiled"], found.get("graphed", False))
+    return ExecutionMode(found["attention"], found["compiled"], found.get("graphed", False))
 
 
 def on_gpu() -> bool:
@@ -256,7 +256,7 @@ def _drops(model: LanguageModel) -> bool:
 
 
 def _text_objective(model: recipe.Model) -> recipe.Objectives:
-    """The objective of plain training: forms are compared without teachers."""
+    """The objective of plain training: modes are compared without teachers."""
     if model.reads == "causal":
         return recipe.Objectives(next_token=recipe.Objective())
     return recipe.Objectives(

@@ -9,47 +9,45 @@ for the backward pass:
 
 with p the student's and q the teachers' distribution, both at temperature T where marked. A gate's weights follow from
 the same numbers on the way; no gradient goes through them. The backward pass only scales what was found.
-`tests/training/test_fused.py` holds the plain form and compares values and gradients.
+`training.reference` holds the plain definition in float64; tests compare values and gradients.
 
-Two sizes of a block: matrix products are fast on many rows, the softmax on few that stay in the processor's cache.
+Logits come by blocks and tiles (`models.logits`), whose gradients replace them; each head of dense teachers takes as
+much again.
 
 Shapes: N positions, D width, V vocabulary, K tokens of a sparse signal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tutelage.corpus.batches import IGNORE
+from tutelage.models.logits import LOSS, equal_parts, quick_log, softmax
 from tutelage.models.products import product, weight_gradient
-from tutelage.teaching.gates import Advantage, Confidence, Gate, SkipCertain
-from tutelage.teaching.signal import DenseSignal, Signal, SparseSignal
+from tutelage.teaching.gates import Gate
+from tutelage.teaching.signal import Signal, TeacherTile
+from tutelage.training.custom import CustomTerm
 
-BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
-"""Memory for one block's logits, which its gradients replace; as much again for each head of dense teachers."""
-TILE_BYTES = {"cpu": 2 << 20, "cuda": 512 << 20}
-"""Size of one float32 buffer of the softmax; there are two, with a dense teacher four."""
 VOCABULARY_ROWS = 16384
 """Rows of the weight's gradient that are added at once; a copy of all of it would grow with the vocabulary."""
 
 
 @dataclass(frozen=True)
-class Scales:
+class LossScales:
     """Factors of the two sums in the loss, weights and counts multiplied out.
 
     Attributes:
         target: before the sum of cross-entropies.
         teacher: before the sum of divergences, the squared temperature included where it is wanted.
         temperature: of the divergence.
-        gate: where teachers are heard, and how much; everywhere unless given.
-        yielded: what comes to the factor of a cross-entropy where a gate silences the teachers.
+        gate: weighs the teachers at each position; 1 everywhere unless given.
+        yielded: what comes to the factor of a cross-entropy where a gate gives the teachers no weight.
         tasks: before each task's sum of cross-entropies, where labels are learned; not used here, see `objectives`.
+        custom: terms that are functions of the user's; likewise.
     """
 
     target: float
@@ -58,10 +56,11 @@ class Scales:
     gate: Gate | None = None
     yielded: float = 0.0
     tasks: tuple[float, ...] = ()
+    custom: tuple[CustomTerm, ...] = ()
 
 
 @dataclass(frozen=True)
-class Shares:
+class PositionWeights:
     """How a position's gradient is made of its terms: `rate * (alpha * p + beta * p_T - alpha * gold - beta * q)`.
 
     The rates, equal at nearly all positions, are applied to rows of width D instead of V.
@@ -78,11 +77,11 @@ class Shares:
     rate_N: Tensor
     common: float
 
-    def at(self, part: slice) -> Shares:
+    def at(self, part: slice) -> PositionWeights:
         """Return the shares at some positions, in the same memory."""
-        return Shares(self.alpha_N[part], self.beta_N[part], self.rate_N[part], self.common)
+        return PositionWeights(self.alpha_N[part], self.beta_N[part], self.rate_N[part], self.common)
 
-    def take(self, other: Shares) -> None:
+    def take(self, other: PositionWeights) -> None:
         """Become what others are."""
         for mine, theirs in zip(
             (self.alpha_N, self.beta_N, self.rate_N), (other.alpha_N, other.beta_N, other.rate_N), strict=True
@@ -95,10 +94,10 @@ def fused_loss(
     weight_VD: Tensor,
     bias_V: Tensor | None,
     targets_N: Tensor,
-    scales: Scales,
+    scales: LossScales,
     signal: Signal | None = None,
-    taught_N: Tensor | None = None,
-    heard_N: Tensor | None = None,
+    distill_mask_N: Tensor | None = None,
+    gate_weight_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the scaled loss (differentiable once) and three plain sums (float64, detached).
 
@@ -108,9 +107,9 @@ def fused_loss(
         bias_V: its bias, or None.
         targets_N: right answers; `IGNORE` where there is none.
         scales: factors of the sums.
-        signal: what teachers say about the same N positions; None where nobody teaches.
-        taught_N: weight of the divergence at each position, or which positions it covers; all unless given.
-        heard_N: the gate's weights, float32, for a gate that looks at whole rows; others are computed here.
+        signal: the teachers' output at the same N positions; None without teachers.
+        distill_mask_N: weight of the divergence at each position, or which positions it covers; all unless given.
+        gate_weight_N: the gate's weights, float32, for a gate that looks at whole rows; others are computed here.
 
     Returns:
         `scales.target * sum(cross-entropy) + scales.teacher * sum(KL)`, and `(3,)`: both sums in nats, and the sum of
@@ -121,13 +120,9 @@ def fused_loss(
     Raises:
         ValueError: a sparse signal that was drawn at another temperature, or a gate over rows without its weights.
     """
-    if isinstance(scales.gate, SkipCertain) and signal is not None and heard_N is None:
-        raise ValueError("which tokens of a row are skipped is found outside: give `heard_N`")
-    if isinstance(signal, SparseSignal) and signal.temperature != scales.temperature:
-        raise ValueError(
-            f"the teachers were asked at temperature {signal.temperature}, the loss has {scales.temperature}"
-        )
-    arguments = hidden_ND, weight_VD, bias_V, targets_N, scales, signal, taught_N, heard_N
+    if scales.gate is not None and scales.gate.by_row and signal is not None and gate_weight_N is None:
+        raise ValueError("a gate over rows is computed outside: give `gate_weight_N`")
+    arguments = hidden_ND, weight_VD, bias_V, targets_N, scales, signal, distill_mask_N, gate_weight_N
     loss, sums = _Fused.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss, sums
 
@@ -140,10 +135,10 @@ class _Fused(torch.autograd.Function):
         weight_VD: Tensor,
         bias_V: Tensor | None,
         targets_N: Tensor,
-        scales: Scales,
+        scales: LossScales,
         signal: Signal | None,
-        taught_N: Tensor | None,
-        heard_N: Tensor | None,
+        distill_mask_N: Tensor | None,
+        gate_weight_N: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         wants = any(ctx.needs_input_grad[:3])
         device = hidden_ND.device.type
@@ -158,28 +153,24 @@ class _Fused(torch.autograd.Function):
         sums = torch.zeros(4, dtype=torch.float64, device=hidden.device)
         if not scales.teacher:
             signal = None
-        said = signal.to(type_) if isinstance(signal, DenseSignal) else signal
-        shares = _shares(scales, targets_N, taught_N, said is not None, heard_N)
-        tile = max(16, TILE_BYTES[device] // (4 * weight.shape[0]))
+        teachers = None if signal is None else signal.cast(type_)
+        shares = _shares(scales, targets_N, distill_mask_N, teachers is not None, gate_weight_N)
+        tile = LOSS.tile_rows(device, len(weight))
+        rows = max(tile, LOSS.block_rows(device, len(weight), type_.itemsize))
         with torch.autocast(device, enabled=False):
-            for block in _parts(hidden.shape[0], max(tile, BLOCK_BYTES[device] // (type_.itemsize * weight.shape[0]))):
+            for block in equal_parts(hidden.shape[0], rows):
                 logits = product(hidden[block], weight, bias)
-                heard = said.at(block).products() if isinstance(said, DenseSignal) else ()
-                for inner in _parts(logits.shape[0], tile):
+                tile_of = None if teachers is None else teachers.block(block, scales.temperature)
+                for inner in equal_parts(logits.shape[0], tile):
                     part = slice(block.start + inner.start, block.start + inner.stop)
-                    spoken: Tensor | SparseSignal | None
-                    if isinstance(said, DenseSignal):
-                        spoken = said.mixed([product[inner] for product in heard], scales.temperature)
-                    else:
-                        spoken = None if said is None else said.at(part)
                     gradient = _tile(
                         logits[inner].float(),
                         targets_N[part],
                         scales,
                         shares.at(part),
-                        spoken,
-                        None if taught_N is None else taught_N[part],
-                        None if heard_N is None else heard_N[part],
+                        None if tile_of is None else tile_of(inner),
+                        None if distill_mask_N is None else distill_mask_N[part],
+                        None if gate_weight_N is None else gate_weight_N[part],
                         sums,
                         wants,
                     )
@@ -189,11 +180,11 @@ class _Fused(torch.autograd.Function):
                     rate = shares.rate_N[block, None].to(type_)
                     torch.mul(product(logits, weight.t()), rate, out=grad_hidden[block])
                     reader = hidden[block] * rate
-                    for rows in _parts(weight.shape[0], VOCABULARY_ROWS):
-                        grad_weight[rows].add_(weight_gradient(logits[:, rows], reader), alpha=shares.common)
+                    for columns in equal_parts(weight.shape[0], VOCABULARY_ROWS):
+                        grad_weight[columns].add_(weight_gradient(logits[:, columns], reader), alpha=shares.common)
                     if grad_bias is not None:
                         grad_bias.add_((logits.t() @ rate).squeeze(1), alpha=shares.common)
-                del logits, heard  # before the next block's are made
+                del logits, tile_of  # before the next block's are made
         if wants:
             # Not `save_for_backward`: a saved tensor would be copied once more when it becomes the weight's gradient.
             ctx.found = grad_hidden, grad_weight, grad_bias
@@ -214,82 +205,64 @@ class _Fused(torch.autograd.Function):
         return hidden, weight.mul_(scale), None if bias is None else bias.mul_(scale), None, None, None, None, None
 
 
-def _parts(size: int, most: int) -> Iterator[slice]:
-    """Cut `size` into parts of at most `most`, all of about the same size."""
-    count = -(-size // most)
-    for index in range(count):
-        yield slice(size * index // count, size * (index + 1) // count)
-
-
-def _shares(scales: Scales, targets: Tensor, taught: Tensor | None, said: bool, heard: Tensor | None = None) -> Shares:
-    """Weigh the terms at each position; `said`: whether teachers speak, `heard`: the gate's weights."""
+def _shares(
+    scales: LossScales, targets: Tensor, mask: Tensor | None, teacher: bool, gate_weight: Tensor | None = None
+) -> PositionWeights:
+    """Weigh the terms at each position; `teacher`: whether there are teachers, `gate_weight`: the gate's."""
     alpha = (targets != IGNORE) * scales.target
     beta = torch.zeros_like(alpha)
-    if said:
-        beta = beta + scales.teacher / scales.temperature * (1.0 if taught is None else taught.to(alpha.dtype))
-    if heard is not None:
-        alpha, beta = alpha + (targets != IGNORE) * (1 - heard) * scales.yielded, beta * heard
-    common = scales.target + (max(scales.yielded, scales.teacher / scales.temperature) if said else 0.0) or 1.0
+    if teacher:
+        beta = beta + scales.teacher / scales.temperature * (1.0 if mask is None else mask.to(alpha.dtype))
+    if gate_weight is not None:
+        alpha, beta = alpha + (targets != IGNORE) * (1 - gate_weight) * scales.yielded, beta * gate_weight
+    common = scales.target + (max(scales.yielded, scales.teacher / scales.temperature) if teacher else 0.0) or 1.0
     whole = alpha + beta
     divisor = torch.where(whole > 0, whole, 1.0)
-    return Shares(alpha / divisor, beta / divisor, whole / common, common)
+    return PositionWeights(alpha / divisor, beta / divisor, whole / common, common)
 
 
 def _tile(
     logits: Tensor,
     targets: Tensor,
-    scales: Scales,
-    shares: Shares,
-    said: Tensor | SparseSignal | None,
-    taught: Tensor | None,
-    heard: Tensor | None,
+    scales: LossScales,
+    shares: PositionWeights,
+    teacher: TeacherTile | None,
+    mask: Tensor | None,
+    gate_weight: Tensor | None,
     sums: Tensor,
     wants: bool,
 ) -> Tensor | None:
     """Add a tile's sums to `sums`; return its gradient before the rates.
 
-    `logits` and a dense `said` (the teachers' logits at the temperature), both `(n, V)`, are overwritten; so are the
-    `shares` of a gate whose weights are found here.
+    `logits`, `(n, V)`, and the tile of the teachers at the temperature are overwritten; so are the `shares` of a gate
+    whose weights are found here.
     """
-    T = 1.0 if said is None else scales.temperature
+    T = 1.0 if teacher is None else scales.temperature
     highest = logits.amax(-1)
-    p_T, total_T = _softmax(logits if T == 1 else logits.div_(T), highest / T)
+    p_T, total_T = softmax(logits if T == 1 else logits.div_(T), highest / T, quick_log)
     p, total = p_T, total_T
     if T == 2:
         # exp(z) is the square of exp(z/2): the temperature of the papers takes one pass of exponentials for both.
         squares = p_T.square().sum(-1)
-        total = 2 * total_T + _log(squares)
+        total = 2 * total_T + quick_log(squares)
     elif T != 1:
-        p, total = _softmax(logits * T, highest)
+        p, total = softmax(logits * T, highest, quick_log)
     gold = targets.clamp_min(0)[:, None]
     right = logits.gather(1, gold).squeeze(1)
     # Measured even where it has no weight: a student of teachers alone is judged by the text too.
     surprise = (total - T * right) * (targets != IGNORE)
     sums[0] += surprise.sum(dtype=torch.float64)
 
-    if isinstance(said, SparseSignal):
-        divergence = (said.shares_NK * (total_T[:, None] - logits.gather(1, said.ids_NK))).sum(-1) - said.entropy_N
-        entropy, expected = said.entropy_N, -said.gold_N
-    elif said is not None:
-        q, total_q = _softmax(said, said.amax(-1))
-        if isinstance(scales.gate, Confidence):
-            entropy = total_q - torch.linalg.vecdot(q, said)
-        elif isinstance(scales.gate, Advantage):
-            expected = total_q - said.gather(1, gold).squeeze(1)
-        divergence = said.sub_(logits).mul_(q).sum(-1) - total_q + total_T
-    if said is not None:
-        if isinstance(scales.gate, Confidence):
-            heard = scales.gate.weights(entropy, logits.shape[1])
-        elif isinstance(scales.gate, Advantage):
-            # Where the text gives no answer, only the teachers can be heard.
-            heard = scales.gate.weights(total_T - right, expected).where(targets != IGNORE, 1.0)
-        divergence = divergence if taught is None else divergence * taught
+    if teacher is not None:
+        if scales.gate is not None and not scales.gate.by_row:
+            gate_weight = scales.gate.at_tokens(teacher, total_T - right, targets, logits.shape[1])
+            shares.take(_shares(scales, targets, mask, True, gate_weight))
+        divergence = teacher.divergence(logits, total_T)
+        divergence = divergence if mask is None else divergence * mask
         sums[1] += divergence.sum(dtype=torch.float64)
-        if heard is not None:
-            if isinstance(scales.gate, Advantage | Confidence):
-                shares.take(_shares(scales, targets, taught, True, heard))
-            sums[2] += (heard if taught is None else heard * taught).sum(dtype=torch.float64)
-            moved = (1 - heard) * (scales.yielded * surprise - scales.teacher * divergence)
+        if gate_weight is not None:
+            sums[2] += (gate_weight if mask is None else gate_weight * mask).sum(dtype=torch.float64)
+            moved = (1 - gate_weight) * (scales.yielded * surprise - scales.teacher * divergence)
             sums[3] += moved.sum(dtype=torch.float64)
 
     if not wants:
@@ -299,23 +272,6 @@ def _tile(
         p = p_T.mul(alpha / squares[:, None]).add_(beta).mul_(p_T)
     elif T != 1:
         p = p.lerp_(p_T, beta)
-    if isinstance(said, SparseSignal):
-        p.scatter_add_(1, said.ids_NK, -beta * said.shares_NK)
-    elif said is not None:
-        p.addcmul_(q, beta, value=-1)
+    if teacher is not None:
+        teacher.pull(p, beta)
     return p.scatter_add_(1, gold, -alpha)
-
-
-def _softmax(logits: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
-    """Return probabilities and each row's log-sum-exp, given its largest logit.
-
-    The latter without another pass of exponentials: the likeliest token has p = exp(z - logsumexp), and is so likely
-    (1/V at least) that its logarithm is exact.
-    """
-    p = F.softmax(logits, -1)
-    return p, highest - _log(p.amax(-1))
-
-
-def _log(x: Tensor) -> Tensor:
-    """Return the logarithm of a few numbers; torch's own calls MKL for it, which takes 60 µs to begin, once a tile."""
-    return torch.xlogy(1.0, x)

@@ -1,8 +1,9 @@
-"""Where a gate let the teachers be heard: measured once, when training is over, on rows that were held out."""
+"""What a gate comes to at easy and at hard tokens: measured once, after training, on held-out rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,9 +12,9 @@ from tutelage.base.progress import progress
 from tutelage.base.types import Json
 from tutelage.corpus.batches import IGNORE, Batch, BatchSource
 from tutelage.models.language_model import LanguageModel
-from tutelage.teaching.gates import Advantage, Gate, SkipCertain
+from tutelage.teaching.gates import Gate
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.objectives import taught_positions
+from tutelage.training.objectives import distill_mask
 
 TOKENS = 1 << 14
 """Held-out tokens that are looked at, about."""
@@ -24,25 +25,25 @@ BINS = 10
 
 
 @torch.no_grad()
-def heard_by_difficulty(
+def gate_by_difficulty(
     student: LanguageModel, teachers: Ensemble, gate: Gate, temperature: float, source: BatchSource
 ) -> list[Json]:
     """Return what the gate of a trained student comes to, by how hard tokens are for the teachers, in fp32.
 
     Args:
         student: on the teachers' device.
-        teachers: who was heard.
-        gate: where.
+        teachers: those of the stage.
+        gate: of the stage.
         temperature: of the divergence.
         source: held-out rows.
 
     Returns:
         For each part of the tokens, from the easiest to the hardest: `loss`, the teachers' in nats per token at the
-        temperature, `student`, the student's, `entropy`, the teachers', `heard`, the mean weight, and `tokens`.
+        temperature, `student`, the student's, `entropy`, the teachers', `gate_weight`, the mean weight, and `tokens`.
     """
     rows = max(1, VALUES // (source.row_length * student.vocab_size))
     parts, seen, device = [], 0, student.weight_VD.device
-    with progress("where teachers were heard", TOKENS, "tok") as bar:
+    with progress("gate by difficulty", TOKENS, "tok") as bar:
         for batch in _spread(source.with_batch_rows(rows)):
             parts.append(_measures(student, teachers, gate, temperature, batch.to(device)).cpu())
             seen += batch.token_count
@@ -52,7 +53,7 @@ def heard_by_difficulty(
     measures_4N = torch.cat(parts, 1)
     order = measures_4N[0].argsort(stable=True)
     return [
-        dict(zip(("loss", "student", "entropy", "heard"), measures_4N[:, part].mean(1).tolist(), strict=True))
+        dict(zip(("loss", "student", "entropy", "gate_weight"), measures_4N[:, part].mean(1).tolist(), strict=True))
         | {"tokens": len(part)}
         for part in order.chunk(BINS)
     ]
@@ -66,18 +67,31 @@ def _spread(source: BatchSource) -> Iterator[Batch]:
             yield batch
 
 
+@dataclass(frozen=True)
+class _Teachers:
+    """What a gate asks about teachers, known beforehand."""
+
+    entropy_N: Tensor
+    loss_N: Tensor
+
+    def entropy(self) -> Tensor:
+        return self.entropy_N
+
+    def loss(self, gold_n: Tensor) -> Tensor:
+        return self.loss_N
+
+
 def _measures(student: LanguageModel, teachers: Ensemble, gate: Gate, temperature: float, batch: Batch) -> Tensor:
     """Return teachers' loss, student's loss, teachers' entropy and weight at every target, `(4, n)`; plain formulas."""
-    taught_BT, known_N = taught_positions(batch), (batch.targets_BT != IGNORE).flatten()
+    mask_BT, known_N = distill_mask(batch), (batch.targets_BT != IGNORE).flatten()
     gold_N1 = batch.targets_BT.flatten().clamp_min(0)[:, None]
-    said = teachers.signal(batch.tokens_BT, batch.lengths_B).at(slice(None)).log_probs(temperature)
+    log_q = teachers.dense_signal(batch.tokens_BT, batch.lengths_B).at(slice(None)).log_probs(temperature)
     own = torch.log_softmax(student.logits(batch.tokens_BT, batch.lengths_B).flatten(0, 1) / temperature, -1)
-    entropy_N = -(said.exp() * said).sum(-1)
-    teacher_N, student_N = (-log_probs.gather(1, gold_N1).squeeze(1) for log_probs in (said, own))
-    if isinstance(gate, SkipCertain):
-        weight_N = gate.weights(entropy_N.view_as(taught_BT), taught_BT).flatten()
-    elif isinstance(gate, Advantage):
-        weight_N = gate.weights(student_N, teacher_N)
+    entropy_N = -(log_q.exp() * log_q).sum(-1)
+    teacher_N, student_N = (-log_probs.gather(1, gold_N1).squeeze(1) for log_probs in (log_q, own))
+    if gate.by_row:
+        weight_N = gate.at_rows(entropy_N.view_as(mask_BT), mask_BT).flatten()
     else:
-        weight_N = gate.weights(entropy_N, said.shape[1])
+        view = _Teachers(entropy_N, teacher_N)
+        weight_N = gate.at_tokens(view, student_N, batch.targets_BT.flatten(), log_q.shape[1])
     return torch.stack([teacher_N, student_N, entropy_N, weight_N])[:, known_N]

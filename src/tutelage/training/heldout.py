@@ -13,12 +13,12 @@ from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.teaching.signal import DenseSignal
 from tutelage.training.outcome import HeldOut
 
-Speak = Callable[[Tensor, Tensor | None], DenseSignal]
-"""Tokens and lengths in, what a model (or several) says about them out."""
+Predict = Callable[[Tensor, Tensor | None], DenseSignal]
+"""Tokens and lengths in, the distributions of a model (or several) out."""
 
 
 def held_out(
-    speak: Speak,
+    predict: Predict,
     source: BatchSource,
     bytes_per_token: float,
     device: torch.device,
@@ -28,7 +28,7 @@ def held_out(
     """Measure the loss over every row of a source once.
 
     Args:
-        speak: the model, or the ensemble.
+        predict: the model, or the ensemble.
         source: rows in order, unshuffled.
         bytes_per_token: of the split, for bits per byte.
         device: where to compute.
@@ -46,7 +46,7 @@ def held_out(
                 return None
             batch = batch.to(device)
             index = (batch.targets_BT != IGNORE).flatten().nonzero().squeeze(1)
-            signal = speak(batch.tokens_BT, batch.lengths_B).at(index)
+            signal = predict(batch.tokens_BT, batch.lengths_B).at(index)
             total -= float(signal.target_log_probs(batch.targets_BT.flatten()[index]).sum(dtype=torch.float64))
             tokens += len(index)
             bar.advance(batch.token_count)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
 
 from tutelage import recipe
 from tutelage.corpus.batches import BatchSource
-from tutelage.models.heads import TaskHeads
-from tutelage.models.language_model import LanguageModel
-from tutelage.teaching.signal import Voice
-from tutelage.training.objectives import Learner
+from tutelage.teaching.signal import TeacherSource
 from tutelage.training.plan import Plan
 
 
@@ -27,13 +26,10 @@ class Job:
         val_bytes_per_token: of the held-out text.
         plan: steps, stages, evaluations.
         milestones: steps whose checkpoints are kept.
-        build: makes the model with its initial weights.
-        teachers: makes the teachers of a stage by its index, having let go those it made before; nobody teaches in a
-            stage without teachers, and in None.
+        teachers: loads the teachers of a stage by its index, once those of the stage before are released; None in a
+            stage without teachers, and for None. A function, since teachers take memory while they teach only.
         precision: `bf16` or `fp32`.
-        selected: the batches of a stage by its index, where it learns from a selection of the rows; None where it
-            reads on in `source`.
-        heads: makes the heads that learn labels, for hidden states of a width; None where no labels are learned.
+        selected: the batches of stages, by index, that learn from a selection of the rows; others read on in `source`.
         task_weights: of each stage, what each head's mean loss weighs; empty where no labels are learned.
     """
 
@@ -45,22 +41,19 @@ class Job:
     val_bytes_per_token: float
     plan: Plan
     milestones: frozenset[int]
-    build: Callable[[], LanguageModel]
-    teachers: Callable[[int | None], Voice | None]
+    teachers: Callable[[int | None], TeacherSource | None]
     precision: str
-    selected: Callable[[int], BatchSource | None] = lambda index: None
-    heads: Callable[[int], TaskHeads | None] = lambda width: None
+    selected: Mapping[int, BatchSource] = field(default_factory=dict)
     task_weights: tuple[tuple[float, ...], ...] = ()
 
-    def learner(self) -> Learner:
-        """Make the model and its heads with their initial weights."""
-        model = self.build()
-        return Learner(model, self.heads(model.weight_VD.shape[1]))
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Compute in the job's precision on a device."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def reading(self, step: int) -> tuple[BatchSource, int]:
-        """Return the batches that a step belongs to, and the step at which they began: a selection begins anew."""
+        """Return the batches that a step belongs to, and the step at which they began: a selection begins again."""
         index = self.plan.stage_at(step)
-        selected = self.selected(index)
+        selected = self.selected.get(index)
         return (self.source, 0) if selected is None else (selected, self.plan.start_of(index))
 
     def __str__(self) -> str:

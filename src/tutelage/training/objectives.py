@@ -5,7 +5,7 @@ count over the whole batch (all micro-batches, all processes) before the first f
 
     loss = sum over terms of  weight * (sum of the term) / (count of the term)
 
-does not depend on how the batch was cut. Counts differ: in rows of T tokens, the next token has T - 1 targets, a
+does not depend on how the batch was cut. LossCounts differ: in rows of T tokens, the next token has T - 1 targets, a
 divergence T, a masked model as many as were hidden.
 
 Labels add a term for each task, over its own count (see `tasks`). Everything happens inside `Learner.forward`, so that
@@ -14,50 +14,55 @@ data-parallel wrappers see all weights used, the output layer's too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from tutelage import recipe
+from tutelage.base.functions import load_function
 from tutelage.corpus.batches import IGNORE, Batch, to_device
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel
-from tutelage.teaching.gates import SkipCertain, entropies, gate_of
+from tutelage.teaching.gates import GATES, Gate
 from tutelage.teaching.signal import Signal
-from tutelage.training.fused import Scales, fused_loss
+from tutelage.training.custom import CustomTerm, custom_loss
+from tutelage.training.fused import LossScales, fused_loss
 
 NEARLY_ALL = 0.95
 """Above this share of used positions, copying them costs more than the output layer on the unused ones."""
-SUMS = ("target", "teacher", "heard")
+SUMS = ("target", "teacher", "gate_weight")
 """The sums of a step: cross-entropy with the text, divergence from the teachers, weights of a gate."""
 
 
 @dataclass(frozen=True)
-class Counts:
+class LossCounts:
     """How many targets a whole batch has.
 
     Attributes:
         target: positions with a right answer (next or masked tokens).
-        taught: positions where the teachers are heard.
-        rows: rows with at least one such position.
+        distilled: positions where the divergence is measured.
+        distilled_rows: rows with at least one such position.
         tokens: tokens read, padding left out.
         tasks: labels of each task that is learned, each as much as it is sure.
+        custom: targets of each function of the user's, 0 where the stage does not have it.
     """
 
     target: int
-    taught: int
-    rows: int
+    distilled: int
+    distilled_rows: int
     tokens: int
     tasks: tuple[float, ...] = ()
+    custom: tuple[int, ...] = ()
 
 
-def count(batch: Batch) -> Counts:
+def count(batch: Batch) -> LossCounts:
     """Count a batch's targets."""
-    taught = taught_positions(batch)
-    targets, taught_rows = int((batch.targets_BT != IGNORE).sum()), int(taught.any(1).sum())
-    return Counts(targets, int(taught.sum()), taught_rows, batch.token_count, _count_labels(batch))
+    mask_BT = distill_mask(batch)
+    targets, rows = int((batch.targets_BT != IGNORE).sum()), int(mask_BT.any(1).sum())
+    return LossCounts(targets, int(mask_BT.sum()), rows, batch.token_count, _count_labels(batch))
 
 
 def _count_labels(batch: Batch) -> tuple[float, ...]:
@@ -68,33 +73,34 @@ def _count_labels(batch: Batch) -> tuple[float, ...]:
     return tuple((batch.labels["sure"].double() * labels_BL).sum(0).tolist())
 
 
-def taught_positions(batch: Batch) -> Tensor:
-    """Return where the teachers are heard, `(B, T)`: where a rewritten or masked row asks, else at all real tokens.
+def distill_mask(batch: Batch) -> Tensor:
+    """Return where the divergence is measured, `(B, T)`: where a rewritten or masked row asks, else at all real tokens.
 
     A causal row's last token counts too, though its target lies outside the row (as in BabyLlama's code).
     """
     return batch.targets_BT != IGNORE if batch.masked or batch.rewritten or batch.silent else batch.real_BT
 
 
-def used_positions(batch: Batch, taught: bool) -> Tensor | None:
+def used_positions(batch: Batch, distills: bool) -> Tensor | None:
     """Return the positions of a batch's flattened rows that have any loss, or None where nearly all have.
 
     To be asked on the CPU: a device would have to be waited for.
     """
     used_BT = batch.targets_BT != IGNORE
-    if taught:
-        used_BT |= taught_positions(batch)
+    if distills:
+        used_BT |= distill_mask(batch)
     found = used_BT.flatten().nonzero().squeeze(1)
     return found if len(found) < NEARLY_ALL * used_BT.numel() else None
 
 
 def scales_for(
     objectives: recipe.Objectives,
-    counts: Counts,
+    counts: LossCounts,
     share: float = 1.0,
     temperature: float | None = None,
     tasks: Sequence[float] = (),
-) -> Scales:
+    custom: Iterable[str] | None = None,
+) -> LossScales:
     """Multiply a stage's weights, reductions and the batch's counts out to the factor of each sum.
 
     Args:
@@ -103,35 +109,51 @@ def scales_for(
         share: of the teachers' weight that is left; what is gone is the text's.
         temperature: where it changes over the stage; the recipe's number unless given.
         tasks: weight of each task's mean, see `task_weights`.
+        custom: names of the user's functions, in the order of their sums; those of the stage unless given.
     """
     found = _scales_for(objectives, counts, share, temperature)
-    if not tasks:
-        return found
-    factors = (weight / total if total else 0.0 for weight, total in zip(tasks, counts.tasks, strict=True))
-    return replace(found, tasks=tuple(factors))
+    labels = counts.tasks if tasks else ()
+    factors = (weight / total if total else 0.0 for weight, total in zip(tasks, labels, strict=True))
+    terms = (_custom_term(name, objectives, counts) for name in (objectives.custom or () if custom is None else custom))
+    return replace(found, tasks=tuple(factors), custom=tuple(terms))
 
 
-def _scales_for(objectives: recipe.Objectives, counts: Counts, share: float, temperature: float | None) -> Scales:
+def _custom_term(name: str, objectives: recipe.Objectives, counts: LossCounts) -> CustomTerm:
+    term, function = (objectives.custom or {}).get(name), load_function(name)
+    if term is None:
+        return CustomTerm(name, function, 0.0)
+    return CustomTerm(name, partial(function, **term.settings), term.weight / max(counts.target, 1))
+
+
+def _scales_for(
+    objectives: recipe.Objectives, counts: LossCounts, share: float, temperature: float | None
+) -> LossScales:
     text, distill = objectives.text, objectives.distill
     targets = max(counts.target, 1)
     target = text.weight / targets if text else 0.0
     if distill is None:
-        return Scales(target)
+        return LossScales(target)
     if text:
         target += distill.weight * (1 - share) / targets
     if not share:
-        return Scales(target)
+        return LossScales(target)
     temperature = first_temperature(distill) if temperature is None else temperature
-    over = counts.rows if distill.reduction == "per_row" else counts.taught
+    over = counts.distilled_rows if distill.reduction == "per_row" else counts.distilled
     weight, square = distill.weight * share, temperature**2 if distill.temperature_squared else 1.0
-    gate = gate_of(distill.gate)
-    return Scales(target, weight * square / max(over, 1), temperature, gate, weight / targets if gate else 0.0)
+    gate = gate_of(distill)
+    return LossScales(target, weight * square / max(over, 1), temperature, gate, weight / targets if gate else 0.0)
+
+
+def gate_of(distill: recipe.Distill) -> Gate | None:
+    """Return the gate of a recipe's divergence, if it has one."""
+    gate = distill.gate
+    return None if gate is None else GATES[gate.kind](gate.share, gate.scale)
 
 
 def first_temperature(distill: recipe.Distill) -> float:
     """Return the temperature, at the stage's start if it changes."""
-    wished = distill.temperature
-    return wished.start if isinstance(wished, recipe.TemperatureSchedule) else wished
+    temperature = distill.temperature
+    return temperature.start if isinstance(temperature, recipe.TemperatureScheduleSettings) else temperature
 
 
 class Learner(nn.Module):
@@ -143,48 +165,53 @@ class Learner(nn.Module):
         self.heads = heads
 
     def forward(
-        self, batch: Batch, scales: Scales, signal: Signal | None = None, used_N: Tensor | None = None
+        self, batch: Batch, scales: LossScales, signal: Signal | None = None, used_N: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the batch's share of the loss and its plain sums: `(3,)` in the order of `SUMS`, then a task each.
+        """Return the batch's share of the loss and its plain sums: three as in `SUMS`, then of tasks and custom terms.
 
         Args:
             batch: rows on the model's device.
             scales: factors of the sums.
-            signal: what teachers say about the batch.
+            signal: the teachers' output for the batch.
             used_N: what `used_positions` found; all positions unless given.
         """
         hidden_BTD = self.model.hidden(batch.tokens_BT, batch.lengths_B)
         hidden_ND = hidden_BTD.flatten(0, 1)
         targets_N = batch.targets_BT.flatten()
-        taught_N = taught_positions(batch).flatten() if signal is not None else None
-        heard_N = None
+        distill_mask_N = distill_mask(batch).flatten() if signal is not None else None
+        gate_weight_N = None
         if used_N is not None:
             hidden_ND, targets_N = hidden_ND[used_N], targets_N[used_N]
             signal = None if signal is None else signal.at(used_N)
-            taught_N = None if taught_N is None else taught_N[used_N]
+            distill_mask_N = None if distill_mask_N is None else distill_mask_N[used_N]
         elif signal is not None:
             signal = signal.at(slice(None))
-        if signal is not None and isinstance(scales.gate, SkipCertain):
-            heard_N = _heard(scales.gate, entropies(signal, scales.temperature), taught_positions(batch), used_N)
+        if signal is not None and scales.gate is not None and scales.gate.by_row:
+            gate_weight_N = _at_rows(scales.gate, signal.entropies(scales.temperature), distill_mask(batch), used_N)
         output = self.model.weight_VD, self.model.bias_V
-        loss, sums = fused_loss(hidden_ND, *output, targets_N, scales, signal, taught_N, heard_N)
+        loss, sums = fused_loss(hidden_ND, *output, targets_N, scales, signal, distill_mask_N, gate_weight_N)
+        custom = sums.new_zeros(len(scales.custom))
+        for place, term in enumerate(scales.custom):
+            if term.factor:
+                part, custom[place] = custom_loss(hidden_ND, *output, targets_N, term)
+                loss = loss + part
         if self.heads is None:
-            return loss, sums
+            return loss, torch.cat([sums, custom])
         lost_L, sure_L = self.heads(hidden_BTD, batch.labels)
         weighed, log_variance = lost_L, self.heads.log_variance_L
         if log_variance is not None:
             # Summed over a step, the last term is half the log-variance, once for each task that has labels in it.
             weighed = lost_L * torch.exp(-log_variance) + sure_L * log_variance / 2
         factors_L = to_device(torch.tensor(scales.tasks), lost_L.device)
-        return loss + (factors_L * weighed).sum(), torch.cat([sums, lost_L.detach().double()])
+        return loss + (factors_L * weighed).sum(), torch.cat([sums, lost_L.detach().double(), custom])
 
 
-def _heard(gate: SkipCertain, entropy_N: Tensor, taught_BT: Tensor, used_N: Tensor | None) -> Tensor:
-    """Apply a gate over rows to the used positions, among which are all that are taught."""
+def _at_rows(gate: Gate, entropy_N: Tensor, mask_BT: Tensor, used_N: Tensor | None) -> Tensor:
+    """Apply a gate over rows to the used positions, among which are all of the divergence."""
     if used_N is None:
-        return gate.weights(entropy_N.view_as(taught_BT), taught_BT).flatten()
-    whole = torch.zeros(taught_BT.numel(), device=entropy_N.device).index_copy_(0, used_N, entropy_N)
-    return gate.weights(whole.view_as(taught_BT), taught_BT).flatten()[used_N]
+        return gate.at_rows(entropy_N.view_as(mask_BT), mask_BT).flatten()
+    whole = torch.zeros(mask_BT.numel(), device=entropy_N.device).index_copy_(0, used_N, entropy_N)
+    return gate.at_rows(whole.view_as(mask_BT), mask_BT).flatten()[used_N]
 
 
 def effective_weights(objectives: recipe.Objectives, row_length: int) -> str:
@@ -199,9 +226,9 @@ def effective_weights(objectives: recipe.Objectives, row_length: int) -> str:
         total = distill.weight * square * (row_length if distill.reduction == "per_row" else 1)
         parts.append(f"distill {' x '.join(factors)}" + (f" = {total:g}" if len(factors) > 1 else ""))
     changes = distill is not None and (distill.schedule is not None or not isinstance(distill.temperature, float))
-    gated = f", teachers heard by {distill.gate.kind}" if distill and distill.gate else ""
-    said = [", ".join(parts) + " per token" + (" at first" if changes else "") + gated] if parts else []
+    gated = f", teachers gated by {distill.gate.kind}" if distill and distill.gate else ""
+    sentences = [", ".join(parts) + " per token" + (" at first" if changes else "") + gated] if parts else []
     if (tasks := objectives.tasks) is not None:
         tagging = tasks.tagging_weight or tasks.weight
-        said.append(f"{tasks.weight:g} x mean over tasks of texts, {tagging:g} x mean over tagging tasks")
-    return "; ".join(said)
+        sentences.append(f"{tasks.weight:g} x mean over tasks of texts, {tagging:g} x mean over tagging tasks")
+    return "; ".join(sentences)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -48,6 +48,13 @@ class Group:
             dist.all_reduce(values)
         return values
 
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return of each flag whether some process has raised it."""
+        if self.size == 1:
+            return flags
+        raised = self.sum(torch.tensor(flags, dtype=torch.float32, device=self.device))
+        return tuple((raised > 0).tolist())
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -81,7 +88,7 @@ class Group:
         module.to(self.device)
         if self.size == 1 and self.device.type == "cpu":
             for model in models:
-                model.thin_embedding_gradient()
+                model.sparse_embedding_grad()
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Make a module whose gradients are averaged over the processes; one that was shared out does so by itself."""
@@ -104,6 +111,13 @@ class Group:
         spare = batch.part(slice(0, 1)).silenced()
         most = -(-len(batch.rows_B) // self.size)
         return mine + [spare] * (-(-most // rows) - len(mine))
+
+
+def synchronised(wrapped: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Exchange gradients between processes only with the last micro-batch of a step."""
+    if last or not isinstance(wrapped, nn.parallel.DistributedDataParallel):
+        return nullcontext()
+    return wrapped.no_sync()
 
 
 def clip_gradient(module: nn.Module, limit: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""How long a model trains, which stage each step belongs to, and how loud the teachers are in it."""
+"""How long a model trains, which stage each step belongs to, and what the teachers weigh in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
 from tutelage.recipe.words import ALMOST, write_words
-from tutelage.teaching.schedule import Fade, Glide
+from tutelage.teaching.schedule import TemperatureSchedule, WeightSchedule
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,16 @@ class Plan:
         ends: the step at which each stage is over.
         evaluations: steps after which `val` is measured, the last one included.
         words: numbers of words at which a checkpoint is kept, in rising order, with the step that reaches them.
-        fades: the course of the teachers' weight, for stages where it changes.
-        glides: the course of the temperature, for stages where it changes.
+        weight_schedules: the course of the teachers' weight, for stages where it changes.
+        temperature_schedules: the course of the temperature, for stages where it changes.
     """
 
     total: int
     ends: tuple[int, ...]
     evaluations: frozenset[int]
     words: Mapping[int, int] = field(default_factory=dict)
-    fades: Mapping[int, Fade] = field(default_factory=dict)
-    glides: Mapping[int, Glide] = field(default_factory=dict)
+    weight_schedules: Mapping[int, WeightSchedule] = field(default_factory=dict)
+    temperature_schedules: Mapping[int, TemperatureSchedule] = field(default_factory=dict)
 
     def stage_at(self, step: int) -> int:
         """Return the index of the stage that a step (counted from 0) belongs to."""
@@ -40,24 +40,24 @@ class Plan:
         """Return the first step of a stage."""
         return self.ends[stage - 1] if stage else 0
 
-    def heard_until(self, stage: int) -> int:
-        """Return the first step at which a stage's teachers are no longer heard: where it ends, if not before."""
-        return self.fades[stage].end if stage in self.fades else self.ends[stage]
+    def taught_until(self, stage: int) -> int:
+        """Return the first step without a stage's teachers: where it ends, if not before."""
+        return self.weight_schedules[stage].end if stage in self.weight_schedules else self.ends[stage]
 
     def phase_at(self, step: int) -> tuple[int, bool]:
-        """Return the stage of a step, and whether its teachers, if it has any, are heard."""
+        """Return the stage of a step, and whether its teachers, if it has any, still teach."""
         stage = self.stage_at(step)
-        return stage, step < self.heard_until(stage)
+        return stage, step < self.taught_until(stage)
 
     def share_at(self, step: int) -> float:
         """Return the teachers' weight at a step as a share of the whole."""
-        fade = self.fades.get(self.stage_at(step))
-        return fade.share(step) if fade else 1.0
+        schedule = self.weight_schedules.get(self.stage_at(step))
+        return schedule.share(step) if schedule else 1.0
 
     def temperature_at(self, step: int) -> float | None:
         """Return the temperature at a step where it changes; None where the recipe's number stands."""
-        glide = self.glides.get(self.stage_at(step))
-        return glide.at(step) if glide else None
+        schedule = self.temperature_schedules.get(self.stage_at(step))
+        return schedule.at(step) if schedule else None
 
 
 @dataclass(frozen=True)
@@ -148,46 +148,52 @@ def plan(
             seen = round(tokens * words_per_token)
             raise UserError(f"'{name}@words-{write_words(count)}' is asked for, but {name} sees only {seen:,} words")
     spaced = {round(total * (i + 1) / model.evaluations) for i in range(model.evaluations)} - {0}
-    fades, glides = {}, {}
+    weight_schedules, temperature_schedules = {}, {}
     for index, (stage, start, end) in enumerate(zip(model.stages, (0, *ends), ends, strict=False)):
         place, distill = f"models.{name}.stages.{index}.objectives.distill", stage.objectives.distill
         if distill is None:
             continue
         if distill.schedule is not None:
-            fades[index] = _fade(f"{place}.schedule", distill, stage.objectives, scale, start, end, total)
-            end = fades[index].end
-        if isinstance(distill.temperature, recipe.TemperatureSchedule):
-            glides[index] = _glide(f"{place}.temperature", distill.temperature, scale, start, end)
-    return Plan(total, tuple(ends), frozenset(spaced | {total}), reached, fades, glides)
+            weight_schedules[index] = _weight_schedule(
+                f"{place}.schedule", distill, stage.objectives, scale, start, end, total
+            )
+            end = weight_schedules[index].end
+        if isinstance(distill.temperature, recipe.TemperatureScheduleSettings):
+            temperature_schedules[index] = _temperature_schedule(
+                f"{place}.temperature", distill.temperature, scale, start, end
+            )
+    return Plan(total, tuple(ends), frozenset(spaced | {total}), reached, weight_schedules, temperature_schedules)
 
 
-def _fade(
+def _weight_schedule(
     place: str, distill: recipe.Distill, terms: recipe.Objectives, scale: Scale, start: int, end: int, total: int
-) -> Fade:
-    wished, text = distill.schedule, terms.next_token or terms.masked
-    assert wished is not None
+) -> WeightSchedule:
+    settings, text = distill.schedule, terms.next_token or terms.masked
+    assert settings is not None
     assert text is not None
-    over = _steps(f"{place}.over", wished.over, scale, end - start, "the stage")
-    if wished.kind == "step" and start + over == total:
+    over = _steps(f"{place}.over", settings.over, scale, end - start, "the stage")
+    if settings.kind == "step" and start + over == total:
         raise UserError(
-            f"{place}: kind=step over={wished.over} never ends: the teacher would be heard to the last of {total} "
+            f"{place}: kind=step over={settings.over} never ends: the teacher would teach to the last of {total} "
             "steps; shorten `over`, or leave `schedule` out if that is meant"
         )
-    warmup = 0 if wished.warmup is None else _steps(f"{place}.warmup", wished.warmup, scale, over, "`over`")
+    warmup = 0 if settings.warmup is None else _steps(f"{place}.warmup", settings.warmup, scale, over, "`over`")
     decay = max(1, round(over / 5))
-    if wished.decay is not None:
-        decay = _steps(f"{place}.decay", wished.decay, scale, over, "`over`")
-    if wished.kind == "wsd" and warmup + decay > over:
+    if settings.decay is not None:
+        decay = _steps(f"{place}.decay", settings.decay, scale, over, "`over`")
+    if settings.kind == "wsd" and warmup + decay > over:
         raise UserError(
             f"{place}: a warmup of {warmup} steps and a decay of {decay} overlap, since `over` has {over} steps; "
             "shorten one of the two, or lengthen `over`"
         )
-    return Fade(wished.kind, start, over, warmup, decay, distill.weight / text.weight)
+    return WeightSchedule(settings.kind, start, over, warmup, decay, distill.weight / text.weight)
 
 
-def _glide(place: str, wished: recipe.TemperatureSchedule, scale: Scale, start: int, end: int) -> Glide:
-    over = _steps(f"{place}.over", wished.over, scale, end - start, "the time in which the teachers are heard")
-    return Glide(wished.kind, start, over, wished.start, wished.end)
+def _temperature_schedule(
+    place: str, settings: recipe.TemperatureScheduleSettings, scale: Scale, start: int, end: int
+) -> TemperatureSchedule:
+    over = _steps(f"{place}.over", settings.over, scale, end - start, "the time in which the teachers teach")
+    return TemperatureSchedule(settings.kind, start, over, settings.start, settings.end)
 
 
 def _steps(place: str, written: str | int | None, scale: Scale, most: int, what: str) -> int:

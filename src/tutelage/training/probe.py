@@ -64,7 +64,7 @@ def probe(
         torch.manual_seed(step)
         scales, used = scales_for(stage.objectives, count(batch)), used_positions(batch, bool(teachers))
         batch, used = batch.to(device), to_device(used, device)
-        signal = ensemble.say(batch, precision) if ensemble else None
+        signal = ensemble.signal(batch, precision) if ensemble else None
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = learner(batch, scales, signal, used)
         loss.backward()

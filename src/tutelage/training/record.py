@@ -13,7 +13,7 @@ from torch import Tensor
 from tutelage.base.run_folder import JsonLines, RunFolder
 from tutelage.base.types import Json
 from tutelage.training.checkpoint import State
-from tutelage.training.objectives import Counts
+from tutelage.training.objectives import LossCounts
 from tutelage.training.outcome import HeldOut
 
 
@@ -32,27 +32,26 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self._start
 
 
-class Measured(NamedTuple):
-    """What a step measures, over all processes: the gradient's norm, wishes to stop and to save, the plain sums."""
+class StepSums(NamedTuple):
+    """What a step measures, over all processes: the gradient's norm, the plain sums."""
 
     norm: float
-    stop: float
-    save: float
     target: float
     teacher: float
-    heard: float
+    gate_weight: float
     tasks: tuple[float, ...]
+    custom: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Settings:
+class StepSettings:
     """What changes from step to step by plan.
 
     Attributes:
         rate: the learning rate.
         weight: the teachers', where it changes over the stage.
         temperature: likewise.
-        gated: whether a gate says where teachers are heard.
+        gated: whether a gate weighs the teachers' tokens.
     """
 
     rate: float
@@ -61,26 +60,10 @@ class Settings:
     gated: bool = False
 
 
-@dataclass(frozen=True)
-class Look:
-    """What the steps since the last look came to.
-
-    Attributes:
-        stop: a process wishes to stop.
-        save: a process wishes to save.
-        broken: the first step, counted from 0, whose loss or gradient was not finite, and what it said; None if all
-            is well.
-    """
-
-    stop: bool
-    save: bool
-    broken: tuple[int, str] | None
-
-
 class Record:
     """The run's metrics and clock: means since the last line, in nats per token, and of `tasks` per label.
 
-    Steps hand in tensors, which are read at the next `look`: on a GPU, reading a number waits for all work before it.
+    Steps hand in tensors, which are read at the next `sync`: on a GPU, reading a number waits for all work before it.
     """
 
     def __init__(
@@ -91,36 +74,46 @@ class Record:
         log_every: int,
         active: bool,
         tasks: tuple[str, ...] = (),
+        custom: tuple[str, ...] = (),
     ) -> None:
-        self._tasks = tasks
+        self._tasks, self._custom = tasks, custom
         self._files = (JsonLines(run.metrics, state.metrics_bytes), JsonLines(run.timing)) if active else None
         self._log_every, self._before = log_every, timing.get("seconds", 0.0)
-        self._unread: list[tuple[int, int, Counts, Settings, Tensor]] = []
+        self._unread: list[tuple[int, int, LossCounts, StepSettings, Tensor]] = []
         self.teaching = Stopwatch(timing.get("teaching", 0.0))
         self._start = self._saved = time.monotonic()
         self.loss = math.nan
 
-    def step(self, state: State, measured: Tensor, counts: Counts, settings: Settings) -> None:
-        """Take note of the step that `state` now counts; `measured` is as `Measured` says."""
+    def step(self, state: State, measured: Tensor, counts: LossCounts, settings: StepSettings) -> None:
+        """Take note of the step that `state` now counts; `measured` is as `StepSums` says."""
         self._unread.append((state.step, state.tokens, counts, settings, measured))
 
-    def look(self, state: State, clip: float) -> Look:
-        """Read what was noted, add it to the current means, write lines that are due."""
-        stop = save = False
+    def sync(self, state: State, clip: float) -> tuple[int, str] | None:
+        """Read what was noted, add it to the current means, write lines that are due.
+
+        Returns:
+            The first step, counted from 0, whose loss or gradient was not finite, and the numbers; None if all is well.
+        """
         numbers = torch.stack([measured for *_, measured in self._unread]).tolist() if self._unread else []
         for (step, tokens, counts, settings, _), row in zip(self._unread, numbers, strict=True):
-            norm, stopping, saving, target, teacher, heard, *tasks = row
-            found = Measured(norm, stopping, saving, target, teacher, heard, tuple(tasks))
+            norm, target, teacher, gate_weight, *rest = row
+            tasks, custom = rest[: len(self._tasks)], rest[len(self._tasks) :]
+            found = StepSums(norm, target, teacher, gate_weight, tuple(tasks), tuple(custom))
             if not all(map(math.isfinite, row)):
-                said = f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
-                return Look(stop, save, (step - 1, said))
+                return step - 1, f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
             self._add(state, step, tokens, counts, found, clip, settings)
-            stop, save = stop or found.stop > 0, save or found.save > 0
         self._unread.clear()
-        return Look(stop, save, None)
+        return None
 
     def _add(
-        self, state: State, step: int, tokens: int, counts: Counts, found: Measured, clip: float, settings: Settings
+        self,
+        state: State,
+        step: int,
+        tokens: int,
+        counts: LossCounts,
+        found: StepSums,
+        clip: float,
+        settings: StepSettings,
     ) -> None:
         clipped = found.norm > clip
         state.clipped += clipped
@@ -128,15 +121,17 @@ class Record:
             "target": found.target,
             "targets": counts.target,
             "teacher": found.teacher,
-            "taught": counts.taught,
-            "heard": found.heard,
-            "gated": counts.taught * settings.gated,
+            "distilled": counts.distilled,
+            "gate_weight": found.gate_weight,
+            "gated": counts.distilled * settings.gated,
             "norm": found.norm,
             "clipped": clipped,
             "steps": 1,
         }
         for task, lost, labels in zip(self._tasks, found.tasks, counts.tasks, strict=True):
             add |= {f"task {task}": lost, f"labels {task}": labels}
+        for name, lost, targets in zip(self._custom, found.custom, counts.custom, strict=True):
+            add |= {f"objective {name}": lost, f"targets {name}": targets}
         window = {key: state.window.get(key, 0.0) + value for key, value in add.items()}
         self.loss = window["target"] / max(window["targets"], 1)
         state.window = window
@@ -154,16 +149,19 @@ class Record:
             "clip_rate": window["clipped"] / window["steps"],
         }
         if window["teacher"]:
-            line["kl"] = window["teacher"] / max(window["taught"], 1)
+            line["kl"] = window["teacher"] / max(window["distilled"], 1)
         if settings.weight is not None:
             line["weight"] = settings.weight
         if settings.temperature is not None:
             line["temperature"] = settings.temperature
         if window["gated"]:
-            line["heard"] = window["heard"] / window["gated"]
+            line["gate_weight"] = window["gate_weight"] / window["gated"]
         if self._tasks:
             sure = {task: window[f"labels {task}"] for task in self._tasks}
             line["tasks"] = {task: window[f"task {task}"] / count for task, count in sure.items() if count}
+        if self._custom:
+            counted = {name: window[f"targets {name}"] for name in self._custom}
+            line["objectives"] = {name: window[f"objective {name}"] / count for name, count in counted.items() if count}
         self._files[0].write(line)
         self._files[1].write({"step": step, "tokens": tokens, "seconds": round(self.seconds(), 3)})
 
@@ -177,7 +175,7 @@ class Record:
         return self._before + time.monotonic() - self._start
 
     def timing(self) -> dict[str, float]:
-        """Return the clock readings to go on from: seconds in all, and those in which teachers were asked."""
+        """Return the clock readings to resume from: seconds in all, and those in which teachers were asked."""
         return {"seconds": self.seconds(), "teaching": self.teaching.seconds}
 
     def minutes_since_save(self) -> float:
@@ -188,7 +186,7 @@ class Record:
         """Note that a checkpoint was written."""
         self._saved = time.monotonic()
 
-    def sync(self) -> int:
+    def flush(self) -> int:
         """Flush the metrics to the disk; return their length in bytes."""
         return self._files[0].sync() if self._files is not None else 0
 

@@ -83,13 +83,13 @@ def test_equal_copies_are_read_once_and_nothing_is_padding(world, monkeypatch):
     assert sum(len(group.target_M) for group in groups) == 4 + 4 + 2
     seen = []
     ensemble = world.as_ensemble(world.hugging_face("bert", len(tokenizer)), vocab_size=len(tokenizer))
-    signal = ensemble.signal
+    signal = ensemble.dense_signal
 
     def record(tokens, lengths, precision):
         seen.append((tokens.clone(), lengths))
         return signal(tokens, lengths, precision)
 
-    monkeypatch.setattr(ensemble, "signal", record)
+    monkeypatch.setattr(ensemble, "dense_signal", record)
     log_probs(ensemble, tokenizer, items, MASKED, batch_tokens=8)
     assert all(lengths is None for _, lengths in seen)
     assert sum(tokens.numel() for tokens, _ in seen) == 7 * 4 + 2 * 2

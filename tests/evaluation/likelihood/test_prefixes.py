@@ -77,7 +77,7 @@ def test_a_tree_reads_like_its_rows(world, architecture):
     ensemble = world.as_ensemble(world.hugging_face(architecture, len(world.PLAIN)), vocab_size=len(world.PLAIN))
     one, other = [5, 6, 7, 8, 9], [5, 6, 20, 21, 22]
     tree = read_bundles(ensemble, torch.tensor([[*one, *other[2:]]]), torch.tensor([[0, 1, 2, 3, 4, 2, 3, 4]]), "fp32")
-    plain = ensemble.signal(torch.tensor([one, other])).hidden[0]
+    plain = ensemble.dense_signal(torch.tensor([one, other])).hidden[0]
     torch.testing.assert_close(tree.hidden[0][0], torch.cat([plain[0], plain[1, 2:]]), atol=1e-5, rtol=1e-5)
     assert shares_prefixes(ensemble, 30)
 

@@ -83,10 +83,12 @@ def test_masked_models_ignored_the_prefix_in_2023_only(world):
     tokenizer = world.spaced_tokenizer(WORDS)
     seen = {}
     ensemble = world.bigram(tokenizer, {}, kind="masked")
-    signal = ensemble.signal
+    signal = ensemble.dense_signal
     for year in YEARS:
         widths = seen.setdefault(year, [])
-        ensemble.signal = lambda tokens, *rest, widths=widths: widths.append(tokens.shape[1]) or signal(tokens, *rest)
+        ensemble.dense_signal = lambda tokens, *rest, widths=widths: (
+            widths.append(tokens.shape[1]) or signal(tokens, *rest)
+        )
         sums(ensemble, tokenizer, [Item(" sleeps", prefix="the cat")], CONVENTIONS[year])
     # 2024 puts a separator between, which here is a token.
     assert seen == {"2023": [1], "2024": [4], "2025": [3], "2026": [3]}

@@ -6,10 +6,16 @@ import pytest
 
 from tutelage.study.client.budget import Ledger, Spending, worst_case
 from tutelage.study.client.client import Message, Request
-from tutelage.study.settings import Budget, Prices
+from tutelage.study.settings import Prices, StudyBudget
 
 PRICES = Prices(read=1.0, written=4.0)
-LIMITS = [Budget(requests=12), Budget(tokens=900), Budget(money=0.002), Budget(requests=9, tokens=700), Budget()]
+LIMITS = [
+    StudyBudget(requests=12),
+    StudyBudget(tokens=900),
+    StudyBudget(money=0.002),
+    StudyBudget(requests=9, tokens=700),
+    StudyBudget(),
+]
 
 
 def one_by_one(limits, worst, cost):
@@ -64,6 +70,6 @@ def test_worst_case_is_no_less_than_a_byte_level_count() -> None:
 
 
 def test_what_is_left_is_told() -> None:
-    ledger = Ledger(Budget(requests=10, money=1.0), PRICES, Spending(4, 100_000, 100_000))
+    ledger = Ledger(StudyBudget(requests=10, money=1.0), PRICES, Spending(4, 100_000, 100_000))
     assert ledger.left() == "6 requests, 0.50 of money"
-    assert Ledger(Budget(), None, Spending(4)).left() == ""
+    assert Ledger(StudyBudget(), None, Spending(4)).left() == ""

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from fixtures.stored import entries
 
 from tutelage import api
 from tutelage.api import studies
@@ -17,7 +18,7 @@ from tutelage.study.client.answers import read_json
 from tutelage.study.client.asking import ask_json
 from tutelage.study.client.client import Message, Request
 from tutelage.study.client.remote import RemoteTeacher
-from tutelage.study.client.store import costs, entries, open_store
+from tutelage.study.client.store import costs, open_store
 from tutelage.study.folder import StudyFolder
 from tutelage.study.settings import Study
 

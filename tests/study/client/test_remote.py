@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fixtures.stored import entries
 
 from tutelage.api.studies import open_teacher
 from tutelage.base.errors import Interrupted, UserError
@@ -25,7 +26,7 @@ from tutelage.study.client import sending
 from tutelage.study.client.budget import Spending, worst_case
 from tutelage.study.client.client import Message, Request
 from tutelage.study.client.remote import RemoteTeacher
-from tutelage.study.client.store import entries, open_store
+from tutelage.study.client.store import open_store
 from tutelage.study.settings import Study
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 9}}, "required": ["a"]}

@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from fixtures.stored import entries
 
 from tutelage.base.errors import UserError
 from tutelage.study.client.budget import Spending, worst_case
 from tutelage.study.client.client import Answer, Constraint, Message, Request
-from tutelage.study.client.store import Store, costs, entries, open_store
+from tutelage.study.client.store import Store, costs, open_store
 
 SYSTEM = Message("system", "You label texts. " * 50)
 SCHEMA = {"type": "object"}

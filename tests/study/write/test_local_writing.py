@@ -10,13 +10,13 @@ import torch
 
 pytest.importorskip("llguidance", reason="llguidance is not installed (extra local-teacher)")
 
+from fixtures.stored import entries
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tutelage.api import studies
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import write_plan
-from tutelage.study.client.store import entries
 from tutelage.study.filter.text import word_forms
 from tutelage.study.folder import StudyFolder
 from tutelage.study.write.vocabulary import frequent_tokens

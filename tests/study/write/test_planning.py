@@ -10,7 +10,7 @@ import pytest
 
 from tutelage.base.errors import UserError
 from tutelage.corpus import study_plan
-from tutelage.corpus.study_plan import StudyPlan, read_plan, write_plan
+from tutelage.corpus.study_plan import StudyPlan, check_plan, read_plan, write_plan
 from tutelage.study.write.planning import Planner
 
 
@@ -46,7 +46,7 @@ def test_plans_that_look_like_numbers_are_read_back_as_text(plan: Any, tmp_path:
     assert read_plan(tmp_path / "plan.yaml") == odd_plan
 
 
-def test_the_same_study_asks_the_same_and_another_attempt_asks_anew(brain: Any, study: Any, helpers: Any) -> None:
+def test_the_same_study_asks_the_same_and_another_attempt_asks_again(brain: Any, study: Any, helpers: Any) -> None:
     def asked(attempt: int) -> set[str]:
         teacher = helpers.Scripted(brain)
         Planner(teacher, study(), attempt).plan()
@@ -241,3 +241,6 @@ def test_faults_of_an_edited_plan_name_line_value_and_remedy(tmp_path: Path) -> 
     assert ":5: lessons.1.kind: Input should be" in second
     assert "(given: 'pair_clasification')" in second
     assert third.endswith("plan.yaml:7: unknown key 'lessons.1.tasks.0.promts'; did you mean 'prompts'?")
+    task = {"name": "q", "description": "d"}
+    with pytest.raises(UserError, match=r"^plan: study plan: two tasks are called 'q'"):
+        check_plan({"lessons": [{"kind": "generation", "tasks": [task, task]}]}, "plan")

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tutelage.base.errors import UserError
 from tutelage.study.client.client import Answer
 from tutelage.study.filter.text import word_forms
-from tutelage.study.write.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
+from tutelage.study.write.vocabulary import WordList, frequent_tokens, frequent_words, lines_of, read_words
 from tutelage.study.write.writing import Writer
 
 COMMON = ("the", "a", "fox", "river", "finds", "at", "school", "home", "night", "number")
@@ -50,7 +50,7 @@ def test_the_text_that_tokens_are_counted_in_is_never_whole_in_memory(tmp_path: 
     with file.open("w", encoding="utf-8") as lines:
         lines.writelines(f"line {number} of a long text\n" for number in range(200_000))
     tracemalloc.start()
-    assert sum(1 for _ in text_to_count(file, ())) == 200_000
+    assert sum(1 for _ in lines_of(file)) == 200_000
     assert tracemalloc.get_traced_memory()[1] < file.stat().st_size / 10
     tracemalloc.stop()
 

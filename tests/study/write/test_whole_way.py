@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 import yaml
+from fixtures.stored import entries
 
 from tutelage.api import studies
 from tutelage.base.errors import UserError
 from tutelage.corpus.examples import read_examples
 from tutelage.corpus.study_plan import read_plan, write_plan
-from tutelage.study.client.store import entries
 from tutelage.study.folder import StudyFolder
 
 STAGES = ("plan", "write", "label")
@@ -61,7 +61,7 @@ def test_known_labels_arrive_and_everything_can_be_traced(
         kinds = ("pair_classification",) if example.text_pair else ("classification", "tagging")
         assert example.labels.keys() == {task.name for task in plan.tasks(*kinds)}
         for task, label in example.labels.items():
-            labels = list(plan.task(task).labels)
+            labels = list(next(known for known in plan.tasks() if known.name == task).labels)
             if isinstance(label, tuple):
                 assert label == tuple(helpers.label_of(word, task, labels) for word in example.text.split())
             else:

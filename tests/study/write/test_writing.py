@@ -12,6 +12,7 @@ import pytest
 from tutelage.base.errors import UserError
 from tutelage.study.filter.quarantine import Refused, write_refused
 from tutelage.study.filter.text import word_forms
+from tutelage.study.settings import Planning
 from tutelage.study.write.drafts import DraftText
 from tutelage.study.write.extenders import DIFFICULTIES, cycle, rare_words
 from tutelage.study.write.prompting import Prompts, fenced
@@ -253,7 +254,7 @@ def test_a_fence_cannot_be_closed_from_inside(helpers: Any) -> None:
     opening, *inside, closing = text.splitlines()
     assert closing == opening.replace("<", "</")
     assert closing not in "\n".join(inside)
-    prompts = Prompts("English", "", None)
+    prompts = Prompts(Planning(language="English", audience=""))
     whole = prompts.fill("label_text", tasks="", text=fenced("a $tasks b"))
     assert "a $tasks b" in whole
 
@@ -283,7 +284,7 @@ def test_texts_are_laid_out_by_kind() -> None:
 
 def test_own_prompts_replace_the_shipped_ones(tmp_path: Any, study: Any, plan: Any) -> None:
     (tmp_path / "write_long.txt").write_text("# remark $no\nSchreibe $count Texte auf $language: $prompt $$5\n")
-    prompts = Prompts.of(plan, tmp_path)
+    prompts = Prompts(plan, tmp_path)
     assert (
         prompts.fill("write_long", count=3, prompt="los", description="", extensions="")
         == "Schreibe 3 Texte auf English: los $5"
@@ -298,9 +299,9 @@ def test_own_prompts_replace_the_shipped_ones(tmp_path: Any, study: Any, plan: A
         folder.mkdir()
         (folder / name).write_text(text)
         with pytest.raises(UserError, match=fault):
-            Prompts.of(plan, folder)
+            Prompts(plan, folder)
     with pytest.raises(UserError, match="no folder"):
-        Prompts.of(plan, tmp_path / "nowhere")
+        Prompts(plan, tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

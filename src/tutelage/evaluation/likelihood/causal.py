@@ -188,7 +188,7 @@ def _causal(ensemble: Ensemble, rows: TokenRows, batch_tokens: int, precision: P
                 depth_BT = np.where(inside_BT, bundles.depth_F[position_BT], 0)
                 signal = read_bundles(ensemble, tokens_BT, torch.from_numpy(depth_BT).to(device), precision)
             else:
-                signal = ensemble.signal(tokens_BT, None, precision)
+                signal = ensemble.dense_signal(tokens_BT, None, precision)
             # Where rows part, several tokens are asked of one position.
             asked = np.where(inside_BT, counts_F[position_BT], 0).ravel()
             index_M = np.repeat(np.arange(asked.size), asked)

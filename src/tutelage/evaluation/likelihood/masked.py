@@ -108,7 +108,7 @@ def masked_log_probs(
 
     def read(part: Copies) -> tuple[Copies, Tensor]:
         T = part.tokens_CT.shape[1]
-        signal = ensemble.signal(torch.from_numpy(part.tokens_CT).to(device), None, precision)
+        signal = ensemble.dense_signal(torch.from_numpy(part.tokens_CT).to(device), None, precision)
         index_M = torch.from_numpy(part.copy_M * T + part.column_M).to(device)
         return part, target_log_probs(signal, index_M, torch.from_numpy(rows.tokens_S[part.target_M]).to(device))
 

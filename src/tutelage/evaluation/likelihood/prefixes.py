@@ -151,7 +151,7 @@ def shares_prefixes(ensemble: Ensemble, length: int) -> bool:
         )
     except Exception:  # each architecture refuses in its own way what it does not know
         return False
-    plain = ensemble.signal(torch.stack([one, other]))
+    plain = ensemble.dense_signal(torch.stack([one, other]))
     return all(
         found.shape[1] == length + rest
         and bool((found[0] - torch.cat([rows[0], rows[1, half:]])).abs().max() <= TOLERANCE * rows.abs().max())

@@ -14,7 +14,7 @@ from typing import Literal
 
 from tutelage.base.errors import UserError
 from tutelage.study.client.client import Request
-from tutelage.study.settings import Budget, Prices
+from tutelage.study.settings import Prices, StudyBudget
 
 BYTES_A_TOKEN = 2
 """Of a prompt, to guess its tokens before the teacher counts them; more is usual in every language."""
@@ -53,10 +53,10 @@ class Spending:
 
 
 def budget_ended(what: str) -> UserError:
-    """Return the refusal to go on from a stage that the end of the budget cut off, with what was done."""
+    """Return the refusal to continue after a stage that the end of the budget cut off, with what was done."""
     return UserError(
         f"the budget ended before all was done: {what}. What was answered is kept: raise `budget` and give the same "
-        "command again; or go on with what is there, by the verbs that come next"
+        "command again; or continue with what is there, by the verbs that come next"
     )
 
 
@@ -77,7 +77,7 @@ class Ledger:
         reserved: worst cases of what is under way.
     """
 
-    def __init__(self, limits: Budget, prices: Prices | None, spent: Spending) -> None:
+    def __init__(self, limits: StudyBudget, prices: Prices | None, spent: Spending) -> None:
         self._limits, self._prices = limits, prices
         self.spent, self.reserved = spent, Spending()
 

@@ -115,9 +115,9 @@ _CONTROL = re.compile(
     r"<[|｜][^<>\n]{1,60}[|｜]>|<</?SYS>>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
 )
-"""Tokens by which the chat templates in use part the speakers."""
+"""Tokens by which the chat templates in use mark roles."""
 
 
 def taken_apart(text: str, tokens: re.Pattern[str] = _CONTROL) -> str:
-    """Space out the letters of control tokens, so that a text cannot speak as somebody else."""
+    """Space out the letters of control tokens, so that a text cannot pass for another role."""
     return tokens.sub(lambda found: " ".join(found[0]), text)

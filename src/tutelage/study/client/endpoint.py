@@ -154,10 +154,7 @@ class Endpoint:
             NeverAnswered: the endpoint refuses this request for good.
             UserError: it refuses all requests.
         """
-        status, raw, headers = await self._exchange(clients, "POST", "chat/completions", body)
-        if status != 200:
-            self._refuse(status, raw, headers)
-        return self._reply(raw)
+        return self._reply(await self._exchange(clients, "POST", "chat/completions", body))
 
     async def models(self, clients: Clients) -> list[str]:
         """Return the names of the models that the endpoint lists.
@@ -166,9 +163,7 @@ class Endpoint:
             Failed: it lists none.
             UserError: it refuses all requests.
         """
-        status, raw, headers = await self._exchange(clients, "GET", "models", None)
-        if status != 200:
-            self._refuse(status, raw, headers)
+        raw = await self._exchange(clients, "GET", "models", None)
         try:
             names = [model["id"] for model in self._json(raw)["data"]]
         except (KeyError, TypeError) as error:
@@ -181,10 +176,8 @@ class Endpoint:
             text = text.replace(self._key, "[key]")
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
-    async def _exchange(
-        self, clients: Clients, method: str, path: str, body: dict[str, Any] | None
-    ) -> tuple[int, bytes, httpx2.Headers]:
-        """Send a request and read its response, within the limits of time and size."""
+    async def _exchange(self, clients: Clients, method: str, path: str, body: dict[str, Any] | None) -> bytes:
+        """Send a request and return the body of its response, read within the limits of time and size."""
         limit = int(self._settings.max_megabytes * 2**20)
         if body is not None:
             limit = min(limit, ENVELOPE_BYTES + TOKEN_BYTES * int(body["max_tokens"]))
@@ -209,7 +202,9 @@ class Endpoint:
             raise Failed(
                 f"the connection broke ({self.hide(str(error)) or type(error).__name__})", billed=True
             ) from error
-        return response.status_code, bytes(raw), response.headers
+        if response.status_code != 200:
+            self._refuse(response.status_code, bytes(raw), response.headers)
+        return bytes(raw)
 
     def _refuse(self, status: int, raw: bytes, headers: httpx2.Headers) -> None:
         """Raise what a status other than 200 means."""

@@ -11,15 +11,14 @@ from typing import Any
 
 import llguidance
 import numpy as np
-import numpy.typing as npt
 import torch
 from llguidance.hf import from_tokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
+from tutelage.base.types import Bools
 from tutelage.study.client.client import Request
-
-Bools = npt.NDArray[np.bool_]
 
 WORDS = r"""
 start: WORD (BREAK WORD)* END?
@@ -75,7 +74,7 @@ class AnswerRules:
         width: of the model's output, V.
     """
 
-    def __init__(self, tokenizer: Any, ends: Sequence[int], width: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, ends: Sequence[int], width: int) -> None:
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=width, eos_token=list(ends))
         self._ends, self._width = ends, width
 

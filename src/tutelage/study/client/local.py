@@ -1,7 +1,7 @@
 """A teacher that runs here: a causal model of `transformers`, in batches, bound by grammars where a request has any.
 
-Batches are cut from the list of requests alone, and the draws of a batch follow from its requests. So a study that goes
-on after a kill gets the answers that it would have got.
+Batches are cut from the list of requests alone, and the draws of a batch follow from its requests. So a study that
+resumes after a kill gets the answers that it would have got.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class LocalTeacher:
             while any(request.key not in self._store for request in batch):
                 admitted = self._admit(batch, ledger)
                 if not admitted:
-                    console.print("the budget is spent; raise `budget` in the study and run again to go on")
+                    console.print("the budget is spent; raise `budget` in the study and run again to resume")
                     return
                 self._answer(admitted, ledger, stop, bar)
 
@@ -140,7 +140,12 @@ class _Writer:
     def write(self, requests: Sequence[Request], stop: Stop) -> list[Answer]:
         """Answer a batch of requests, in parts within which each has all the room that its own prompt leaves it."""
         prompts = [self._encode(request) for request in requests]
-        faults = [self._fault(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+        faults = [
+            f"the prompt has {len(prompt):,} tokens; the model reads {self._context:,}"
+            if len(prompt) >= self._context
+            else ""
+            for prompt in prompts
+        ]
         rows = {
             at: _Row(request, prompt, self._rules.rule(request), min(request.max_tokens, self._context - len(prompt)))
             for at, (request, prompt, fault) in enumerate(zip(requests, prompts, faults, strict=True))
@@ -172,18 +177,13 @@ class _Writer:
         return [sorted(part) for part in parts]
 
     def _encode(self, request: Request) -> list[int]:
-        """Return a prompt's tokens. Texts cannot speak as somebody else: control tokens in them are taken apart."""
+        """Return a prompt's tokens. Control tokens in texts are spaced out, so that no text passes for another role."""
         messages = [{"role": m.role, "content": taken_apart(m.content, self._control)} for m in request.messages]
         if self._tokenizer.chat_template:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         else:
             text = "".join(f"{m['role']}: {m['content']}\n\n" for m in messages) + "assistant:"
         return list(self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template)["input_ids"])
-
-    def _fault(self, request: Request, prompt: Sequence[int]) -> str:
-        if len(prompt) >= self._context:
-            return f"the prompt has {len(prompt):,} tokens; the model reads {self._context:,}"
-        return ""
 
     def _generate(self, rows: Sequence[_Row], stop: Stop) -> list[list[int]]:
         """Return the tokens that the model writes for each row, the one that ends an answer included."""

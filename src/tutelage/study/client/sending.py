@@ -40,7 +40,7 @@ Send = Callable[[Request, int], Awaitable[Reply]]
 
 
 class Wave:
-    """Sends requests until all are answered, the budget ends or something forbids to go on.
+    """Sends requests until all are answered, the budget ends or something forbids to continue.
 
     Args:
         requests: none of them answered yet.
@@ -84,7 +84,7 @@ class Wave:
         if self._error is not None:
             raise self._error
         if self._ended:
-            console.print("the budget is spent; raise `budget` in the study and run again to go on")
+            console.print("the budget is spent; raise `budget` in the study and run again to resume")
 
     async def _work(self) -> None:
         while (request := await self._next()) is not None:

@@ -58,7 +58,7 @@ class Store:
             sync_folder(path.parent)
         account = _Account()
         self._end = 0
-        for place, size, line in _lines(path):
+        for place, size, line in read_lines(path):
             self._note(line, place)
             account.note(line)
             self._end = place + size
@@ -85,7 +85,7 @@ class Store:
         if changes:
             raise UserError(
                 f"{self.path} holds answers of another teacher:\n" + "\n".join(changes) + "\n"
-                "Answers never mix: set that back; or give the study another name (name: ...), which asks anew"
+                "Answers never mix: set that back; or give the study another name (name: ...), which asks again"
             )
 
     def claim(self, teacher: Mapping[str, Any]) -> None:
@@ -253,29 +253,6 @@ def open_store(path: Path) -> Iterator[Store]:
             store.close()
 
 
-def entries(path: Path) -> Iterator[Json]:
-    """Yield the lines of a store as the head of this file tells, whole: what requests share is put back into them.
-
-    Of a line that was taken out because it was damaged, what it shared stays a reference.
-
-    Raises:
-        UserError: a damaged line, by its number.
-    """
-    shared: Json = {}
-
-    def whole(value: Any) -> Any:
-        return shared.get(value["shared"], value) if isinstance(value, dict) and value.keys() == {"shared"} else value
-
-    for _, _, line in _lines(path):
-        if "shared" in line:
-            shared[line["shared"]] = line["value"]
-            continue
-        if "request" in line:
-            line["messages"] = [[role, whole(content)] for role, content in line["messages"]]
-            line |= {key: whole(line[key]) for key in ("schema", "constraint") if key in line}
-        yield line
-
-
 def costs(path: Path) -> dict[str, Spending]:
     """Return what each stage cost: the part of a request's purpose before its first slash.
 
@@ -283,7 +260,7 @@ def costs(path: Path) -> dict[str, Spending]:
     Of requests whose line was taken out because it was damaged, the stage is `unknown`.
     """
     account = _Account()
-    for _, _, line in _lines(path):
+    for _, _, line in read_lines(path):
         account.note(line)
     return account.costs()
 
@@ -314,7 +291,7 @@ def _check_shape(line: Any) -> None:
         raise ValueError("its 'messages' are no pairs of role and text")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, Json]]:
+def read_lines(path: Path) -> Iterator[tuple[int, int, Json]]:
     """Yield place, size and object of each line; a last line without its end is left out.
 
     Raises:

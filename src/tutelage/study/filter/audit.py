@@ -17,7 +17,6 @@ from tutelage.corpus.examples import Example, Label
 from tutelage.corpus.study_plan import StudyPlan, Task, TaskKind
 from tutelage.study.filter.diversity import Diversity, diversity, vocabulary_growth
 from tutelage.study.filter.duplicates import near_duplicates
-from tutelage.study.filter.filters import texts_of
 from tutelage.study.filter.overlap import SuiteOverlap, find_overlap
 from tutelage.study.filter.text import plain_words
 from tutelage.study.settings import SIMILAR, Filters
@@ -162,11 +161,11 @@ def audit_examples(
     threshold = settings.near_duplicates or SIMILAR
     # At random, yet the same each time: digests of texts are as good as draws.
     drawn = sorted(examples, key=lambda example: example.id)
-    words = [[word for text in texts_of(example) for word in plain_words(text)] for example in drawn]
+    words = [[word for text in example.texts for word in plain_words(text)] for example in drawn]
     counts = Counter(chain.from_iterable(words))
     lengths = [example.word_count for example in drawn]
     takes = [example.takes(tagged_words) for example in examples]
-    overlap = find_overlap([texts_of(e) for e in examples], suites, settings.overlap.ngram)[1] if suites else []
+    overlap = find_overlap([e.texts for e in examples], suites, settings.overlap.ngram)[1] if suites else []
     return Audit(
         title=plan.title,
         texts=len(examples),
@@ -179,7 +178,7 @@ def audit_examples(
         tasks={
             task.name: _task(task, lesson.kind, examples, takes) for lesson in plan.lessons for task in lesson.tasks
         },
-        variety=diversity(words, ["\n".join(texts_of(example)) for example in drawn]),
+        variety=diversity(words, ["\n".join(example.texts) for example in drawn]),
         duplicates=_duplicates(examples, threshold),
         threshold=threshold,
         related=_related(examples, plan),

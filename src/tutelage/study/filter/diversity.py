@@ -60,7 +60,7 @@ def diversity(words: Sequence[Sequence[str]], texts: Sequence[str]) -> Diversity
     """Measure how varied texts are.
 
     Args:
-        words: the plain words of each text, in an order by lot: the first ones are compared with each other.
+        words: the plain words of each text, in random order: the first ones are compared with each other.
         texts: the same texts as written.
     """
     flat = list(chain.from_iterable(words))
@@ -83,20 +83,16 @@ def diversity(words: Sequence[Sequence[str]], texts: Sequence[str]) -> Diversity
 
 def vocabulary_growth(words: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
     """Return points of the curve of different words against words read, texts in their order; the last is the end."""
-    seen = set[str]()
-    new = np.fromiter((_first(word, seen) for text in words for word in text), dtype=bool)
+    first: dict[str, int] = {}
+    for place, word in enumerate(flat := list(chain.from_iterable(words))):
+        first.setdefault(word, place)
+    new = np.zeros(len(flat), dtype=bool)
+    new[list(first.values())] = True
     if not len(new):
         return []
     types = np.cumsum(new)
     at = np.unique(np.linspace(0, len(new), POINTS + 1).round().astype(int)[1:])
     return [(int(n), int(types[n - 1])) for n in at[at > 0]]
-
-
-def _first(word: str, seen: set[str]) -> bool:
-    if word in seen:
-        return False
-    seen.add(word)
-    return True
 
 
 def _distinct(flat: Sequence[str], n: int, window: int) -> float:

@@ -92,18 +92,13 @@ def filter_examples(
         left = drop(_foreign_language(left, settings.common_words), left)
     overlap: list[SuiteOverlap] = []
     if suites:
-        hits, overlap = find_overlap([texts_of(example) for example in left], suites, settings.overlap.ngram)
+        hits, overlap = find_overlap([example.texts for example in left], suites, settings.overlap.ngram)
         if settings.overlap.drop:
             shared = [f"overlap: {', '.join(item[0].suites)}: {item[0].words}" if item else None for item in hits]
             left = drop(shared, left)
     tasks = {task.name: (lesson.kind, task) for lesson in plan.lessons for task in lesson.tasks}
     kept = [_sound_labels(example, tasks, refused) for example in left]
     return Filtered(tuple(kept), tuple(refused), tuple(overlap))
-
-
-def texts_of(example: Example) -> tuple[str, ...]:
-    """Return the text, or the two of a pair."""
-    return (example.text,) if example.text_pair is None else (example.text, example.text_pair)
 
 
 def control_characters(example: Example, joiners: bool = False) -> str | None:
@@ -139,7 +134,7 @@ def wrong_length(example: Example, least: int, most: int) -> str | None:
 
 def _special(example: Example) -> list[str]:
     """The characters of a text that need a look, each once, in the order of their numbers."""
-    found = set("".join(texts_of(example)))
+    found = set("".join(example.texts))
     return sorted(character for character in found if not " " <= character <= "~")
 
 
@@ -167,7 +162,7 @@ def _repeated(examples: Sequence[Example]) -> list[str | None]:
 
 def _foreign_language(examples: Sequence[Example], least: float) -> list[str | None]:
     """Tell of texts that hardly use the commonest words of the corpus, which are those of its language."""
-    forms = [[form for text in texts_of(example) for form in plain_words(text)] for example in examples]
+    forms = [[form for text in example.texts for form in plain_words(text)] for example in examples]
     counts = Counter(form for words in forms for form in words)
     common = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:COMMON])
     if sum(common.values()) < NATURAL * counts.total():

@@ -20,11 +20,11 @@ def forecast(study: Study, plan: StudyPlan | None = None) -> dict[str, int]:
         study: the settings.
         plan: the plan, if it is there; else its size follows from the settings.
     """
-    wish = study.plan if isinstance(study.plan, Planning) else Planning()
+    planned = study.plan if isinstance(study.plan, Planning) else Planning()
     topics = study.writing.corpus != "multi_task"
-    kinds: tuple[TaskKind, ...] = ("generation",) if topics else wish.kinds
+    kinds: tuple[TaskKind, ...] = ("generation",) if topics else planned.kinds
     tasks = {
-        kind: wish.tasks if plan is None else len(plan.tasks(kind)) for kind in (kinds if plan is None else EXPECTED)
+        kind: planned.tasks if plan is None else len(plan.tasks(kind)) for kind in (kinds if plan is None else EXPECTED)
     }
     labelled = sum(tasks.get(kind, 0) for kind in ANNOTATED)
     planning = 0

@@ -14,9 +14,9 @@ missing, the text is kept, and the pair of both goes into quarantine.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -70,12 +70,8 @@ class Labelled:
             raise budget_ended(f"{sum(self.labels.values()):,} of {sum(self.could.values()):,} labels came")
 
 
-@dataclass
-class _Votes:
-    """What is known about one text."""
-
-    labels: dict[str, list[Label]] = field(default_factory=dict)
-    origins: dict[str, list[str]] = field(default_factory=dict)
+_Votes = dict[str, list[tuple[Label, str]]]
+"""By task, the labels that a text was given and the keys of the requests that gave them."""
 
 
 class Labeller:
@@ -98,7 +94,7 @@ class Labeller:
 
     def __init__(self, teacher: TeacherLLM, study: Study, plan: StudyPlan) -> None:
         self._teacher, self._study = teacher, study
-        self._prompts = Prompts.of(plan, study.prompts)
+        self._prompts = Prompts(plan, study.prompts)
         check_labelling(study, plan)
         wanted = study.labelling.tasks
         self._tasks: dict[TaskKind, tuple[Task, ...]] = {
@@ -124,7 +120,7 @@ class Labeller:
             done += len(part)
 
     def _part(self, part: Sequence[Example], label: str) -> list[Example]:
-        votes = [_Votes() for _ in part]
+        votes: list[_Votes] = [defaultdict(list) for _ in part]
         failed = self._ask(part, self._questions(part), votes, label)
         single = [replace(one, tasks=(task,)) for one in failed for task in one.tasks if len(one.tasks) > 1]
         self._ask(part, single, votes, f"{label}, task by task")
@@ -178,15 +174,14 @@ class Labeller:
     def _vote(self, votes: _Votes, one: LabelQuestion, outcome: Outcome, words: tuple[str, ...] | None) -> None:
         found: Any = outcome.value if words is None else self._tags(outcome.value, words)
         for task in one.tasks:
-            votes.labels.setdefault(task.name, []).append(found[task.name])
-            votes.origins.setdefault(task.name, []).append(outcome.origin)
+            votes[task.name].append((found[task.name], outcome.origin))
 
     def _tags(self, value: Any, words: tuple[str, ...]) -> dict[str, Label] | str:
         """Return the tags of an answer by task, or what is wrong with it."""
         return tags_of_pairs(value, words) if self._study.labelling.tags == "pairs" else tags_of_list(value, words)
 
     def _request(self, example: Example, one: LabelQuestion) -> Request:
-        names = "+".join(task.name for task in one.tasks) if len(one.tasks) == 1 else one.kind
+        names = one.tasks[0].name if len(one.tasks) == 1 else one.kind
         purpose = f"label/{example.id}/{names}/{one.vote}"
         labels = {task.name: one_of(tuple(task.labels)) for task in one.tasks}
         tasks = tasks_text(one.tasks)
@@ -209,7 +204,7 @@ class Labeller:
     def _labelled(self, example: Example, votes: _Votes) -> Example:
         """Return an example with the labels that won, and the words that tags belong to."""
         asked = self._study.labelling.votes
-        decided = {name: majority(given, asked) for name, given in votes.labels.items()}
+        decided = {name: majority([label for label, _ in given], asked) for name, given in votes.items()}
         self.labels.update(decided.keys())
         self.could.update(
             task.name for kind in example.takes(self._study.labelling.tagged_words) for task in self._tasks[kind]
@@ -220,7 +215,7 @@ class Labeller:
             words=tuple(example.text.split()) if tagged else example.words,
             labels={name: label for name, (label, _) in decided.items()},
             confidence={name: sure for name, (_, sure) in decided.items()} if asked > 1 else {},
-            label_origins={name: tuple(dict.fromkeys(keys)) for name, keys in votes.origins.items()},
+            label_origins={name: tuple(dict.fromkeys(key for _, key in given)) for name, given in votes.items()},
         )
 
 

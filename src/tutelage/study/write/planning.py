@@ -47,7 +47,7 @@ class Planner:
     def __init__(self, teacher: TeacherLLM, study: Study, attempt: int = 0) -> None:
         self._teacher, self._study, self._attempt = teacher, study, attempt
         self._asked_for = study.plan if isinstance(study.plan, Planning) else Planning()
-        self._prompts = Prompts(self._asked_for.language, self._asked_for.audience, study.prompts)
+        self._prompts = Prompts(self._asked_for, study.prompts)
         self._topics = study.writing.corpus != "multi_task"
         self.kinds: tuple[TaskKind, ...] = ("generation",) if self._topics else self._asked_for.kinds
         self.refused: list[Refused] = []

@@ -19,6 +19,7 @@ from string import Template
 from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.study_plan import StudyPlan, Task, TaskKind
 from tutelage.study.client.client import Message, taken_apart
+from tutelage.study.settings import Planning
 
 SUFFIX = ".txt"
 NEEDED = {"text", "text_pair", "words", "tasks"}
@@ -62,15 +63,14 @@ class Prompts:
     """The shipped prompts, some perhaps replaced by a user's.
 
     Args:
-        language: of the texts.
-        audience: whom they are for.
+        plan: says in which language texts are, and whom they are for.
         folder: files that replace the shipped ones of the same names.
 
     Raises:
         UserError: no such folder, a file of an unknown name, or one with values that its prompt does not have.
     """
 
-    def __init__(self, language: str, audience: str, folder: Path | None = None) -> None:
+    def __init__(self, plan: StudyPlan | Planning, folder: Path | None = None) -> None:
         shipped = {
             entry.name: entry.read_text(encoding="utf-8")
             for entry in (resources.files(__package__) / "prompts").iterdir()
@@ -78,8 +78,8 @@ class Prompts:
         }
         self._templates = {name: _template(text) for name, text in shipped.items()}
         self._values = {
-            "language": LANGUAGES.get(language, language),
-            "audience": audience.rstrip(". ") or "a small language model",
+            "language": LANGUAGES.get(plan.language, plan.language),
+            "audience": plan.audience.rstrip(". ") or "a small language model",
         }
         for path in _files(folder):
             if path.name not in shipped:
@@ -87,11 +87,6 @@ class Prompts:
                     f"{path} replaces no prompt{nearest(path.name, shipped)} ({', '.join(sorted(shipped))})"
                 )
             self._templates[path.name] = _checked(path, self._templates[path.name])
-
-    @classmethod
-    def of(cls, plan: StudyPlan, folder: Path | None = None) -> Prompts:
-        """Return the prompts for a plan's texts."""
-        return cls(plan.language, plan.audience, folder)
 
     def fill(self, name: str, **values: object) -> str:
         """Return a prompt with its values; lines that stay empty are drawn together."""

@@ -53,7 +53,7 @@ def read_words(path: Path, size: int) -> WordList:
     Raises:
         UserError: no such file, not UTF-8, or no words in it.
     """
-    found = dict.fromkeys(form for line in _lines(path) for form in islice(word_forms(line), 1))
+    found = dict.fromkeys(form for line in lines_of(path) for form in islice(word_forms(line), 1))
     if not found:
         raise UserError(f"writing.vocabulary.words: there are no words in {path}; it has a word a line")
     return WordList(tuple(found)[:size])
@@ -90,12 +90,7 @@ def frequent_tokens(weights: str, texts: Iterable[str], size: int) -> tuple[int,
     return tuple(sorted(sorted(counts, key=lambda token: (-counts[token], token))[:size]))
 
 
-def text_to_count(path: Path | None, texts: Iterable[str]) -> Iterable[str]:
-    """Return what tokens are counted in: a file, line by line, or what was written so far."""
-    return texts if path is None else _lines(path)
-
-
-def _lines(path: Path) -> Iterator[str]:
+def lines_of(path: Path) -> Iterator[str]:
     """Yield the lines of a file that the study names, one at a time: it may be all of Wikipedia."""
     try:
         with path.open(encoding="utf-8") as file:

@@ -20,7 +20,7 @@ from tutelage.study.settings import Study
 from tutelage.study.write.drafts import DraftText, drafts_of
 from tutelage.study.write.extenders import cycle
 from tutelage.study.write.prompting import Prompts, fenced
-from tutelage.study.write.vocabulary import WordList, frequent_tokens, frequent_words, read_words, text_to_count
+from tutelage.study.write.vocabulary import WordList, frequent_tokens, frequent_words, lines_of, read_words
 
 MAX_NAMED = 50
 """Words outside the list that a text is given back with."""
@@ -49,7 +49,7 @@ class Within:
         self._list, self._constraint = WordList(()), None
         if vocabulary.mode == "tokens":
             assert study.teacher.weights is not None
-            counted = text_to_count(vocabulary.words, texts)
+            counted = texts if vocabulary.words is None else lines_of(vocabulary.words)
             tokens = frequent_tokens(study.teacher.weights, counted, vocabulary.size)
             _refuse_nothing(tokens)
             self._constraint = Constraint(tokens=tokens)

@@ -51,23 +51,14 @@ class WordLedger:
 
     Attributes:
         tasks: what was written for each.
+        words: kept so far.
         ended: why the writing ended.
     """
 
     def __init__(self, kinds: Mapping[str, TaskKind]) -> None:
         self.tasks = {name: TaskLedger(kind) for name, kind in kinds.items()}
         self.ended: Ended = ""
-        self._words = 0
-
-    @property
-    def words(self) -> int:
-        """Words kept so far."""
-        return self._words
-
-    @property
-    def texts(self) -> int:
-        """Texts kept so far."""
-        return sum(task.texts for task in self.tasks.values())
+        self.words = 0
 
     def written(self, task: str, words: int) -> None:
         """Note a text, whatever becomes of it."""
@@ -78,7 +69,7 @@ class WordLedger:
         """Note that the text just written is kept."""
         self.tasks[task].texts += 1
         self.tasks[task].words += words
-        self._words += words
+        self.words += words
 
     def asked(self, task: str, unproductive: bool) -> None:
         """Note an answered request, and whether it brought next to nothing."""
@@ -124,4 +115,9 @@ class WordLedger:
     def to_json(self) -> dict[str, Any]:
         """Return it as an object."""
         tasks = {name: asdict(task) for name, task in self.tasks.items()}
-        return {"words": self.words, "texts": self.texts, "ended": self.ended, "tasks": tasks}
+        return {
+            "words": self.words,
+            "texts": sum(task.texts for task in self.tasks.values()),
+            "ended": self.ended,
+            "tasks": tasks,
+        }

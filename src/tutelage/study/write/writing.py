@@ -61,7 +61,7 @@ class Writer:
 
     def __init__(self, teacher: TeacherLLM, study: Study, plan: StudyPlan) -> None:
         self._teacher, self._study, self._plan = teacher, study, plan
-        self._prompts = Prompts.of(plan, study.prompts)
+        self._prompts = Prompts(plan, study.prompts)
         kinds: tuple[TaskKind, ...] = () if study.writing.corpus == "multi_task" else ("generation",)
         self._tasks = {task.name: task for task in plan.tasks(*kinds)}
         if not self._tasks:

@@ -11,10 +11,11 @@ import torch
 from tutelage import recipe
 from tutelage.base.run_folder import RunFolder
 from tutelage.corpus.batches import BatchSource, Masking
-from tutelage.teaching import ahead
-from tutelage.teaching.ahead import Ahead, reading_ahead
+from tutelage.teaching import prefetch
+from tutelage.teaching.prefetch import PrefetchingTeachers, prefetching
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import loop
+from tutelage.training.objectives import Learner
 from tutelage.training.parallel import Group
 from tutelage.training.plan import Plan
 
@@ -26,7 +27,7 @@ MASKING = Masking(rate=0.3, mask_id=3, vocab_size=60, special_ids=(0, 1, 2, 3, 4
 @pytest.fixture
 def four_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of four steps in a process that has all rows."""
-    monkeypatch.setitem(ahead.AHEAD_TOKENS, "cpu", 4 * ROWS * LENGTH + LENGTH)
+    monkeypatch.setitem(prefetch.PREFETCH_TOKENS, "cpu", 4 * ROWS * LENGTH + LENGTH)
 
 
 def source_of(store, masked: bool = False, chunking: str = "fixed") -> BatchSource:
@@ -66,11 +67,11 @@ def test_signals_are_those_of_every_step_by_itself(
 ) -> None:
     source, micros = source_of(store, masked, chunking), partial(cut, rank, size, micro_rows)
     plain, teachers = ensemble(make_model, masked, combine), ensemble(make_model, masked, combine)
-    voice, seen = reading_ahead(teachers, source, 0, micros), forwards(teachers)
+    teacher_source, seen = prefetching(teachers, source, 0, micros), forwards(teachers)
     steps = 2 * per_group + 3  # past the end of an epoch too: it has 20 steps
     for step in range(steps):
         for micro in micros(source.batch(step)):
-            found, expected = voice.say(micro, precision), plain.say(micro, precision)
+            found, expected = teacher_source.signal(micro, precision), plain.signal(micro, precision)
             assert [h.shape for h in found.hidden] == [h.shape for h in expected.hidden]
             close = {"rtol": 1e-4, "atol": 1e-5} if precision == "fp32" else {"rtol": 0, "atol": 0.05}
             torch.testing.assert_close(found.log_probs(2.0), expected.log_probs(2.0), **close)
@@ -81,36 +82,36 @@ def test_signals_are_those_of_every_step_by_itself(
 @pytest.mark.usefixtures("four_steps")
 def test_going_on_inside_a_group_repeats_every_bit(store, make_model) -> None:
     source, micros = source_of(store), partial(cut, 0, 1, 4)
-    whole, resumed = (reading_ahead(ensemble(make_model), source, step, micros) for step in (0, 6))
+    whole, resumed = (prefetching(ensemble(make_model), source, step, micros) for step in (0, 6))
     for step in range(9):
         for micro in micros(source.batch(step)):
-            said = whole.say(micro, "bf16")
+            said = whole.signal(micro, "bf16")
             if step >= 6:
-                assert all(map(torch.equal, resumed.say(micro, "bf16").hidden, said.hidden))
+                assert all(map(torch.equal, resumed.signal(micro, "bf16").hidden, said.hidden))
 
 
 @pytest.mark.usefixtures("four_steps")
 def test_rows_of_another_step_are_refused(store, make_model) -> None:
     source, micros = source_of(store), partial(cut, 0, 1, ROWS)
     with pytest.raises(ValueError, match="not among those of the steps that come next"):
-        reading_ahead(ensemble(make_model), source, 0, micros).say(micros(source.batch(9))[0], "fp32")
+        prefetching(ensemble(make_model), source, 0, micros).signal(micros(source.batch(9))[0], "fp32")
 
 
 def test_who_does_not_read_ahead(store, make_model, monkeypatch: pytest.MonkeyPatch) -> None:
     teachers, micros = ensemble(make_model), partial(cut, 0, 1, ROWS)
-    assert reading_ahead(teachers, source_of(store), 0, micros) is teachers, "a CPU gains nothing"
-    monkeypatch.setitem(ahead.AHEAD_TOKENS, "cpu", 2 * ROWS * LENGTH - 1)
-    assert reading_ahead(teachers, source_of(store), 0, micros) is teachers, "two steps do not fit"
-    monkeypatch.setitem(ahead.AHEAD_TOKENS, "cpu", 1 << 20)
+    assert prefetching(teachers, source_of(store), 0, micros) is teachers, "a CPU gains nothing"
+    monkeypatch.setitem(prefetch.PREFETCH_TOKENS, "cpu", 2 * ROWS * LENGTH - 1)
+    assert prefetching(teachers, source_of(store), 0, micros) is teachers, "two steps do not fit"
+    monkeypatch.setitem(prefetch.PREFETCH_TOKENS, "cpu", 1 << 20)
     examples = BatchSource(store, recipe.Rows(kind="examples", length=LENGTH), ROWS, seed=0)
-    assert reading_ahead(teachers, examples, 0, micros) is teachers, "batches differ in shape"
-    assert isinstance(reading_ahead(teachers, source_of(store), 0, micros), Ahead)
+    assert prefetching(teachers, examples, 0, micros) is teachers, "batches differ in shape"
+    assert isinstance(prefetching(teachers, source_of(store), 0, micros), PrefetchingTeachers)
 
 
 # --- in a run
 
 
-def run(store, make_model, folder: Path, steps: int = 22, voices: list | None = None, **settings) -> list[dict]:
+def run(store, make_model, folder: Path, steps: int = 22, sources: list | None = None, **settings) -> list[dict]:
     """Train with one teacher in the first stage and another one in the second, 13 steps each at most."""
     stages = [{"span": 13}, {}]
     distill = {"teachers": ["t"], "objectives": {"next_token": 0.5, "distill": {"weight": 0.5, "temperature": 2}}}
@@ -121,27 +122,27 @@ def run(store, make_model, folder: Path, steps: int = 22, voices: list | None = 
 
     def teachers(index: int) -> Ensemble:
         gc.collect()
-        if voices is not None:
-            assert all(voice() is None for voice in voices), "the stage before holds on to its teachers"
+        if sources is not None:
+            assert all(made() is None for made in sources), "the stage before holds on to its teachers"
         found = Ensemble([make_model(("gpt2", "llama")[index], 2 + index, width=48)])
-        if voices is not None:
-            voices.append(weakref.ref(found))
+        if sources is not None:
+            sources.append(weakref.ref(found))
         return found
 
-    job = loop.Job("x", model, 0, source, source, 1.0, Plan(22, (13, 22), frozenset({7, 22})), frozenset(),
-                   lambda: make_model("gpt2", 1, dropout=0.1), teachers, "fp32")  # fmt: skip
+    plan = Plan(22, (13, 22), frozenset({7, 22}))
+    job = loop.Job("x", model, 0, source, source, 1.0, plan, frozenset(), teachers, "fp32")
     folder.mkdir(exist_ok=True)
-    loop.train(job, RunFolder(folder), Group(0, 1, CPU))
+    loop.train(job, Learner(make_model("gpt2", 1, dropout=0.1)), RunFolder(folder), Group(0, 1, CPU))
     return RunFolder(folder).lines()
 
 
 def test_training_is_the_same(store, make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = run(store, make_model, tmp_path / "plain", optim={"batch_rows": ROWS, "lr": 1e-2, "micro_batch_rows": 4})
-    monkeypatch.setitem(ahead.AHEAD_TOKENS, "cpu", 5 * ROWS * LENGTH)
-    voices: list = []
-    found = run(store, make_model, tmp_path / "ahead", voices=voices,
+    monkeypatch.setitem(prefetch.PREFETCH_TOKENS, "cpu", 5 * ROWS * LENGTH)
+    sources: list = []
+    found = run(store, make_model, tmp_path / "ahead", sources=sources,
                 optim={"batch_rows": ROWS, "lr": 1e-2, "micro_batch_rows": 4})  # fmt: skip
-    assert len(voices) == 2
+    assert len(sources) == 2
     for one, other in zip(found, plain, strict=True):
         one, other = one.get("val", one), other.get("val", other)
         assert one == pytest.approx(other, rel=1e-4)
@@ -151,7 +152,7 @@ def test_training_is_the_same(store, make_model, tmp_path: Path, monkeypatch: py
 def test_a_run_that_goes_on_inside_a_group_repeats_every_bit(
     store, make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ahead.AHEAD_TOKENS, "cpu", 5 * ROWS * LENGTH)
+    monkeypatch.setitem(prefetch.PREFETCH_TOKENS, "cpu", 5 * ROWS * LENGTH)
     expected = run(store, make_model, tmp_path / "whole")
     original = BatchSource.batch
 

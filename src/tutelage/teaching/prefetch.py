@@ -2,7 +2,7 @@
 
 A student's batch is often too small to fill a GPU, the more so for each launch of a large teacher. What teachers say
 depends on the rows alone, and the rows of all steps are known; so the teachers of a stage read those of several coming
-steps in one forward pass, and what they said is handed out in slices.
+steps in one forward pass, and their signal is handed out in slices.
 
 Steps are grouped by their absolute number, whatever the step a run starts or goes on from, and a group is always read
 whole, past the end of the stage too: a row is read in the same place of the same batch in a resumed run, which so
@@ -22,14 +22,14 @@ from tutelage.corpus.batches import Batch, BatchSource, Chunks
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
 
-AHEAD_TOKENS = {"cpu": 0, "cuda": 1 << 15}
+PREFETCH_TOKENS = {"cpu": 0, "cuda": 1 << 15}
 """Tokens of a group in one process, at most; below two steps' worth, nobody reads ahead. A CPU gains nothing."""
 
 Micros = Callable[[Batch], Sequence[Batch]]
 """Cuts this process's rows of a step's whole batch into micro-batches."""
 
 
-def reading_ahead(teachers: Ensemble, source: BatchSource, step: int, micros: Micros) -> Ensemble | Ahead:
+def prefetching(teachers: Ensemble, source: BatchSource, step: int, micros: Micros) -> Ensemble | PrefetchingTeachers:
     """Let teachers read ahead where that is possible: rows of running text, models whole in every process.
 
     Args:
@@ -42,12 +42,12 @@ def reading_ahead(teachers: Ensemble, source: BatchSource, step: int, micros: Mi
     if not isinstance(source.rows, Chunks) or teachers.is_shared_out:
         return teachers
     rows = sum(len(micro.rows_B) for micro in micros(source.with_batch_rows(source.batch_rows).batch(0)))
-    steps = AHEAD_TOKENS[device] // (rows * source.row_length)
-    return Ahead(teachers, source, step, micros, steps) if steps > 1 else teachers
+    steps = PREFETCH_TOKENS[device] // (rows * source.row_length)
+    return PrefetchingTeachers(teachers, source, step, micros, steps) if steps > 1 else teachers
 
 
-class Ahead:
-    """An ensemble that reads `steps` steps at once; a `Voice` that is asked about every micro-batch in turn."""
+class PrefetchingTeachers:
+    """An ensemble that reads `steps` steps at once; a `TeacherSource` that is asked about every micro-batch in turn."""
 
     def __init__(self, teachers: Ensemble, source: BatchSource, step: int, micros: Micros, steps: int) -> None:
         self._teachers, self._micros, self._steps = teachers, micros, steps
@@ -55,40 +55,40 @@ class Ahead:
         # Chunk rows run on from batch to batch: those of a group are one batch of a source with longer ones.
         self._source = source.with_batch_rows(steps * source.batch_rows)
         self._group = step // steps
-        self._said: dict[tuple[tuple[int, int], ...], DenseSignal] = {}
+        self._signals: dict[tuple[tuple[int, int], ...], DenseSignal] = {}
 
-    def to(self, device: torch.device) -> Ahead:
-        """Speak on a device from now on."""
+    def to(self, device: torch.device) -> PrefetchingTeachers:
+        """Compute on a device from now on."""
         self._teachers.to(device)
         return self
 
-    def say(self, batch: Batch, precision: str) -> DenseSignal:
-        """Return what the teachers think of every position of a micro-batch; see `Voice`.
+    def signal(self, batch: Batch, precision: str) -> DenseSignal:
+        """Return the teachers' distributions at every position of a micro-batch; see `TeacherSource`.
 
         Raises:
             ValueError: a micro-batch that belongs neither to this group of steps nor to the next.
         """
-        if _key(batch) not in self._said:
-            self._said = {}  # before the next ones take their place in memory
-            self._said = self._read(self._group, batch.tokens_BT.device, precision)
+        if _key(batch) not in self._signals:
+            self._signals = {}  # before the next ones take their place in memory
+            self._signals = self._read(self._group, batch.tokens_BT.device, precision)
             self._group += 1
-        if _key(batch) not in self._said:
+        if _key(batch) not in self._signals:
             raise ValueError(f"rows {batch.rows_B.tolist()} are not among those of the steps that come next")
-        return self._said[_key(batch)]
+        return self._signals[_key(batch)]
 
     def _read(self, group: int, device: torch.device, precision: str) -> dict[tuple[tuple[int, int], ...], DenseSignal]:
-        """Read a group of steps; return what was said, by micro-batch."""
+        """Read a group of steps; return the signals, by micro-batch."""
         rows = self._source.batch(group)
         micros = [micro for step in rows.split(self._rows) for micro in self._micros(step)]
         tokens_RT = torch.cat([micro.tokens_BT for micro in micros])
         # No row is padded, and nothing else of a batch is told to a model.
         asked = replace(micros[0], tokens_BT=tokens_RT, targets_BT=tokens_RT, labels={})
         with torch.inference_mode():
-            said = self._teachers.say(asked.to(device), precision)
+            signal = self._teachers.signal(asked.to(device), precision)
         found, start = {}, 0
         for micro in micros:
             part = slice(start, start + len(micro.rows_B))
-            found[_key(micro)] = replace(said, hidden=tuple(hidden_RTD[part] for hidden_RTD in said.hidden))
+            found[_key(micro)] = replace(signal, hidden=tuple(hidden_RTD[part] for hidden_RTD in signal.hidden))
             start = part.stop
         return found
 
