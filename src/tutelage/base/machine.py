@@ -25,15 +25,10 @@ PAGES_KEPT = 1 << 30
 
 @dataclass(frozen=True)
 class SetUp:
-    """How this process was prepared.
+    """How this process was prepared."""
 
-    Attributes:
-        threads: that share a product of matrices.
-        pages_kept: whether freed memory stays with the process.
-    """
-
-    threads: int
-    pages_kept: bool
+    threads: int  # that share a product of matrices
+    pages_kept: bool  # whether freed memory stays with the process
 
 
 @cache

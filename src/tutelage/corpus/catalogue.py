@@ -49,24 +49,18 @@ LICENCES = {
 class Remote:
     """A file to download."""
 
-    url: str
-    """Where it is."""
-    filename: str
-    """Its name in the cache."""
-    bytes: int | None = None
-    """Its size, if known."""
-    sha256: str | None = None
-    """Its digest; None: pinned on the first download."""
+    url: str  # where it is
+    filename: str  # its name in the cache
+    bytes: int | None = None  # its size, if known
+    sha256: str | None = None  # its digest; None: pinned on the first download
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusPart:
     """One published part of a year's corpora: its files, inside an archive or one by one."""
 
-    files: tuple[str, ...]
-    """Names of the text files: paths inside the archive, or the names of `remotes`."""
-    remotes: tuple[Remote, ...]
-    """One archive that holds all of `files`, or one remote a file, in the same order."""
+    files: tuple[str, ...]  # names of the text files: paths inside the archive, or the names of `remotes`
+    remotes: tuple[Remote, ...]  # one archive that holds all of `files`, or one remote a file, in the same order
 
     @property
     def archived(self) -> bool:

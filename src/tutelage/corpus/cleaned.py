@@ -31,12 +31,9 @@ class CleanedFile:
     source: SourceFile
     path: Path
     passages: Passages
-    size: int
-    """Bytes of the original."""
-    sha256: str
-    """Of the original."""
-    chosen: dict[Split, Bools] = field(default_factory=dict)
-    """The passages of each split (see `choosing`)."""
+    size: int  # bytes of the original
+    sha256: str  # of the original
+    chosen: dict[Split, Bools] = field(default_factory=dict)  # the passages of each split (see `choosing`)
 
     @property
     def words(self) -> int:

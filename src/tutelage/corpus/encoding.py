@@ -37,8 +37,7 @@ class Text:
 
     words: int
     chunks: Iterable[str]
-    joins: bool = False
-    """Whether it continues the document of the text before it: the second text of a pair."""
+    joins: bool = False  # whether it continues the document of the text before it: the second text of a pair
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,10 @@ class Segment:
     """A part of a text."""
 
     text: str
-    opens: bool
-    """Whether it is the first of its text."""
-    closes: bool
-    """Whether it is the last."""
-    words: int
-    """Of the whole text, told with its first segment; else 0."""
-    joins: bool = False
-    """As its text does."""
+    opens: bool  # whether it is the first of its text
+    closes: bool  # whether it is the last
+    words: int  # of the whole text, told with its first segment; else 0
+    joins: bool = False  # as its text does
 
 
 @dataclass(frozen=True)
@@ -62,8 +57,7 @@ class Encoded:
 
     segment: Segment
     ids: npt.NDArray[np.uint32]
-    lost: int
-    """Bytes that the tokenizer dropped."""
+    lost: int  # bytes that the tokenizer dropped
 
 
 def segments(text: Text, size: int = SEGMENT) -> Iterator[Segment]:

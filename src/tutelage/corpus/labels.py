@@ -37,17 +37,11 @@ FILES = ("classes", "words", "tags", "sure")
 
 @dataclass(frozen=True)
 class LabelTask:
-    """A task that texts are labelled for.
+    """A task that texts are labelled for."""
 
-    Attributes:
-        name: as in the plan.
-        kind: what it labels: texts, pairs or words.
-        labels: in the plan's order, which numbers them.
-    """
-
-    name: str
-    kind: TaskKind
-    labels: tuple[str, ...]
+    name: str  # as in the plan
+    kind: TaskKind  # what it labels: texts, pairs or words
+    labels: tuple[str, ...]  # in the plan's order, which numbers them
 
     @property
     def tags(self) -> bool:
@@ -197,19 +191,12 @@ def damaged(path: Path, fault: str) -> UserError:
 
 @dataclass(frozen=True)
 class RowSpan:
-    """Where a row lies.
+    """Where a row lies."""
 
-    Attributes:
-        document: that it is a part of.
-        start: its first token among all.
-        length: its tokens.
-        opens: whether it is the document's first part.
-    """
-
-    document: int
-    start: int
-    length: int
-    opens: bool
+    document: int  # that it is a part of
+    start: int  # its first token among all
+    length: int  # its tokens
+    opens: bool  # whether it is the document's first part
 
 
 class LabelReader:

@@ -32,14 +32,10 @@ _FORMATS: dict[str, FileFormat] = {".txt": "text", ".jsonl": "jsonl"}
 class SourceFile:
     """One file of a corpus."""
 
-    name: str
-    """Of the source, without the suffix: `childes`."""
-    split: Literal["train", "test"]
-    """What it is for; val is cut from the training files."""
-    path: Path
-    """Where it lies."""
-    cleaner: str
-    """Source whose cleaning rules apply (`cleaning.cleaner`); others are left alone."""
+    name: str  # of the source, without the suffix: `childes`
+    split: Literal["train", "test"]  # what it is for; val is cut from the training files
+    path: Path  # where it lies
+    cleaner: str  # source whose cleaning rules apply (`cleaning.cleaner`); others are left alone
     format: FileFormat = "text"
     """Plain text, JSON lines, or examples of a study (`examples`): those of the starter, or of a folder with a plan."""
 
@@ -48,22 +44,14 @@ class SourceFile:
 class Corpus:
     """A corpus, resolved: its files and how they are split."""
 
-    name: str
-    """As the recipe gives it."""
-    files: tuple[SourceFile, ...]
-    """Sorted, training files first."""
-    carve: Literal["tail", "hash"] = "tail"
-    """Whether held-out text is the end of each file, or documents drawn by hash."""
-    notes: tuple[str, ...] = ()
-    """For the manifest and the user."""
-    origin_of_test: str = ""
-    """Where its test split comes from, for the user too."""
-    plan: Path | None = None
-    """The study plan that its examples are labelled after."""
-    share: float = 1.0
-    """Its part of the words to train on, where several are mixed."""
-    held: bool = True
-    """Whether it gives a test split."""
+    name: str  # as the recipe gives it
+    files: tuple[SourceFile, ...]  # sorted, training files first
+    carve: Literal["tail", "hash"] = "tail"  # whether held-out text is the end of each file, or documents drawn by hash
+    notes: tuple[str, ...] = ()  # for the manifest and the user
+    origin_of_test: str = ""  # where its test split comes from, for the user too
+    plan: Path | None = None  # the study plan that its examples are labelled after
+    share: float = 1.0  # its part of the words to train on, where several are mixed
+    held: bool = True  # whether it gives a test split
 
     @property
     def brings_test(self) -> bool:

@@ -33,14 +33,10 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 class Passages:
     """The passages of one cleaned file, in order; parallel arrays."""
 
-    bytes: Ints
-    """Length of each, its newlines and the blank lines after it included."""
-    lines: Ints
-    """Lines of each, blank ones included."""
-    words: Ints
-    """Whitespace words of each."""
-    documents: Ints
-    """Which document each belongs to."""
+    bytes: Ints  # length of each, its newlines and the blank lines after it included
+    lines: Ints  # lines of each, blank ones included
+    words: Ints  # whitespace words of each
+    documents: Ints  # which document each belongs to
 
     def __len__(self) -> int:
         return len(self.bytes)

@@ -31,15 +31,11 @@ class TokenCounts:
     """What a store, or one source's part of it, holds."""
 
     tokens: int = 0
-    words: int = 0
-    """Whitespace words."""
+    words: int = 0  # whitespace words
     documents: int = 0
-    bytes: int = 0
-    """UTF-8 bytes of the text that was encoded (for bits per byte)."""
-    lost_bytes: int = 0
-    """Bytes the tokenizer could not encode and dropped."""
-    unknown_tokens: int = 0
-    """Unknown tokens, where the tokenizer has one."""
+    bytes: int = 0  # UTF-8 bytes of the text that was encoded (for bits per byte)
+    lost_bytes: int = 0  # bytes the tokenizer could not encode and dropped
+    unknown_tokens: int = 0  # unknown tokens, where the tokenizer has one
 
     def add(self, other: TokenCounts) -> None:
         """Add another's counts to these."""

@@ -35,19 +35,12 @@ STREAM = 6
 
 @dataclass(frozen=True)
 class Mixture:
-    """How rows are rewritten.
+    """How rows are rewritten."""
 
-    Attributes:
-        shares: of the rows, in the order of `KINDS`.
-        denoisers: (rate, mean length of a span); rows with spans draw one of them.
-        sentinel_ids: tokens that stand for spans, in order.
-        seed: of the draws.
-    """
-
-    shares: tuple[float, float, float]
-    denoisers: tuple[tuple[float, float], ...]
-    sentinel_ids: tuple[int, ...]
-    seed: int
+    shares: tuple[float, float, float]  # of the rows, in the order of `KINDS`
+    denoisers: tuple[tuple[float, float], ...]  # (rate, mean length of a span); rows with spans draw one of them
+    sentinel_ids: tuple[int, ...]  # tokens that stand for spans, in order
+    seed: int  # of the draws
 
     def rewrite(self, tokens_T: Ints, epoch: int, row: int) -> tuple[Ints, int]:
         """Return the row to read, as long as before, and the place of the first token that is asked for.
