@@ -27,7 +27,8 @@ def load_function(name: str) -> Callable[..., Any]:
     """Import a function by its name; it is refused where it is missing, or its module fails when it is imported."""
     found = load_object(name)
     if not inspect.isfunction(found):
-        raise UserError(f"'{name}' is no function")
+        place, _, function = name.partition(":")
+        raise UserError(f"'{place}' has no function '{function}', but something else of that name")
     return found
 
 
