@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tutelage.base.errors import UserError
+
 
 class StudyFolder:
     """The files of a study.
@@ -27,3 +29,10 @@ class StudyFolder:
         self.requests, self.ledger = path / "requests.jsonl", path / "ledger.json"
         self.written, self.labelled = path / "written.jsonl", path / "labelled.jsonl"
         self.quarantine, self.corpus, self.audit = path / "quarantine", path / "corpus", path / "audit"
+
+
+def needed(path: Path, verb: str) -> Path:
+    """Return a path that `tutelage study VERB` makes; refuse where it is missing."""
+    if not path.exists():
+        raise UserError(f"{path} is not there; `tutelage study {verb}` comes first")
+    return path
