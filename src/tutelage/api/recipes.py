@@ -21,6 +21,7 @@ from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import write_text
 from tutelage.base.progress import console
 from tutelage.bench import bench as timing
+from tutelage.compare.metrics import HELD_OUT
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.evaluation.benchmarks import data as benchmarks
@@ -28,8 +29,8 @@ from tutelage.experiment import caches, token_scores
 from tutelage.experiment import show as estimates
 from tutelage.experiment.checks import checked
 from tutelage.experiment.loading import trained
-from tutelage.experiment.score import HELD_OUT, Scoring, check_names
-from tutelage.experiment.score_external import evaluate_guests
+from tutelage.experiment.score import Scoring, check_names
+from tutelage.experiment.score_external import evaluate_external
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.summary import summarise
 from tutelage.experiment.train import train_run
@@ -64,7 +65,7 @@ def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder) -> Itera
     with process_group() as group:
         experiment = Experiment(what, Path(runs), group)
         check_names(what)
-        experiment.prepare()
+        _ = experiment.data  # prepared by all processes together, before their ways part
         yield experiment
 
 
@@ -120,7 +121,7 @@ def evaluate_models(models: Sequence[Folder], suites: Sequence[str], out: Folder
         raise UserError(f"'{held[0]}' is held-out text of a recipe; score this model on a suite, such as blimp")
     for model in models:
         _refuse_recipe(model)
-    return evaluate_guests([str(model) for model in models], suites, Path(out), settings, kind, revision, precision)
+    return evaluate_external([str(model) for model in models], suites, Path(out), settings, kind, revision, precision)
 
 
 def report(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,

@@ -37,6 +37,7 @@ class RunFolder:
         self.timing = path / "timing.jsonl"
         self.hf = path / "hf"
         self.scores = path / "scores"
+        self.finished = path / "finished.json"
 
     def scores_at(self, checkpoint: str) -> Path:
         """Name the folder of the scores at a checkpoint; those at `best` are the finished model's."""
@@ -70,10 +71,9 @@ class RunFolder:
         return True
 
     @property
-    def finished(self) -> Json | None:
-        """What training came to, or None while it is not over."""
-        path = self.path / "finished.json"
-        return read_json(path) if path.is_file() else None
+    def is_finished(self) -> bool:
+        """Whether training is over."""
+        return self.finished.is_file()
 
     def lines(self) -> list[Json]:
         """Read the metrics."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tutelage.base.types import Json
 from tutelage.recipe import Recipe
 from tutelage.report.render import render
 from tutelage.training.outcome import Finished
 
 
-def model_card(what: Recipe, name: str, seed: int, done: Finished | Json) -> str:
+def model_card(what: Recipe, name: str, seed: int, done: Finished) -> str:
     """Write the README of an exported model."""
     return _card("model_card.md.j2", what, name, seed, done)
 
@@ -20,7 +19,7 @@ def babylm_card(
     what: Recipe,
     name: str,
     seed: int,
-    done: Finished | Json,
+    done: Finished,
     *,
     year: str,
     revision: str,
@@ -47,7 +46,7 @@ def babylm_card(
     return _card("babylm_card.md.j2", what, name, seed, done, scores=scores, **more)
 
 
-def _card(template: str, what: Recipe, name: str, seed: int, done: Finished | Json, **more: Any) -> str:
+def _card(template: str, what: Recipe, name: str, seed: int, done: Finished, **more: Any) -> str:
     model = what.models[name]
     teachers = ", ".join(str(teacher) for stage in model.stages for teacher in stage.teachers) or "none"
     return render(template, what=what, name=name, seed=seed, model=model, done=done, teachers=teachers, **more)

@@ -21,8 +21,8 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.base.files import sha256
-from tutelage.base.types import Floats, Json
-from tutelage.evaluation.benchmarks.conventions import Backend, Convention, Precision
+from tutelage.base.types import Floats, Json, Precision
+from tutelage.evaluation.benchmarks.conventions import Backend, Convention
 from tutelage.evaluation.benchmarks.data import find
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue

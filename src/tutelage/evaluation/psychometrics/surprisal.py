@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tutelage.base.errors import UserError
-from tutelage.base.types import Floats, Ints
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Convention, Precision
+from tutelage.base.types import Floats, Ints, Precision
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Convention
 from tutelage.evaluation.benchmarks.items import Item, TokenRows
 from tutelage.evaluation.likelihood.causal import log_probs, score_rows
 from tutelage.teaching.teachers import Ensemble

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tutelage.base.errors import UserError
-from tutelage.base.types import Json
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Precision
+from tutelage.base.types import Json, Precision
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend
 from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.benchmarks.measurement import Checkpoint
 from tutelage.evaluation.likelihood.causal import row_limit
