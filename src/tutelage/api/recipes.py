@@ -65,7 +65,7 @@ def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder) -> Itera
     with process_group() as group:
         experiment = Experiment(what, Path(runs), group)
         check_names(what)
-        _ = experiment.data  # prepared by all processes together, before their ways part
+        experiment.prepare()
         yield experiment
 
 

@@ -39,6 +39,10 @@ class Experiment:
         self.group.barrier()
         return prepared if prepared is not None else prepare(self.recipe.data, folder)
 
+    def prepare(self) -> Prepared:
+        """Prepare the corpus now, all processes together, before the first of them needs it alone."""
+        return self.data
+
     @cached_property
     def rows(self) -> CorpusRows:
         """The corpus as models read it."""
