@@ -11,7 +11,6 @@ import asyncio
 import email.utils
 import os
 import re
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager

@@ -108,24 +108,15 @@ class RemoteTeacher:
         """Return what is sent. Names of the penalty: vLLM's and llama.cpp's; each ignores the other."""
         sampling = self._settings.sampling
         messages = request.messages
-        body: Json = {
-            "model": self._model,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": request.max_tokens,
-            "seed": seed,
-            "stream": False,
-        }
-        if sampling.top_k is not None:
-            body["top_k"] = sampling.top_k
-        if sampling.repetition_penalty is not None:
-            body["repetition_penalty"] = body["repeat_penalty"] = sampling.repetition_penalty
+        penalty = sampling.repetition_penalty
+        body: Json = {"model": self._model, "temperature": sampling.temperature, "top_p": sampling.top_p,
+                      "max_tokens": request.max_tokens, "seed": seed, "stream": False}  # fmt: skip
+        body |= {} if sampling.top_k is None else {"top_k": sampling.top_k}
+        body |= {} if penalty is None else {"repetition_penalty": penalty, "repeat_penalty": penalty}
         if request.schema is not None:
             schema = for_servers(request.schema)
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": schema, "strict": True},
-            }
+            answer = {"name": "answer", "schema": schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": answer}
             if self._enforces is False:
                 told = f"{messages[-1].content}\n\n{SCHEMA.format(schema=json.dumps(schema, ensure_ascii=False))}"
                 messages = (*messages[:-1], replace(messages[-1], content=told))
