@@ -44,9 +44,7 @@ class TaskAudit:
     """One task.
 
     Attributes:
-        kind: of its lesson.
-        texts: written for it.
-        words: of these.
+        texts, words: written for it.
         could: texts that it could label: single texts, pairs, or for tagging single texts on one line, not too long.
         labelled: texts that have its label.
         labels: how often each label occurs, the plan's first and in its order; words for tagging, else texts.
@@ -88,24 +86,19 @@ class Audit:
     """A corpus in numbers.
 
     Attributes:
-        title: of its plan.
         texts: examples; a pair is one.
         words: by white space, the words of budgets.
-        types: different words, case and punctuation aside.
-        once: of these, those that occur once.
+        types, once: different words, case and punctuation aside; of these, those that occur once.
         kinds: texts and words by kind of lesson.
         lengths: words of each text at the quantiles 0, 5, 25, 50, 75, 95, 100 %.
         histogram: texts by words: upper ends of bins, which grow by a factor, and counts.
         tasks: by name, in the plan's order.
         growth: different words against words read: the whole corpus (`all`) and each kind.
-        variety: how varied the texts are.
         duplicates: equal texts and near duplicates in the corpus itself.
         threshold: similarity from which texts are near duplicates.
         related: two classification tasks, Cramér's V of their labels, corrected for bias (Bergsma 2013), and texts that
             have both; the strongest first, by what chance can hardly account for.
-        overlap: with evaluation sets.
         refused: by stage, what went into quarantine and how often.
-        costs: by stage.
         samples: by task, a few texts drawn at random.
     """
 
@@ -149,12 +142,9 @@ def audit_examples(
     """Measure a corpus.
 
     Args:
-        examples: the corpus.
-        plan: what it was written after.
         settings: similarity of near duplicates and size of overlaps.
         suites: sentences of evaluation sets by name.
         refused: refusals by stage and fault.
-        costs: by stage.
         tagged_words: longest text whose words were to be labelled, where that is known.
     """
     settings = settings or Filters()

@@ -43,7 +43,6 @@ class Filtered:
 
     Attributes:
         kept: the texts that stay, in their order, with the labels that are sound.
-        refused: everything else.
         overlap: what evaluation sets share with the texts that came to that filter.
     """
 
@@ -60,14 +59,7 @@ class Filtered:
 def filter_examples(
     examples: Sequence[Example], plan: StudyPlan, settings: Filters, suites: Mapping[str, Sequence[str]] | None = None
 ) -> Filtered:
-    """Sort examples into kept and refused.
-
-    Args:
-        examples: in the order in which the first of duplicates is kept.
-        plan: whose tasks and labels are sound.
-        settings: what to look for.
-        suites: sentences of evaluation sets by name, for the overlap.
-    """
+    """Sort examples into kept and refused; of duplicates the first is kept. `suites`: sentences to look for by name."""
     refused: list[Refused] = []
 
     def drop(found: Sequence[str | None], left: list[Example]) -> list[Example]:
@@ -104,9 +96,7 @@ def filter_examples(
 def control_characters(example: Example, joiners: bool = False) -> str | None:
     """Tell of a character that cannot be seen or is none: control, direction and tag characters, surrogates, U+FFFD.
 
-    Args:
-        example: whose texts are looked at; newline, carriage return and tab are layout.
-        joiners: let joiners and direction marks pass, which some scripts need.
+    Newline, carriage return and tab are layout. `joiners` and direction marks, which some scripts need, may pass.
     """
     for character in _special(example):
         if is_hidden(character) and not (joiners and character in JOINERS):

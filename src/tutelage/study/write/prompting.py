@@ -5,22 +5,30 @@ The files are `prompts/*.txt`. Lines at a file's head that begin with `#` are re
 Texts that a teacher wrote never become instructions. Wherever one is shown to a teacher it is fenced: it stands between
 marks that it cannot contain, since they are made of its own digest, and every conversation opens by saying what the
 marks mean (`system.txt`).
+
+What is added so that batches differ (difficulty, one label, rare words: section 3.1 of the paper) follows from the
+study's seed, the number of the request and the counts at the beginning of a wave, never from which answer came first.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
+import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 from itertools import dropwhile
 from pathlib import Path
 from string import Template
+from typing import TypeVar
 
 from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.study_plan import StudyPlan, Task, TaskKind
+from tutelage.study.client.asking import seed_of
 from tutelage.study.client.client import Message, taken_apart
-from tutelage.study.settings import Planning
+from tutelage.study.settings import Planning, Study
 
 SUFFIX = ".txt"
 NEEDED = {"text", "text_pair", "words", "tasks"}
@@ -41,6 +49,11 @@ GIVES: dict[TaskKind, str] = {
 LANGUAGES = {"cs": "Czech", "de": "German", "en": "English", "es": "Spanish", "fr": "French", "it": "Italian",
              "ja": "Japanese", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "zh": "Chinese"}  # fmt: skip
 """Codes that plans use, as a prompt says them; others are said as they are written."""
+DIFFICULTIES = ("easy", "neither easy nor hard", "hard")
+TARGETS = 5
+"""Rare words that a batch is asked for."""
+
+T = TypeVar("T")
 
 
 def fenced(text: str, what: str = "text") -> str:
@@ -128,3 +141,37 @@ def copy_prompts(folder: Path) -> list[Path]:
     for path in written:
         path.write_text(texts[path], encoding="utf-8")
     return written
+
+
+def cycle(items: Sequence[T], number: int, *seed: object) -> T:
+    """Return item `number` of an endless row in which every item comes once before any comes again, in changing order.
+
+    Several such rows with other seeds are independent of each other: label, difficulty and prompt of a task's requests
+    meet in all combinations.
+    """
+    turn, place = divmod(number, len(items))
+    order = list(range(len(items)))
+    random.Random(seed_of(*seed, turn)).shuffle(order)
+    return items[order[place]]
+
+
+def rare_words(counts: Counter[str], how_many: int, *seed: object) -> list[str]:
+    """Return the rarest words seen three times or more, rarest first, equals in an order drawn by the seed."""
+    # Words seen less often may be misspellings.
+    known = (word for word, count in counts.items() if count >= 3 and len(word) <= 30)
+    return heapq.nsmallest(how_many, known, key=lambda word: (counts[word], seed_of(*seed, word), word))
+
+
+def extensions(study: Study, prompts: Prompts, task: Task, kind: TaskKind, number: int, rare: Sequence[str]) -> str:
+    """Return the sentences that are added to a prompt; those with the `rare` words only if there are some."""
+    writing, added = study.writing, []
+    if writing.difficulty and task.labels:
+        difficulty = cycle(DIFFICULTIES, number, study.seed, task.name, "difficulty")
+        added.append(prompts.fill("extend_difficulty", difficulty=difficulty))
+    if writing.one_label and task.labels:
+        label = cycle(list(task.labels), number, study.seed, task.name, "label")
+        name = "extend_tag" if kind == "tagging" else "extend_label"
+        added.append(prompts.fill(name, label=label, definition=task.labels[label].rstrip(".")))
+    if writing.rare_words and rare:
+        added.append(prompts.fill("extend_words", words=", ".join(rare)))
+    return "\n".join(added)

@@ -24,8 +24,7 @@ from tutelage.study.filter.quarantine import Refused
 from tutelage.study.filter.text import word_forms
 from tutelage.study.settings import Study
 from tutelage.study.write.drafts import DraftText, drafts_of
-from tutelage.study.write.extenders import TARGETS, cycle, extensions, rare_words
-from tutelage.study.write.prompting import Prompts, labels_text
+from tutelage.study.write.prompting import TARGETS, Prompts, cycle, extensions, labels_text, rare_words
 from tutelage.study.write.within import Within
 from tutelage.study.write.word_ledger import WordLedger
 
