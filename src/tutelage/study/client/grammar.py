@@ -90,9 +90,9 @@ class AnswerRules:
 
 
 def word_grammar(words: Sequence[str]) -> str:
-    """Return the grammar of texts of these words.
+    """Return the grammar of texts of these words, each with a capital or not, with one space between two.
 
-    Each may also begin with a capital; between two stands one space, with a punctuation mark before it or not.
+    A punctuation mark may stand before the space.
 
     Raises:
         ValueError: no words, or one with white space in it.

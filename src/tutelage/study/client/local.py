@@ -195,12 +195,10 @@ class _Writer:
                 logits_processor=LogitsProcessorList([_Bound([row.rule for row in rows], longest)]),
                 stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
             )
-        return [self._cut(row, list(out)) for row, out in zip(rows, out_BT[:, longest:].tolist(), strict=True)]
-
-    def _cut(self, row: _Row, tokens: list[int]) -> list[int]:
-        """Cut a row after the token that ends it, or where its own room ends."""
-        end = next((at + 1 for at, token in enumerate(tokens) if token in self._ends), len(tokens))
-        return tokens[: min(end, row.room)]
+        # Each row is cut after the token that ends it, or where its own room ends.
+        written = [list(out[: row.room]) for row, out in zip(rows, out_BT[:, longest:].tolist(), strict=True)]
+        ends = [next((at + 1 for at, token in enumerate(out) if token in self._ends), len(out)) for out in written]
+        return [out[:end] for out, end in zip(written, ends, strict=True)]
 
     def _decode(self, request: Request, read: int, tokens: list[int]) -> Answer:
         ended = bool(tokens) and tokens[-1] in self._ends

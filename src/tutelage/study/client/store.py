@@ -76,10 +76,9 @@ class Store:
         changes = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in pairs.items()
                    if old != new and not (key in teacher and new is None)]  # fmt: skip
         if changes:
-            raise UserError(
-                f"{self.path} holds answers of another teacher:\n" + "\n".join(changes) + "\n"
-                "Answers never mix: set that back; or give the study another name (name: ...), which asks again"
-            )
+            told = "\n".join(changes)
+            raise UserError(f"{self.path} holds answers of another teacher:\n{told}\nAnswers never mix: set that back; or "
+                            "give the study another name (name: ...), which asks again")  # fmt: skip
 
     def claim(self, teacher: Mapping[str, Any]) -> None:
         """Write down who answers, if nobody has answered yet; else refuse as `expect` does."""
@@ -90,9 +89,9 @@ class Store:
     def asking(self, request: Request, **more: Any) -> list[Json]:
         """Return the lines to append before a request is sent; the content of one that was asked before is there."""
         worst = worst_case(request)
-        cost = {"worst": [worst.read, worst.written]}
+        more = {"worst": [worst.read, worst.written], **more}
         if request.key in self._asked:
-            return [{"again": request.key, **cost, **more}]
+            return [{"again": request.key, **more}]
         shared: list[Json] = []
 
         def once(value: Any) -> Json:
@@ -108,7 +107,6 @@ class Store:
             "messages": [[m.role, once(m.content) if m.role == "system" else m.content] for m in request.messages],
             "seed": request.seed,
             "max_tokens": request.max_tokens,
-            **cost,
             **more,
         }
         if request.schema is not None:

@@ -165,9 +165,7 @@ def audit_examples(
         **_by_kind(drawn, words),
         lengths=tuple(int(n) for n in np.quantile(lengths, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))) if lengths else (),
         histogram=_histogram(lengths),
-        tasks={
-            task.name: _task(task, lesson.kind, examples, takes) for lesson in plan.lessons for task in lesson.tasks
-        },
+        tasks={one.name: _task(one, lesson.kind, examples, takes) for lesson in plan.lessons for one in lesson.tasks},
         variety=diversity(words, ["\n".join(example.texts) for example in drawn]),
         duplicates=_duplicates(examples, threshold),
         threshold=threshold,
@@ -206,10 +204,8 @@ def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
 def _task(task: Task, kind: TaskKind, examples: Sequence[Example], takes: Sequence[Sequence[TaskKind]]) -> TaskAudit:
     own = [example for example in examples if example.task == task.name]
     labelled = [example for example in examples if task.name in example.labels]
-    found = Counter[str]()
-    for example in labelled:
-        label = example.labels[task.name]
-        found.update([label] if isinstance(label, str) else label)
+    given = [example.labels[task.name] for example in labelled]
+    found = Counter(chain.from_iterable([label] if isinstance(label, str) else label for label in given))
     sure = [example.confidence[task.name] for example in labelled if task.name in example.confidence]
     return TaskAudit(
         kind=kind,
@@ -247,9 +243,8 @@ def _related(examples: Sequence[Example], plan: StudyPlan) -> tuple[tuple[str, s
 def _codes(labels: Sequence[Label | None]) -> NDArray[np.int64]:
     """Labels as numbers, (N,); -1 for none, and for a label of the wrong form."""
     numbers: dict[str, int] = {}
-    return np.array(
-        [numbers.setdefault(label, len(numbers)) if isinstance(label, str) else -1 for label in labels], dtype=np.int64
-    )
+    codes = [numbers.setdefault(label, len(numbers)) if isinstance(label, str) else -1 for label in labels]
+    return np.array(codes, dtype=np.int64)
 
 
 def cramers_v(counts_RC: NDArray[np.int64]) -> tuple[float | None, float]:
@@ -260,8 +255,7 @@ def cramers_v(counts_RC: NDArray[np.int64]) -> tuple[float | None, float]:
     independence, over a maximum that is corrected likewise. What chance adds varies the more, the fewer the texts; the
     second number leaves out what so many standard deviations of it could account for.
 
-    Args:
-        counts_RC: how many texts have both labels; rows and columns of zeros do not count.
+    Rows and columns of zeros do not count.
 
     Returns:
         V (0 independent, 1 one follows from the other) or None where one of the two never varies; and the lower one.

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 from tutelage.corpus.examples import Example, Label
 from tutelage.corpus.study_plan import StudyPlan, Task, TaskKind
@@ -98,26 +97,21 @@ def control_characters(example: Example, joiners: bool = False) -> str | None:
 
     Newline, carriage return and tab are layout. `joiners` and direction marks, which some scripts need, may pass.
     """
-    for character in _special(example):
-        if is_hidden(character) and not (joiners and character in JOINERS):
-            return f"control character: U+{ord(character):04X}"
-    return None
+    hidden = (one for one in _special(example) if is_hidden(one) and not (joiners and one in JOINERS))
+    return next((f"control character: U+{ord(one):04X}" for one in hidden), None)
 
 
 def foreign_letters(example: Example, letters: str) -> str | None:
     """Tell of a letter of another script than `ascii` or `latin`; `any` lets all pass."""
     if letters == "any":
         return None
-    for character in _special(example):
-        if _letter(character) and (letters == "ascii" or not _latin(character)):
-            return f"letter: U+{ord(character):04X} {unicodedata.name(character, 'without a name')}"
-    return None
+    foreign = (one for one in _special(example) if _letter(one) and (letters == "ascii" or not _latin(one)))
+    return next((f"letter: U+{ord(one):04X} {unicodedata.name(one, 'without a name')}" for one in foreign), None)
 
 
 def wrong_length(example: Example, least: int, most: int) -> str | None:
     """Tell of too few or too many words, those of both texts of a pair together."""
-    words = example.word_count
-    if words < least:
+    if (words := example.word_count) < least:
         return f"too short: {words} words"
     return f"too long: {words} words" if words > most else None
 
@@ -172,9 +166,8 @@ def _sound_labels(example: Example, tasks: PlannedTasks, refused: list[Refused])
         return example
     for task, why in bad.items():
         origins = example.label_origins.get(task, ())
-        content: dict[str, Any] = {"id": example.id, "task": task, "label": example.labels[task]}
-        if task in example.confidence:
-            content["confidence"] = example.confidence[task]
+        sure = {"confidence": example.confidence[task]} if task in example.confidence else {}
+        content = {"id": example.id, "task": task, "label": example.labels[task], **sure}
         refused.append(Refused(why, origins[-1] if origins else "", content))
     kept = example.labels.keys() - bad.keys()
     return replace(

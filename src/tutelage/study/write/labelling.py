@@ -132,11 +132,8 @@ class Labeller:
     ) -> list[LabelQuestion]:
         """Ask, and put the labels to the votes; returns the questions about several tasks that came to nothing."""
         requests = [self._request(part[one.number], one) for one in questions]
-        words = {
-            request.key: tuple(part[one.number].text.split())
-            for one, request in zip(questions, requests, strict=True)
-            if one.kind == "tagging"
-        }
+        tagged = [(request.key, one) for one, request in zip(questions, requests, strict=True) if one.kind == "tagging"]
+        words = {key: tuple(part[one.number].text.split()) for key, one in tagged}
 
         def check(value: Any, request: Request) -> str | None:
             found = self._tags(value, words[request.key]) if request.key in words else None
