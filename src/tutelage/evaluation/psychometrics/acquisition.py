@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import OptimizeWarning, curve_fit
@@ -40,6 +40,9 @@ from tutelage.evaluation.psychometrics.trajectory import (
     checkpoint_surprisals,
     contexts_cut,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 FEWEST_CHECKPOINTS = 4
 """A sigmoid has four parameters. The published code asks for three points, which fit many sigmoids equally well."""
@@ -78,7 +81,7 @@ RULES: Mapping[str, AcquisitionRules] = {
 
 
 def evaluate_acquisition(
-    surprisals: Mapping[str, Any], data: AcquisitionData, convention: Convention, tokenizer: Any
+    surprisals: Mapping[str, Any], data: AcquisitionData, convention: Convention, tokenizer: PreTrainedTokenizerFast
 ) -> MeasuredResult:
     """Score the order in which a model learned words.
 
@@ -160,7 +163,10 @@ def learning_curves(surprisals: Mapping[str, Any]) -> dict[str, tuple[Floats, Fl
 
 
 def ages(
-    curves: Mapping[str, tuple[Floats, Floats]], data: AcquisitionData, rules: AcquisitionRules, tokenizer: Any
+    curves: Mapping[str, tuple[Floats, Floats]],
+    data: AcquisitionData,
+    rules: AcquisitionRules,
+    tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, tuple[float | None, float]]:
     """Return each word's age in the model (log10 of words seen + 1; None where it has none) and in children (months).
 
@@ -178,7 +184,7 @@ def ages(
     return found
 
 
-def uniform_surprisal(tokenizer: Any, word: str) -> float:
+def uniform_surprisal(tokenizer: PreTrainedTokenizerFast, word: str) -> float:
     """Return what a uniform guess at each token of a word costs, in nats (the ceiling of 2026).
 
     The published count of tokens: those of "The word" beyond those of "The", at least one; the vocabulary is

@@ -16,6 +16,9 @@ from tutelage.evaluation.psychometrics.surprisal import item_surprisals
 from tutelage.teaching.teachers import Ensemble
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
     pass
 
 
@@ -36,7 +39,7 @@ class WordSurprisal(TypedDict):
 
 def checkpoint_surprisals(
     ensemble: Ensemble,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     contexts: Contexts,
     name: str,
     words_seen: int,
@@ -81,7 +84,7 @@ def checkpoint_surprisals(
     ]
 
 
-def contexts_cut(ensemble: Ensemble, tokenizer: Any, contexts: Contexts) -> int:
+def contexts_cut(ensemble: Ensemble, tokenizer: PreTrainedTokenizerFast, contexts: Contexts) -> int:
     """Count the contexts of which `checkpoint_surprisals` reads the end only, for want of positions."""
     limit = row_limit(ensemble)
     if limit is None:
@@ -95,7 +98,11 @@ def _items(contexts: Contexts) -> list[Item]:
 
 
 def trajectory(
-    checkpoints: Iterable[Checkpoint], tokenizer: Any, contexts: Contexts, model_name: str, **settings: Any
+    checkpoints: Iterable[Checkpoint],
+    tokenizer: PreTrainedTokenizerFast,
+    contexts: Contexts,
+    model_name: str,
+    **settings: Any,
 ) -> Json:
     """Return surprisals over a training in the shape of a submission's `surprisal.json`; one model in memory at a time.
 
