@@ -77,8 +77,8 @@ class Store:
                    if old != new and not (key in teacher and new is None)]  # fmt: skip
         if changes:
             told = "\n".join(changes)
-            raise UserError(f"{self.path} holds answers of another teacher:\n{told}\nAnswers never mix: set that back; or "
-                            "give the study another name (name: ...), which asks again")  # fmt: skip
+            raise UserError(f"{self.path} holds answers of another teacher:\n{told}\nAnswers never mix: set that back; "
+                            "or give the study another name (name: ...), which asks again")  # fmt: skip
 
     def claim(self, teacher: Mapping[str, Any]) -> None:
         """Write down who answers, if nobody has answered yet; else refuse as `expect` does."""
