@@ -210,8 +210,7 @@ def _panel(axes: Any, summary: Summary, name: str, metric: str, models: list[str
     unit, better, _ = next(fact for model in summary.models.values() for fact in facts_of(model, metric))
     shown, palette = UNITS[unit], styles_of(summary)
     for model, values in _points(summary, metric).items():
-        scaled = [value * shown.scale for value in values]
-        draw_seeds(axes, models.index(model), scaled, palette[model], 4.2)
+        draw_seeds(axes, models.index(model), [value * shown.scale for value in values], palette[model], 4.2)
     name_rows(axes, [""] * len(models))
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=4)
