@@ -181,10 +181,9 @@ def _without_control(summary: Summary) -> Conclusion:
     else:
         sentence, details = "This run has no student with a control, so it does not ask whether a teacher pays off.", []
     losses = {name: mean_of(values_of(model, "test.loss").values()) for name, model in summary.models.items()}
-    measured = {name: loss for name, loss in losses.items() if loss is not None}
-    if measured:
-        best = min(measured, key=lambda name: measured[name])
-        details.append(f"The lowest held-out loss is {best}'s: {measured[best]:.3f} nats per token.")
+    if measured := [(loss, name) for name, loss in losses.items() if loss is not None]:
+        loss, best = min(measured, key=lambda pair: pair[0])
+        details.append(f"The lowest held-out loss is {best}'s: {loss:.3f} nats per token.")
     return Conclusion(sentence, " ".join(details))
 
 
