@@ -61,9 +61,9 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
     runs = (run for model in summary.models.values() for run in model.seeds.values() if suite in run.suites)
     chances = (run.suites[suite].chance for run in runs)
     draw_chance(axes, next((chance for chance in chances if chance is not None), 0.5))
-    places = dict(enumerate(categories)) if left is None else {ALL: "all", **dict(enumerate(categories))}
-    words = [label(category.replace("_", " "), 30) for category in places.values()]
-    axes.set_xticks([*places], words, rotation=38, ha="right", rotation_mode="anchor")
+    ticks = [*([] if left is None else [(ALL, "all")]), *enumerate(categories)]
+    words = [label(category.replace("_", " "), 30) for _, category in ticks]
+    axes.set_xticks([place for place, _ in ticks], words, rotation=38, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.3 if left is None else ALL - 0.5, len(categories) - 0.7)
     (axes if left is None else left).set_ylabel(f"accuracy on {label(suite)} (%)")
     if left is not None:

@@ -158,9 +158,10 @@ def _draw_box(axes: Any, summary: Summary, name: str, box: Box) -> None:
     model = summary.models.get(name)
     colour = styles_of(summary)[name].colour if model else FAINT
     dashes = "--" if model is not None and model.role == "control" else "-"
-    frame = {"boxstyle": "round,pad=0,rounding_size=0.07", "edgecolor": colour, "linewidth": 1.6, "linestyle": dashes}
-    corner = (box.x, box.y - _BOX_HEIGHT / 2)
-    axes.add_patch(FancyBboxPatch(corner, box.width, _BOX_HEIGHT, facecolor=PAPER, **frame))
+    edge: dict[str, Any] = {"edgecolor": colour, "linewidth": 1.6, "linestyle": dashes}
+    frame = FancyBboxPatch((box.x, box.y - _BOX_HEIGHT / 2), box.width, _BOX_HEIGHT, facecolor=PAPER, **edge)
+    frame.set_boxstyle("round,pad=0,rounding_size=0.07")
+    axes.add_patch(frame)
     middle, centred = box.x + box.width / 2, {"ha": "center", "va": "center"}
     bold = {"fontsize": 9, "fontweight": "bold", "color": colour}
     axes.text(middle, box.y + 0.16, label(name, int(box.width * 11)), **centred, **bold)
