@@ -12,7 +12,7 @@ from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import IGNORE, BatchSource, Masking
 from tutelage.evaluation.calibration import calibration
-from tutelage.evaluation.likelihood import batching
+from tutelage.models.logits import LIKELIHOOD
 from tutelage.teaching.teachers import Ensemble
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def naive(models, source, bins):
 @pytest.mark.parametrize("seeds", [(0,), (1, 2)])
 @torch.no_grad()
 def test_the_error_equals_the_naive_one(store, make_model, monkeypatch, seeds, logit_bytes):
-    monkeypatch.setitem(batching.LOGIT_BYTES, "cpu", logit_bytes)
+    monkeypatch.setitem(LIKELIHOOD.block, "cpu", logit_bytes)
     models = [make_model("llama", seed=seed) for seed in seeds]
     for model in models:
         model.hf.get_output_embeddings().weight.mul_(30)  # so that several bins are filled

@@ -1,4 +1,4 @@
-"""Teachers that no longer teach: they are released, nothing counts them any more, and the rest is plain training."""
+"""Teachers that are no longer heard: they go, nothing counts them any more, and the rest is plain training."""
 
 import gc
 import weakref

@@ -8,7 +8,7 @@ import torch
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, masking_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from tutelage.evaluation.likelihood.prefixes import branches, read
+from tutelage.evaluation.likelihood.prefixes import read_bundles, shares_prefixes
 from tutelage.models.attention import CAUSAL, REGISTERED, attends_without_masks, set_attention
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
@@ -88,9 +88,9 @@ def test_no_mask_is_made_and_no_number_read(shape: str, monkeypatch: pytest.Monk
 def test_masks_that_a_caller_gives_are_heeded(shape: str) -> None:
     """Trees of texts are read through a mask with four dimensions."""
     one, other = Ensemble([model(shape, CAUSAL)]), Ensemble([model(shape, "eager")])
-    assert branches(one, 10)
+    assert shares_prefixes(one, 10)
     depth = torch.tensor([[0, 1, 2, 3, 2, 3, 1, 2, 3, 4, 5, 6]]).expand(B, T)
-    found, expected = read(one, TOKENS, depth, "fp32"), read(other, TOKENS, depth, "fp32")
+    found, expected = read_bundles(one, TOKENS, depth, "fp32"), read_bundles(other, TOKENS, depth, "fp32")
     torch.testing.assert_close(found.hidden[0], expected.hidden[0], rtol=1e-4, atol=1e-5)
 
 

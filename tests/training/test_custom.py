@@ -168,7 +168,7 @@ def test_recipes_keep_it() -> None:
     ("terms", "message"),
     [
         ({"no_such_package__focal": 1}, "cannot be imported .*PYTHONPATH"),
-        ({"my_losses__focl": {"gamma": 2}}, "my_losses has no function 'focl'; did you mean 'focal'"),
+        ({"my_losses__focl": {"gamma": 2}}, "'my_losses' has no function 'focl'; did you mean 'focal'"),
         ({"my_losses__focal": 1}, "missing a required argument: 'gamma'"),
         ({"my_losses__focal": {"gama": 2}}, "did you mean 'gamma'"),
         ({"my_losses__focal": {"gamma": 2, "weight": 0}}, "greater than 0"),

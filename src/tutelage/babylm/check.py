@@ -21,6 +21,7 @@ from tutelage.babylm.format import (
     TrackName,
     Year,
     collated_file,
+    final_files,
     prediction_file,
     schedule,
 )
@@ -371,7 +372,9 @@ def _check_folder(
     track = track or _track(collated, form)
     yield from check_collated(collated, form, track, options)
     backend = file.stem.removeprefix(Path(collated_file("")).stem)
-    for place, value in _parts(collated, form, backend).items():
+    glue = collated.get("glue")
+    tuned = {name: {name: value} for name, value in glue.items()} if isinstance(glue, dict) else {}
+    for place, value in final_files(form, backend, tuned | collated).items():
         found, faults = _read(folder / place, place)
         yield from faults
         # As text: NaN equals NaN.
@@ -388,17 +391,3 @@ def _check_folder(
             yield from faults
             if not faults:
                 yield from (Fault(f"{place}: {f.place}", f.message, f.missing) for f in check_task(found, task))
-
-
-def _parts(collated: Mapping[str, Any], form: SubmissionFormat, backend: str) -> dict[str, Any]:
-    """Return what a collated file says of each file of the final model, by its path."""
-    parts = {prediction_file("main", backend, task): collated.get(task.key) for task in form.full}
-    glue = collated.get("glue")
-    for task in form.glue:
-        if isinstance(glue, dict) and task.key in glue:
-            parts[prediction_file("main", backend, task)] = {task.key: glue[task.key]}
-    words = f"main/zero_shot/{backend}/AoA_word"
-    parts[f"{words}/surprisal.json"] = collated.get(form.surprisals)
-    if form.optional:
-        parts[f"{words}/aoa_score.json"] = collated.get("aoa")
-    return {place: value for place, value in parts.items() if value is not None}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from tutelage.evaluation.benchmarks.conventions import Backend
 from tutelage.recipe.words import SCHEDULES, revision
@@ -84,6 +84,22 @@ def prediction_file(name: str, backend: str, task: SubmissionTask) -> str:
 def collated_file(backend: str) -> str:
     """Name the collated file, which lies in the model's folder."""
     return f"all_full_preds_and_fast_scores_{backend}.json"
+
+
+def final_files(form: SubmissionFormat, backend: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the final model by the path of its file, below the model's folder.
+
+    Args:
+        form: of the year.
+        backend: how the model was scored.
+        values: by key of a task, of the surprisals, or `aoa`; what is not there or null is left out.
+    """
+    words = f"main/zero_shot/{backend}/AoA_word"
+    places = {prediction_file("main", backend, task): task.key for task in (*form.full, *form.glue)}
+    places[f"{words}/surprisal.json"] = form.surprisals
+    if form.optional:
+        places[f"{words}/aoa_score.json"] = "aoa"
+    return {place: values[key] for place, key in places.items() if values.get(key) is not None}
 
 
 def _sizes(written: str) -> dict[str, int]:

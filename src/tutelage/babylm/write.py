@@ -36,6 +36,7 @@ from tutelage.babylm.format import (
     TrackName,
     Year,
     collated_file,
+    final_files,
     prediction_file,
     schedule,
 )
@@ -285,19 +286,14 @@ def _check_place(base: Path) -> None:
 
 def _files(submission: Submission, form: SubmissionFormat) -> dict[str, Any]:
     """Return every file of predictions by its path below the model's folder."""
-    found: dict[str, Any] = {}
-    for task in (*form.full, *form.glue):
-        if task.key in submission.full:
-            found[prediction_file("main", submission.backend, task)] = submission.full[task.key]
+    age = submission.age_of_acquisition
+    # In 2025 the surprisals themselves have the key `aoa`.
+    values = {**submission.full, "aoa": None if age is None else {"aoa": age}, form.surprisals: submission.surprisals}
+    found = final_files(form, submission.backend, values)
     for name, by_task in submission.fast.items():
         for task in form.fast:
             if task.key in by_task:
                 found[prediction_file(name, submission.backend, task)] = by_task[task.key].predictions
-    words = f"main/zero_shot/{submission.backend}/AoA_word"
-    if submission.surprisals is not None:
-        found[f"{words}/surprisal.json"] = submission.surprisals
-    if form.optional and submission.age_of_acquisition is not None:
-        found[f"{words}/aoa_score.json"] = {"aoa": submission.age_of_acquisition}
     return found
 
 

@@ -31,7 +31,8 @@ def load_function(name: str) -> Callable[..., Any]:
     """
     found = load_object(name)
     if not inspect.isfunction(found):
-        raise UserError(f"'{name}' is no function")
+        place, _, function = name.partition(":")
+        raise UserError(f"'{place}' has no function '{function}', but something else of that name")
     return found
 
 
@@ -61,7 +62,7 @@ def check_settings(name: str, function: Callable[..., Any], given: int, settings
     """Make sure that a function takes so many arguments by place, and settings by name.
 
     Raises:
-        ValueError: it does not, with the nearest name.
+        UserError: it does not, with the nearest name.
     """
     signature = inspect.signature(function)
     try:

@@ -1,4 +1,4 @@
-"""Guests: models that were not trained here, from any Hugging Face folder or hub id, as `tutelage evaluate` takes them.
+"""Models that were not trained here, from any Hugging Face folder or hub id, as `tutelage evaluate` takes them.
 
 Only safetensors weights and architectures that `transformers` itself carries: no pickles, no code from a model folder.
 What can be refused without the weights is refused before they are read.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, read_json
@@ -21,6 +21,9 @@ from tutelage.models.build import read_weights
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import ModelKind, is_path
 from tutelage.teaching import outside
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from a hub repository; only files at its top."""
@@ -40,7 +43,7 @@ class ExternalModel:
         source: folder or hub id, as it was given.
         label: its name in tables.
         folder: where its files are.
-        kind: how it reads.
+        kind: causal or masked.
         architecture: the family, such as `llama`.
         tokenizer: its own Hugging Face fast tokenizer.
         identity: digest of its weights and configuration, or hub id and commit.
@@ -52,7 +55,7 @@ class ExternalModel:
     folder: Path
     kind: ModelKind
     architecture: str
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerFast
     identity: str
     remarks: tuple[str, ...]
 
@@ -85,7 +88,7 @@ def open_models(
     Args:
         sources: folders and hub ids, each once.
         convention: the year's rules, which may need special tokens.
-        kind: how the models read; by default as their configuration says.
+        kind: causal or masked; by default as their configuration says.
         revision: branch, tag or commit of hub models.
 
     Raises:
@@ -138,7 +141,7 @@ def _locate(source: str, revision: str | None) -> Path:
         others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.h5") for file in folder.glob(pattern))
         remedy = (
             f"{others[0]} is in a format that can run code when it is read; where you trust it, load it with "
-            "transformers and write it anew with `save_pretrained`"
+            "transformers and write it again with `save_pretrained`"
             if others
             else "copy model.safetensors beside config.json"
         )
@@ -179,7 +182,7 @@ def _download(source: str, revision: str | None) -> Path:
         except OSError:
             raise
         except Exception as error:
-            raise UserError(f"downloading '{source}' failed: {_first_line(error)}; the same command goes on") from error
+            raise UserError(f"downloading '{source}' failed: {_first_line(error)}; the same command resumes") from error
 
 
 def _labels(sources: Sequence[str], revision: str | None) -> list[str]:
@@ -222,7 +225,7 @@ def _config(folder: Path) -> Any:
 
 
 def _kind(config: Any, source: str) -> ModelKind:
-    """Tell how a model reads by the architectures its configuration names."""
+    """Tell causal models from masked ones by the architectures its configuration names."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -239,7 +242,7 @@ def _kind(config: Any, source: str) -> ModelKind:
         if name in _names(MODEL_FOR_MASKED_LM_MAPPING_NAMES):
             return "masked"
     told = f"names {', '.join(names)}, which is no language model" if names else "names no architecture"
-    raise UserError(f"{source}: its config.json {told}; say how it reads: --kind causal, or --kind masked")
+    raise UserError(f"{source}: its config.json {told}; say what it is: --kind causal, or --kind masked")
 
 
 def _names(mapping: Any) -> set[str]:
@@ -250,7 +253,7 @@ def _names(mapping: Any) -> set[str]:
 # --- tokenizer
 
 
-def _tokenizer(folder: Path, source: str) -> tuple[Any, list[str]]:
+def _tokenizer(folder: Path, source: str) -> tuple[PreTrainedTokenizerFast, list[str]]:
     """Load a model's own tokenizer, and say where its class and its file disagree."""
     from transformers import AutoTokenizer, __version__
 
@@ -263,7 +266,7 @@ def _tokenizer(folder: Path, source: str) -> tuple[Any, list[str]]:
             ) from error
         raise UserError(
             f"the tokenizer of {source} cannot be loaded by transformers {__version__}: {_first_line(error)}. If "
-            "another version wrote it, load it there and write it anew with `tokenizer.save_pretrained`, or copy the "
+            "another version wrote it, load it there and write it again with `tokenizer.save_pretrained`, or copy the "
             "tokenizer.json it was trained with beside its config.json, without tokenizer_config.json"
         ) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
@@ -274,7 +277,7 @@ def _tokenizer(folder: Path, source: str) -> tuple[Any, list[str]]:
     return tokenizer, _disagreement(tokenizer, folder)
 
 
-def _disagreement(tokenizer: Any, folder: Path) -> list[str]:
+def _disagreement(tokenizer: PreTrainedTokenizerFast, folder: Path) -> list[str]:
     """Compare a tokenizer with its file: classes of some versions of transformers rebuild parts of it."""
     from tokenizers import Tokenizer
 
@@ -293,11 +296,11 @@ def _disagreement(tokenizer: Any, folder: Path) -> list[str]:
     return []
 
 
-def _check_specials(tokenizer: Any, kind: ModelKind, convention: Convention, source: str) -> None:
+def _check_specials(tokenizer: PreTrainedTokenizerFast, kind: ModelKind, convention: Convention, source: str) -> None:
     if kind == "masked" and tokenizer.mask_token_id is None:
         raise UserError(
             f"the tokenizer of {source} has no mask token, without which a masked model cannot be scored: name it in "
-            "tokenizer_config.json (`mask_token`), or say --kind causal if the model reads left to right"
+            "tokenizer_config.json (`mask_token`), or say --kind causal if the model is causal"
         )
     starts = convention.causal.start if kind == "causal" else ()
     if starts and all(getattr(tokenizer, f"{name}_token_id") is None for name in starts):
@@ -307,7 +310,7 @@ def _check_specials(tokenizer: Any, kind: ModelKind, convention: Convention, sou
         )
 
 
-def missing_characters(tokenizer: Any, texts: Sequence[str]) -> tuple[str, int]:
+def missing_characters(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> tuple[str, int]:
     """Return characters of some texts that a tokenizer cannot write, and in how many texts they stand.
 
     A character is missing if by itself it becomes the unknown token, or nothing. Spaces and combining marks are left

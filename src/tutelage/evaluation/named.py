@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from tutelage.evaluation.psychometrics.reading import READING
 from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.evaluation.suites.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of, own_name
 from tutelage.evaluation.task_heads import TASKS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Result = SuiteResult | MeasuredResult
 MEASUREMENTS: Mapping[str, Measurement] = {
@@ -175,7 +178,9 @@ def _chooser(suite: Suite, convention: Convention) -> Callable[[Context], Result
     return run
 
 
-def _rows(suite: Suite, convention: Convention, tokenizer: Any, kind: Literal["causal", "masked"]) -> TokenRows:
+def _rows(
+    suite: Suite, convention: Convention, tokenizer: PreTrainedTokenizerFast, kind: Literal["causal", "masked"]
+) -> TokenRows:
     return encode(tokenizer, items_of(suite), kind, convention)
 
 

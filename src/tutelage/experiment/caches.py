@@ -236,10 +236,11 @@ def opened(
 def _announce(cache: TeacherCache, epochs: range, label: str, share: float | None) -> None:
     """Say what is about to be filled, and what may be unwanted about it: that a small share of it will be read."""
     console.print(f"{label}: keeping the teachers' output in {cache.folder}: {describe(cache, epochs)}")
-    if isinstance(cache.encoding, TopK):
+    if cache.encoding.biased:
         console.print(
-            f"[yellow]{label}: the {cache.encoding.k} most likely tokens are a biased sample of what the teachers "
-            "say, and may teach worse than no teacher; `cache: sparse` is unbiased and smaller (docs/caches.md)"
+            f"[yellow]{label}: the {cache.encoding.key['k']} most likely tokens are a biased sample of what the "
+            "teachers say, and may teach worse than no teacher; `cache: sparse` is unbiased and smaller "
+            "(docs/caches.md)"
         )
     if cache.source.varies:
         console.print(

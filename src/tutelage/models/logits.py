@@ -30,8 +30,8 @@ class Budget:
     tile: Mapping[str, int]
 
     def block_rows(self, device: str, vocab_size: int, itemsize: int = 4) -> int:
-        """Return how many positions a block has, at least 16."""
-        return max(16, self.block[device] // (itemsize * vocab_size))
+        """Return how many positions a block has, at least 16; other devices are taken for GPUs."""
+        return max(16, self.block[device if device in self.block else "cuda"] // (itemsize * vocab_size))
 
     def tile_rows(self, device: str, vocab_size: int) -> int:
         """Return how many positions a tile has, at least 16."""

@@ -235,7 +235,7 @@ class Recipe(Section):
     """Models by name: letters, digits, `_` and `-`."""
     evaluate: tuple[str, ...] = ("test",)
     """`test` or `val` (held-out loss), suites and other evaluations by name (`blimp`, `blimp-supplement`, ...; see
-    docs/evaluation.md), or `pairs:FOLDER` of minimal pairs in JSON lines."""
+    docs/evaluation.md), `pairs:FOLDER` of minimal pairs in JSON lines, or `package.module:function` of your own."""
     evaluation: Evaluation = Evaluation()
     """Rules of scoring."""
     compare: Compare = Compare()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from tutelage.base.functions import check_settings, load_function
+from tutelage.base.functions import check_settings, is_function_name, load_function
 from tutelage.recipe.data import Count, Fraction, Kinds, Section, Share
 from tutelage.recipe.schedule import GateSettings, Span, TemperatureScheduleSettings, WeightScheduleSettings
 from tutelage.recipe.select import Select as Select
@@ -166,6 +166,8 @@ class Objectives(Section):
     @classmethod
     def _functions_are_there(cls, custom: dict[str, CustomObjective] | None) -> dict[str, CustomObjective] | None:
         for name, term in (custom or {}).items():
+            if not is_function_name(name):
+                raise ValueError(f"'{name}' names no function: write package.module:function")
             check_settings(name, load_function(name), 2, term.settings)
         return custom
 

@@ -31,7 +31,8 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, read_json, sha256, sync_folder, write_json
 from tutelage.base.progress import human
 from tutelage.base.run_folder import differences
-from tutelage.teaching.encoding import Field, FieldValues
+from tutelage.base.types import Array
+from tutelage.teaching.encoding import Field
 
 MANIFEST = "manifest.json"
 SYNC_BYTES = 256 << 20
@@ -189,7 +190,7 @@ class SlotStore:
         """Slots found damaged and not written again since."""
         return frozenset(self._damaged)
 
-    def write(self, slot: int, arrays: Mapping[str, FieldValues]) -> None:
+    def write(self, slot: int, arrays: Mapping[str, Array]) -> None:
         """Fill a slot: for each field an array `(tokens of the row, width)`."""
         data = b"".join(np.ascontiguousarray(arrays[f.name], dtype=f.dtype).tobytes() for f in self._fields)
         start, stop = self._place(slot)
@@ -204,7 +205,7 @@ class SlotStore:
         if self._unsynced >= SYNC_BYTES:
             self.sync()
 
-    def read(self, slot: int, name: str) -> FieldValues:
+    def read(self, slot: int, name: str) -> Array:
         """Return a field of a filled slot, `(tokens of the row, width)`, as a view of the file."""
         tokens, before = int(self._lengths[slot % self.rows]), 0
         for field in self._fields:

@@ -20,17 +20,15 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tutelage.base.errors import UserError
+from tutelage.base.types import Array
 from tutelage.corpus.batches import to_device
 from tutelage.models.logits import softmax
 from tutelage.teaching.sampling import most_likely, systematic
 from tutelage.teaching.signal import Combine, DenseSignal, Heads, Signal, SparseSignal, narrow_heads
-
-FieldValues = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Encoding:
         """Everything about the kind that decides what is kept, JSON-like."""
         raise NotImplementedError
 
-    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
         """Return what is kept of a signal: for each field an array `(N, width)`.
 
         Args:
@@ -151,7 +149,7 @@ class Hidden(Encoding):
         """See `Encoding`."""
         return {"kind": "hidden", "widths": list(self.widths), "type": str(self._type)}
 
-    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
         """See `Encoding`."""
         hidden_ND = torch.cat([hidden.float() for hidden in live.hidden], -1).to(self._type)
         if not torch.isfinite(hidden_ND).all():
@@ -230,7 +228,7 @@ class Sparse(Encoding):
         numbers = {"draws": self.draws, "sets": self.sets, "temperature": self.temperature}
         return {"kind": "sparse", **numbers, **self.mixture}
 
-    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
         """See `Encoding`."""
         ids_NSK = torch.empty(len(targets_N), self.sets, self.draws, dtype=torch.int64)
         measures = np.empty((len(targets_N), 2), dtype="<f2")
@@ -280,7 +278,7 @@ class TopK(Encoding):
         """See `Encoding`."""
         return {"kind": "top_k", "k": self.k, "temperature": self.temperature, **self.mixture}
 
-    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, FieldValues]:
+    def encode(self, live: DenseSignal, targets_N: Tensor, uniforms_N: Tensor) -> dict[str, Array]:
         """See `Encoding`."""
         N = len(targets_N)
         ids_NK, shares_NK = np.empty((N, self.k), _id_type(self.vocab_size)), np.empty((N, self.k), "<f2")
@@ -317,7 +315,7 @@ def _ids(kept: Tensor) -> Tensor:
     return kept.to(torch.int64) & ((1 << 8 * kept.element_size()) - 1)
 
 
-def _measures(logits_NV: Tensor, probabilities_NV: Tensor, total_N: Tensor, targets_N: Tensor) -> FieldValues:
+def _measures(logits_NV: Tensor, probabilities_NV: Tensor, total_N: Tensor, targets_N: Tensor) -> Array:
     """Return entropy and log-probability of the target, `(N, 2)`."""
     entropy_N = total_N - torch.linalg.vecdot(probabilities_NV, logits_NV)
     if not torch.isfinite(entropy_N).all():
@@ -326,5 +324,5 @@ def _measures(logits_NV: Tensor, probabilities_NV: Tensor, total_N: Tensor, targ
     return torch.stack([entropy_N, gold_N.masked_fill(targets_N < 0, 0.0)], -1).cpu().numpy()
 
 
-def _by_name(measures_N2: FieldValues) -> dict[str, FieldValues]:
+def _by_name(measures_N2: Array) -> dict[str, Array]:
     return {"entropy": measures_N2[:, :1], "gold": measures_N2[:, 1:]}

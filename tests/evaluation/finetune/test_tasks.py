@@ -95,7 +95,7 @@ def test_places_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ([ROWS["boolq"] | {"label": 1.0}], "label 1.0 is none"),
         ([ROWS["boolq"] | {"passage": None}], "'passage' is None, not a text"),
         (["a text"], "is not a JSON object"),
-        ([], "is empty; get it anew from https"),
+        ([], "is empty; get it again from https"),
     ],
 )
 def test_broken_files_are_told_with_their_line(tmp_path: Path, rows: list[object], said: str) -> None:

@@ -9,7 +9,7 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.benchmarks.items import Item, encode
-from tutelage.evaluation.likelihood.prefixes import ancestors, branches, bundle, nodes, read
+from tutelage.evaluation.likelihood.prefixes import ancestors, bundle, nodes, read_bundles, shares_prefixes
 
 ODD = ["T", "T", "The", "The cats", "The cats sleep.", "The cats sleep.", "No.", ""]
 
@@ -76,10 +76,10 @@ def test_a_position_sees_its_ancestors_and_itself():
 def test_a_tree_reads_like_its_rows(world, architecture):
     ensemble = world.as_ensemble(world.hugging_face(architecture, len(world.PLAIN)), vocab_size=len(world.PLAIN))
     one, other = [5, 6, 7, 8, 9], [5, 6, 20, 21, 22]
-    tree = read(ensemble, torch.tensor([[*one, *other[2:]]]), torch.tensor([[0, 1, 2, 3, 4, 2, 3, 4]]), "fp32")
+    tree = read_bundles(ensemble, torch.tensor([[*one, *other[2:]]]), torch.tensor([[0, 1, 2, 3, 4, 2, 3, 4]]), "fp32")
     plain = ensemble.dense_signal(torch.tensor([one, other])).hidden[0]
     torch.testing.assert_close(tree.hidden[0][0], torch.cat([plain[0], plain[1, 2:]]), atol=1e-5, rtol=1e-5)
-    assert branches(ensemble, 30)
+    assert shares_prefixes(ensemble, 30)
 
 
 def recurrent(world):
@@ -90,7 +90,7 @@ def recurrent(world):
 
 def test_a_recurrent_model_reads_every_row_by_itself(world):
     hf = recurrent(world)
-    assert not branches(world.as_ensemble(hf, vocab_size=len(world.PLAIN)), 30)
+    assert not shares_prefixes(world.as_ensemble(hf, vocab_size=len(world.PLAIN)), 30)
     found = world.score(hf, world.PLAIN, world.ITEMS, "2025", batch_tokens=64).sum_N
     for item, total in zip(world.ITEMS, found, strict=True):
         ids = world.plain_ids(item.completion)

@@ -34,7 +34,7 @@ Backend = Literal["causal", "mlm", "mntp"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CausalRules:
-    """How models that read left to right score a text. Position 0 of a row has no context and is never scored."""
+    """How causal models score a text. Position 0 of a row has no context and is never scored."""
 
     start: tuple[Literal["bos", "eos", "pad"], ...]
     """Put before a text without prefix: the first of these special tokens that the tokenizer has, so that the text's
@@ -55,7 +55,7 @@ class CausalRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskedRules:
-    """How models that read both ways score a text: pseudo-log-likelihood (Salazar et al. 2020), one mask at a time.
+    """How masked models score a text: pseudo-log-likelihood (Salazar et al. 2020), one mask at a time.
 
     Special tokens of the tokenizer's template surround the text and are not scored. (The code of 2023 counts on exactly
     one on either side and misplaces the masks of any other tokenizer; that is not reproduced.)
@@ -116,51 +116,34 @@ class Convention:
     the 67 paradigms."""
 
 
-_LM_EVAL_2023 = CausalRules(start=("eos",), own_specials=False, leading_space=True, completion="tokens")
-_LM_EVAL_2024 = CausalRules(start=("bos", "eos", "pad"), own_specials=False, leading_space=True, completion="tokens")
-_CAUSAL_2025 = CausalRules(start=(), own_specials=True, leading_space=False, completion="characters")
-_MASKED_2025 = MaskedRules(prefix="as_is", leading_space=False, reduction="sum")
-_ITEMS_UNTIL_2025 = ItemRules(ewok="targets", entity_nothing="kept")
-_ITEMS_2026 = ItemRules(ewok="contexts", entity_nothing="dropped")
-
-CONVENTIONS: Mapping[str, Convention] = {
-    "2023": Convention(
-        name="2023",
-        year="2023",
-        causal=_LM_EVAL_2023,
-        masked=MaskedRules(prefix="ignored", leading_space=True, reduction="sum"),
-        items=_ITEMS_UNTIL_2025,
-        ties="first",
-        macro="phenomena",
-    ),
-    "2024": Convention(
-        name="2024",
-        year="2024",
-        causal=_LM_EVAL_2024,
-        masked=MaskedRules(prefix="eos_if_empty", leading_space=True, reduction="mean"),
-        items=_ITEMS_UNTIL_2025,
-        ties="first",
-        macro="paradigms",
-    ),
-    "2025": Convention(
-        name="2025",
-        year="2025",
-        causal=_CAUSAL_2025,
-        masked=_MASKED_2025,
-        items=_ITEMS_UNTIL_2025,
-        ties="first",
-        macro="paradigms",
-    ),
-    "2026": Convention(
-        name="2026",
-        year="2026",
-        causal=_CAUSAL_2025,
-        masked=_MASKED_2025,
-        items=_ITEMS_2026,
-        ties="random",
-        macro="paradigms",
-    ),
-}
+_2025 = Convention(
+    name="2025",
+    year="2025",
+    causal=CausalRules(start=(), own_specials=True, leading_space=False, completion="characters"),
+    masked=MaskedRules(prefix="as_is", leading_space=False, reduction="sum"),
+    items=ItemRules(ewok="targets", entity_nothing="kept"),
+    ties="first",
+    macro="paradigms",
+)
+_2024 = replace(
+    _2025,
+    name="2024",
+    year="2024",
+    causal=CausalRules(start=("bos", "eos", "pad"), own_specials=False, leading_space=True, completion="tokens"),
+    masked=MaskedRules(prefix="eos_if_empty", leading_space=True, reduction="mean"),
+)
+_2023 = replace(
+    _2024,
+    name="2023",
+    year="2023",
+    causal=replace(_2024.causal, start=("eos",)),
+    masked=MaskedRules(prefix="ignored", leading_space=True, reduction="sum"),
+    macro="phenomena",
+)
+_2026 = replace(
+    _2025, name="2026", year="2026", items=ItemRules(ewok="contexts", entity_nothing="dropped"), ties="random"
+)
+CONVENTIONS: Mapping[str, Convention] = {convention.name: convention for convention in (_2023, _2024, _2025, _2026)}
 
 
 def next_token_by_mask(convention: Convention) -> Convention:

@@ -180,7 +180,7 @@ def get(
 ) -> Path:
     """Fetch a benchmark from its official place, unless it is there already, and return its folder.
 
-    A run that was cut off goes on where it stopped. Files are checked by the digests that their publishers give, else
+    A run that was cut off resumes where it stopped. Files are checked by the digests that their publishers give, else
     pinned by their first download.
 
     Args:

@@ -12,13 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from tutelage.base.errors import UserError
 from tutelage.base.types import Bools, Ints
 from tutelage.evaluation.benchmarks.conventions import CausalRules, Convention, MaskedRules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class _Text:
 
 
 def encode(
-    tokenizer: Any, items: Sequence[Item], kind: Literal["causal", "masked"], convention: Convention
+    tokenizer: PreTrainedTokenizerFast, items: Sequence[Item], kind: Literal["causal", "masked"], convention: Convention
 ) -> TokenRows:
     """Tokenize items by a year's rules.
 
@@ -133,7 +136,7 @@ def keep_ends(rows: TokenRows, limit: int) -> TokenRows:
     )
 
 
-def _defines_start(tokenizer: Any) -> bool:
+def _defines_start(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether the tokenizer has a token for beginnings; whether it puts one there is another matter."""
     return tokenizer.cls_token_id is not None or tokenizer.bos_token_id is not None
 
@@ -156,7 +159,7 @@ def _masked_text(item: Item, rules: MaskedRules, eos: str) -> _Text:
     return _Text(prefix + separator + space + item.completion, len(prefix))
 
 
-def _start_token(tokenizer: Any, convention: Convention) -> int | None:
+def _start_token(tokenizer: PreTrainedTokenizerFast, convention: Convention) -> int | None:
     """The special token that a year puts before a text."""
     names = convention.causal.start
     found = [getattr(tokenizer, f"{name}_token_id") for name in names]
@@ -169,7 +172,7 @@ def _start_token(tokenizer: Any, convention: Convention) -> int | None:
     return known[0] if known else None
 
 
-def _prefix_lengths(tokenizer: Any, texts: dict[_Text, int]) -> dict[str, int]:
+def _prefix_lengths(tokenizer: PreTrainedTokenizerFast, texts: dict[_Text, int]) -> dict[str, int]:
     """How many tokens each prefix has by itself."""
     prefixes = sorted({text.prefix for text in texts})
     encoded = tokenizer(prefixes, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from tutelage.evaluation.finetune.layers import lean
 from tutelage.evaluation.finetune.rows import MicroBatch
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe.finetune import Adapters, TaskFinetuning
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Pooling = Literal["first", "last", "last_token", "mean"]
 
@@ -114,8 +117,8 @@ class Classifier(nn.Module):
         return logits[0] if len(logits) == 1 else torch.stack(logits).mean(0)
 
 
-def build(models: Sequence[LanguageModel], labels: int, settings: TaskFinetuning, tokenizer: Any, seed: int
-          ) -> Classifier:  # fmt: skip
+def build(models: Sequence[LanguageModel], labels: int, settings: TaskFinetuning, tokenizer: PreTrainedTokenizerFast,
+          seed: int) -> Classifier:  # fmt: skip
     """Make the classifier of a model or an ensemble, on the models' device.
 
     Raises:
@@ -223,7 +226,7 @@ def _adapt(trunk: Any, adapters: Adapters) -> None:
         parameter.requires_grad_("lora_" in name)
 
 
-def _frames(tokenizer: Any) -> bool:
+def _frames(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Tell whether texts get a special token in front."""
     ids = tokenizer("a")["input_ids"]
     return len(ids) > 1 and ids[0] in tokenizer.all_special_ids

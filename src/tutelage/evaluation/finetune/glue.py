@@ -73,12 +73,12 @@ def _glue_inputs(argument: str, settings: recipe.Evaluation) -> Json:
         "files": files,
         "rules": chosen.rules,
         "seeds": list(chosen.seed_list),
-        "settings": {name: _told(chosen.of(name)) for name in tasks},
+        "settings": {name: _as_json(chosen.of(name)) for name in tasks},
     }
 
 
-def _told(settings: TaskFinetuning) -> Json:
-    """Write settings down; those of later versions only where they were set, or older scores would be measured anew."""
+def _as_json(settings: TaskFinetuning) -> Json:
+    """Write settings down; those of later versions only if set, or older scores would be measured again."""
     return settings.model_dump(mode="json", exclude={"evaluate_end"} if settings.evaluate_end else None)
 
 

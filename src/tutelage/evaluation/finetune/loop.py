@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
 from tutelage.base.types import Ints
@@ -35,7 +34,7 @@ from tutelage.evaluation.finetune.rows import (
     scored_batches,
 )
 from tutelage.recipe.finetune import TaskFinetuning
-from tutelage.training.optim import adamw, lr_at
+from tutelage.training.optim import learning_rate, parameter_groups
 
 DROPOUT = 13
 """Key of dropout's seeds; see `rows.ORDER`."""
@@ -91,8 +90,9 @@ def fit(classifier: Classifier, train: TextRows, chooser: TextRows, metric: Metr
         raise UserError(f"{reading.label}: {len(train)} training rows fill no batch of {a_batch} rows; lower "
                         "batch_rows or set drop_last: false")  # fmt: skip
     total = steps * settings.epochs
-    optim = _optim(settings, total)
-    optimizer = adamw(classifier, optim, decay_all=settings.decayed == "all")
+    warmup_steps = round(settings.warmup_share * total)
+    groups = parameter_groups(classifier, settings.weight_decay, decay_all=settings.decayed == "all")
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
     trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     every = settings.evaluate_every or steps
     keeper = _Keeper(classifier, settings)
@@ -116,7 +116,9 @@ def fit(classifier: Classifier, train: TextRows, chooser: TextRows, metric: Metr
             if settings.clip is not None:
                 nn.utils.clip_grad_norm_(trained, settings.clip)
             for group in optimizer.param_groups:
-                group["lr"] = lr_at(optim, step, total)
+                group["lr"] = learning_rate(
+                    step, total, settings.lr, warmup_steps, settings.schedule, settings.final_lr
+                )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.advance(len(batch_N), keeper.note)
@@ -195,17 +197,6 @@ class _Keeper:
 
     def _learned(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, p.detach()) for name, p in self._classifier.named_parameters() if p.requires_grad)
-
-
-def _optim(settings: TaskFinetuning, total: int) -> recipe.Optim:
-    return recipe.Optim(
-        lr=settings.lr,
-        batch_rows=settings.batch_rows,
-        warmup_steps=round(settings.warmup_share * total),
-        schedule=settings.schedule,
-        final_lr=settings.final_lr,
-        weight_decay=settings.weight_decay,
-    )
 
 
 def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:

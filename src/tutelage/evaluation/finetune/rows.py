@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from tutelage.base.types import Ints
 from tutelage.corpus.batches import keyed_generator, to_device
 from tutelage.evaluation.finetune.attention import RowGroup, groups_of
 from tutelage.evaluation.finetune.tasks import LabelledText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PART_COST = {"cpu": 128, "cuda": 16384}
 """What another part of a batch costs, in tokens: on a CPU adding up its gradients, on a GPU also launching kernels."""
@@ -117,7 +120,9 @@ class MicroBatch:
         )
 
 
-def encode(tokenizer: Any, examples: Sequence[LabelledText], max_length: int, name: str) -> TextRows:
+def encode(
+    tokenizer: PreTrainedTokenizerFast, examples: Sequence[LabelledText], max_length: int, name: str
+) -> TextRows:
     """Turn texts into ids as the tokenizer does it: pairs by its template, or just one after the other.
 
     Args:

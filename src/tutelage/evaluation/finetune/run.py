@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,13 +22,16 @@ from tutelage.evaluation.finetune.tasks import FinetuningTask, averaged, find_ta
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe.finetune import FinetuneRules, Finetuning, Grid, TaskFinetuning
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 
 @dataclass(frozen=True)
 class _Work:
     """What one training needs, whatever settings are tried on it."""
 
     models: Sequence[LanguageModel]
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerFast
     task: FinetuningTask
     train: TextRows
     chooser: TextRows
@@ -37,15 +40,15 @@ class _Work:
     seed: int
 
 
-def finetune(models: Sequence[LanguageModel], tokenizer: Any, task: str, settings: Finetuning, seed: int,
-             folder: Path | None = None, label: str = "") -> MeasuredResult:  # fmt: skip
+def finetune(models: Sequence[LanguageModel], tokenizer: PreTrainedTokenizerFast, task: str, settings: Finetuning,
+             seed: int, folder: Path | None = None, label: str = "") -> MeasuredResult:  # fmt: skip
     """Fine-tune on one task and score it; see `finetune_together`."""
     return finetune_together(models, tokenizer, (task,), settings, seed, folder, label)[task]
 
 
 def finetune_together(
     models: Sequence[LanguageModel],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     tasks: Sequence[str],
     settings: Finetuning,
     seed: int,

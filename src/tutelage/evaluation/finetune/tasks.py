@@ -151,7 +151,7 @@ def read_rows(task: FinetuningTask, file: Path) -> list[LabelledText]:
         UserError: no rows, no JSON, a missing key, or a label that the task does not have; with file and line.
     """
     rows = []
-    for where, row in json_lines(file, (*task.keys, "label"), f"get it anew from {_source(task)}"):
+    for where, row in json_lines(file, (*task.keys, "label"), f"get it again from {_source(task)}"):
         for key in (*task.keys, "label"):
             if key not in row:
                 raise UserError(f"{where} has no '{key}' (its keys: {', '.join(row)}); {task.name} needs "

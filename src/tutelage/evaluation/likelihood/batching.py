@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.base.types import Bools, Ints
+from tutelage.models.logits import LIKELIHOOD
 from tutelage.teaching.signal import DenseSignal
 
-LOGIT_BYTES = {"cpu": 8 << 20, "cuda": 64 << 20}
-"""Memory for the logits that exist at once, in float32: on a CPU what its caches hold."""
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Tokens of a batch by default: on a CPU so few that a layer's activations stay in its caches."""
 
@@ -55,7 +54,7 @@ def target_log_probs(signal: DenseSignal, index_M: Tensor, targets_M: Tensor) ->
 
 def logit_rows(signal: DenseSignal, device: str) -> int:
     """Return how many positions' logits may exist at once."""
-    return max(1, LOGIT_BYTES.get(device, 64 << 20) // (4 * signal.heads[0][0].shape[0]))
+    return LIKELIHOOD.block_rows(device, signal.heads[0][0].shape[0])
 
 
 @contextmanager

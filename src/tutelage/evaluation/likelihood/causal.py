@@ -2,9 +2,9 @@
 
 Work is cut into batches of a number of tokens, sorted by length so that little is padding. A causal model needs no mask
 for it: what stands to the right is never seen. What rows have in common at their beginning (a minimal pair up to the
-word that matters) is read once (`trees.py`), and its log-probabilities are computed once: the output layer, the widest
-product of a small model, runs only where a number is new. A masked model reads a copy of its row for every scored
-token (`masked.py`).
+word that matters) is read once (`prefixes.py`), and its log-probabilities are computed once: the output layer, the
+widest product of a small model, runs only where a number is new. A masked model reads a copy of its row for every
+scored token (`masked.py`).
 
 Logits and their normalisation are in float32 whatever the model runs in; sums over a row are in float64.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,9 +29,12 @@ from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode, keep_e
 from tutelage.evaluation.likelihood.batching import batch_size, batches, places, target_log_probs, whole_float32
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
 from tutelage.evaluation.likelihood.masked import masked_log_probs
-from tutelage.evaluation.likelihood.prefixes import BUNDLE, Bundles, branches, bundle, nodes, read
+from tutelage.evaluation.likelihood.prefixes import BUNDLE, Bundles, bundle, nodes, read_bundles, shares_prefixes
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Values = NDArray[np.float32]
 
@@ -59,7 +62,7 @@ class Likelihood:
 
 def log_probs(
     ensemble: Ensemble,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     items: Sequence[Item],
     convention: Convention,
     batch_tokens: int | None = None,
@@ -91,7 +94,7 @@ def log_probs(
 
 def score_rows(
     ensemble: Ensemble,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     rows: TokenRows,
     texts: Sequence[str],
     rules: MaskedRules,
@@ -149,7 +152,7 @@ def _check_lengths(ensemble: Ensemble, rows: TokenRows, texts: Sequence[str]) ->
     )
 
 
-def _check_tokens(ensemble: Ensemble, rows: TokenRows, tokenizer: Any) -> None:
+def _check_tokens(ensemble: Ensemble, rows: TokenRows, tokenizer: PreTrainedTokenizerFast) -> None:
     largest = int(rows.tokens_S.max(initial=0))
     if largest >= ensemble.vocab_size:
         raise UserError(
@@ -170,7 +173,7 @@ def _causal(ensemble: Ensemble, rows: TokenRows, batch_tokens: int, precision: P
     row_M = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[target_M]
     widths_R = np.zeros(len(rows.lengths_R), dtype=np.int64)
     np.maximum.at(widths_R, row_M, target_M - rows.starts_R[row_M])
-    bundles, as_tree = _bundles(ensemble, rows, node_S, widths_R)
+    bundles, shared = _bundles(ensemble, rows, node_S, widths_R)
     asked_M = bundles.position_S[target_M - 1]
     target_M = target_M[np.argsort(asked_M, kind="stable")]
     first_F = np.searchsorted(np.sort(asked_M), np.arange(len(bundles.place_F) + 1))
@@ -181,12 +184,12 @@ def _causal(ensemble: Ensemble, rows: TokenRows, batch_tokens: int, precision: P
         for batch_B in batches(lengths, batch_tokens):
             position_BT, inside_BT = places(bundles.starts[batch_B], lengths[batch_B])
             tokens_BT = torch.from_numpy(np.where(inside_BT, rows.tokens_S[bundles.place_F[position_BT]], 0)).to(device)
-            if as_tree:
+            if shared:
                 depth_BT = np.where(inside_BT, bundles.depth_F[position_BT], 0)
-                signal = read(ensemble, tokens_BT, torch.from_numpy(depth_BT).to(device), precision)
+                signal = read_bundles(ensemble, tokens_BT, torch.from_numpy(depth_BT).to(device), precision)
             else:
                 signal = ensemble.dense_signal(tokens_BT, None, precision)
-            # Where a tree branches, several tokens are asked of one position.
+            # Where rows part, several tokens are asked of one position.
             asked = np.where(inside_BT, counts_F[position_BT], 0).ravel()
             index_M = np.repeat(np.arange(asked.size), asked)
             nth_M = np.arange(len(index_M)) - np.repeat(np.cumsum(asked) - asked, asked)
@@ -200,8 +203,8 @@ def _causal(ensemble: Ensemble, rows: TokenRows, batch_tokens: int, precision: P
 
 
 def _bundles(ensemble: Ensemble, rows: TokenRows, node_S: Ints, widths_R: Ints) -> tuple[Bundles, bool]:
-    """Cut rows into trees, or where the models do not read trees rightly leave every row by itself; and say which."""
+    """Bundle rows by prefixes, or leave each by itself where the models do not read bundles rightly; and say which."""
     longest = int(widths_R.max())
-    as_tree = longest > 1 and branches(ensemble, longest)
-    size = min(BUNDLE, position_limit(ensemble) or BUNDLE) if as_tree else 0
-    return bundle(rows, node_S, widths_R, size), as_tree
+    shared = longest > 1 and shares_prefixes(ensemble, longest)
+    size = min(BUNDLE, position_limit(ensemble) or BUNDLE) if shared else 0
+    return bundle(rows, node_S, widths_R, size), shared

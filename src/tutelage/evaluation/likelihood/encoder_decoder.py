@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.likelihood.batching import batch_size, whole_float32
 from tutelage.evaluation.likelihood.causal import Likelihood
 from tutelage.evaluation.likelihood.masked import copies
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Way = Literal["mask", "prefix"]
 """`mask`: each scored token is masked in the encoder, the decoder reads [bos, mask] and its last position predicts the
@@ -65,7 +68,7 @@ def load_encoder_decoder(source: str, device: torch.device | None = None) -> Any
 
 def encoder_decoder_log_probs(
     hf: Any,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     items: Sequence[Item],
     way: Way,
     batch_tokens: int | None = None,
@@ -113,7 +116,7 @@ _Rows = tuple[Ints, Ints, Ints, list[list[int]]]
 `(R, T)`, and the items each row belongs to."""
 
 
-def _masked_rows(tokenizer: Any, items: Sequence[Item], mask: int) -> Iterator[_Rows]:
+def _masked_rows(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item], mask: int) -> Iterator[_Rows]:
     convention = CONVENTIONS["2025"]
     rows = encode(tokenizer, items, "masked", convention)
     items_of_row: dict[int, list[int]] = defaultdict(list)
@@ -130,7 +133,7 @@ def _masked_rows(tokenizer: Any, items: Sequence[Item], mask: int) -> Iterator[_
         )
 
 
-def _prefixed_rows(tokenizer: Any, items: Sequence[Item], mask: int) -> Iterator[_Rows]:
+def _prefixed_rows(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item], mask: int) -> Iterator[_Rows]:
     bos = _special(tokenizer, "bos")
     before = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -167,7 +170,7 @@ def _target_sums(hf: Any, vocab_size: int, encoder_BE: Ints, decoder_BD: Ints,
     return sums
 
 
-def _special(tokenizer: Any, role: Literal["mask", "bos"]) -> int:
+def _special(tokenizer: PreTrainedTokenizerFast, role: Literal["mask", "bos"]) -> int:
     """The token for a role, or the tokenizer's first additional special token."""
     token = getattr(tokenizer, f"{role}_token_id")
     extra = getattr(tokenizer, "extra_special_tokens", None) or []

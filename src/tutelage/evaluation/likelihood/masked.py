@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from tutelage.evaluation.benchmarks.items import TokenRows
 from tutelage.evaluation.likelihood.batching import target_log_probs
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
 from tutelage.teaching.teachers import Ensemble
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Work = TypeVar("Work")
 Done = TypeVar("Done")
@@ -71,7 +74,7 @@ class Copies:
 def masked_log_probs(
     ensemble: Ensemble,
     rows: TokenRows,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     rules: MaskedRules,
     batch_tokens: int,
     precision: str,

@@ -1,8 +1,8 @@
-"""Texts that begin alike, read by a causal model as one row that branches: what they share is computed once.
+"""Texts that begin alike, read by a causal model together: the prefix that they share is computed once.
 
-Rows are sorted, so that those with a common beginning are neighbours, and cut into bundles. A bundle is a tree in
-preorder: each distinct beginning is one position, which sees its ancestors and itself and stands at its own depth. Of
-BLiMP's tokens 65 % remain.
+Rows are sorted, so that those with a common beginning are neighbours, and cut into bundles. A bundle is a prefix tree
+in preorder: each distinct beginning is one position, which sees its ancestors and itself and stands at its own depth.
+Of BLiMP's tokens 65 % remain.
 
 Shapes: R rows, S tokens of all rows, F positions of all bundles, B bundles of a batch, T positions of a bundle.
 """
@@ -24,12 +24,12 @@ from tutelage.teaching.teachers import Ensemble
 BUNDLE = 48
 """Positions of a bundle unless one row is longer: more share more and attend to more for nothing."""
 TOLERANCE = 1e-4
-"""Difference, relative to the largest hidden value, up to which a model is held to read a tree rightly."""
+"""Difference, relative to the largest hidden value, up to which a model is held to read shared prefixes rightly."""
 
 
 @dataclass(frozen=True)
 class Bundles:
-    """The trees of many rows, end to end.
+    """The prefix trees of many rows, end to end.
 
     Attributes:
         place_F: where a position's token stands in `TokenRows.tokens_S`.
@@ -121,8 +121,8 @@ def ancestors(depth_BT: Tensor) -> Tensor:
     return (deepest.cummin(-1).values > depth_BT[:, :, None]).logical_and(later | later.new_ones(T).diag()).mT
 
 
-def read(ensemble: Ensemble, tokens_BT: Tensor, depth_BT: Tensor, precision: str) -> DenseSignal:
-    """Read trees: the same as `Ensemble.signal` says of every row of theirs by itself."""
+def read_bundles(ensemble: Ensemble, tokens_BT: Tensor, depth_BT: Tensor, precision: str) -> DenseSignal:
+    """Read bundles: the same as `Ensemble.signal` gives for every row of theirs by itself."""
     models = [model for model in ensemble.models if isinstance(model, LanguageModel)]
     mask = torch.zeros(depth_BT.shape[0], 1, *depth_BT.shape[1:], depth_BT.shape[1], device=depth_BT.device)
     mask.masked_fill_(~ancestors(depth_BT)[:, None], torch.finfo(mask.dtype).min)
@@ -135,8 +135,8 @@ def read(ensemble: Ensemble, tokens_BT: Tensor, depth_BT: Tensor, precision: str
     return DenseSignal(hidden, heads, ensemble.shares, ensemble.combine)
 
 
-def branches(ensemble: Ensemble, length: int) -> bool:
-    """Return whether the models read a tree as they read its rows, tried on two rows of a length with half in common.
+def shares_prefixes(ensemble: Ensemble, length: int) -> bool:
+    """Return whether the models read bundles as they read each row, tried on two rows of a length with half in common.
 
     Recurrent models do not, nor those with a window narrower than the row, or positions of their own making.
     """
@@ -146,12 +146,14 @@ def branches(ensemble: Ensemble, length: int) -> bool:
     other = torch.cat([one[:half], (one[half:] + length) % ensemble.vocab_size])
     depth = torch.arange(length, device=device)
     try:
-        tree = read(ensemble, torch.cat([one, other[half:]])[None], torch.cat([depth, depth[half:]])[None], "fp32")
+        shared = read_bundles(
+            ensemble, torch.cat([one, other[half:]])[None], torch.cat([depth, depth[half:]])[None], "fp32"
+        )
     except Exception:  # each architecture refuses in its own way what it does not know
         return False
     plain = ensemble.dense_signal(torch.stack([one, other]))
     return all(
         found.shape[1] == length + rest
         and bool((found[0] - torch.cat([rows[0], rows[1, half:]])).abs().max() <= TOLERANCE * rows.abs().max())
-        for found, rows in zip(tree.hidden, plain.hidden, strict=True)
+        for found, rows in zip(shared.hidden, plain.hidden, strict=True)
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import OptimizeWarning, curve_fit
@@ -35,6 +35,9 @@ from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.psychometrics import trajectory
 from tutelage.evaluation.psychometrics.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
 from tutelage.evaluation.psychometrics.acquisition_data import AcquisitionData, find_acquisition, read_predictors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 FEWEST_CHECKPOINTS = 4
 """A sigmoid has four parameters. The published code asks for three points, which fit many sigmoids equally well."""
@@ -73,7 +76,7 @@ RULES: Mapping[str, AcquisitionRules] = {
 
 
 def evaluate_acquisition(
-    surprisals: Mapping[str, Any], data: AcquisitionData, convention: Convention, tokenizer: Any
+    surprisals: Mapping[str, Any], data: AcquisitionData, convention: Convention, tokenizer: PreTrainedTokenizerFast
 ) -> MeasuredResult:
     """Score the order in which a model learned words by the rules of 2025 or 2026, which needs the vocabulary.
 
@@ -146,7 +149,10 @@ def learning_curves(surprisals: Mapping[str, Any]) -> dict[str, tuple[Floats, Fl
 
 
 def ages(
-    curves: Mapping[str, tuple[Floats, Floats]], data: AcquisitionData, rules: AcquisitionRules, tokenizer: Any
+    curves: Mapping[str, tuple[Floats, Floats]],
+    data: AcquisitionData,
+    rules: AcquisitionRules,
+    tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, tuple[float | None, float]]:
     """Return each word's age in the model (log10 of words seen + 1; None where it has none) and in children (months).
 
@@ -164,7 +170,7 @@ def ages(
     return found
 
 
-def uniform_surprisal(tokenizer: Any, word: str) -> float:
+def uniform_surprisal(tokenizer: PreTrainedTokenizerFast, word: str) -> float:
     """Return what a uniform guess at each token of a word costs, in nats (the ceiling of 2026).
 
     The published count of tokens: those of "The word" beyond those of "The", at least one; the vocabulary is

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.psychometrics.surprisal import Following, surprisals
 from tutelage.evaluation.psychometrics.tables import linear_models, read_table
 from tutelage.teaching.teachers import Ensemble
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 EYE_TRACKING = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
 SELF_PACED = "self_paced_reading_time"
@@ -74,7 +77,7 @@ def find_reading() -> ReadingData:
 
 def evaluate_reading(
     ensemble: Ensemble,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     data: ReadingData,
     convention: Convention,
     backend: Backend | None = None,

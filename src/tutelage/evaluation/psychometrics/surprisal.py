@@ -9,11 +9,11 @@ differ from that:
 
 - the word is tokenized by itself, without a space in front: after "the old", a byte-level tokenizer asks for the token
   of "dog", not of " dog" (tokenizers that put a space in front of every text are not affected);
-- the tokens of a word are decoded to text again, glued to the context, and the longer context is tokenized anew, so
+- the tokens of a word are decoded to text again, glued to the context, and the longer context is tokenized again, so
   that tokens may come together otherwise than the word's own did, and of a decoded piece the first token is asked for;
 - after a context to which the tokenizer appends a special token (as encoders' do), a causal model predicts behind it.
 
-Models that read both ways predict a token at the first of three masks behind the context (`mlm`), or one position
+Masked models predict a token at the first of three masks behind the context (`mlm`), or one position
 before it (`mntp`, models trained on masked next-token prediction).
 """
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Con
 from tutelage.evaluation.benchmarks.items import Item, TokenRows
 from tutelage.evaluation.likelihood.causal import log_probs, score_rows
 from tutelage.teaching.teachers import Ensemble
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 MASKS = 3
 """Masks behind the context, so that the word asked for is not the text's last (the published default)."""
@@ -55,7 +58,7 @@ class _Ask(NamedTuple):
 
 def surprisals(
     ensemble: Ensemble,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     pairs: Sequence[Following],
     backend: Backend | None = None,
     as_published: bool = False,
@@ -91,7 +94,7 @@ def surprisals(
 
 def item_surprisals(
     ensemble: Ensemble,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     items: Sequence[Item],
     batch_tokens: int | None = None,
     precision: Precision = "fp32",
@@ -116,7 +119,9 @@ def rules_of(backend: Backend | None) -> Convention:
     return replace(rules, masked=replace(rules.masked, logits="before_mask")) if backend == "mntp" else rules
 
 
-def _check(ensemble: Ensemble, tokenizer: Any, pairs: Sequence[Following], backend: Backend) -> None:
+def _check(
+    ensemble: Ensemble, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Following], backend: Backend
+) -> None:
     if (ensemble.kind == "causal") != (backend == "causal"):
         fitting = "causal" if ensemble.kind == "causal" else "mlm or mntp"
         raise UserError(f"backend '{backend}' does not fit a {ensemble.kind} model: {fitting}")
@@ -135,7 +140,7 @@ def _rows(index: Iterable[_Ask], row_N: Ints) -> TokenRows:
     return TokenRows(np.array([token for ask in asks for token in ask.row], dtype=np.int64), scored, starts, row_N)
 
 
-def _masked(tokenizer: Any, pair: Following, backend: Backend) -> Iterable[_Ask]:
+def _masked(tokenizer: PreTrainedTokenizerFast, pair: Following, backend: Backend) -> Iterable[_Ask]:
     """Each token of the word after the ones before it: that token and two masks, then what the template appends."""
     found = tokenizer(f"{pair.context} {pair.word}", return_offsets_mapping=True, return_special_tokens_mask=True)
     ids, special = found["input_ids"], found["special_tokens_mask"]
@@ -150,7 +155,7 @@ def _masked(tokenizer: Any, pair: Following, backend: Backend) -> Iterable[_Ask]
         yield _Ask((*ids[: place + 1], *masks, *ids[end:]), place)
 
 
-def _published(tokenizer: Any, pair: Following, backend: Backend) -> Iterable[_Ask]:
+def _published(tokenizer: PreTrainedTokenizerFast, pair: Following, backend: Backend) -> Iterable[_Ask]:
     """The word's tokens one by one, each after a context that is text again."""
     tokens = tokenizer(pair.word, add_special_tokens=False)["input_ids"]
     if not tokens:
@@ -167,7 +172,7 @@ def _published(tokenizer: Any, pair: Following, backend: Backend) -> Iterable[_A
         context += piece
 
 
-def _published_ask(tokenizer: Any, context: str, target: int, backend: Backend) -> _Ask:
+def _published_ask(tokenizer: PreTrainedTokenizerFast, context: str, target: int, backend: Backend) -> _Ask:
     if backend == "causal":
         ids = tokenizer(context)["input_ids"]
         if not ids:
@@ -179,7 +184,7 @@ def _published_ask(tokenizer: Any, context: str, target: int, backend: Backend) 
     return _Ask(tuple(ids), place)
 
 
-def _unwritable(word: str, tokenizer: Any) -> UserError:
+def _unwritable(word: str, tokenizer: PreTrainedTokenizerFast) -> UserError:
     return UserError(
         f"the tokenizer writes the word {word!r} behind its context with no token of its own "
         f"(alone: {tokenizer.tokenize(word)}): its characters are missing from the vocabulary, or nothing stands "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from tutelage.base.errors import UserError
 from tutelage.base.types import Json
@@ -14,6 +14,9 @@ from tutelage.evaluation.likelihood.causal import row_limit
 from tutelage.evaluation.psychometrics.acquisition_data import Contexts
 from tutelage.evaluation.psychometrics.surprisal import item_surprisals
 from tutelage.teaching.teachers import Ensemble
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class WordSurprisal(TypedDict):
@@ -33,7 +36,7 @@ class WordSurprisal(TypedDict):
 
 def checkpoint_surprisals(
     ensemble: Ensemble,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     contexts: Contexts,
     name: str,
     words_seen: int,
@@ -65,7 +68,7 @@ def checkpoint_surprisals(
     ]
 
 
-def contexts_cut(ensemble: Ensemble, tokenizer: Any, contexts: Contexts) -> int:
+def contexts_cut(ensemble: Ensemble, tokenizer: PreTrainedTokenizerFast, contexts: Contexts) -> int:
     """Count the contexts of which `checkpoint_surprisals` reads the end only, for want of positions."""
     limit = row_limit(ensemble)
     if limit is None:
@@ -79,7 +82,11 @@ def _items(contexts: Contexts) -> list[Item]:
 
 
 def trajectory(
-    checkpoints: Iterable[Checkpoint], tokenizer: Any, contexts: Contexts, model_name: str, **settings: Any
+    checkpoints: Iterable[Checkpoint],
+    tokenizer: PreTrainedTokenizerFast,
+    contexts: Contexts,
+    model_name: str,
+    **settings: Any,
 ) -> Json:
     """Return surprisals over a training in the shape of a submission's `surprisal.json`; one model in memory at a time.
 

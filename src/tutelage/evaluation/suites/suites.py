@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -42,6 +42,9 @@ from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.evaluation.suites.syntaxgym import margins, read_syntaxgym
 from tutelage.evaluation.suites.wug import correlated, read_wug
 from tutelage.teaching.teachers import Ensemble
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ def _own_paradigms(name: str, function: str, argument: str) -> tuple[Paradigm, .
     return tuple(paradigms)
 
 
-def evaluate(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,
+def evaluate(ensemble: Ensemble, tokenizer: PreTrainedTokenizerFast, suite: Suite, convention: Convention,
              batch_tokens: int | None = None, precision: Precision = "fp32", rows: TokenRows | None = None
              ) -> SuiteResult | MeasuredResult:  # fmt: skip
     """Score a model, or several as one, on any benchmark of this module.
@@ -161,7 +164,7 @@ def evaluate(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Conve
     return judge(suite, likelihood.reduced(reduction_of(suite, convention, ensemble.kind)), convention)
 
 
-def evaluate_suite(ensemble: Ensemble, tokenizer: Any, suite: Suite, convention: Convention,
+def evaluate_suite(ensemble: Ensemble, tokenizer: PreTrainedTokenizerFast, suite: Suite, convention: Convention,
                    batch_tokens: int | None = None, precision: Precision = "fp32") -> SuiteResult:  # fmt: skip
     """Do as `evaluate`, for a benchmark of right and wrong.
 
