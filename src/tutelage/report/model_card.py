@@ -30,17 +30,8 @@ def babylm_card(
 ) -> str:
     """Write the README of a model that is handed in to BabyLM, or of one of its checkpoints.
 
-    Args:
-        what: the recipe.
-        name: of the model.
-        seed: of the model.
-        done: what its training came to.
-        year: of the challenge.
-        revision: `main`, or a checkpoint's name.
-        words: seen up to here, repeats included.
-        corpus: in words.
-        tokenizer: in words.
-        scores: of this revision by benchmark, in words.
+    `revision` is `main` or a checkpoint's name, `words` how many it had seen by then, repeats included. `corpus`,
+    `tokenizer` and the revision's `scores` by benchmark are described in words.
     """
     more = {"year": year, "revision": revision, "words": words, "corpus": corpus, "tokenizer": tokenizer}
     return _card("babylm_card.md.j2", what, name, seed, done, scores=scores, **more)
