@@ -39,15 +39,9 @@ def evaluate_heads(
     precision: Precision = "fp32",
     label: str = NAME,
 ) -> MeasuredResult:
-    """Measure a model's heads on every labelled row once.
+    """Measure a model's heads on every labelled row once; the model is on the device, its rows are unmasked.
 
-    Args:
-        model: the model that they read, on the device.
-        heads: as they were trained with it; None if it learned no labels.
-        source: rows in order, unmasked, with labels of all tasks of the corpus.
-        device: where to compute.
-        precision: `bf16` computes under autocast, as training does.
-        label: whose evaluation this is, for the progress bar.
+    Without heads (None) a model learned no labels. `bf16` computes under autocast, as training does.
 
     Returns:
         `accuracy` and `macro_f1`, means over tasks; the same by family (`tagging`, `tagging:f1`) and by task

@@ -14,7 +14,6 @@ from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.finetune.run import finetune_together, glue_average
 from tutelage.evaluation.finetune.tasks import TASKS, files_of, trained_together
-from tutelage.recipe.finetune import TaskFinetuning
 
 
 def _glue(context: Context) -> MeasuredResult:
@@ -68,18 +67,14 @@ def _glue_inputs(argument: str, settings: recipe.Evaluation) -> Json:
     chosen = settings.finetune
     tasks = (argument,) if argument else chosen.tasks
     files = {name: [sha256(path) for path in files_of(name)] for name in tasks}
-    # What counts for a task, whatever way the recipe says it.
-    return {
-        "files": files,
-        "rules": chosen.rules,
-        "seeds": list(chosen.seed_list),
-        "settings": {name: _as_json(chosen.of(name)) for name in tasks},
+    # What counts for a task, whatever way the recipe says it; settings of later versions only if set, or older scores
+    # would be measured again.
+    settings_of = {name: chosen.of(name) for name in tasks}
+    written = {
+        name: one.model_dump(mode="json", exclude={"evaluate_end"} if one.evaluate_end else None)
+        for name, one in settings_of.items()
     }
-
-
-def _as_json(settings: TaskFinetuning) -> Json:
-    """Write settings down; those of later versions only if set, or older scores would be measured again."""
-    return settings.model_dump(mode="json", exclude={"evaluate_end"} if settings.evaluate_end else None)
+    return {"files": files, "rules": chosen.rules, "seeds": list(chosen.seed_list), "settings": written}
 
 
 GLUE = Measurement(_glue, _glue_inputs, arguments=tuple(TASKS))
