@@ -108,7 +108,6 @@ def _card(
 def _save(model: Any, tokenizer: Any, folder: Path, card: str) -> None:
     save(model, tokenizer, folder, card)
     config = read_json(folder / "config.json")
-    rope = config.get("rope_parameters")
-    if isinstance(rope, dict) and "rope_theta" in rope:
-        # Where transformers 4 looks for it.
+    # Where transformers 4 looks for it.
+    if isinstance(rope := config.get("rope_parameters"), dict) and "rope_theta" in rope:
         write_json(folder / "config.json", config | {"rope_theta": rope["rope_theta"]})

@@ -18,7 +18,7 @@ from tutelage.babylm.write import Fast, accuracies, measured_predictions, measur
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json
 from tutelage.base.types import Json
-from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
+from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.tasks import find_task, read_scored
 from tutelage.evaluation.named import NamedEvaluation, file_name
@@ -42,8 +42,7 @@ def task_results(task: SubmissionTask, found: NamedEvaluation, folder: Path, sco
     if task.shape == "label":
         _check_labels(task, predictions, folder, score, found.name, settings)
         return Fast({task.key: predictions[task.key]}, {})
-    values = {name: MeasuredValue(**value) for name, value in score["values"].items()}
-    result = MeasuredResult(found.name, score["convention"], score["headline"], values, predictions)
+    result = MeasuredResult.from_json(found.name, score, predictions)
     return Fast(measured_predictions(result), measured_scores(task, result))
 
 

@@ -211,9 +211,7 @@ def _kind(config: Any, source: str) -> ModelKind:
 
     names = getattr(config, "architectures", None) or []
     if getattr(config, "is_encoder_decoder", False):
-        raise UserError(
-            f"{source} is an encoder-decoder model ({config.model_type}): causal and masked ones are scored"
-        )
+        raise UserError(f"{source} is an encoder-decoder ({config.model_type}): causal and masked models are scored")
     causal, masked = map(_names, (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES))
     for name in names:
         if name in causal | masked:
@@ -235,9 +233,8 @@ def _tokenizer(folder: Path, source: str) -> tuple[PreTrainedTokenizerFast, list
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # none there, an unknown format, code of its own
         if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
-            raise UserError(
-                f"{source} has no tokenizer (tokenizer.json): copy the one it was trained with beside its config.json"
-            ) from error
+            remedy = "copy the one it was trained with beside its config.json"
+            raise UserError(f"{source} has no tokenizer (tokenizer.json): {remedy}") from error
         raise UserError(
             f"the tokenizer of {source} cannot be loaded by transformers {__version__}: {_first_line(error)}. If "
             "another version wrote it, load it there and write it again with `tokenizer.save_pretrained`, or copy the "

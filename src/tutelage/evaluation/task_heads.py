@@ -76,9 +76,7 @@ def evaluate_heads(
     return MeasuredResult(NAME, RULES, "accuracy", _values(tasks, counts, blank), {"right_by_given": rows})
 
 
-def _values(
-    tasks: Sequence[LabelTask], counts: dict[str, Ints], blank: frozenset[str] = frozenset()
-) -> dict[str, MeasuredValue]:
+def _values(tasks: Sequence[LabelTask], counts: dict[str, Ints], blank: frozenset[str]) -> dict[str, MeasuredValue]:
     """Make the numbers of tables of right (rows) by given (columns) labels; `blank` tasks have no labels to compare."""
     single = {task.name: _of_task(counts.get(task.name), task, task.name in blank) for task in tasks}
     values = _means("accuracy", "macro_f1", tasks, single, blank)
@@ -92,16 +90,14 @@ def _values(
 
 
 def _of_task(table: Ints | None, task: LabelTask, blank: bool) -> _Of:
-    n = 0 if table is None else int(table.sum())
-    if table is None or not n:
+    if table is None or not (n := int(table.sum())):
         note = BLANK if blank or table is not None else NO_HEAD
         return MeasuredValue(None, "accuracy", note=note), MeasuredValue(None, "f1", note=note), 0.0
     hits, right, given = np.diag(table), table.sum(1), table.sum(0)
     there = right + given > 0
     f1 = float(np.mean(2 * hits[there] / (right + given)[there]))
-    common = int(right.argmax())
-    share = float(right[common] / n)
-    note = f"always '{task.labels[common]}' scores {100 * share:.1f} %"
+    share = float(right.max() / n)
+    note = f"always '{task.labels[int(right.argmax())]}' scores {100 * share:.1f} %"
     return MeasuredValue(float(hits.sum() / n), "accuracy", n=n, note=note), MeasuredValue(f1, "f1", n=n), share
 
 

@@ -227,10 +227,9 @@ def _fetch(
     listed, archive = publisher.files(), isinstance(publisher, ZipArchive)
     wanted = [file for file in listed if archive or file.name.endswith(benchmark.suffixes)]
     if not wanted:
-        raise UserError(
-            f"{publisher.where} has no {' or '.join(benchmark.suffixes)} files any more (only "
-            f"{', '.join(file.name for file in listed) or 'nothing'}); download '{name}' by hand into {target}"
-        )
+        endings, there = " or ".join(benchmark.suffixes), ", ".join(file.name for file in listed) or "nothing"
+        by_hand = f"download '{name}' by hand into {target}"
+        raise UserError(f"{publisher.where} has no {endings} files any more (only {there}); {by_hand}")
     paths = [download(file.url, downloads / file.name, sha256=file.sha256, size=file.size) for file in wanted]
     if isinstance(publisher, ZipArchive) or password:
         inside = publisher.folder if isinstance(publisher, ZipArchive) else target.name

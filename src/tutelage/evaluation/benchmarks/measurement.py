@@ -1,7 +1,6 @@
 """What a measurement is: a function from a `Context` to a `MeasuredResult`, and what decides its result.
 
-Measurements are the evaluations that are no choice between options. Each stands in a file of its own; `named` lists
-them by name.
+They are the evaluations that are no choice between options, each in a file of its own; `named` lists them.
 """
 
 from __future__ import annotations

@@ -53,10 +53,9 @@ class OsfFolder:
         for part in path.split("/"):
             entries = {entry["attributes"]["name"]: entry for entry in _osf_entries(url)}
             if part not in entries or entries[part]["attributes"]["kind"] != "folder":
-                raise UserError(
-                    f"https://osf.io/{self.project} has no folder '{path}' any more (beside '{part}': "
-                    f"{', '.join(sorted(entries)) or 'nothing'}); download it by hand"
-                )
+                there = f"beside '{part}': {', '.join(sorted(entries)) or 'nothing'}"
+                place = f"https://osf.io/{self.project}"
+                raise UserError(f"{place} has no folder '{path}' any more ({there}); download it by hand")
             url = entries[part]["relationships"]["files"]["links"]["related"]["href"]
         for entry in _osf_entries(url):
             about = entry["attributes"]

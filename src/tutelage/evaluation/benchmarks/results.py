@@ -189,6 +189,12 @@ class MeasuredResult:
     predictions: Any = None
     """What the model said of each item, as JSON, for result files; not kept in summaries."""
 
+    @classmethod
+    def from_json(cls, name: str, kept: dict[str, Any], predictions: Any) -> MeasuredResult:
+        """Make a result of what `to_json` wrote."""
+        values = {key: MeasuredValue(**value) for key, value in kept["values"].items()}
+        return cls(name, kept["convention"], kept["headline"], values, predictions)
+
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON, predictions left out."""
         scores = MeasuredScores(convention=self.convention, headline=self.headline, values=dict(self.values))

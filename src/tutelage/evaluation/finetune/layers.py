@@ -31,19 +31,16 @@ _PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 
 
 class LeanLayer(nn.Module):
-    """A layer in lean form.
-
-    Attributes:
-        places_R: the positions to answer for, `(1, R, E)`, counted through all of `(B, T)`; in a line there is one for
-            each row, in their order. None for all positions.
-        leads: whether lines, too, go through in this form, and not in the model's own.
-    """
+    """A layer in lean form."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
         self.places_R: Tensor | None = None
+        """The positions to answer for, counted through all of `(B, T)`; in a line one for each row, in their order;
+        None for all positions."""
         self.leads = False
+        """Whether lines, too, go through in this form, and not in the model's own."""
 
     def forward(
         self,

@@ -85,10 +85,9 @@ def read_comps(folder: Traversable, rules: ItemRules) -> tuple[Paradigm, ...]:
     files = {file.name.removesuffix(".jsonl"): file for file in json_files(folder, "COMPS")}
     if set(files) != set(COMPS_FILES):
         wrong = sorted(set(files) ^ set(COMPS_FILES))[0]
-        raise UserError(
-            f"COMPS in {folder} must be the four files {', '.join(f'{name}.jsonl' for name in COMPS_FILES)}: "
-            f"{wrong}.jsonl is {'one too many' if wrong in files else 'missing'}"
-        )
+        asked = ", ".join(f"{name}.jsonl" for name in COMPS_FILES)
+        found = f"{wrong}.jsonl is {'one too many' if wrong in files else 'missing'}"
+        raise UserError(f"COMPS in {folder} must be the four files {asked}: {found}")
     keys = ("prefix_acceptable", "prefix_unacceptable", "property_phrase")
     questions: dict[str, list[Question]] = {}
     for name, uid in COMPS_FILES.items():

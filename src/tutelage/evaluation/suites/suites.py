@@ -1,9 +1,7 @@
 """Benchmarks by name: where their files are, and what a model scores on them.
 
 A new benchmark is a function that reads its files, and a line in `SOURCES`; outside of the package a function that
-returns paradigms, named `package.module:function`.
-
-What is known of each stands in `sources.py`, where its files are looked for in `benchmarks/data.py`.
+returns paradigms, named `package.module:function`. Where files are looked for stands in `benchmarks/data.py`.
 
 A benchmark becomes questions, whose options are texts; a model says how likely each is (`likelihood.py`, or any other
 way that gives log-probabilities, such as `encoder_decoder.py`); `judge` makes scores of that.
@@ -112,9 +110,8 @@ def _own_paradigms(name: str, function: str, argument: str) -> tuple[Paradigm, .
     try:
         inspect.signature(make).bind(*given)
     except TypeError as error:
-        raise UserError(
-            f"suite '{name}': '{function}' must be a function of {'one argument' if given else 'no argument'}"
-        ) from error
+        takes = "one argument" if given else "no argument"
+        raise UserError(f"suite '{name}': '{function}' must be a function of {takes}") from error
     paradigms = make(*given)
     if not isinstance(paradigms, Sequence) or not all(isinstance(one, Paradigm) for one in paradigms) or not paradigms:
         raise UserError(f"suite '{name}': '{function}' must return a list of `Paradigm`, not {paradigms!r:.80}")
@@ -122,10 +119,8 @@ def _own_paradigms(name: str, function: str, argument: str) -> tuple[Paradigm, .
     for paradigm in paradigms:
         fewest = min((len(question.options) for question in paradigm.questions), default=0)
         if uids.count(paradigm.uid) > 1 or fewest < (1 if paradigm.formulas else 2):
-            raise UserError(
-                f"suite '{name}': paradigm '{paradigm.uid}' must have a name of its own, and questions of two options "
-                "or more"
-            )
+            wrong = f"suite '{name}': paradigm '{paradigm.uid}'"
+            raise UserError(f"{wrong} must have a name of its own, and questions of two options or more")
     return tuple(paradigms)
 
 
@@ -179,10 +174,8 @@ def judge(suite: Suite, scores: Floats, convention: Convention) -> SuiteResult |
     A suite that was read by the rules of another year is refused.
     """
     if suite.rules is not None and suite.rules != convention.items:
-        raise UserError(
-            f"suite '{suite.name}' was read by other rules than those of {convention.name}: "
-            f"call find_suite('{suite.name}', convention) with the convention that scores it"
-        )
+        call = f"call find_suite('{suite.name}', convention) with the convention that scores it"
+        raise UserError(f"suite '{suite.name}' was read by other rules than those of {convention.name}: {call}")
     if broken := int(np.isnan(scores).sum()):
         console.print(
             f"{suite.name}: {broken:,} of {len(scores):,} scores are not numbers. The rules of {convention.name} "
