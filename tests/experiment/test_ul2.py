@@ -54,7 +54,7 @@ def test_a_number_is_a_weight_and_controls_keep_the_mixture() -> None:
 
 def test_the_rows_on_the_page_are_what_the_code_makes(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
-    code, shown = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
+    code, shown = re.findall(r"```python\n([^`]*?)```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
     exec(code, {})
     assert capsys.readouterr().out == shown
 

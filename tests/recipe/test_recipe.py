@@ -394,7 +394,7 @@ models: {one: {preset: llama-1m, steps: 3, cuda_graphs: on, attention: causal}}
         ),
         ("no_such_module:clean", "a function that is there: 'no_such_module:clean' cannot be imported"),
         ("tutelage.corpus.cleaning:spacin", "has no function 'spacin'; did you mean 'spacing'"),
-        ("os:getcwd", "'os:getcwd' is no function"),
+        ("os:getcwd", "'os' has no function 'getcwd', but something else of that name"),
         ("tutelage.corpus.cleaning:clean", r"declared as \(text: str\) -> str"),
     ],
 )
