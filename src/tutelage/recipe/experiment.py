@@ -26,8 +26,10 @@ LENGTHS = ("epochs", "steps", "tokens", "words", "flops_of")
 
 
 class Optim(Section):
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    kind: Literal["adamw"] = "adamw"
+    """Which optimizer."""
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """Peak learning rate."""
     batch_rows: Count = 32
