@@ -11,7 +11,7 @@ from tutelage import recipe
 from tutelage.base.files import sha256
 from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
-from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
+from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.evaluation.finetune.run import finetune_together, glue_average
 from tutelage.evaluation.finetune.tasks import TASKS, files_of, trained_together
 
