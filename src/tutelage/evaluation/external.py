@@ -211,7 +211,9 @@ def _kind(config: Any, source: str) -> ModelKind:
 
     names = getattr(config, "architectures", None) or []
     if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"{source} is an encoder-decoder ({config.model_type}): causal and masked models are scored")
+        raise UserError(
+            f"{source} is an encoder-decoder model ({config.model_type}): causal and masked ones are scored"
+        )
     causal, masked = map(_names, (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES))
     for name in names:
         if name in causal | masked:

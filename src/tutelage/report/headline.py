@@ -32,7 +32,7 @@ class Conclusion:
 
 
 def headline(summary: Summary) -> list[Conclusion]:
-    """Conclusion the question for every student and control of the run, or say why it cannot be answered.
+    """Answer the question for every student and control of the run, or say why it cannot be answered.
 
     Of many pairs, those that were not tested share one answer: what has one seed is a side issue beside what has three.
     """

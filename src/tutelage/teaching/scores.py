@@ -104,7 +104,7 @@ class Scores:
         rows = max(1, BATCH_TOKENS[device.type] // self.source.row_length)
         # Not by what is left to do: an interrupted pass shall end with the same bytes.
         compiled = device.type == "cpu" and self.source.tokens_per_epoch >= COMPILED_TOKENS
-        # Rows of many lengths would each be compiled anew.
+        # Rows of many lengths would each be compiled again.
         model = self._load(compiled and isinstance(self.source.rows, Chunks)).to(device)
         measure = compiled_measures() if compiled else in_tiles
         left = int(lengths[~filled].sum()) // size
@@ -166,7 +166,7 @@ class Scores:
             if not self.store.has_valid(row):
                 raise UserError(
                     f"{self.folder}: the scores of row {row} are missing or do not fit their checksum; delete that "
-                    "folder, the next run makes it anew"
+                    "folder, the next run makes it again"
                 )
         return np.stack([self.store.read(row, name)[:-1, 0] for row in rows.tolist()])
 

@@ -45,7 +45,7 @@ def train(job: Job, learner: Learner, run: RunFolder, group: Group) -> State:
     record = session.record
     with closing(record), stop_flag() as stop, progress(f"train {job}", session.tokens_left, "tok") as bar:
         while True:
-            # --- evaluate, keep the best
+            # --- after state.step steps: evaluate, keep the best
             if state.step in plan.evaluations and state.evaluated < state.step:
                 session.evaluate(stop)
             if state.step >= plan.total:
@@ -66,11 +66,11 @@ def train(job: Job, learner: Learner, run: RunFolder, group: Group) -> State:
                     signal = None if stages.teachers is None else stages.teachers.signal(micro, job.precision)
                 with synchronised(session.wrapped, last=index == len(micros) - 1):
                     with job.autocast(device):
-                        loss, parts = session.wrapped(micro, scales, signal, used)
+                        loss, micro_sums = session.wrapped(micro, scales, signal, used)
                     # Data-parallel wrappers average over processes, but the counts are already those of all of them.
                     (loss * group.size).backward()
-                sums += parts
-            del signal, loss, parts  # they hold the teachers' output layers, also when the teachers are released
+                sums += micro_sums
+            del signal, loss, micro_sums  # they hold the teachers' output layers, also when the teachers are released
 
             # --- update
             norm = clip_gradient(learner, optim.clip or math.inf)
@@ -84,9 +84,9 @@ def train(job: Job, learner: Learner, run: RunFolder, group: Group) -> State:
             session.sync()
             bar.advance(state.tokens - shown, f"loss {record.loss:.3f}")
             shown = state.tokens
-            due = state.step in job.milestones or record.minutes_since_save() > job.model.save_minutes
-            stopped, due = group.any(bool(stop.number), due)
-            if stopped or (due and state.step not in plan.evaluations):
+            save_due = state.step in job.milestones or record.minutes_since_save() > job.model.save_minutes
+            stopped, save_due = group.any(bool(stop.number), save_due)
+            if stopped or (save_due and state.step not in plan.evaluations):
                 session.save()
             if stopped:
                 raise Interrupted(stop.number or signals.SIGTERM)

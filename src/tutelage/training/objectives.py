@@ -5,7 +5,7 @@ count over the whole batch (all micro-batches, all processes) before the first f
 
     loss = sum over terms of  weight * (sum of the term) / (count of the term)
 
-does not depend on how the batch was cut. LossCounts differ: in rows of T tokens, the next token has T - 1 targets, a
+does not depend on how the batch was cut. The counts differ: in rows of T tokens, the next token has T - 1 targets, a
 divergence T, a masked model as many as were hidden.
 
 Labels add a term for each task, over its own count (see `tasks`). Everything happens inside `Learner.forward`, so that

@@ -150,7 +150,7 @@ def plan(
 
 
 def _weight_schedule(place: str, terms: recipe.Objectives, scale: Scale, start: int, end: int) -> WeightSchedule:
-    distill, text = terms.distill, terms.next_token or terms.masked
+    distill, text = terms.distill, terms.text
     assert distill is not None
     assert text is not None
     settings = distill.schedule

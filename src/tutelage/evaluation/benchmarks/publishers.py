@@ -135,7 +135,8 @@ def _osf_entries(url: str) -> Iterator[dict[str, Any]]:
             yield from page["data"]
             following = page["links"].get("next")
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{following} does not answer as OSF does; download the files by hand") from error
+            told = "does not answer as OSF's interface does; download the files by hand"
+            raise UserError(f"{following} {told}") from error
 
 
 def _fetch_json(url: str) -> Any:

@@ -22,9 +22,9 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Tokens of a batch by default: on a CPU so few that a layer's activations stay in its caches."""
 
 
-def batch_size(device: str, wished: int | None = None) -> int:
-    """Return the tokens of a batch: those wished, or what suits the device."""
-    return wished or BATCH_TOKENS.get(device, 8192)
+def batch_size(device: str, asked: int | None = None) -> int:
+    """Return the tokens of a batch: those asked for, or what suits the device."""
+    return asked or BATCH_TOKENS.get(device, 8192)
 
 
 def batches(widths_R: Ints, batch_tokens: int) -> Iterator[NDArray[np.intp]]:

@@ -71,7 +71,8 @@ def _read(file: Traversable) -> Paradigm:
     questions = []
     for index, item in enumerate(_get(suite, "items", list, str(file)), start=1):
         where = f"{file}: item {index}"
-        questions.append(Question(_options(item, regions, where), str(_get(item, "item_number", int, where))))
+        name = str(_get(item, "item_number", int, where))
+        questions.append(Question(_options(item, regions, where), name))
     if not questions:
         raise UserError(f"{file} has no items")
     return Paradigm(file.name.removesuffix(".json"), tuple(questions), formulas=tuple(formulas))
