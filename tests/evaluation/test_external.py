@@ -162,7 +162,7 @@ def test_a_year_that_is_asked_for_chooses_the_settings_of_fine_tuning(
     said = "Convention of 2026, arithmetic in fp32. Fine-tuned by the settings of 2026."
     assert said in " ".join(done.output.split())
     assert said in (tmp_path / "out/report.html").read_text()
-    monkeypatch.setattr("tutelage.api.recipes.evaluate_guests", lambda models, suites, out, settings, *more: settings)
+    monkeypatch.setattr("tutelage.api.recipes.evaluate_external", lambda models, suites, out, settings, *more: settings)
     plain = api.evaluate_models([first], ["glue:rte"], tmp_path)
     assert (plain.convention, plain.finetune.rules) == ("2025", "tutelage")
 
@@ -226,7 +226,7 @@ def test_a_tokenizer_of_an_unknown_format_says_what_to_do(first: Path) -> None:
     state = json.loads((first / "tokenizer.json").read_text())
     state["model"]["type"] = "BytePairsOfTomorrow"
     (first / "tokenizer.json").write_text(json.dumps(state))
-    with pytest.raises(UserError, match=r"cannot be loaded by transformers 5.*write it anew"):
+    with pytest.raises(UserError, match=r"cannot be loaded by transformers 5.*write it again"):
         opened(first)
 
 
@@ -262,7 +262,7 @@ def spoil(folder: Path, how: str) -> None:
         ("adapter", "it is an adapter: merge"),
         ("no weights", r"no weights \(\*\.safetensors\): copy model\.safetensors"),
         ("pickle", r"pytorch_model\.bin is in a format that can run code"),
-        ("trunk", "names LlamaModel, which is no language model; say how it reads"),
+        ("trunk", "names LlamaModel, which is no language model; say what it is"),
         ("own code", "'mine' is code of the model's own, which is never run"),
         ("unknown", r"saved by transformers 7\.0\.0"),
         ("t5", "encoder-decoder model"),

@@ -1,15 +1,17 @@
 """Look through a submission and tell every fault with its place.
 
-Held against the format are names, sizes, order and kinds of values; what a prediction says is held against the options
-of the data files where their questions are given. Multimodal benchmarks are not looked at.
+Names, sizes, order and kinds of values are held against the format, what a prediction says against the options of the
+data files where these are given. Multimodal benchmarks are not looked at.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,23 +36,18 @@ SURPRISAL_KEYS = ("step", "word_count", "target_word", "context_id", "context", 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a submission.
-
-    Attributes:
-        place: keys and numbers from the top of the file, or a path.
-        message: what is found there, and what should be.
-        missing: whether a benchmark or checkpoint is not there at all.
-        allowed: whether the published code takes it: as it is, or with nothing for this benchmark.
-    """
+    """What is wrong with a submission: what is found at a place, and what should be."""
 
     place: str
+    """Keys and numbers from the top of the file, or a path."""
     message: str
     missing: bool = False
+    """Whether a benchmark or checkpoint is not there at all."""
     allowed: bool = False
+    """Whether the published code takes it: as it is, or with nothing for this benchmark."""
 
     def __str__(self) -> str:
-        """Write it on a line."""
-        # Names may hold what no terminal can write.
+        """Write it on a line, also names that no terminal can write."""
         return f"{self.place}: {self.message}".encode("utf-8", "backslashreplace").decode()
 
 
@@ -61,13 +58,9 @@ Options = Mapping[str, Mapping[str, Sequence[Sequence[str]]]]
 def check_collated(
     collated: Any, form: SubmissionFormat, track: TrackName, options: Options | None = None
 ) -> list[Fault]:
-    """Look through a collated file.
+    """Look through the content of a collated file, with the checkpoints that a track asks for.
 
-    Args:
-        collated: its content.
-        form: of its year.
-        track: decides which checkpoints there are.
-        options: what predictions may say, for the tasks of the final model; not looked at where missing.
+    Predictions are held against `options`, those of the final model only, and where given.
     """
     if not isinstance(collated, dict):
         return [Fault("the file", "is no JSON object of benchmarks")]
@@ -76,128 +69,101 @@ def check_collated(
         for key in collated
         if key not in form.keys and key not in MULTIMODAL
     ]
-    for task in form.full:
-        faults += _present(collated, task.key, form, partial(check_task, task=task, options=options))
-    faults += _present(collated, "glue", form, lambda value: _check_glue(value, form))
-    faults += _present(
-        collated, form.surprisals, form, lambda value: list(_check_surprisals(value, form, schedule(track)))
-    )
-    if form.optional:
-        faults += _present(collated, "aoa", form, _check_score)
-    faults += _present(
-        collated, "fast_eval_results", form, lambda value: list(_check_fast(value, form, schedule(track)))
-    )
+    checks: dict[str, Callable[[Any], Iterable[Fault]]] = {
+        **{task.key: partial(check_task, task=task, options=options) for task in form.full},
+        "glue": partial(_check_glue, form=form),
+        form.surprisals: partial(_check_surprisals, form=form, revisions=schedule(track)),
+        **({"aoa": _check_score} if form.optional else {}),
+        "fast_eval_results": partial(_check_fast, form=form, revisions=schedule(track)),
+    }
+    for key, look in checks.items():
+        if (value := collated.get(key)) is None:
+            faults.append(Fault(key, "is missing", missing=True, allowed=form.optional and key in collated))
+        else:
+            faults += look(value)
     return faults
 
 
-def _present(
-    collated: Mapping[str, Any], key: str, form: SubmissionFormat, look: Callable[[Any], list[Fault]]
-) -> list[Fault]:
-    value = collated.get(key)
-    if value is None:
-        return [Fault(key, "is missing", missing=True, allowed=form.optional and key in collated)]
-    return look(value)
-
-
-def check_task(value: Any, task: SubmissionTask, options: Options | None = None) -> list[Fault]:
+def check_task(value: Any, task: SubmissionTask, options: Options | None = None) -> Iterator[Fault]:
     """Look through the predictions of one task, as in its `predictions.json`."""
+    texts = (options or {}).get(task.key, {})
     if not isinstance(value, dict):
-        return [Fault(task.key, "is no JSON object of sub-tasks")]
-    if task.shape == "example":
-        return list(_check_examples(value, task, options))
-    faults = [
-        Fault(f"{task.key}.{name}", f"is no sub-task of it{nearest(name, task.sizes)}")
-        for name in value
-        if name not in task.sizes
-    ]
-    for name, size in task.sizes.items():
-        place = f"{task.key}.{name}" if name != task.key else task.key
-        if name not in value:
-            faults.append(Fault(place, "is missing"))
-            continue
-        rows, found = _rows(value[name], place)
-        faults += found
-        if rows is None:
-            continue
-        if len(rows) != size:
-            faults.append(Fault(place, f"has {len(rows)} predictions, the data file {size} lines"))
-        texts = (options or {}).get(task.key, {}).get(name)
-        for index, row in enumerate(rows):
-            expected = index if task.shape == "reading" else f"{name}_{index}"
-            known = texts[index] if texts is not None and index < len(texts) else None
-            faults += _check_row(row, f"{place}[{index}]", expected, task, known)
-    return faults
+        yield Fault(task.key, "is no JSON object of sub-tasks")
+    elif task.shape == "example":
+        if len(value) != task.sizes[""]:
+            yield Fault(task.key, f"has {len(value)} examples, the data file {task.sizes['']} lines")
+        yield from (Fault(f"{task.key}.{name}", "is missing") for name in texts if name not in value)
+        for name, rows in value.items():
+            yield from _check_rows(rows, f"{task.key}.{name}", name, 1, task, texts.get(name, ()))
+    else:
+        for name in value:
+            if name not in task.sizes:
+                yield Fault(f"{task.key}.{name}", f"is no sub-task of it{nearest(name, task.sizes)}")
+        for name, size in task.sizes.items():
+            place = f"{task.key}.{name}" if name != task.key else task.key
+            if name in value:
+                yield from _check_rows(value[name], place, name, size, task, texts.get(name, ()))
+            else:
+                yield Fault(place, "is missing")
 
 
-def _rows(value: Any, place: str) -> tuple[list[Any] | None, list[Fault]]:
+def _check_rows(
+    value: Any, place: str, name: str, size: int, task: SubmissionTask, known: Sequence[Sequence[str]]
+) -> Iterator[Fault]:
     rows = value.get("predictions") if isinstance(value, dict) else None
     if not isinstance(rows, list):
-        return None, [Fault(place, 'is no {"predictions": [...]}')]
-    extra = [key for key in value if key != "predictions"]
-    return rows, [Fault(place, f"has further keys: {', '.join(extra)}")] if extra else []
+        yield Fault(place, 'is no {"predictions": [...]}')
+        return
+    if extra := [key for key in value if key != "predictions"]:
+        yield Fault(place, f"has further keys: {', '.join(extra)}")
+    if len(rows) != size:
+        asked = "not one" if task.shape == "example" else f"the data file {size} lines"
+        yield Fault(place, f"has {len(rows)} predictions, {asked}")
+    for index, row in enumerate(rows):
+        expected = index if task.shape == "reading" else f"{name}_{index}"
+        yield from _check_row(row, f"{place}[{index}]", expected, task, known[index] if index < len(known) else None)
 
 
 def _check_row(
     row: Any, place: str, expected: Any, task: SubmissionTask, known: Sequence[str] | None
 ) -> Iterator[Fault]:
-    keys = {"probability": {"id", "pred", "prob"}, "reading": {"id", "pred", "prev_pred"}}.get(
-        task.shape, {"id", "pred"}
-    )
+    keys = {"id", "pred"} | {"probability": {"prob"}, "reading": {"prev_pred"}}.get(task.shape, set())
     if not isinstance(row, dict) or row.keys() != keys:
         yield Fault(place, f"is no object with the keys {', '.join(sorted(keys))}")
         return
     if row["id"] != expected or isinstance(row["id"], bool):
         yield Fault(f"{place}.id", f"is {_shown(row['id'])}, its place asks for {expected!r}")
-    pred = row["pred"]
+    pred, before = row["pred"], row.get("prev_pred")
     if task.shape == "label":
-        if isinstance(pred, bool) or not isinstance(pred, int) or not 0 <= pred < task.classes:
-            yield Fault(f"{place}.pred", f"is {_shown(pred)}, not a class from 0 to {task.classes - 1}")
-        return
-    if task.shape == "reading":
-        if not _number(pred) or pred < 0:
-            yield Fault(f"{place}.pred", f"is {_shown(pred)}, not a surprisal of at least 0")
-        before = row["prev_pred"]
-        if before is not None and not _nan(before) and (not _number(before) or before < 0):
-            yield Fault(f"{place}.prev_pred", f"is {_shown(before)}, neither a surprisal of at least 0 nor NaN")
-        return
-    if not isinstance(pred, str) or not pred.strip():
-        yield Fault(f"{place}.pred", f"is {_shown(pred)}, not the text of an option")
-    elif known is not None and pred.strip() not in {text.strip() for text in known}:
-        yield Fault(f"{place}.pred", f"is {_shown(pred)}, none of the options that stand there in the data file")
-    if task.shape == "probability" and not (_number(row["prob"]) and 0 <= row["prob"] <= 1):
-        yield Fault(f"{place}.prob", f"is {_shown(row['prob'])}, not a probability")
+        right = isinstance(pred, int) and _number(pred, 0, task.classes - 1)
+        asked = {"pred": (right, f"not a class from 0 to {task.classes - 1}")}
+    elif task.shape == "reading":
+        asked = {"pred": (_number(pred, 0), "not a surprisal of at least 0")}
+        right = before is None or _nan(before) or _number(before, 0)
+        asked["prev_pred"] = right, "neither a surprisal of at least 0 nor NaN"
+    else:
+        asked = {"pred": (isinstance(pred, str) and bool(pred.strip()), "not the text of an option")}
+        if asked["pred"][0] and known is not None:
+            right = pred.strip() in {text.strip() for text in known}
+            asked["pred"] = right, "none of the options that stand there in the data file"
+        asked["prob"] = task.shape != "probability" or _number(row["prob"], 0, 1), "not a probability"
+    for key, (right, told) in asked.items():
+        if not right:
+            yield Fault(f"{place}.{key}", f"is {_shown(row[key])}, {told}")
 
 
-def _check_examples(value: Mapping[str, Any], task: SubmissionTask, options: Options | None) -> Iterator[Fault]:
-    texts = (options or {}).get(task.key, {})
-    if len(value) != task.sizes[""]:
-        yield Fault(task.key, f"has {len(value)} examples, the data file {task.sizes['']} lines")
-    for name in texts:
-        if name not in value:
-            yield Fault(f"{task.key}.{name}", "is missing")
-    for name, inner in value.items():
-        place = f"{task.key}.{name}"
-        rows, faults = _rows(inner, place)
-        yield from faults
-        if rows is not None and len(rows) != 1:
-            yield Fault(place, f"has {len(rows)} predictions, not one")
-        known = texts.get(name)
-        for index, row in enumerate(rows or []):
-            yield from _check_row(row, f"{place}[{index}]", f"{name}_{index}", task, known[0] if known else None)
-
-
-def _check_glue(value: Any, form: SubmissionFormat) -> list[Fault]:
+def _check_glue(value: Any, form: SubmissionFormat) -> Iterator[Fault]:
     if not isinstance(value, dict):
-        return [Fault("glue", "is no JSON object of tasks")]
+        yield Fault("glue", "is no JSON object of tasks")
+        return
     known = [task.key for task in form.glue]
-    faults = [Fault(f"glue.{name}", f"is no task of it{nearest(name, known)}") for name in value if name not in known]
+    yield from (Fault(f"glue.{name}", f"is no task of it{nearest(name, known)}") for name in value if name not in known)
     for task in form.glue:
-        if task.key not in value:
-            faults.append(Fault(f"glue.{task.key}", "is missing", missing=True, allowed=form.optional))
-            continue
-        found = check_task({task.key: value[task.key]}, task)
-        faults += [Fault(f"glue.{fault.place}", fault.message, fault.missing, fault.allowed) for fault in found]
-    return faults
+        if task.key in value:
+            found = check_task({task.key: value[task.key]}, task)
+            yield from (replace(fault, place=f"glue.{fault.place}") for fault in found)
+        else:
+            yield Fault(f"glue.{task.key}", "is missing", missing=True, allowed=form.optional)
 
 
 def _check_surprisals(value: Any, form: SubmissionFormat, revisions: Sequence[str]) -> Iterator[Fault]:
@@ -208,8 +174,8 @@ def _check_surprisals(value: Any, form: SubmissionFormat, revisions: Sequence[st
         return
     if not isinstance(value.get("metadata"), dict):
         yield Fault(f"{key}.metadata", "is no JSON object")
-    by_step: dict[str, list[str]] = {}
-    unknown: dict[str, int] = {}
+    by_step: defaultdict[str, list[str]] = defaultdict(list)
+    unknown: Counter[str] = Counter()
     for index, row in enumerate(rows):
         place = f"{key}.results[{index}]"
         if not isinstance(row, dict) or row.keys() != set(SURPRISAL_KEYS):
@@ -219,11 +185,11 @@ def _check_surprisals(value: Any, form: SubmissionFormat, revisions: Sequence[st
         if not isinstance(step, str):
             yield Fault(f"{place}.step", f"is {_shown(step)}, not the name of a checkpoint")
             continue
-        by_step.setdefault(step, []).append(f"{row['target_word']!r} {row['context_id']!r}")
+        by_step[step].append(f"{row['target_word']!r} {row['context_id']!r}")
         if step in revisions and row["word_count"] != read_words(step.removeprefix("chck_")):
             yield Fault(f"{place}.word_count", f"is {_shown(row['word_count'])}, the checkpoint is {step}")
         if _nan(row["surprisal"]):
-            unknown[step] = unknown.get(step, 0) + 1
+            unknown[step] += 1
         elif not _number(row["surprisal"]):
             yield Fault(f"{place}.surprisal", f"is {_shown(row['surprisal'])}, neither a finite number nor NaN")
     for step, count in unknown.items():
@@ -247,7 +213,7 @@ def _check_surprisals(value: Any, form: SubmissionFormat, revisions: Sequence[st
 
 
 def _check_score(value: Any) -> list[Fault]:
-    right = isinstance(value, dict) and value.keys() == {"aoa"} and _number(value["aoa"]) and -1 <= value["aoa"] <= 1
+    right = isinstance(value, dict) and value.keys() == {"aoa"} and _number(value["aoa"], -1, 1)
     return [] if right else [Fault("aoa", f'is {_shown(value)}, not {{"aoa": a correlation}}')]
 
 
@@ -266,10 +232,10 @@ def _check_fast(value: Any, form: SubmissionFormat, revisions: Sequence[str]) ->
             yield Fault(f"{place}.{task.key}", "is missing: a list of scores, one for each checkpoint", missing=True)
             continue
         if len(found) != len(revisions):
-            said = f"has {len(found)} entries, there are {len(revisions)} checkpoints"
             # 2026 fills its lists with nulls.
             missing = len(found) < len(revisions) and not form.optional
-            yield Fault(f"{place}.{task.key}", said, missing=missing)
+            said = f"has {len(found)} entries, there are {len(revisions)} checkpoints"
+            yield Fault(f"{place}.{task.key}", said, missing)
         for name, scores in zip(revisions, found, strict=False):
             yield from _check_scores(scores, f"{place}.{task.key}.{name}", task, form)
 
@@ -285,18 +251,13 @@ def _check_scores(scores: Any, place: str, task: SubmissionTask, form: Submissio
     measured = task.shape in ("reading", "probability")
     low = -1 if measured else 0
     for name, score in scores.items():
-        if measured and _nan(score):
-            # A correlation that does not exist; the published code writes it so.
-            continue
-        if not _number(score) or not low <= score <= 1:
+        # NaN: a correlation that does not exist; the published code writes it so.
+        if not (_number(score, low, 1) or (measured and _nan(score))):
             yield Fault(f"{place}.{name}", f"is {_shown(score)}, not a fraction from {low} to 1")
 
 
-def _number(value: Any) -> bool:
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond all floats
-        return False
+def _number(value: Any, low: float = -sys.float_info.max, high: float = sys.float_info.max) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _nan(value: Any) -> bool:
@@ -312,16 +273,12 @@ def _shown(value: Any) -> str:
 def validate_submission(
     path: Path, year: Year, track: TrackName | None = None, options: Options | None = None
 ) -> list[Fault]:
-    """Look through a submission of 2025 or 2026.
+    """Return every fault of a submission of 2025 or 2026; of a missing benchmark that its code takes, with `allowed`.
 
     Args:
         path: a collated file, or a model's folder of results with all its files.
-        year: whose format.
         track: which checkpoints are asked for; told by their number unless given.
-        options: what predictions may say, by task and sub-task; see `check_collated`.
-
-    Returns:
-        Every fault; of a missing benchmark that the year's own code takes, with `allowed`.
+        options: see `check_collated`.
 
     Raises:
         UserError: an unknown year, or nothing at `path`.
@@ -349,7 +306,6 @@ def _read(file: Path, place: str) -> tuple[Any, list[Fault]]:
 
 def _track(collated: Any, form: SubmissionFormat) -> TrackName:
     """Tell the track by how many checkpoints there are; of those that ask for the same, one stands for all."""
-    small = len(schedule("strict-small"))
     if not isinstance(collated, dict):
         return "strict-small"
     surprisals, fast = collated.get(form.surprisals), collated.get("fast_eval_results")
@@ -357,7 +313,7 @@ def _track(collated: Any, form: SubmissionFormat) -> TrackName:
     steps = {str(row.get("step")) for row in rows if isinstance(row, dict)} if isinstance(rows, list) else set()
     lists = fast.values() if isinstance(fast, dict) else []
     longest = max((len(value) for value in lists if isinstance(value, list)), default=0)
-    return "strict" if max(len(steps), longest) > small else "strict-small"
+    return "strict" if max(len(steps), longest) > len(schedule("strict-small")) else "strict-small"
 
 
 def _check_folder(
@@ -384,10 +340,9 @@ def _check_folder(
     for task in form.fast:
         listed = fast.get(task.key) if isinstance(fast, dict) else None
         for name, scores in zip(schedule(track), listed if isinstance(listed, list) else [], strict=False):
-            if scores is None:
-                continue
-            place = prediction_file(name, backend, task)
-            found, faults = _read(folder / place, place)
-            yield from faults
-            if not faults:
-                yield from (Fault(f"{place}: {f.place}", f.message, f.missing) for f in check_task(found, task))
+            if scores is not None:
+                place = prediction_file(name, backend, task)
+                found, faults = _read(folder / place, place)
+                yield from faults or (
+                    Fault(f"{place}: {f.place}", f.message, f.missing) for f in check_task(found, task)
+                )

@@ -14,13 +14,13 @@ from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import new_folder, read_json, write_json
-from tutelage.base.types import Json
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import trained
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import word_checkpoints, words_at_best
 from tutelage.models.build import save
 from tutelage.report.model_card import babylm_card
+from tutelage.training.outcome import Finished
 
 UPLOAD = """# Uploading {name}
 
@@ -51,13 +51,7 @@ may forbid passing weights on.
 
 
 def export_babylm(experiment: Experiment, run: TrainingRun, year: str, folder: Path) -> Path:
-    """Write the upload folder of a trained model.
-
-    Args:
-        experiment: the experiment.
-        run: of the model.
-        year: of the challenge, for the card.
-        folder: a new or empty one.
+    """Write the upload folder of a trained model, a new or empty one; its cards name the challenge's year.
 
     Raises:
         UserError: a folder that holds something, a model that is not trained, or checkpoints that were not kept.
@@ -98,14 +92,19 @@ def scores_in(folder: Path) -> dict[str, str]:
 
 
 def _card(
-    experiment: Experiment, run: TrainingRun, year: str, done: Json, revision: str, words: int, scores: dict[str, str]
+    experiment: Experiment,
+    run: TrainingRun,
+    year: str,
+    done: Finished,
+    revision: str,
+    words: int,
+    scores: dict[str, str],
 ) -> str:
     data = experiment.data
     corpus = f"`{experiment.recipe.data.corpus}`, {data.train.words:,} words"
     kind = type(data.tokenizer.backend_tokenizer.model).__name__
-    tokenizer = f"{kind}, {len(data.tokenizer):,} tokens" + (
-        ", trained on this corpus" if experiment.recipe.data.tokenizer.kind == "bpe" else ""
-    )
+    origin = ", trained on this corpus" if experiment.recipe.data.tokenizer.kind == "bpe" else ""
+    tokenizer = f"{kind}, {len(data.tokenizer):,} tokens{origin}"
     return babylm_card(
         experiment.recipe, run.name, run.seed, done, year=year, revision=revision, words=words, corpus=corpus,
         tokenizer=tokenizer, scores=scores,
@@ -115,7 +114,6 @@ def _card(
 def _save(model: Any, tokenizer: Any, folder: Path, card: str) -> None:
     save(model, tokenizer, folder, card)
     config = read_json(folder / "config.json")
-    rope = config.get("rope_parameters")
-    if isinstance(rope, dict) and "rope_theta" in rope:
-        # Where transformers 4 looks for it.
+    # Where transformers 4 looks for it.
+    if isinstance(rope := config.get("rope_parameters"), dict) and "rope_theta" in rope:
         write_json(folder / "config.json", config | {"rope_theta": rope["rope_theta"]})

@@ -25,54 +25,45 @@ Shape = Literal["completion", "sentence", "probability", "example", "label", "re
 
 @dataclass(frozen=True)
 class SubmissionTask:
-    """A benchmark of a submission.
-
-    Attributes:
-        key: its name in the collated file.
-        folder: of its predictions, below `<model>/<revision>/zero_shot/<backend>`, or below `.../finetune` for labels.
-        evaluation: what measures it, by the name that recipes have for it.
-        shape: of a prediction.
-        sizes: items of each sub-task. For examples, whose keys are those of the data file, the empty name counts them.
-        classes: of a label.
-    """
+    """A benchmark of a submission."""
 
     key: str
+    """Its name in the collated file."""
     folder: str
+    """Of its predictions, below `<model>/<revision>/zero_shot/<backend>`, or below `.../finetune` for labels."""
     evaluation: str
+    """What measures it, by the name that recipes have for it."""
     shape: Shape
     sizes: Mapping[str, int]
+    """Items of each sub-task. For examples, whose keys are those of the data file, the empty name counts them."""
     classes: int = 2
+    """Of a label."""
 
 
 @dataclass(frozen=True)
 class SubmissionFormat:
-    """A year's submission.
-
-    Attributes:
-        year: of the challenge.
-        full: benchmarks of the final model.
-        fast: those of every checkpoint, of which scores are collated.
-        glue: fine-tuned tasks, which share the key `glue`.
-        words: contexts of words whose surprisal is measured at every checkpoint (age of acquisition).
-        surprisals: key of these surprisals.
-        keys: of the collated file, in its order.
-        optional: whether a benchmark may be missing (null); else the published code stops.
-    """
+    """A year's submission."""
 
     year: Year
     full: tuple[SubmissionTask, ...]
+    """Benchmarks of the final model."""
     fast: tuple[SubmissionTask, ...]
-    glue: tuple[SubmissionTask, ...]
-    words: int
+    """Those of every checkpoint, of which scores are collated."""
     surprisals: str
+    """Key of the surprisals of words at every checkpoint (age of acquisition)."""
     keys: tuple[str, ...]
+    """Of the collated file, in its order."""
     optional: bool
+    """Whether a benchmark may be missing (null); else the published code stops."""
+    glue: tuple[SubmissionTask, ...]
+    """Fine-tuned tasks, which share the key `glue`."""
+    words: int = 8005
+    """Contexts of words whose surprisal is measured."""
 
 
 def schedule(track: TrackName) -> tuple[str, ...]:
     """Name the revisions that a track asks for: `chck_1M` and so on, as far as was trained."""
-    small = track == "strict-small"
-    return tuple(map(revision, SCHEDULES["babylm-strict-small" if small else "babylm-strict"]))
+    return tuple(map(revision, SCHEDULES["babylm-strict-small" if track == "strict-small" else "babylm-strict"]))
 
 
 def prediction_file(name: str, backend: str, task: SubmissionTask) -> str:
@@ -89,10 +80,7 @@ def collated_file(backend: str) -> str:
 def final_files(form: SubmissionFormat, backend: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is known of the final model by the path of its file, below the model's folder.
 
-    Args:
-        form: of the year.
-        backend: how the model was scored.
-        values: by key of a task, of the surprisals, or `aoa`; what is not there or null is left out.
+    `values` have keys of tasks, of the surprisals, or `aoa`; what is not there or null is left out.
     """
     words = f"main/zero_shot/{backend}/AoA_word"
     places = {prediction_file("main", backend, task): task.key for task in (*form.full, *form.glue)}
@@ -103,8 +91,7 @@ def final_files(form: SubmissionFormat, backend: str, values: Mapping[str, Any])
 
 
 def _sizes(written: str) -> dict[str, int]:
-    pairs = (pair.split() for pair in written.split(","))
-    return {name: int(size) for name, size in pairs}
+    return {name: int(size) for name, size in (pair.split() for pair in written.split(","))}
 
 
 def _by_operations(split: str, *sizes: int) -> dict[str, int]:
@@ -174,14 +161,9 @@ _BOTH_FULL = (
 )
 _BOTH_FAST = (
     SubmissionTask("blimp", "blimp/blimp_fast", "blimp-fast", "completion", dict.fromkeys(_BLIMP, 200)),
-    SubmissionTask(
-        "blimp_supplement",
-        "blimp/supplement_fast",
-        "blimp-supplement-fast",
-        "completion",
-        dict.fromkeys(_SUPPLEMENT, 50),
-    ),
-)
+    SubmissionTask("blimp_supplement", "blimp/supplement_fast", "blimp-supplement-fast", "completion",
+                   dict.fromkeys(_SUPPLEMENT, 50)),
+)  # fmt: skip
 _EWOK_FULL = SubmissionTask("ewok", "ewok/ewok_filtered", "ewok", "completion", _EWOK)
 _EWOK_FAST = SubmissionTask("ewok", "ewok/ewok_fast", "ewok-fast", "completion", dict.fromkeys(_EWOK, 100))
 _ENTITIES_FULL = SubmissionTask(
@@ -197,43 +179,21 @@ _WUGS = (
 _COMPS_FULL = SubmissionTask("comps", "comps/comps", "comps", "sentence", _COMPS)
 _READING = SubmissionTask("reading", "reading", "reading:published", "reading", {"reading": 1726})
 _PIQA = (
-    SubmissionTask(
-        "global_piqa_parallel", "global_piqa_parallel/global_piqa_parallel", "global-piqa", "example", {"": 103}
-    ),
-    SubmissionTask(
-        "global_piqa_nonparallel",
-        "global_piqa_nonparallel/global_piqa_nonparallel",
-        "global-piqa-nonparallel",
-        "example",
-        {"": 100},
-    ),
-)
+    SubmissionTask("global_piqa_parallel", "global_piqa_parallel/global_piqa_parallel", "global-piqa", "example",
+                   {"": 103}),
+    SubmissionTask("global_piqa_nonparallel", "global_piqa_nonparallel/global_piqa_nonparallel",
+                   "global-piqa-nonparallel", "example", {"": 100}),
+)  # fmt: skip
 
 FORMATS: Mapping[Year, SubmissionFormat] = {
     "2025": SubmissionFormat(
         year="2025",
-        full=(
-            *_BOTH_FULL,
-            _EWOK_FULL,
-            _ENTITIES_FULL,
-            *_WUGS,
-            _COMPS_FULL,
-            _READING,
-        ),
-        fast=(
-            *_BOTH_FAST,
-            _EWOK_FAST,
-            _ENTITIES_FAST,
-            *_WUGS,
-            _READING,
-        ),
+        full=(*_BOTH_FULL, _EWOK_FULL, _ENTITIES_FULL, *_WUGS, _COMPS_FULL, _READING),
+        fast=(*_BOTH_FAST, _EWOK_FAST, _ENTITIES_FAST, *_WUGS, _READING),
         glue=_GLUE_TASKS,
-        words=8005,
         surprisals="aoa",
-        keys=(
-            "blimp", "blimp_supplement", "ewok", "entity_tracking", "wug_adj", "wug_past", "comps", "reading", "aoa",
-            "glue", "fast_eval_results",
-        ),
+        keys=("blimp", "blimp_supplement", "ewok", "entity_tracking", "wug_adj", "wug_past", "comps", "reading", "aoa",
+              "glue", "fast_eval_results"),
         optional=False,
     ),
     "2026": SubmissionFormat(
@@ -242,24 +202,18 @@ FORMATS: Mapping[Year, SubmissionFormat] = {
             *_BOTH_FULL,
             replace(_EWOK_FULL, shape="sentence"),
             replace(_ENTITIES_FULL, key="entity_tracking_filtered", sizes=_ENTITIES["2026"]),
-            _COMPS_FULL,
-            *_PIQA,
-            _READING,
+            _COMPS_FULL, *_PIQA, _READING,
         ),
         fast=(
             *_BOTH_FAST,
             replace(_EWOK_FAST, shape="sentence"),
             replace(_ENTITIES_FAST, key="entity_tracking_filtered", sizes=_REGULAR["2026"]),
-            *_PIQA,
-            _READING,
+            *_PIQA, _READING,
         ),
         glue=_GLUE_TASKS,
-        words=8005,
         surprisals="aoa_surprisals",
-        keys=(
-            "blimp", "blimp_supplement", "ewok", "entity_tracking_filtered", "comps", "global_piqa_parallel",
-            "global_piqa_nonparallel", "reading", "aoa_surprisals", "aoa", "glue", "fast_eval_results",
-        ),
+        keys=("blimp", "blimp_supplement", "ewok", "entity_tracking_filtered", "comps", "global_piqa_parallel",
+              "global_piqa_nonparallel", "reading", "aoa_surprisals", "aoa", "glue", "fast_eval_results"),
         optional=True,
     ),
 }  # fmt: skip

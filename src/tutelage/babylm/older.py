@@ -47,14 +47,9 @@ Predictions = Mapping[str, Mapping[str, Sequence[Any]]]
 
 
 def write_2024(model: str, predictions: Predictions, folder: Path, incomplete: bool = False) -> Path:
-    """Write `<model>_textonly_predictions.json.gz`.
+    """Write `<model>_textonly_predictions.json.gz`; `incomplete` leaves empty what is missing, rather than refuse.
 
-    Args:
-        model: names the file.
-        predictions: of the tasks of `SIZES_2024`; texts of BLiMP and its supplement without the space that the year's
-            rules put in front, which is added.
-        folder: where to write.
-        incomplete: leave empty what is missing, rather than refuse.
+    Texts of BLiMP and its supplement are given without the space that the year's rules put in front, which is added.
 
     Raises:
         UserError: unknown, missing or wrongly sized sub-tasks.

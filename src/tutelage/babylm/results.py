@@ -1,7 +1,6 @@
 """BabyLM's result files of a trained model, from the scores that its run has; what is missing is measured if asked.
 
-What the files hold stands in `evaluation.submission`, the names of evaluations that fill them in
-`evaluation.submission_format`. Fast tasks are those that `evaluation.along` measured at each checkpoint by words seen.
+Fast tasks are those that `evaluation.along` measured at each checkpoint by words seen.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from tutelage.babylm.check import Options, check_task
 from tutelage.babylm.format import (
@@ -44,37 +43,30 @@ from tutelage.recipe.finetune import GLUE_7
 from tutelage.recipe.words import revision
 
 AOA = "aoa"
-NOT_HERE = (
-    "data are not on this machine; `tutelage data list` says where they come from, `tutelage data get` fetches them"
-)
+NOT_HERE = "data are not on this machine; `tutelage data list` says where from, `tutelage data get` fetches them"
 DIGEST = 64
 """Longer values are not shown: a digest tells people nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskLine:
-    """A task of a submission, and what became of it.
-
-    Attributes:
-        task: its key in the collated file; fast tasks have the same keys as others.
-        evaluation: what measures it, by the name that recipes have for it.
-        items: as many as were published.
-        done: how often it is in the files: once, or at so many checkpoints.
-        asked: how often the track asks for it.
-        fast: whether it is a fast task, whose scores at checkpoints are handed in.
-        score: in words; of a fast task that of the last checkpoint.
-        missing: why it is not there, or not at all checkpoints that were reached.
-        note: what else to know.
-    """
+    """A task of a submission, and what became of it."""
 
     task: str
+    """Its key in the collated file; fast tasks have the same keys as others."""
     evaluation: str
+    """What measures it, by the name that recipes have for it."""
     items: int
+    """As many as were published."""
     done: int = 0
+    """How often it is in the files: once, or at so many checkpoints, of as many as are `asked`."""
     asked: int = 1
     fast: bool = False
+    """Whether its scores at checkpoints are handed in."""
     score: str = ""
+    """In words; of a fast task that of the last checkpoint."""
     missing: str = ""
+    """Why it is not there, or not at all checkpoints that were reached."""
     note: str = ""
 
 
@@ -93,20 +85,11 @@ class Results:
 
 
 def write_results(
-    experiment: Experiment,
-    run: TrainingRun,
-    track: str,
-    results: Path,
-    measure: bool = False,
-    incomplete: bool = False,
+    experiment: Experiment, run: TrainingRun, track: str, results: Path, measure: bool = False, incomplete: bool = False
 ) -> Results:
-    """Write the result files of a trained model.
+    """Write the result files of a trained model into `<results>/<model>/`, for a track as `babylm-2026-strict-small`.
 
     Args:
-        experiment: the model's.
-        run: of the model.
-        track: as `babylm-2026-strict-small`.
-        results: folder of results; files are put into `<results>/<model>/`.
         measure: first measure what is missing and can be measured here.
         incomplete: write also what the year's own code refuses for missing tasks or checkpoints (2025).
 
@@ -118,10 +101,8 @@ def write_results(
     form, short = format_of(track)
     settings = experiment.recipe.evaluation
     if settings.convention != form.year:
-        raise UserError(
-            f"this recipe scores by the rules of {settings.convention}, {track} by those of {form.year}: "
-            f"evaluation.convention={form.year} (what was scored by other rules is then scored anew)"
-        )
+        raise UserError(f"this recipe scores by the rules of {settings.convention}, {track} by those of {form.year}: "
+                        f"evaluation.convention={form.year} (other scores are then measured again)")  # fmt: skip
     run.finished()
     gathered = _Gathered(experiment, run, form, short)
     if measure:
@@ -130,19 +111,13 @@ def write_results(
     if not (submission.full or submission.fast or submission.surprisals):
         raise UserError(f"nothing of {track} is measured of {run} yet:\n{reasons(lines, form.year)}")
     if not (form.optional or incomplete) and any(line.missing or line.note for line in lines):
-        raise UserError(
-            f"BabyLM {form.year} takes complete submissions only; --incomplete writes what there is. Missing:\n"
-            f"{reasons(lines, form.year)}"
-        )
+        raise UserError(f"BabyLM {form.year} takes complete submissions only; --incomplete writes what there is. "
+                        f"Missing:\n{reasons(lines, form.year)}")  # fmt: skip
     return Results(write_submission(submission, results, incomplete), tuple(lines), form.year)
 
 
 def format_of(track: str) -> tuple[SubmissionFormat, TrackName]:
-    """Return a track's form, and its name without the year.
-
-    Raises:
-        UserError: an unknown track, with the nearest.
-    """
+    """Return a track's form, and its name without the year; an unknown track is refused with the nearest."""
     if track not in TRACKS:
         raise UserError(f"unknown track '{track}'{nearest(track, TRACKS)} (known: {', '.join(TRACKS)})")
     year = cast(Year, TRACKS[track].year)
@@ -166,10 +141,8 @@ class _Gathered:
     """The scores of one model, as a submission wants them."""
 
     def __init__(self, experiment: Experiment, run: TrainingRun, form: SubmissionFormat, track: TrackName) -> None:
-        self.experiment = experiment
-        self.run, self.form, self.track = run, form, track
+        self.experiment, self.run, self.form, self.track = experiment, run, form, track
         self.subject = Subject(run.name, run.seed, (run.reference,))
-        self.listed = experiment.recipe.evaluate
         self.settings: Evaluation = experiment.recipe.evaluation
         self.found: dict[str, NamedEvaluation] = {}
         self.lacking: dict[str, str] = {}
@@ -204,13 +177,10 @@ class _Gathered:
         for task in (*self.form.full, *self.form.glue):
             line, result = self._task(self.subject, task)
             lines.append(line)
-            if result is not None:
-                full[task.key] = result.predictions
+            full |= {} if result is None else {task.key: result.predictions}
         surprisals, age, line = self._surprisals()
-        lines.append(line)
         fast: dict[str, dict[str, Fast]] = {}
-        for task in self.form.fast:
-            lines.append(self._along(task, fast))
+        lines += [line, *(self._along(task, fast) for task in self.form.fast)]
         name, seed = self.run.name, self.run.seed
         model = name if seed == self.run.model.seed_list[0] else f"{name}-{seed}"
         backend: SubmissionBackend = "causal" if self.run.model.reads == "causal" else "mlm"
@@ -225,7 +195,7 @@ class _Gathered:
         """Return what may have measured a task, the preferred first: `glue` fine-tunes several."""
         if task.shape != "label" or task.key not in self.settings.finetune.tasks:
             return [task.evaluation]
-        return ["glue", task.evaluation] if "glue" in self.listed else [task.evaluation, "glue"]
+        return ["glue", task.evaluation] if "glue" in self.experiment.recipe.evaluate else [task.evaluation, "glue"]
 
     def _kept(self, subject: Subject, task: SubmissionTask) -> tuple[str, Json] | None:
         """Return the evaluation that has a task's score, and the score."""
@@ -241,8 +211,7 @@ class _Gathered:
             return replace(line, missing=self._why(subject, line.evaluation)), None
         name, score = kept
         result = task_results(task, self.found[name], self.scoring.folder(subject), score, self.settings)
-        faults = check_task(result.predictions, task)
-        if faults:
+        if faults := list(check_task(result.predictions, task)):
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             return replace(line, missing=f"its data are not the published ones: {faults[0]}{more}"), None
         said = in_words(score | {"headline": task.key} if name == "glue" else score)
@@ -258,16 +227,11 @@ class _Gathered:
             fast.setdefault(name, {})[task.key] = result
         lines = [line for line, _ in found.values()]
         return TaskLine(
-            task=task.key,
-            evaluation=task.evaluation,
-            items=sum(task.sizes.values()),
-            done=len(done),
-            asked=len(schedule(self.track)),
-            fast=True,
+            task=task.key, evaluation=task.evaluation, items=sum(task.sizes.values()), done=len(done),
+            asked=len(schedule(self.track)), fast=True, note=self._ended(),
             score="".join([line.score for line in lines if line.score][-1:]),
             missing="; ".join(dict.fromkeys(line.missing for line in lines if line.missing)) or self._no_checkpoints(),
-            note=self._ended(),
-        )
+        )  # fmt: skip
 
     def _surprisals(self) -> tuple[Json | None, float | None, TaskLine]:
         """Return the surprisals of words at the track's checkpoints, and what they score."""
@@ -284,8 +248,8 @@ class _Gathered:
         return said, value, replace(line, done=len(self.states), score=in_words(score), note=self._ended())
 
     def _no_checkpoints(self) -> str:
-        missing = "no checkpoint of this track was kept; models.*.checkpoints asks for them, before training"
-        return "" if self.states else missing
+        said = "no checkpoint of this track was kept; models.*.checkpoints asks for them, before training"
+        return "" if self.states else said
 
     def _ended(self) -> str:
         asked = len(schedule(self.track))
@@ -295,8 +259,7 @@ class _Gathered:
         """Say why there is no score."""
         if name in self.lacking:
             return self.lacking[name]
-        changes = self.scoring.changes(subject, name)
-        if changes is None:
+        if (changes := self.scoring.changes(subject, name)) is None:
             return "not measured yet"
         told = [
             key if len(f"{old}{new}") > DIGEST else f"{key} was {old!r} and is {new!r} now" for key, old, new in changes
@@ -330,15 +293,11 @@ def reasons(lines: Sequence[TaskLine], year: str) -> str:
 
 def table(results: Results) -> Table:
     """Return what was written, task by task."""
-    shown = Table(
-        "task", "measured by", title=f"BabyLM {results.year}: {results.path.parent.name}", title_justify="left"
-    )
-    shown.add_column("items", justify="right")
-    shown.add_column("in the files", justify="right")
-    shown.add_column("score")
+    title = f"BabyLM {results.year}: {results.path.parent.name}"
+    right = [Column(header, justify="right") for header in ("items", "in the files")]
+    shown = Table("task", "measured by", *right, "score", title=title, title_justify="left")
     for line in results.lines:
         there = f"{line.done} of {line.asked}" if line.asked > 1 else "yes" if line.done else "no"
-        shown.add_row(
-            f"{line.task}, fast" if line.fast else line.task, line.evaluation, f"{line.items:,}", there, line.score
-        )
+        task = f"{line.task}, fast" if line.fast else line.task
+        shown.add_row(task, line.evaluation, f"{line.items:,}", there, line.score)
     return shown

@@ -18,7 +18,7 @@ from tutelage.babylm.write import Fast, accuracies, measured_predictions, measur
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json
 from tutelage.base.types import Json
-from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
+from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.tasks import find_task, read_scored
 from tutelage.evaluation.named import NamedEvaluation, file_name
@@ -31,12 +31,7 @@ from tutelage.recipe import Evaluation
 def task_results(task: SubmissionTask, found: NamedEvaluation, folder: Path, score: Json, settings: Evaluation) -> Fast:
     """Return a task's predictions, and the scores that are collated of them where it is a fast one.
 
-    Args:
-        task: of the submission.
-        found: what measured it.
-        folder: of the scores.
-        score: what is kept there, from `read_score`.
-        settings: by which it was measured.
+    `score` is what is kept in the folder, from `read_score`, by what measured it and its settings.
 
     Raises:
         UserError: what lies beside the score is missing, broken, or says something else than the score.
@@ -47,16 +42,14 @@ def task_results(task: SubmissionTask, found: NamedEvaluation, folder: Path, sco
     if task.shape == "label":
         _check_labels(task, predictions, folder, score, found.name, settings)
         return Fast({task.key: predictions[task.key]}, {})
-    values = {name: MeasuredValue(**value) for name, value in score["values"].items()}
-    result = MeasuredResult(found.name, score["convention"], score["headline"], values, predictions)
+    result = MeasuredResult.from_json(found.name, score, predictions)
     return Fast(measured_predictions(result), measured_scores(task, result))
 
 
 def example_ids(paradigms: tuple[Paradigm, ...]) -> list[str] | None:
     """Return the names that a benchmark gives its items; None where it gives none."""
     names = [question.name for paradigm in paradigms for question in paradigm.questions]
-    known = [name for name in names if name is not None]
-    return known if len(known) == len(names) else None
+    return None if None in names else [str(name) for name in names]
 
 
 def surprisal_rows(folder: Path, steps: Sequence[str]) -> list[WordSurprisal]:
@@ -101,10 +94,8 @@ def _check_labels(
 def _beside(folder: Path, name: str, kind: str) -> Path:
     path = folder / f"{file_name(name)}.{kind}"
     if not path.is_file():
-        raise UserError(
-            f"{path} is missing, which belongs to the score beside it; delete {file_name(name)}.json there and "
-            "evaluate again"
-        )
+        raise UserError(f"{path} is missing, which belongs to the score beside it; delete {file_name(name)}.json there "
+                        "and evaluate again")  # fmt: skip
     return path
 
 
@@ -113,12 +104,9 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); delete it and the score beside it, and evaluate again"
-        ) from error
+        raise UserError(f"{path} cannot be read ({error}); delete it and its score, and evaluate again") from error
 
 
 def _differs(folder: Path, name: str, what: str) -> UserError:
-    return UserError(
-        f"{folder}: {what} are not those of the score in {file_name(name)}.json; delete that file and evaluate again"
-    )
+    file = f"{file_name(name)}.json"
+    return UserError(f"{folder}: {what} are not those of the score in {file}; delete that file and evaluate again")

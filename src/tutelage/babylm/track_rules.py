@@ -28,25 +28,21 @@ _QWENS = r"Qwen(2\.5|3|3\.5)-(\d+(\.\d+)?)B\b.*"
 
 @dataclass(frozen=True)
 class TrackRules:
-    """What a track allows.
-
-    Attributes:
-        year: of the challenge.
-        words: of training text, in whitespace words; that of ancillary models counts.
-        epochs: passes over the training text.
-        schedule: numbers of words seen at which checkpoints are asked for.
-        interaction: whether an external model may teach, as a black box: its text and labels may reach the model that
-            is handed in, its weights, hidden states and output distribution may not.
-        feedback: whether approved teachers may give feedback. (That their output distribution must not reach the
-            model, as in the interaction track of 2025, is unverified for 2026.)
-    """
+    """What a track allows."""
 
     year: str
     words: int
+    """Of training text, in whitespace words; that of ancillary models counts."""
     epochs: int
+    """Passes over the training text."""
     schedule: tuple[int, ...]
+    """Numbers of words seen at which checkpoints are asked for."""
     interaction: bool = False
+    """Whether an external model may teach, as a black box: its text and labels may reach the model that is handed in,
+    its weights, hidden states and output distribution may not."""
     feedback: bool = False
+    """Whether approved teachers may give feedback. (That their output distribution must not reach the model, as in the
+    interaction track of 2025, is unverified for 2026.)"""
 
     @property
     def words_seen(self) -> int:

@@ -7,9 +7,8 @@
                     /chck_1M/zero_shot/...                     the fast versions, for every checkpoint
                     /all_full_preds_and_fast_scores_<backend>.json
 
-What each of them holds is in `submission_format`. The scorers pair predictions with the lines of the data files, so
-order is everything; `submission_check` looks at it. The published reports in words beside the predictions are read by
-nobody and not written.
+What each of them holds is in `format`. The scorers pair predictions with the lines of the data files, so order is
+everything; `check` looks at it. The published reports in words beside the predictions are read by nobody, not written.
 
 Shapes: N items.
 """
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.babylm.check import Fault, validate_submission
 from tutelage.babylm.format import (
@@ -43,15 +41,12 @@ from tutelage.babylm.format import (
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import new_folder
 from tutelage.base.progress import console
-from tutelage.base.types import Json
+from tutelage.base.types import Ints, Json
 from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.evaluation.suites.questions import Paradigm, Question
 
-FILE_NAMES = {
-    "wug_adj_nominalization": "wug_adj",
-    "wug_past_tense": "wug_past",
-}
+FILE_NAMES = {"wug_adj_nominalization": "wug_adj", "wug_past_tense": "wug_past"}
 """Sub-tasks whose data files have another name."""
 
 
@@ -65,41 +60,29 @@ class Fast:
 
 @dataclass(frozen=True)
 class Submission:
-    """Everything that goes into a submission.
-
-    Attributes:
-        model: names the folder.
-        year: whose format.
-        track: decides which checkpoints are asked for.
-        backend: how the model was scored.
-        full: predictions of the final model by task, `boolq` and its like included.
-        fast: by revision (`chck_1M`), then by task.
-        surprisals: of words at every checkpoint, `{"metadata": ..., "results": [...]}`.
-        age_of_acquisition: the score that 2026 collates beside them.
-    """
+    """Everything that goes into a submission of the model that names the folder."""
 
     model: str
     year: Year
     track: TrackName
     backend: SubmissionBackend
     full: Mapping[str, Json]
+    """Predictions of the final model by task, `boolq` and its like included."""
     fast: Mapping[str, Mapping[str, Fast]] = field(default_factory=dict)
+    """By revision (`chck_1M`), then by task."""
     surprisals: Json | None = None
+    """Of words at every checkpoint, `{"metadata": ..., "results": [...]}`."""
     age_of_acquisition: float | None = None
+    """The score that 2026 collates beside them."""
 
 
 def suite_predictions(
-    task: SubmissionTask,
-    paradigms: Sequence[Paradigm],
-    chosen: Mapping[str, NDArray[np.int64]],
-    ids: Sequence[str] | None = None,
+    task: SubmissionTask, paradigms: Sequence[Paradigm], chosen: Mapping[str, Ints], ids: Sequence[str] | None = None
 ) -> Json:
-    """Turn a suite's answers into predictions.
+    """Turn a suite's answers, by UID as in `SuiteResult.chosen`, into predictions of a task's shape.
 
     Args:
-        task: whose shape they take.
         paradigms: the questions, in the order of the data files.
-        chosen: by UID which option of each question was chosen, `(N,)`, as in `SuiteResult.chosen`.
         ids: `example_id` of each question, for tasks whose predictions have keys of their own (Global PIQA).
 
     Raises:
@@ -180,23 +163,18 @@ def collate(submission: Submission) -> Json:
     if form.optional and submission.surprisals is not None:
         steps = {row["step"] for row in submission.surprisals["results"]}
         if steps != set(revisions):
+            collated[form.surprisals] = None
             console.print(
                 f"age of acquisition: {len(steps)} of {len(revisions)} checkpoints, so its surprisals are null"
             )
-            collated[form.surprisals] = None
     if form.optional and submission.age_of_acquisition is not None:
         collated["aoa"] = {"aoa": submission.age_of_acquisition}
     # 2026 fills up with nulls. 2025 takes no less than all; what is written all the same ends where training ended.
-    listed = revisions if form.optional else [name for name in revisions if name in submission.fast]
+    fast = [submission.fast.get(name, {}) for name in revisions if form.optional or name in submission.fast]
     collated["fast_eval_results"] = {
-        task.key: [_scores(submission, name, task.key) for name in listed] for task in form.fast
+        task.key: [dict(found[task.key].scores) if task.key in found else None for found in fast] for task in form.fast
     }
     return collated
-
-
-def _scores(submission: Submission, name: str, key: str) -> dict[str, float] | None:
-    found = submission.fast.get(name, {}).get(key)
-    return None if found is None else dict(found.scores)
 
 
 def as_published(rows: Sequence[Json]) -> list[Json]:
@@ -232,14 +210,10 @@ def measured_scores(task: SubmissionTask, result: MeasuredResult) -> dict[str, f
 
 
 def write_submission(submission: Submission, results: Path, incomplete: bool = False) -> Path:
-    """Write all files of a submission, whole or not at all; return the collated one.
+    """Write all files of a submission into `<results>/<model>/`, whole or not at all; return the collated one.
 
-    They are looked through where they are built, before they take the place of an earlier submission.
-
-    Args:
-        submission: what to write.
-        results: folder of results; files are put into `<results>/<model>/`.
-        incomplete: allow missing tasks and checkpoints also in 2025, whose own code stops at them; they are left out.
+    They are looked through where they are built, before they take the place of an earlier submission. `incomplete`
+    allows missing tasks and checkpoints also in 2025, whose own code stops at them; they are left out.
 
     Raises:
         UserError: a name that the published code would cut, an unknown task or revision, tasks that are missing where
@@ -264,24 +238,20 @@ def write_submission(submission: Submission, results: Path, incomplete: bool = F
 
 def _refuse(faults: Sequence[Fault], form: SubmissionFormat, incomplete: bool) -> None:
     """Refuse faults that the year's code does not take, but for what may be missing."""
-    faults = [fault for fault in faults if not (fault.allowed or (fault.missing and incomplete))]
-    if not faults:
-        return
-    shown = "\n".join(f"  {fault}" for fault in faults[:20])
-    more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
-    remedy = "; what is missing is left out with incomplete=True" if any(f.missing for f in faults) else ""
-    raise UserError(f"this is no submission of BabyLM {form.year} yet{remedy}:\n{shown}{more}")
+    if faults := [fault for fault in faults if not (fault.allowed or (fault.missing and incomplete))]:
+        shown = "\n".join(f"  {fault}" for fault in faults[:20])
+        more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
+        remedy = "; what is missing is left out with incomplete=True" if any(f.missing for f in faults) else ""
+        raise UserError(f"this is no submission of BabyLM {form.year} yet{remedy}:\n{shown}{more}")
 
 
 def _check_place(base: Path) -> None:
     """Refuse to replace what is no earlier submission."""
     names = ("predictions.json", "surprisal.json", "aoa_score.json")
-    ours = collated_file("*")
     for path in sorted(base.rglob("*")):
-        if path.is_file() and path.name not in names and not (path.parent == base and path.match(ours)):
-            raise UserError(
-                f"{base} holds {path.relative_to(base)}, which is no result file of ours; name another place"
-            )
+        if path.is_file() and path.name not in names and not (path.parent == base and path.match(collated_file("*"))):
+            name = path.relative_to(base)
+            raise UserError(f"{base} holds {name}, which is no result file of ours; name another place")
 
 
 def _files(submission: Submission, form: SubmissionFormat) -> dict[str, Any]:
@@ -289,12 +259,12 @@ def _files(submission: Submission, form: SubmissionFormat) -> dict[str, Any]:
     age = submission.age_of_acquisition
     # In 2025 the surprisals themselves have the key `aoa`.
     values = {**submission.full, "aoa": None if age is None else {"aoa": age}, form.surprisals: submission.surprisals}
-    found = final_files(form, submission.backend, values)
-    for name, by_task in submission.fast.items():
-        for task in form.fast:
-            if task.key in by_task:
-                found[prediction_file(name, submission.backend, task)] = by_task[task.key].predictions
-    return found
+    return final_files(form, submission.backend, values) | {
+        prediction_file(name, submission.backend, task): by_task[task.key].predictions
+        for name, by_task in submission.fast.items()
+        for task in form.fast
+        if task.key in by_task
+    }
 
 
 def _check_checkpoints(submission: Submission, form: SubmissionFormat) -> None:
@@ -308,18 +278,14 @@ def _check_checkpoints(submission: Submission, form: SubmissionFormat) -> None:
                 raise UserError(f"BabyLM {form.year} has no fast task '{key}' (tasks: {', '.join(fast)})")
     gaps = [name for name in revisions[: len(submission.fast)] if name not in submission.fast]
     if gaps and not form.optional:
-        raise UserError(
-            f"checkpoints are missing in between: {', '.join(gaps)}; BabyLM {form.year} tells them by their place in a "
-            "list, so score these too"
-        )
+        raise UserError(f"checkpoints are missing in between: {', '.join(gaps)}; BabyLM {form.year} tells them by "
+                        "their place in a list, so score these too")  # fmt: skip
 
 
 def _check_names(submission: Submission, form: SubmissionFormat) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", submission.model):
-        raise UserError(
-            f"'{submission.model}' cannot name a submission: the published code cuts names at a point or slash; use "
-            "letters, digits, '_' and '-'"
-        )
+        raise UserError(f"'{submission.model}' cannot name a submission: the published code cuts names at a point or "
+                        "slash; use letters, digits, '_' and '-'")  # fmt: skip
     known = [task.key for task in (*form.full, *form.glue)]
     for key in submission.full:
         if key not in known:

@@ -13,9 +13,8 @@ import torch
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Floats, Json
+from tutelage.base.types import Floats, Json, Precision
 from tutelage.corpus.batches import IGNORE, BatchSource
-from tutelage.evaluation.benchmarks.conventions import Precision
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.teaching.teachers import Ensemble
@@ -27,17 +26,9 @@ NAMES = {2: ("easy", "hard"), 3: ("easy", "medium", "hard")}
 def row_losses(
     ensemble: Ensemble, source: BatchSource, device: torch.device, precision: Precision = "fp32", label: str = "buckets"
 ) -> Floats:
-    """Sum a model's cross-entropy over each row of held-out text.
+    """Sum a model's cross-entropy over each row of held-out text, unshuffled.
 
-    Args:
-        ensemble: the model, or several as one.
-        source: rows in order, unshuffled.
-        device: where to compute.
-        precision: `bf16` runs the models under autocast.
-        label: for the progress bar.
-
-    Returns:
-        `(R, 2)`: for every row its sum in nats and how many tokens were predicted.
+    Returns `(R, 2)`: for every row its sum in nats and how many tokens were predicted.
     """
     found = []
     with torch.inference_mode(), progress(label, source.tokens_per_epoch, "tok") as bar:
@@ -53,38 +44,26 @@ def row_losses(
     return np.concatenate(found) if found else np.zeros((0, 2))
 
 
-def buckets(losses_R2: Floats, reference_R2: Floats, parts: int, by: str, name: str = "buckets") -> MeasuredResult:
+def buckets(losses_R2: Floats, reference_R2: Floats, parts: int, by: str) -> MeasuredResult:
     """Measure a model's loss in parts of held-out text, from what the reference finds easy to what it finds hard.
 
-    Args:
-        losses_R2: the model's, by row, as `row_losses` gives them.
-        reference_R2: those of the reference, of the same rows; its mean decides a row's part, ties by the row's place.
-        parts: how many, with as equal numbers of rows as can be.
-        by: the reference's name, for the note.
-        name: of the result.
-
-    Returns:
-        Mean cross-entropy of each part in nats per token; the hardest is the headline.
-
-    Raises:
-        UserError: fewer rows than parts.
+    Losses are as `row_losses` gives them, of the same rows. The reference's mean decides a row's part, ties the row's
+    place; parts have as equal numbers of rows as can be, and one at least. The values are the parts' mean
+    cross-entropies in nats per token; the hardest is the headline. The note names the reference, `by`.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_R = reference_R2[:, 0] / reference_R2[:, 1]
-    order = np.argsort(mean_R[reference_R2[:, 1] > 0], kind="stable")
-    rows = np.flatnonzero(reference_R2[:, 1] > 0)[order]
+    rows = np.flatnonzero(reference_R2[:, 1] > 0)
+    rows = rows[np.argsort(mean_R[rows], kind="stable")]
     if len(rows) < parts:
         raise UserError(f"evaluation.buckets.parts: {parts} parts of {len(rows)} rows of held-out text; name fewer")
     values = {}
-    for key, part in zip(NAMES.get(parts) or _numbered(parts), np.array_split(rows, parts), strict=True):
+    keys = NAMES.get(parts) or tuple(f"part_{i + 1}" for i in range(parts))
+    for key, part in zip(keys, np.array_split(rows, parts), strict=True):
         loss, count = losses_R2[part].sum(0)
         note = f"rows on which {by} loses {mean_R[part[0]]:.2f} to {mean_R[part[-1]]:.2f} nats per token"
         values[key] = MeasuredValue(float(loss / count), "nats", better="lower", n=int(count), note=note)
-    return MeasuredResult(name, "held-out", list(values)[-1], values)
-
-
-def _numbered(parts: int) -> tuple[str, ...]:
-    return tuple(f"part_{i + 1}" for i in range(parts))
+    return MeasuredResult("buckets", "held-out", list(values)[-1], values)
 
 
 def _buckets(context: Context) -> MeasuredResult:

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Floats
+from tutelage.base.types import Floats, Precision
 from tutelage.corpus.batches import IGNORE, BatchSource
-from tutelage.evaluation.benchmarks.conventions import Precision
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.batching import logit_rows
@@ -29,24 +28,12 @@ BINS = 15
 
 
 def calibration(
-    ensemble: Ensemble,
-    source: BatchSource,
-    device: torch.device,
-    precision: Precision = "fp32",
-    bins: int = BINS,
-    name: str = "calibration",
+    ensemble: Ensemble, source: BatchSource, device: torch.device, precision: Precision = "fp32", bins: int = BINS
 ) -> MeasuredResult:
-    """Measure a model's calibration over every row of held-out text once.
+    """Measure a model's calibration over every row of held-out text once; logits exist for some positions at a time.
 
-    Logits exist only for some positions at a time.
-
-    Args:
-        ensemble: the model, or several as one.
-        source: rows in order, unshuffled; of a masked model, with masked tokens.
-        device: where to compute.
-        precision: `bf16` runs the models under autocast; the output layer stays in float32.
-        bins: number of bins.
-        name: of the result.
+    The rows of `source` are in order, unshuffled; a masked model's have masked tokens. `bf16` runs the models under
+    autocast; the output layer stays in float32.
 
     Returns:
         `error` (a share from 0 to 1, lower is better), `accuracy` of the most likely token and mean `confidence`;
@@ -69,14 +56,13 @@ def calibration(
         raise UserError("there is no token to predict in this text: calibration cannot be measured")
     if not np.isfinite(sure):
         raise UserError("the model's probabilities are not numbers: look whether its weights are finite")
-    error = float(np.abs(totals[:, 1] - totals[:, 2]).sum() / count)
-    n = int(count)
+    error, n = float(np.abs(totals[:, 1] - totals[:, 2]).sum() / count), int(count)
     values = {
         "error": MeasuredValue(error, "share", better="lower", n=n, note=f"{bins} bins of equal width"),
         "accuracy": MeasuredValue(float(right / count), "accuracy", n=n),
         "confidence": MeasuredValue(float(sure / count), "share", n=n, note="mean; nearest to the accuracy is best"),
     }
-    return MeasuredResult(name, f"ECE, {bins} bins", "error", values, {"bins": _rows(totals)})
+    return MeasuredResult("calibration", f"ECE, {bins} bins", "error", values, {"bins": _rows(totals)})
 
 
 def _count(signal: DenseSignal, index_M: Tensor, targets_M: Tensor, bins: int) -> Floats:
@@ -98,15 +84,10 @@ def _count(signal: DenseSignal, index_M: Tensor, targets_M: Tensor, bins: int) -
 def _rows(totals: Floats) -> list[dict[str, float | int | None]]:
     width = 1 / len(totals)
     return [
-        {
-            "low": index * width,
-            "high": (index + 1) * width,
-            "n": int(count),
-            "accuracy": right / count if count else None,
-            "confidence": sure / count if count else None,
-        }
+        {"low": index * width, "high": (index + 1) * width, "n": int(count),
+         "accuracy": right / count if count else None, "confidence": sure / count if count else None}
         for index, (count, right, sure) in enumerate(totals.tolist())
-    ]
+    ]  # fmt: skip
 
 
 def _calibration(context: Context) -> MeasuredResult:

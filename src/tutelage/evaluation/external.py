@@ -6,11 +6,16 @@ What can be refused without the weights is refused before they are read.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, __version__
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, read_json
@@ -22,42 +27,29 @@ from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import ModelKind, is_path
 from tutelage.teaching import outside
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from a hub repository; only files at its top."""
-PROBES = (
-    "The quick brown fox jumps over the lazy dog.",
-    " It's 3.5 %, isn't it?",
-    "A naïve café –\nTwo lines.",
-)
+PROBES = ("The quick brown fox jumps over the lazy dog.", " It's 3.5 %, isn't it?", "A naïve café –\nTwo lines.")
 """Texts on which a tokenizer as loaded is compared with its own file."""
 
 
 @dataclass(frozen=True)
 class ExternalModel:
-    """A model that is about to be evaluated; its weights are not read yet.
-
-    Attributes:
-        source: folder or hub id, as it was given.
-        label: its name in tables.
-        folder: where its files are.
-        kind: causal or masked.
-        architecture: the family, such as `llama`.
-        tokenizer: its own Hugging Face fast tokenizer.
-        identity: digest of its weights and configuration, or hub id and commit.
-        remarks: what a reader of its scores must know.
-    """
+    """A model that is about to be evaluated; its weights are not read yet."""
 
     source: str
+    """Folder or hub id, as it was given."""
     label: str
+    """Its name in tables."""
     folder: Path
     kind: ModelKind
     architecture: str
+    """The family, such as `llama`."""
     tokenizer: PreTrainedTokenizerFast
     identity: str
+    """Digest of its weights and configuration, or hub id and commit."""
     remarks: tuple[str, ...]
+    """What a reader of its scores must know."""
 
     def load(self) -> LanguageModel:
         """Read the weights.
@@ -88,7 +80,7 @@ def open_models(
     Args:
         sources: folders and hub ids, each once.
         convention: the year's rules, which may need special tokens.
-        kind: causal or masked; by default as their configuration says.
+        kind: by default as their configuration says.
         revision: branch, tag or commit of hub models.
 
     Raises:
@@ -97,11 +89,8 @@ def open_models(
     if len(set(sources)) < len(sources):
         raise UserError(f"a model is named twice: {', '.join(sources)}")
     folders = [_locate(source, revision) for source in sources]
-    labels = _labels(sources, revision)
-    return [
-        _open(source, label, folder, convention, kind)
-        for source, label, folder in zip(sources, labels, folders, strict=True)
-    ]
+    named = zip(sources, _labels(sources, revision), folders, strict=True)
+    return [_open(*one, convention, kind) for one in named]
 
 
 def _open(source: str, label: str, folder: Path, convention: Convention, kind: ModelKind | None) -> ExternalModel:
@@ -130,21 +119,17 @@ def _locate(source: str, revision: str | None) -> Path:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give a model's folder or a hub id such as owner/name")
     if not (folder / "config.json").is_file():
-        adapter = (folder / "adapter_config.json").is_file()
-        remedy = (
-            "it is an adapter: merge it into its base model first (`model.merge_and_unload()`, `save_pretrained`)"
-            if adapter
-            else "give the folder that `save_pretrained` wrote; of a run, `runs/NAME/MODEL/seed-0/hf`"
-        )
+        remedy = "give the folder that `save_pretrained` wrote; of a run, `runs/NAME/MODEL/seed-0/hf`"
+        if (folder / "adapter_config.json").is_file():
+            remedy = "it is an adapter: merge it into its base model (`model.merge_and_unload()`, `save_pretrained`)"
         raise UserError(f"{folder} is no model folder, it has no config.json: {remedy}")
     if not any(folder.glob("*.safetensors")):
-        others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.h5") for file in folder.glob(pattern))
-        remedy = (
-            f"{others[0]} is in a format that can run code when it is read; where you trust it, load it with "
-            "transformers and write it again with `save_pretrained`"
-            if others
-            else "copy model.safetensors beside config.json"
-        )
+        remedy = "copy model.safetensors beside config.json"
+        if others := sorted(file.name for end in ("bin", "pt", "pth", "h5") for file in folder.glob(f"*.{end}")):
+            remedy = (
+                f"{others[0]} is in a format that can run code when it is read; where you trust it, load it with "
+                "transformers and write it again with `save_pretrained`"
+            )
         raise UserError(f"{folder} has no weights (*.safetensors): {remedy}")
     return folder
 
@@ -169,8 +154,7 @@ def _download(source: str, revision: str | None) -> Path:
     if not any(file.rfilename.endswith(".safetensors") for file in files):
         raise UserError(
             f"the hub model '{source}' has no safetensors weights, and other formats can run code when they are read; "
-            "ask its authors for safetensors (the hub converts on request), or write them yourself with "
-            "`save_pretrained`"
+            "ask its authors for them (the hub converts on request), or write them yourself with `save_pretrained`"
         )
     size = sum(file.size or 0 for file in files if Path(file.rfilename).suffix in (".json", ".safetensors"))
     console.print(f"{source}: {human(size)}B on the hub; what is not here yet is downloaded")
@@ -196,16 +180,14 @@ def _labels(sources: Sequence[str], revision: str | None) -> list[str]:
         while length < len(found) and sum(other[-length:] == found[-length:] for other in parts) > 1:
             length += 1
         length += found[-1].startswith("seed-") and length < min(2, len(found))
-        labels.append("/".join(found[-length:]))
-    return [label if revision is None else f"{label}@{revision}" for label in labels]
+        labels.append("/".join(found[-length:]) + ("" if revision is None else f"@{revision}"))
+    return labels
 
 
 # --- configuration
 
 
 def _config(folder: Path) -> Any:
-    from transformers import AutoConfig, __version__
-
     try:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # an unknown architecture, a broken file, code of its own
@@ -216,12 +198,8 @@ def _config(folder: Path) -> Any:
                 "run here; only architectures that transformers carries can be evaluated"
             ) from error
         made = settings.get("transformers_version") if isinstance(settings, dict) else None
-        by = (
-            f" (saved by transformers {made}; this is {__version__})"
-            if made
-            else f" (this is transformers {__version__})"
-        )
-        raise UserError(f"{folder}: its config.json cannot be used{by}: {_first_line(error)}") from error
+        by = f"saved by transformers {made}; this is {__version__}" if made else f"this is transformers {__version__}"
+        raise UserError(f"{folder}: its config.json cannot be used ({by}): {_first_line(error)}") from error
 
 
 def _kind(config: Any, source: str) -> ModelKind:
@@ -233,21 +211,17 @@ def _kind(config: Any, source: str) -> ModelKind:
 
     names = getattr(config, "architectures", None) or []
     if getattr(config, "is_encoder_decoder", False):
-        raise UserError(
-            f"{source} is an encoder-decoder model ({config.model_type}): causal and masked ones are scored"
-        )
+        raise UserError(f"{source} is an encoder-decoder ({config.model_type}): causal and masked models are scored")
+    causal, masked = map(_names, (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES))
     for name in names:
-        if name in _names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-            return "causal"
-        if name in _names(MODEL_FOR_MASKED_LM_MAPPING_NAMES):
-            return "masked"
+        if name in causal | masked:
+            return "causal" if name in causal else "masked"
     told = f"names {', '.join(names)}, which is no language model" if names else "names no architecture"
     raise UserError(f"{source}: its config.json {told}; say what it is: --kind causal, or --kind masked")
 
 
 def _names(mapping: Any) -> set[str]:
-    found = (names if isinstance(names, tuple) else (names,) for names in mapping.values())
-    return {name for group in found for name in group}
+    return {name for names in mapping.values() for name in (names if isinstance(names, tuple) else (names,))}
 
 
 # --- tokenizer
@@ -255,15 +229,12 @@ def _names(mapping: Any) -> set[str]:
 
 def _tokenizer(folder: Path, source: str) -> tuple[PreTrainedTokenizerFast, list[str]]:
     """Load a model's own tokenizer, and say where its class and its file disagree."""
-    from transformers import AutoTokenizer, __version__
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # none there, an unknown format, code of its own
         if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
-            raise UserError(
-                f"{source} has no tokenizer (tokenizer.json): copy the one it was trained with beside its config.json"
-            ) from error
+            remedy = "copy the one it was trained with beside its config.json"
+            raise UserError(f"{source} has no tokenizer (tokenizer.json): {remedy}") from error
         raise UserError(
             f"the tokenizer of {source} cannot be loaded by transformers {__version__}: {_first_line(error)}. If "
             "another version wrote it, load it there and write it again with `tokenizer.save_pretrained`, or copy the "
@@ -279,8 +250,6 @@ def _tokenizer(folder: Path, source: str) -> tuple[PreTrainedTokenizerFast, list
 
 def _disagreement(tokenizer: PreTrainedTokenizerFast, folder: Path) -> list[str]:
     """Compare a tokenizer with its file: classes of some versions of transformers rebuild parts of it."""
-    from tokenizers import Tokenizer
-
     if not (folder / "tokenizer.json").is_file():
         return []
     plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -316,13 +285,9 @@ def missing_characters(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str])
     A character is missing if by itself it becomes the unknown token, or nothing. Spaces and combining marks are left
     out: normalizers may join them to their neighbours.
     """
-    import unicodedata
-
-    everything = sorted({letter for text in texts for letter in text})
-    letters = [c for c in everything if not c.isspace() and not unicodedata.combining(c)]
+    letters = [c for c in sorted({*chain(*texts)}) if not c.isspace() and not unicodedata.combining(c)]
     encoded = tokenizer(letters, add_special_tokens=False, verbose=False)["input_ids"] if letters else []
-    unknown = tokenizer.unk_token_id
-    missing = {c for c, ids in zip(letters, encoded, strict=True) if not ids or unknown in ids}
+    missing = {c for c, ids in zip(letters, encoded, strict=True) if not ids or tokenizer.unk_token_id in ids}
     return "".join(sorted(missing)), sum(not missing.isdisjoint(text) for text in texts)
 
 

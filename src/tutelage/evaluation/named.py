@@ -11,18 +11,19 @@ import inspect
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.base.functions import code_digest, load_object
-from tutelage.base.types import Json
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention, Precision
+from tutelage.base.types import Json, Precision
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.benchmarks.items import TokenRows, encode
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement, Need
 from tutelage.evaluation.benchmarks.results import MeasuredResult, SuiteResult
@@ -34,9 +35,6 @@ from tutelage.evaluation.psychometrics.reading import READING
 from tutelage.evaluation.suites.sources import SOURCES
 from tutelage.evaluation.suites.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of, own_name
 from tutelage.evaluation.task_heads import TASKS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 Result = SuiteResult | MeasuredResult
 MEASUREMENTS: Mapping[str, Measurement] = {
@@ -52,23 +50,18 @@ MEASUREMENTS: Mapping[str, Measurement] = {
 
 @dataclass(frozen=True)
 class NamedEvaluation:
-    """An evaluation that is ready to run: its name is known, its files are here.
-
-    Attributes:
-        name: as the recipe writes it.
-        inputs: everything that decides its result beside the model and the year.
-        run: measures.
-        texts: of a suite, every text that is scored, with what stands before it.
-        needs: see `Measurement`.
-        suite: the questions, if it is a suite.
-    """
+    """An evaluation that is ready to run: its name is known, its files are here."""
 
     name: str
     inputs: Json
+    """Everything that decides its result beside the model and the year."""
     run: Callable[[Context], Result]
     texts: tuple[str, ...] = ()
+    """Of a suite, every text that is scored, with what stands before it."""
     needs: frozenset[Need] = frozenset()
+    """See `Measurement`."""
     suite: Suite | None = None
+    """The questions, if it is a suite."""
 
 
 def names() -> list[str]:
@@ -78,14 +71,9 @@ def names() -> list[str]:
 
 
 def check_name(name: str, besides: Iterable[str] = ()) -> None:
-    """Refuse a name that means nothing; looks at no file but the module of `package.module:function`.
+    """Refuse a name that means nothing, with the nearest; looks at no file but the module of `package.module:function`.
 
-    Args:
-        name: to be checked.
-        besides: further names that are known where this one stands.
-
-    Raises:
-        UserError: with the nearest name.
+    `besides` are further names that are known where this one stands.
     """
     family, colon, argument = name.partition(":")
     known = [*besides, *names()]
@@ -162,26 +150,17 @@ def find(name: str, settings: recipe.Evaluation) -> NamedEvaluation:
 
 def _chooser(suite: Suite, convention: Convention) -> Callable[[Context], Result]:
     """Make the run of a suite, which tokenizes it once for all models that share a tokenizer, checkpoints above all."""
-    rows = lru_cache(maxsize=1)(partial(_rows, suite, convention))
+
+    @lru_cache(maxsize=1)
+    def rows(tokenizer: PreTrainedTokenizerFast, kind: Literal["causal", "masked"]) -> TokenRows:
+        return encode(tokenizer, items_of(suite), kind, convention)
 
     def run(context: Context) -> Result:
-        return evaluate(
-            context.ensemble,
-            context.tokenizer,
-            suite,
-            convention,
-            context.settings.batch_tokens,
-            context.precision,
-            rows(context.tokenizer, context.ensemble.kind),
-        )
+        encoded = rows(context.tokenizer, context.ensemble.kind)
+        size, precision = context.settings.batch_tokens, context.precision
+        return evaluate(context.ensemble, context.tokenizer, suite, convention, size, precision, encoded)
 
     return run
-
-
-def _rows(
-    suite: Suite, convention: Convention, tokenizer: PreTrainedTokenizerFast, kind: Literal["causal", "masked"]
-) -> TokenRows:
-    return encode(tokenizer, items_of(suite), kind, convention)
 
 
 def write_score(folder: Path, result: Result, name: str, of: Json, precision: Precision) -> Json:

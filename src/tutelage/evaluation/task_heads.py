@@ -13,10 +13,9 @@ import torch
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Ints
+from tutelage.base.types import Ints, Precision
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.corpus.labels import LabelTask
-from tutelage.evaluation.benchmarks.conventions import Precision
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.models.heads import TaskHeads
@@ -39,15 +38,9 @@ def evaluate_heads(
     precision: Precision = "fp32",
     label: str = NAME,
 ) -> MeasuredResult:
-    """Measure a model's heads on every labelled row once.
+    """Measure a model's heads on every labelled row once; the model is on the device, its rows are unmasked.
 
-    Args:
-        model: the model that they read, on the device.
-        heads: as they were trained with it; None if it learned no labels.
-        source: rows in order, unmasked, with labels of all tasks of the corpus.
-        device: where to compute.
-        precision: `bf16` computes under autocast, as training does.
-        label: whose evaluation this is, for the progress bar.
+    Without heads (None) a model learned no labels. `bf16` computes under autocast, as training does.
 
     Returns:
         `accuracy` and `macro_f1`, means over tasks; the same by family (`tagging`, `tagging:f1`) and by task
@@ -82,9 +75,7 @@ def evaluate_heads(
     return MeasuredResult(NAME, RULES, "accuracy", _values(tasks, counts, blank), {"right_by_given": rows})
 
 
-def _values(
-    tasks: Sequence[LabelTask], counts: dict[str, Ints], blank: frozenset[str] = frozenset()
-) -> dict[str, MeasuredValue]:
+def _values(tasks: Sequence[LabelTask], counts: dict[str, Ints], blank: frozenset[str]) -> dict[str, MeasuredValue]:
     """Make the numbers of tables of right (rows) by given (columns) labels; `blank` tasks have no labels to compare."""
     single = {task.name: _of_task(counts.get(task.name), task, task.name in blank) for task in tasks}
     values = _means("accuracy", "macro_f1", tasks, single, blank)
@@ -98,16 +89,14 @@ def _values(
 
 
 def _of_task(table: Ints | None, task: LabelTask, blank: bool) -> _Of:
-    n = 0 if table is None else int(table.sum())
-    if table is None or not n:
+    if table is None or not (n := int(table.sum())):
         note = BLANK if blank or table is not None else NO_HEAD
         return MeasuredValue(None, "accuracy", note=note), MeasuredValue(None, "f1", note=note), 0.0
     hits, right, given = np.diag(table), table.sum(1), table.sum(0)
     there = right + given > 0
     f1 = float(np.mean(2 * hits[there] / (right + given)[there]))
-    common = int(right.argmax())
-    share = float(right[common] / n)
-    note = f"always '{task.labels[common]}' scores {100 * share:.1f} %"
+    share = float(right.max() / n)
+    note = f"always '{task.labels[int(right.argmax())]}' scores {100 * share:.1f} %"
     return MeasuredValue(float(hits.sum() / n), "accuracy", n=n, note=note), MeasuredValue(f1, "f1", n=n), share
 
 

@@ -54,11 +54,8 @@ class Published(BaseModel):
 @lru_cache(maxsize=1)
 def published() -> tuple[Published, ...]:
     """Read every published system, by file and in the order of each file."""
-    files = sorted(
-        (entry for entry in resources.files(__name__).iterdir() if entry.name.endswith(".json")),
-        key=lambda entry: entry.name,
-    )
-    table = TypeAdapter(list[Published])
+    found = (entry for entry in resources.files(__name__).iterdir() if entry.name.endswith(".json"))
+    files, table = sorted(found, key=lambda entry: entry.name), TypeAdapter(list[Published])
     return tuple(system for file in files for system in table.validate_json(file.read_text(encoding="utf-8")))
 
 

@@ -26,8 +26,6 @@ import numpy as np
 from tutelage.base.types import Bools, Floats, Ints
 
 Reduction = Literal["sum", "mean"]
-Precision = Literal["fp32", "bf16"]
-"""Arithmetic of the models."""
 Backend = Literal["causal", "mlm", "mntp"]
 """How a model predicts: a causal one; a masked one at the mask (`mlm`), or from the position before it (`mntp`)."""
 
@@ -151,13 +149,10 @@ def next_token_by_mask(convention: Convention) -> Convention:
     return replace(convention, name=f"{convention.name}-mntp", masked=replace(convention.masked, logits="before_mask"))
 
 
-def choose(scores_NK: Floats, convention: Convention, keys: Sequence[str],
-           options_N: Ints | None = None) -> Ints:  # fmt: skip
-    """Return which of K options each of N items is given, `(N,)`.
+def choose(scores_NK: Floats, convention: Convention, keys: Sequence[str], options_N: Ints | None = None) -> Ints:
+    """Return which of K options each of N items is given, `(N,)`, by log-probabilities of which column 0 is right.
 
     Args:
-        scores_NK: log-probabilities in nats; column 0 is the right option.
-        convention: whose rule for ties holds.
         keys: one string an item; it alone decides how that item's tie is drawn.
         options_N: how many options an item has, where it may be fewer than K; scores beyond are minus infinity.
     """

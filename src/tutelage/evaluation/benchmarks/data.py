@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from tutelage.base import files
@@ -20,7 +21,7 @@ from tutelage.base.progress import console
 from tutelage.corpus.archive import list_members, unpack
 from tutelage.corpus.download import download
 from tutelage.evaluation.benchmarks import ewok
-from tutelage.evaluation.benchmarks.publishers import HubFolder, OsfFolder, Publisher, RemoteFile, ZipArchive
+from tutelage.evaluation.benchmarks.publishers import HubFolder, OsfFolder, Publisher, ZipArchive
 
 PASSWORD = "TUTELAGE_EWOK_PASSWORD"
 """Environment variable for the password of EWoK's fast set, which BabyLM's README gives to people."""
@@ -28,21 +29,16 @@ PASSWORD = "TUTELAGE_EWOK_PASSWORD"
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Data that can be fetched.
-
-    Attributes:
-        place: its folder below a data folder.
-        publishers: by year or name, the preferred first; empty for EWoK, which has a way of its own.
-        licence: as its authors state it.
-        note: what a user must know.
-        suffixes: endings of the files that are wanted.
-    """
+    """Data that can be fetched."""
 
     place: str
+    """Its folder below a data folder."""
     publishers: Mapping[str, Publisher]
+    """By year or name, the preferred first; empty for EWoK, which has a way of its own."""
     licence: str
     note: str = ""
     suffixes: tuple[str, ...] = (".jsonl",)
+    """Endings of the files that are wanted."""
 
     @property
     def where(self) -> str:
@@ -59,8 +55,7 @@ _DATASET_2026 = "BabyLM-community/BabyLM-2026-Strict-Evals"
 _REVISION_2026 = "8d52da9424a9ff30b9e8266c4f751aba9c504233"
 
 
-def _babylm(*folders: str, split: str = "full_eval", years: tuple[str, ...] = ("2026", "2025")
-            ) -> dict[str, Publisher]:  # fmt: skip
+def _babylm(*folders: str, split: str = "full_eval", years: Sequence[str] = ("2026", "2025")) -> dict[str, Publisher]:
     """BabyLM's own folders, as the years publish them."""
     paths = tuple(f"evaluation_data/{split}/{folder}" for folder in folders)
     all_years: dict[str, Publisher] = {
@@ -138,21 +133,17 @@ def available() -> dict[str, Benchmark]:
 
 
 def find(name: str, *others: str) -> Path:
-    """Return the folder of a benchmark's files.
-
-    Args:
-        name: of `available()`.
-        others: places below a data folder that are looked at instead of the benchmark's own.
+    """Return the folder of a benchmark's files, looked for at its own place below a data folder, or at others.
 
     Raises:
         UserError: an unknown name (with the nearest), or files that are not on this machine (with how to get them).
     """
     benchmark = _named(name)
     wanted = others or (benchmark.place,)
-    for folder in data_folders():
-        for place in wanted:
-            if (folder / place).exists():
-                return folder / place
+    for folder, place in product(data_folders(), wanted):
+        if (folder / place).exists():
+            return folder / place
+    folder = data_folders()[-1]
     raise MissingData(
         f"the files of '{name}' are not on this machine. Fetch them with `tutelage data get {name}`, or from "
         f"{benchmark.where} (licence: {benchmark.licence}), and put them into {folder / wanted[0]} or "
@@ -161,23 +152,16 @@ def find(name: str, *others: str) -> Path:
 
 
 def describe(name: str) -> str:
-    """Return source, licence and notes of a benchmark, to be shown before it is fetched.
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """Return source, licence and notes of a benchmark, to be shown before it is fetched."""
     benchmark = _named(name)
-    lines = [f"{name}", f"  source:  {benchmark.where}", f"  licence: {benchmark.licence}"]
-    return "\n".join(lines + ([f"  note:    {benchmark.note}"] if benchmark.note else []))
+    note = f"\n  note:    {benchmark.note}" if benchmark.note else ""
+    return f"{name}\n  source:  {benchmark.where}\n  licence: {benchmark.licence}{note}"
 
 
 def get(
-    name: str,
-    folder: Path | None = None,
-    accept_licence: bool = False,
-    source: str | None = None,
+    name: str, folder: Path | None = None, accept_licence: bool = False, source: str | None = None,
     password: str | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Fetch a benchmark from its official place, unless it is there already, and return its folder.
 
     A run that was cut off resumes where it stopped. Files are checked by the digests that their publishers give, else
@@ -240,17 +224,13 @@ def _fetch(
     name: str, benchmark: Benchmark, publisher: Publisher, downloads: Path, target: Path, password: str | None
 ) -> None:
     """Download what is wanted of a publisher's files and put it into place as a whole."""
-    listed = publisher.files()
-    if isinstance(publisher, ZipArchive):
-        wanted = listed
-    else:
-        wanted = [file for file in listed if file.name.endswith(benchmark.suffixes)]
+    listed, archive = publisher.files(), isinstance(publisher, ZipArchive)
+    wanted = [file for file in listed if archive or file.name.endswith(benchmark.suffixes)]
     if not wanted:
-        raise UserError(
-            f"{publisher.where} has no {' or '.join(benchmark.suffixes)} files any more (only "
-            f"{', '.join(file.name for file in listed) or 'nothing'}); download '{name}' by hand into {target}"
-        )
-    paths = [_one(file, downloads) for file in wanted]
+        endings, there = " or ".join(benchmark.suffixes), ", ".join(file.name for file in listed) or "nothing"
+        by_hand = f"download '{name}' by hand into {target}"
+        raise UserError(f"{publisher.where} has no {endings} files any more (only {there}); {by_hand}")
+    paths = [download(file.url, downloads / file.name, sha256=file.sha256, size=file.size) for file in wanted]
     if isinstance(publisher, ZipArchive) or password:
         inside = publisher.folder if isinstance(publisher, ZipArchive) else target.name
         members = list_members(paths[0], inside, ".jsonl")
@@ -259,10 +239,6 @@ def _fetch(
     with files.new_folder(target) as folder:
         for path in paths:
             shutil.copyfile(path, folder / path.name)
-
-
-def _one(file: RemoteFile, downloads: Path) -> Path:
-    return download(file.url, downloads / file.name, sha256=file.sha256, size=file.size)
 
 
 def _tidy(downloads: Path) -> None:

@@ -31,21 +31,15 @@ TEXTS = ("Context1", "Context2", "Target1", "Target2")
 
 
 def fetch(downloads: Path, target: Path, filtered: bool) -> None:
-    """Write EWoK as JSON lines, one file a domain, to the folder `target`.
-
-    Args:
-        downloads: where what is fetched is kept meanwhile.
-        target: folder to make.
-        filtered: whether only the items that BabyLM keeps.
+    """Write EWoK as JSON lines, one file a domain, to a new folder; if `filtered`, only the items that BabyLM keeps.
 
     Raises:
         UserError: no access (with the steps to get it), no connection, another file than expected, or a missing
             library.
     """
     keep = _in_vocabulary(downloads) if filtered else None
-    rows = _rows(_parquet(downloads))
     domains: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in _rows(_parquet(downloads)):
         if keep is None or all(keep(row[key]) for key in TEXTS):
             domains.setdefault(row["Domain"], []).extend([row, swapped(row)])
     if not domains:

@@ -16,14 +16,8 @@ def interval(
 
     Items are drawn with replacement within each paradigm, and the draws averaged as the result is. An item being right
     or wrong, the number of right ones among n drawn from n is binomial, so that is drawn. The same arguments give the
-    same interval. It knows nothing of other seeds of the model, nor of other paradigms.
-
-    Args:
-        result: of `evaluate_suite`.
-        level: share of resamples inside.
-        measure: whether a tie may be right (`accuracy`) or is wrong (`strict`).
-        draws: resamples.
-        seed: of the draws.
+    same interval, with a share `level` of resamples inside. It knows nothing of other seeds of the model, nor of other
+    paradigms. By `strict` a tie is wrong.
     """
     random = np.random.default_rng(seed)
     shares = {

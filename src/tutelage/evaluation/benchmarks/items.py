@@ -12,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from tutelage.base.errors import UserError
 from tutelage.base.types import Bools, Ints
 from tutelage.evaluation.benchmarks.conventions import CausalRules, Convention, MaskedRules
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +32,19 @@ class Item:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Distinct token rows, end to end, and which of them each item is.
-
-    Attributes:
-        tokens_S: token ids.
-        scored_S: whether a token counts towards its row's score.
-        starts_R: where each row begins, with S appended: `(R + 1,)`.
-        row_N: the row of each item.
-        word_S: which word of its row a token belongs to, as the tokenizer splits words, -1 for special tokens; None
-            where the rules do not ask.
-    """
+    """Distinct token rows, end to end, and which of them each item is."""
 
     tokens_S: Ints
+    """Token ids."""
     scored_S: Bools
+    """Whether a token counts towards its row's score."""
     starts_R: Ints
+    """Where each row begins, with S appended: `(R + 1,)`."""
     row_N: Ints
+    """The row of each item."""
     word_S: Ints | None = None
+    """Which word of its row a token belongs to, as the tokenizer splits words, -1 for special tokens; None where the
+    rules do not ask."""
 
     @property
     def lengths_R(self) -> Ints:
@@ -75,12 +70,6 @@ def encode(
 ) -> TokenRows:
     """Tokenize items by a year's rules.
 
-    Args:
-        tokenizer: a Hugging Face fast tokenizer.
-        items: what to score.
-        kind: how the model reads.
-        convention: the year.
-
     Raises:
         UserError: the tokenizer lacks a special token that the rules ask for, or writes a text with no token at all.
     """
@@ -96,7 +85,9 @@ def encode(
     encoded = tokenizer([text.text for text in index], add_special_tokens=specials, return_offsets_mapping=not counted,
                         return_attention_mask=False, return_token_type_ids=False, verbose=False)  # fmt: skip
     if counted:
-        before = _prefix_lengths(tokenizer, index)
+        prefixes = sorted({text.prefix for text in index})
+        alone = tokenizer(prefixes, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        before = {prefix: len(ids) for prefix, ids in zip(prefixes, alone, strict=True)}
         marks = [[position >= before[text.prefix] for position in range(len(ids))]
                  for text, ids in zip(index, encoded["input_ids"], strict=True)]  # fmt: skip
     else:
@@ -106,7 +97,9 @@ def encode(
     rows = [_row(text, ids, scored) for text, ids, scored in zip(index, encoded["input_ids"], marks, strict=True)]
     packed = _pack(rows, row_N)
     first_S = packed.starts_R[:-1][packed.lengths_R > 0]
-    if kind == "causal" or (convention.masked.logits == "before_mask" and not _defines_start(tokenizer)):
+    # Whether the tokenizer puts a token for beginnings in front, where it defines one, is another matter.
+    unstarted = tokenizer.cls_token_id is None and tokenizer.bos_token_id is None
+    if kind == "causal" or (convention.masked.logits == "before_mask" and unstarted):
         packed.scored_S[first_S] = False
     if kind == "masked" and convention.masked.masking == "rest_of_word":
         words = (-1 if word is None else word for row in range(len(index)) for word in encoded.word_ids(row))
@@ -127,18 +120,8 @@ def keep_ends(rows: TokenRows, limit: int) -> TokenRows:
     scored_S = rows.scored_S[kept_S]
     if (scored_S[starts_R[:-1]] & (rows.lengths_R > limit)).any():
         raise UserError(f"a word has {limit} tokens or more, and the model takes rows of {limit} at most")
-    return TokenRows(
-        tokens_S=rows.tokens_S[kept_S],
-        scored_S=scored_S,
-        starts_R=starts_R,
-        row_N=rows.row_N,
-        word_S=None if rows.word_S is None else rows.word_S[kept_S],
-    )
-
-
-def _defines_start(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether the tokenizer has a token for beginnings; whether it puts one there is another matter."""
-    return tokenizer.cls_token_id is not None or tokenizer.bos_token_id is not None
+    word_S = None if rows.word_S is None else rows.word_S[kept_S]
+    return TokenRows(rows.tokens_S[kept_S], scored_S, starts_R, rows.row_N, word_S)
 
 
 def _causal_text(item: Item, rules: CausalRules, start: int | None) -> _Text:
@@ -154,29 +137,20 @@ def _masked_text(item: Item, rules: MaskedRules, eos: str) -> _Text:
         return _Text(space + item.completion, 0)
     if rules.prefix == "as_is":
         return _Text(item.prefix + space + item.completion, len(item.prefix))
-    prefix = item.prefix or eos
-    separator = " " if item.completion else ""
+    prefix, separator = item.prefix or eos, " " if item.completion else ""
     return _Text(prefix + separator + space + item.completion, len(prefix))
 
 
 def _start_token(tokenizer: PreTrainedTokenizerFast, convention: Convention) -> int | None:
     """The special token that a year puts before a text."""
     names = convention.causal.start
-    found = [getattr(tokenizer, f"{name}_token_id") for name in names]
-    known = [int(token) for token in found if token is not None]
+    known = [int(token) for name in names if (token := getattr(tokenizer, f"{name}_token_id")) is not None]
     if names and not known:
         raise UserError(
             f"the convention of {convention.name} starts every sentence with the tokenizer's {' or '.join(names)} "
             "token, and this tokenizer has none: choose the convention of 2025, which needs none, or name a token"
         )
     return known[0] if known else None
-
-
-def _prefix_lengths(tokenizer: PreTrainedTokenizerFast, texts: dict[_Text, int]) -> dict[str, int]:
-    """How many tokens each prefix has by itself."""
-    prefixes = sorted({text.prefix for text in texts})
-    encoded = tokenizer(prefixes, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return {prefix: len(ids) for prefix, ids in zip(prefixes, encoded, strict=True)}
 
 
 def _row(text: _Text, ids: list[int], scored: list[bool]) -> tuple[list[int], list[bool]]:
@@ -190,9 +164,6 @@ def _row(text: _Text, ids: list[int], scored: list[bool]) -> tuple[list[int], li
 
 
 def _pack(rows: list[tuple[list[int], list[bool]]], row_N: Ints) -> TokenRows:
-    return TokenRows(
-        tokens_S=np.fromiter(chain.from_iterable(ids for ids, _ in rows), dtype=np.int64),
-        scored_S=np.fromiter(chain.from_iterable(scored for _, scored in rows), dtype=np.bool_),
-        starts_R=np.cumsum([0, *(len(ids) for ids, _ in rows)], dtype=np.int64),
-        row_N=row_N,
-    )
+    tokens_S = np.fromiter(chain.from_iterable(ids for ids, _ in rows), dtype=np.int64)
+    scored_S = np.fromiter(chain.from_iterable(scored for _, scored in rows), dtype=np.bool_)
+    return TokenRows(tokens_S, scored_S, np.cumsum([0, *(len(ids) for ids, _ in rows)], dtype=np.int64), row_N)

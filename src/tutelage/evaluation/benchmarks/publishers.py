@@ -24,14 +24,7 @@ HUB = "https://huggingface.co"
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file to download.
-
-    Attributes:
-        name: what it is called here.
-        url: where it is.
-        size: bytes, if published.
-        sha256: digest, if published; otherwise its first download is pinned.
-    """
+    """A file to download, with size (bytes) and digest, if published; otherwise its first download is pinned."""
 
     name: str
     url: str
@@ -52,11 +45,7 @@ class OsfFolder:
         return f"https://osf.io/{self.project}, {' and '.join(self.paths)}"
 
     def files(self) -> list[RemoteFile]:
-        """List the files, which asks the publisher.
-
-        Raises:
-            UserError: no connection, or no such folder.
-        """
+        """List the files, which asks the publisher; a `UserError` without a connection or such a folder."""
         return [file for path in self.paths for file in self._folder(path)]
 
     def _folder(self, path: str) -> Iterator[RemoteFile]:
@@ -64,10 +53,9 @@ class OsfFolder:
         for part in path.split("/"):
             entries = {entry["attributes"]["name"]: entry for entry in _osf_entries(url)}
             if part not in entries or entries[part]["attributes"]["kind"] != "folder":
-                raise UserError(
-                    f"https://osf.io/{self.project} has no folder '{path}' any more (beside '{part}': "
-                    f"{', '.join(sorted(entries)) or 'nothing'}); download it by hand"
-                )
+                there = f"beside '{part}': {', '.join(sorted(entries)) or 'nothing'}"
+                place = f"https://osf.io/{self.project}"
+                raise UserError(f"{place} has no folder '{path}' any more ({there}); download it by hand")
             url = entries[part]["relationships"]["files"]["links"]["related"]["href"]
         for entry in _osf_entries(url):
             about = entry["attributes"]
@@ -90,17 +78,12 @@ class HubFolder:
         return f"{HUB}/datasets/{self.dataset}, {' and '.join(self.paths)}"
 
     def files(self) -> list[RemoteFile]:
-        """List the files, which asks the publisher.
-
-        Raises:
-            UserError: no connection, or no such folder.
-        """
+        """List the files, which asks the publisher; a `UserError` without a connection or such a folder."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
         from huggingface_hub.hf_api import RepoFile
 
-        found = []
-        api = HfApi(endpoint=HUB)
+        found, api = [], HfApi(endpoint=HUB)
         try:
             for path in self.paths:
                 tree = api.list_repo_tree(self.dataset, path, revision=self.revision, repo_type="dataset")
@@ -109,14 +92,10 @@ class HubFolder:
             raise UserError(f"cannot list {self.where}: {error}; try again later, or download it by hand") from error
         base = f"{HUB}/datasets/{self.dataset}/resolve/{self.revision}"
         return [
-            RemoteFile(
-                _plain(PurePosixPath(entry.path).name),
-                f"{base}/{entry.path}",
-                entry.size,
-                entry.lfs.sha256 if entry.lfs else None,
-            )
-            for entry in found
-        ]
+            RemoteFile(_plain(PurePosixPath(file.path).name), f"{base}/{file.path}", file.size,
+                       file.lfs.sha256 if file.lfs else None)
+            for file in found
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +135,7 @@ def _osf_entries(url: str) -> Iterator[dict[str, Any]]:
             yield from page["data"]
             following = page["links"].get("next")
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{following} does not answer as OSF's interface does; download the files by hand"
-            ) from error
+            raise UserError(f"{following} does not answer as OSF does; download the files by hand") from error
 
 
 def _fetch_json(url: str) -> Any:

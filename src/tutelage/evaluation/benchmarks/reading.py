@@ -13,11 +13,7 @@ from tutelage.base.types import Json
 
 
 def read_text(file: Traversable | Path) -> str:
-    """Return a file's text.
-
-    Raises:
-        UserError: it is not there, or not UTF-8.
-    """
+    """Return a file's text; a `UserError` where it is not there, or not UTF-8."""
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -39,10 +35,7 @@ def json_file(file: Traversable | Path) -> Any:
 def json_lines(file: Traversable | Path, keys: Sequence[str], remedy: str = "") -> Iterator[tuple[str, Json]]:
     """Yield (file:line, object) of a file of JSON lines, or of one JSON array; empty lines are skipped.
 
-    Args:
-        file: to read.
-        keys: that the objects should have, for messages; the caller checks them.
-        remedy: what to do about a file without any.
+    `keys`, which the objects should have, and the remedy for an empty file are for messages; the caller checks keys.
 
     Raises:
         UserError: a line that is no JSON object, or none at all.

@@ -60,26 +60,21 @@ class SuiteScores(Strict):
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """Scores of one model on one benchmark.
-
-    Attributes:
-        suite: name of the benchmark.
-        convention: the year's rules.
-        paradigms: scores by UID.
-        log_probs: by UID the log-probabilities of all options in nats, `(N, K)` float64, in the order of the file;
-            column 0 is the right option. Means over tokens where the convention takes means; minus infinity where an
-            item has fewer options. Of a SyntaxGym suite: by how many nats an item's predictions hold, and 0.
-        chosen: by UID which option the model is held to have chosen, `(N,)`.
-        nested: whether the macro accuracy is the mean over phenomena of the mean over their paradigms, in all years;
-            so it is for entity tracking, whose phenomena are its splits.
-    """
+    """Scores of one model on one benchmark."""
 
     suite: str
     convention: Convention
     paradigms: Mapping[str, ParadigmScore]
+    """Scores by UID."""
     log_probs: Mapping[str, NDArray[np.float64]]
+    """By UID the log-probabilities of all options in nats, `(N, K)` float64, in the order of the file; column 0 is the
+    right option. Means over tokens where the convention takes means; minus infinity where an item has fewer options. Of
+    a SyntaxGym suite: by how many nats an item's predictions hold, and 0."""
     chosen: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """By UID which option the model is held to have chosen, `(N,)`."""
     nested: bool = False
+    """Whether the macro accuracy is the mean over phenomena of the mean over their paradigms, in all years; so it is
+    for entity tracking, whose phenomena are its splits."""
 
     def macro(self, measure: Measure) -> float:
         """Return the unweighted mean over what the convention averages: paradigms, or in 2023 phenomena."""
@@ -151,20 +146,14 @@ points of a hundred (`percent`), months, nats per token (`nats`)."""
 
 @dataclass(frozen=True, slots=True)
 class MeasuredValue:
-    """One number that a benchmark reports.
-
-    Attributes:
-        value: the number; None where it cannot be told (no variance, a fit that failed), with the reason in `note`.
-        unit: what kind of number.
-        better: which direction is good.
-        n: items behind it.
-        note: what a reader must know.
-    """
+    """One number that a benchmark reports."""
 
     value: float | None
+    """The number; None where it cannot be told (no variance, a fit that failed), with the reason in `note`."""
     unit: Unit
     better: Literal["higher", "lower"] = "higher"
     n: NonNegativeInt = 0
+    """Items behind it."""
     note: str = ""
 
 
@@ -189,21 +178,22 @@ class MeasuredScores(Strict):
 
 @dataclass(frozen=True)
 class MeasuredResult:
-    """Numbers of one model on one benchmark that is not a choice between options.
-
-    Attributes:
-        name: of the benchmark, as recipes name it.
-        convention: the year's rules.
-        headline: key in `values` of the number that tables show.
-        values: by name, such as `eye_tracking`.
-        predictions: what the model said of each item, as JSON, for result files; not kept in summaries.
-    """
+    """Numbers of one model on one benchmark that is not a choice between options."""
 
     name: str
     convention: str
     headline: str
+    """Key in `values` of the number that tables show."""
     values: Mapping[str, MeasuredValue]
+    """By name, such as `eye_tracking`."""
     predictions: Any = None
+    """What the model said of each item, as JSON, for result files; not kept in summaries."""
+
+    @classmethod
+    def from_json(cls, name: str, kept: dict[str, Any], predictions: Any) -> MeasuredResult:
+        """Make a result of what `to_json` wrote."""
+        values = {key: MeasuredValue(**value) for key, value in kept["values"].items()}
+        return cls(name, kept["convention"], kept["headline"], values, predictions)
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON, predictions left out."""

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import AttentionInterface
 
 from tutelage.base.types import Ints
 
@@ -33,21 +34,17 @@ LOOKED_AT = 512
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Neighbouring rows of about the same length.
-
-    Attributes:
-        lengths_G: tokens of each row.
-        width: what the rows are filled up to.
-        tokens: where in the line the token of each of the G * W places stands; N for a filler.
-        places: which of the G * W places have a token.
-        masks: those made so far.
-    """
+    """Neighbouring rows of about the same length."""
 
     lengths_G: Tensor
+    """Tokens of each row, filled up to `width`."""
     width: int
     tokens: Tensor
+    """Where in the line the token of each of the G * W places stands; N for a filler."""
     places: Tensor
+    """Which of the G * W places have a token."""
     masks: dict[Any, Tensor] = field(default_factory=dict)
+    """Those made so far."""
 
     def mask(self, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor:
         """Return what is added to scores, `(1 or G, 1 or W, W)`: the least number where a query must not look."""
@@ -76,14 +73,9 @@ def groups_of(lengths_R: Ints) -> tuple[RowGroup, ...]:
         lengths_G1, place_W = lengths_R[rows_G, None], np.arange(width)
         inside_GW = place_W < lengths_G1
         tokens_GW = np.where(inside_GW, starts_R[rows_G, None] + place_W, total)
-        found.append(
-            RowGroup(
-                torch.from_numpy(lengths_G1[:, 0]),
-                width,
-                torch.from_numpy(tokens_GW.reshape(-1)),
-                torch.from_numpy(np.flatnonzero(inside_GW)),
-            )
-        )
+        arrays = lengths_G1[:, 0], tokens_GW.reshape(-1), np.flatnonzero(inside_GW)
+        lengths_G, tokens, places = map(torch.from_numpy, arrays)
+        found.append(RowGroup(lengths_G, width, tokens, places))
     return tuple(found)
 
 
@@ -124,13 +116,11 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, heads_HND: Tensor, groups: Sequence[RowGroup], dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """See `spread`."""
         ctx.groups, ctx.heads, ctx.dtype = groups, len(heads_HND), heads_HND.dtype
         return spread(heads_HND, groups, dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """Gather."""
         return gather(gradients, ctx.groups, ctx.heads).to(ctx.dtype), None, None
 
 
@@ -157,33 +147,17 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q_BQD, k_BWD, v_BWD, weights_BQW = ctx.saved_tensors
-        (out_BQD,) = gradients
+        (out_BQD,), (q_BQD, k_BWD, v_BWD, weights_BQW) = gradients, ctx.saved_tensors
         v_gradient = weights_BQW.mT @ out_BQD
         scores_BQW = torch._softmax_backward_data(out_BQD @ v_BWD.mT, weights_BQW, -1, weights_BQW.dtype)
         return (scores_BQW @ k_BWD).mul_(ctx.scale), (scores_BQW.mT @ q_BQD).mul_(ctx.scale), v_gradient, None, None
 
 
-Apart = Sequence[Tensor]
-"""Heads set apart, one block for each group."""
+def attend_apart(apart: Sequence[Sequence[Tensor]], masks: Sequence[Tensor], groups: Sequence[RowGroup], H: int,
+                 scale: float, dropout: float) -> Tensor:  # fmt: skip
+    """Attend group by group: queries, keys and values, one block for each group; `groups` are those of the queries.
 
-
-def attend_apart(
-    apart: tuple[Apart, Apart, Apart], masks: Sequence[Tensor], groups: Sequence[RowGroup], H: int, scale: float,
-    dropout: float,
-) -> Tensor:  # fmt: skip
-    """Attend group by group.
-
-    Args:
-        apart: queries, keys and values.
-        masks: of the groups.
-        groups: of the queries.
-        H: heads.
-        scale: of the scores.
-        dropout: share of the weights to drop.
-
-    Returns:
-        What was attended to, `(H, N, D)`, N the number of queries.
+    Returns what was attended to, `(H, N, D)`, N the number of queries. `dropout` is the share of weights to drop.
     """
     attended = []
     for mask, q_BQD, k_BWD, v_BWD in zip(masks, *apart, strict=True):
@@ -226,15 +200,9 @@ def attend(
 def reads_lines(trunk: Any, first: int, limit: int | None) -> bool:
     """Tell whether a model, given `LINE`, reads rows in a line as it reads each by itself; its attention stays.
 
-    By numbers: some architectures add terms to their scores, keep attention to themselves or take no positions.
-
-    Args:
-        trunk: a Hugging Face model without its output layer.
-        first: position of a row's first token.
-        limit: longest row.
+    By numbers: some architectures add terms to their scores, keep attention to themselves or take no positions. `trunk`
+    is a Hugging Face model without its output layer, `first` the position of a row's first token, `limit` the longest.
     """
-    from transformers import AttentionInterface
-
     # Without a function for masks, so that none are made for the line.
     AttentionInterface.register(LINE, attend)
     before, was_training = trunk.config._attn_implementation, trunk.training

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from tutelage.base.errors import UserError
 from tutelage.evaluation.finetune.attention import LINE, reads_lines
@@ -22,21 +23,11 @@ from tutelage.evaluation.finetune.rows import MicroBatch
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe.finetune import Adapters, TaskFinetuning
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 Pooling = Literal["first", "last", "last_token", "mean"]
 
 
 class Member(nn.Module):
-    """One model with its classifier.
-
-    Args:
-        model: whose trunk is copied; the model itself stays as it is.
-        labels: how many.
-        settings: pooling, head, what learns.
-        frames: whether the tokenizer puts a token in front of texts.
-    """
+    """One model's copied trunk with a classifier; `frames`: whether the tokenizer puts a token in front of texts."""
 
     def __init__(self, model: LanguageModel, labels: int, settings: TaskFinetuning, frames: bool) -> None:
         super().__init__()
@@ -47,18 +38,17 @@ class Member(nn.Module):
         self.trunk.requires_grad_(True)
         layers = lean(self.trunk) if self.kind == "causal" else []
         self.last = layers[-1] if layers and self.pooling != "mean" else None
-        self.first, self.positions_told = model.first_position, True
-        self.reads_lines = False
-        if next(self.trunk.parameters()).device.type == "cpu":
+        self.first, self.positions_told, self.reads_lines = model.first_position, True, False
+        device = next(self.trunk.parameters()).device
+        if device.type == "cpu":
             for leads in (True, False):
                 for layer in layers:
                     layer.leads = leads
                 self.reads_lines = reads_lines(self.trunk, self.first, model.positions)
                 if self.reads_lines:
                     break
-        config = model.hf.config
-        self.head = _head(config, labels, settings).to(next(self.trunk.parameters()).device)
-        self.types = getattr(config, "type_vocab_size", 0) > 1
+        self.head = _head(model.hf.config, labels, settings).to(device)
+        self.types = getattr(model.hf.config, "type_vocab_size", 0) > 1
         _freeze(self.trunk, settings)
         self.frozen = settings.freeze == "model"
 
@@ -126,7 +116,8 @@ def build(models: Sequence[LanguageModel], labels: int, settings: TaskFinetuning
     """
     if not models:
         raise UserError("there is no model to fine-tune")
-    frames = _frames(tokenizer)
+    ids = tokenizer("a")["input_ids"]
+    frames = len(ids) > 1 and ids[0] in tokenizer.all_special_ids
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         members = [Member(model, labels, settings, frames) for model in models]
@@ -155,9 +146,8 @@ def place(part: MicroBatch, pooling: Pooling) -> Tensor:
 
 def places_in_rows(part: MicroBatch) -> Tensor:
     """Return each token's place in its text, `(B, T)`, where rows are padded; padding has places outside of it."""
-    T, device = part.tokens_BT.shape[1], part.tokens_BT.device
-    starts_B, _ = part.starts_and_ends()
-    return torch.arange(T, device=device) - (starts_B % T)[:, None]
+    T = part.tokens_BT.shape[1]
+    return torch.arange(T, device=part.tokens_BT.device) - (part.starts_and_ends()[0] % T)[:, None]
 
 
 def pool(hidden_BTD: Tensor, part: MicroBatch, pooling: Pooling) -> Tensor:
@@ -206,18 +196,11 @@ def _adapt(trunk: Any, adapters: Adapters) -> None:
     targets = list(adapters.targets or choices.get(architecture, ()))
     if not targets:
         names = {name.rpartition(".")[2] for name, module in trunk.named_modules() if isinstance(module, nn.Linear)}
-        raise UserError(
-            f"peft knows no usual places for adapters in a {architecture}; name linear layers in `lora.targets`: "
-            f"{', '.join(sorted(names))}"
-        )
-    config = peft.LoraConfig(
-        r=adapters.rank,
-        lora_alpha=adapters.alpha,
-        lora_dropout=adapters.dropout,
-        target_modules=targets,
-        # GPT-2's layers hold their weights the other way round.
-        fan_in_fan_out=architecture == "gpt2",
-    )
+        raise UserError(f"peft knows no usual places for adapters in a {architecture}; name linear layers in "
+                        f"`lora.targets`: {', '.join(sorted(names))}")  # fmt: skip
+    # GPT-2's layers hold their weights the other way round.
+    config = peft.LoraConfig(r=adapters.rank, lora_alpha=adapters.alpha, lora_dropout=adapters.dropout,
+                             target_modules=targets, fan_in_fan_out=architecture == "gpt2")  # fmt: skip
     try:
         peft.inject_adapter_in_model(config, trunk)
     except ValueError as error:
@@ -226,18 +209,11 @@ def _adapt(trunk: Any, adapters: Adapters) -> None:
         parameter.requires_grad_("lora_" in name)
 
 
-def _frames(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Tell whether texts get a special token in front."""
-    ids = tokenizer("a")["input_ids"]
-    return len(ids) > 1 and ids[0] in tokenizer.all_special_ids
-
-
 @torch.no_grad()
 def _check_left(member: Member) -> None:
     """Find out how the model must be told of padding on the left: with positions, or (RoBERTa's kind) without."""
-    was_training = member.training
+    was_training, device = member.training, next(member.parameters()).device
     member.eval()
-    device = next(member.parameters()).device
     ids_T = torch.arange(1, 6, device=device) % member.trunk.config.vocab_size
     lengths_B = torch.tensor([5, 8], device=device)
     row_T = torch.cat([ids_T, ids_T[:3]])

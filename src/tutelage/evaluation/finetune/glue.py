@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
@@ -11,10 +11,9 @@ from tutelage import recipe
 from tutelage.base.files import sha256
 from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
-from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
+from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.evaluation.finetune.run import finetune_together, glue_average
 from tutelage.evaluation.finetune.tasks import TASKS, files_of, trained_together
-from tutelage.recipe.finetune import TaskFinetuning
 
 
 def _glue(context: Context) -> MeasuredResult:
@@ -26,7 +25,9 @@ def _glue(context: Context) -> MeasuredResult:
         results: dict[str, MeasuredResult] = {}
         for group in trained_together(tasks):
             kept = context.part(f"{'+'.join(group)}-{seed}", partial(_tuned, context, group, seed))
-            results |= {name: _measured(name, result) for name, result in kept.items()}
+            results |= {
+                name: MeasuredResult.from_json(name, found, found["predictions"]) for name, found in kept.items()
+            }
         by_seed.append(results)
     means = {name: _mean([results[name] for results in by_seed]) for name in tasks}
     predictions = {name: {"predictions": by_seed[0][name].predictions} for name in tasks}
@@ -44,11 +45,6 @@ def _tuned(context: Context, group: tuple[str, ...], seed: int) -> Json:
     return {name: result.to_json() | {"predictions": result.predictions} for name, result in found.items()}
 
 
-def _measured(name: str, kept: Json) -> MeasuredResult:
-    values = {key: MeasuredValue(**value) for key, value in kept["values"].items()}
-    return MeasuredResult(name, kept["convention"], kept["headline"], values, kept["predictions"])
-
-
 def _mean(results: Sequence[MeasuredResult]) -> MeasuredResult:
     """Average a task's values over seeds of fine-tuning."""
     first = results[0]
@@ -60,7 +56,7 @@ def _mean(results: Sequence[MeasuredResult]) -> MeasuredResult:
         known = [number for number in found if number is not None]
         note = f"mean of {len(results)} fine-tunings; {value.note}".rstrip("; ")
         mean = fmean(known) if len(known) == len(found) else None
-        values[key] = MeasuredValue(**asdict(value) | {"value": mean, "note": note})
+        values[key] = replace(value, value=mean, note=note)
     return MeasuredResult(first.name, first.convention, first.headline, values, first.predictions)
 
 
@@ -68,18 +64,14 @@ def _glue_inputs(argument: str, settings: recipe.Evaluation) -> Json:
     chosen = settings.finetune
     tasks = (argument,) if argument else chosen.tasks
     files = {name: [sha256(path) for path in files_of(name)] for name in tasks}
-    # What counts for a task, whatever way the recipe says it.
-    return {
-        "files": files,
-        "rules": chosen.rules,
-        "seeds": list(chosen.seed_list),
-        "settings": {name: _as_json(chosen.of(name)) for name in tasks},
+    # What counts for a task, whatever way the recipe says it; settings of later versions only if set, or older scores
+    # would be measured again.
+    settings_of = {name: chosen.of(name) for name in tasks}
+    written = {
+        name: one.model_dump(mode="json", exclude={"evaluate_end"} if one.evaluate_end else None)
+        for name, one in settings_of.items()
     }
-
-
-def _as_json(settings: TaskFinetuning) -> Json:
-    """Write settings down; those of later versions only if set, or older scores would be measured again."""
-    return settings.model_dump(mode="json", exclude={"evaluate_end"} if settings.evaluate_end else None)
+    return {"files": files, "rules": chosen.rules, "seeds": list(chosen.seed_list), "settings": written}
 
 
 GLUE = Measurement(_glue, _glue_inputs, arguments=tuple(TASKS))

@@ -31,19 +31,16 @@ _PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 
 
 class LeanLayer(nn.Module):
-    """A layer in lean form.
-
-    Attributes:
-        places_R: the positions to answer for, `(1, R, E)`, counted through all of `(B, T)`; in a line there is one for
-            each row, in their order. None for all positions.
-        leads: whether lines, too, go through in this form, and not in the model's own.
-    """
+    """A layer in lean form."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
         self.places_R: Tensor | None = None
+        """The positions to answer for, counted through all of `(B, T)`; in a line one for each row, in their order;
+        None for all positions."""
         self.leads = False
+        """Whether lines, too, go through in this form, and not in the model's own."""
 
     def forward(
         self,
@@ -74,14 +71,8 @@ class LeanLayer(nn.Module):
         cos_ND, sin_ND = (turn[0] for turn in turns)
         D, dtype = cos_ND.shape[-1], product_type(hidden_1NE)
         window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
-        q_HND, k_HND, v_HND = (
-            project(normed)[0].unflatten(-1, (-1, D)).transpose(0, 1)
-            for project, normed in (
-                (attention.q_proj, self._at(normed_1NE)),
-                (attention.k_proj, normed_1NE),
-                (attention.v_proj, normed_1NE),
-            )
-        )
+        projected = attention.q_proj(self._at(normed_1NE)), attention.k_proj(normed_1NE), attention.v_proj(normed_1NE)
+        q_HND, k_HND, v_HND = (one[0].unflatten(-1, (-1, D)).transpose(0, 1) for one in projected)
         H = len(q_HND)
         if len(k_HND) < H:
             k_HND, v_HND = (heads.repeat_interleave(H // len(heads), 0) for heads in (k_HND, v_HND))

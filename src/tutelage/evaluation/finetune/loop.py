@@ -42,38 +42,30 @@ DROPOUT = 13
 
 @dataclass(frozen=True)
 class Fitted:
-    """A classifier with its best weights.
-
-    Attributes:
-        classifier: ready to score.
-        score: on the rows that chose.
-        epoch: passes over the training rows after which it was best.
-        ran: passes until it stopped.
-        scores: of every evaluation, in order.
-    """
+    """A classifier with its best weights, ready to score."""
 
     classifier: Classifier
     score: float
+    """On the rows that chose."""
     epoch: float
+    """Passes over the training rows after which it was best."""
     ran: float
+    """Passes until it stopped."""
     scores: tuple[float, ...]
+    """Of every evaluation, in order."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are fed to a model.
-
-    Attributes:
-        pad_id: fills rows up; what it is does not matter.
-        limit: longest row.
-        precision: `bf16` or `fp32`.
-        label: for the progress bar.
-    """
+    """How rows are fed to a model."""
 
     pad_id: int
+    """Fills rows up; what it is does not matter."""
     limit: int
+    """Longest row."""
     precision: str
     label: str
+    """For the progress bar."""
 
 
 def fit(classifier: Classifier, train: TextRows, chooser: TextRows, metric: Metric, settings: TaskFinetuning,
@@ -108,17 +100,17 @@ def fit(classifier: Classifier, train: TextRows, chooser: TextRows, metric: Metr
             classifier.train()
             # One autocast for all parts: weights are cast once.
             with _autocast(device, reading.precision):
-                for part_N in _cut(classifier, lengths_N[batch_N]):
+                lengths_B = lengths_N[batch_N]
+                for part_N in lines(lengths_B) if classifier.reads_lines else parts(lengths_B, device.type):
                     part = _part(classifier, train, batch_N[part_N], settings, reading)
                     loss = nn.functional.cross_entropy(classifier(part), part.labels_B, reduction="sum") / len(batch_N)
                     loss.backward()  # type: ignore[no-untyped-call]
                     seen += loss.detach()
             if settings.clip is not None:
                 nn.utils.clip_grad_norm_(trained, settings.clip)
+            lr = learning_rate(step, total, settings.lr, warmup_steps, settings.schedule, settings.final_lr)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(
-                    step, total, settings.lr, warmup_steps, settings.schedule, settings.final_lr
-                )
+                group["lr"] = lr
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.advance(len(batch_N), keeper.note)
@@ -149,10 +141,6 @@ def predict(classifier: Classifier, rows: TextRows, settings: TaskFinetuning, re
     return logits_NL
 
 
-def _cut(classifier: Classifier, lengths_N: Ints) -> list[Ints]:
-    return lines(lengths_N) if classifier.reads_lines else parts(lengths_N, _device(classifier).type)
-
-
 def _part(
     classifier: Classifier, rows: TextRows, index_B: Ints, settings: TaskFinetuning, reading: Reading
 ) -> MicroBatch:
@@ -171,20 +159,16 @@ class _Keeper:
     def __init__(self, classifier: Classifier, settings: TaskFinetuning) -> None:
         self._classifier, self._settings = classifier, settings
         self._weights: dict[str, Tensor] = {}
-        self.best_epoch = 0.0
-        self._waited = 0
-        self.best = -math.inf
+        self._waited, self.best_epoch, self.best, self.note = 0, 0.0, -math.inf, ""
         self.scores: list[float] = []
-        self.note = ""
 
     def stops(self, score: float, epoch: float) -> bool:
         """Take an evaluation's score; tell whether to stop."""
         self.scores.append(score)
-        gained = score > self.best + self._settings.min_gain
+        self._waited = 0 if score > self.best + self._settings.min_gain else self._waited + 1
         if score > self.best:
             self.best, self.best_epoch = score, epoch
             self._weights = {name: tensor.clone() for name, tensor in self._learned()}
-        self._waited = 0 if gained else self._waited + 1
         self.note = f"{score:.3f}, best {self.best:.3f}"
         return self._settings.patience is not None and self._waited >= self._settings.patience
 

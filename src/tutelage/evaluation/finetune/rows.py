@@ -12,20 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from tutelage.base.errors import UserError
 from tutelage.base.types import Ints
 from tutelage.corpus.batches import keyed_generator, to_device
 from tutelage.evaluation.finetune.attention import RowGroup, groups_of
 from tutelage.evaluation.finetune.tasks import LabelledText
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 PART_COST = {"cpu": 128, "cuda": 16384}
 """What another part of a batch costs, in tokens: on a CPU adding up its gradients, on a GPU also launching kernels."""
@@ -46,19 +44,15 @@ SPLIT, SUBSET, ORDER = 10, 11, 12
 
 @dataclass(frozen=True)
 class TextRows:
-    """Encoded texts with their labels.
-
-    Attributes:
-        tokens: ids of each row, without padding.
-        types: for each token whether it belongs to the second text, where the model's tokenizer tells; else None.
-        labels_N: gold labels.
-        cut: how many texts were too long and lost their end.
-    """
+    """Encoded texts with their gold labels."""
 
     tokens: list[Ints]
+    """Ids of each row, without padding."""
     types: list[Ints] | None
+    """For each token whether it belongs to the second text, where the model's tokenizer tells; else None."""
     labels_N: Ints
     cut: int = 0
+    """How many texts were too long and lost their end."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -76,23 +70,18 @@ class TextRows:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of similar length, padded to one; or any rows in a line, `(1, T)`.
-
-    Attributes:
-        tokens_BT: ids.
-        lengths_B: tokens of each row; None where none is padded.
-        types_BT: whether a token belongs to the second text, where that is told.
-        labels_B: gold labels.
-        left: whether padding stands before the text.
-        groups: of a line, which rows are attended together.
-    """
+    """Rows of similar length, padded to one; or any rows in a line, `(1, T)`."""
 
     tokens_BT: Tensor
     lengths_B: Tensor | None
+    """Tokens of each row; None where none is padded."""
     types_BT: Tensor | None
+    """Whether a token belongs to the second text, where that is told."""
     labels_B: Tensor
     left: bool = False
+    """Whether padding stands before the text."""
     groups: tuple[RowGroup, ...] = ()
+    """Of a line, which rows are attended together."""
 
     @property
     def rows(self) -> int:
@@ -125,12 +114,8 @@ def encode(
 ) -> TextRows:
     """Turn texts into ids as the tokenizer does it: pairs by its template, or just one after the other.
 
-    Args:
-        tokenizer: a Hugging Face fast tokenizer.
-        examples: texts and labels.
-        max_length: longest row, special tokens included; longer ones are cut at the end, the longer text of a pair
-            first.
-        name: of the file, for messages.
+    Rows longer than `max_length`, special tokens included, are cut at the end, the longer text of a pair first. `name`
+    is that of the file.
 
     Raises:
         UserError: a text of which nothing is left, or no room beside the special tokens.
@@ -143,9 +128,7 @@ def encode(
     if room < len(texts):
         raise UserError(f"max_length={max_length} leaves no room for text beside the special tokens; raise it")
     types = "token_type_ids" in tokenizer.model_input_names
-    tokens: list[Ints] = []
-    kinds: list[Ints] = []
-    cut = 0
+    tokens, kinds, cut = list[Ints](), list[Ints](), 0
     for begin in range(0, len(examples), ENCODED):
         some = [texts_N[begin : begin + ENCODED] for texts_N in texts]
         found = tokenizer(*some, return_attention_mask=False, return_token_type_ids=False)
@@ -183,14 +166,9 @@ def order(count: int, seed: int, epoch: int) -> Ints:
 
 
 def parts(lengths_N: Ints, device: str) -> list[Ints]:
-    """Cut a batch into parts so that padding and the cost of parts are least together.
+    """Cut a batch, of rows of some lengths, into parts so that padding and the cost of parts are least together.
 
-    Args:
-        lengths_N: tokens of its rows.
-        device: `cpu` or `cuda`.
-
-    Returns:
-        Indices of the rows of each part.
+    Returns indices of the rows of each part.
     """
     order_N = np.argsort(lengths_N, kind="stable")
     cost, largest, multiple = (_of(table, device) for table in (PART_COST, PART_TOKENS, MULTIPLE))

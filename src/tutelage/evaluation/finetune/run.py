@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from tutelage.base import machine
 from tutelage.base.errors import UserError
@@ -20,10 +21,7 @@ from tutelage.evaluation.finetune.metrics import METRICS, Metric, accuracy
 from tutelage.evaluation.finetune.rows import TextRows, encode, split, subset
 from tutelage.evaluation.finetune.tasks import FinetuningTask, averaged, find_task, read_scored, read_train
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe.finetune import FinetuneRules, Finetuning, Grid, TaskFinetuning
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from tutelage.recipe.finetune import FinetuneRules, Finetuning, TaskFinetuning
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,10 @@ def finetune_together(
 ) -> dict[str, MeasuredResult]:
     """Fine-tune once and score every task that this training serves: `mnli` and `mnli-mm`, or any single task.
 
+    Several models are fine-tuned as one; they stay as they are.
+
     Args:
-        models: one model, or several that are fine-tuned as one; they stay as they are.
-        tokenizer: their Hugging Face fast tokenizer.
         tasks: a group of `trained_together`.
-        settings: for all tasks and for single ones.
         seed: of order, classifier and dropout.
         folder: where the files are; the usual places unless given.
         label: who is fine-tuned, for the progress bar.
@@ -95,12 +92,8 @@ def finetune_together(
         chooser = scored[name] if name in scored else encoded(name, read_scored(name, folder), "valid")
     if len(np.unique(train.labels_N)) < 2:
         raise UserError(f"{trained.name}: the {len(train)} rows to train on have one label only; raise train_rows")
-    reading = Reading(
-        pad_id=tokenizer.pad_token_id or 0,
-        limit=limit,
-        precision=machine.precision(chosen.precision),
-        label=f"fine-tune {label + ' ' if label else ''}{trained.name}",
-    )
+    called = f"fine-tune {label + ' ' if label else ''}{trained.name}"
+    reading = Reading(tokenizer.pad_token_id or 0, limit, machine.precision(chosen.precision), called)
     metric = trained.chosen_by(settings.rules)
     work = _Work(models, tokenizer, trained, train, chooser, metric, reading, seed)
     fitted, chosen, tried = _sweep(work, chosen)
@@ -129,7 +122,8 @@ def _sweep(work: _Work, settings: TaskFinetuning) -> tuple[Fitted, TaskFinetunin
     if settings.sweep is None:
         return _fit(work, settings), settings, 1
     best: tuple[Fitted, TaskFinetuning] | None = None
-    grid = _grid(settings.sweep)
+    axes = {key: values for key in ("lr", "batch_rows", "epochs") if (values := getattr(settings.sweep, key))}
+    grid = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     for number, values in enumerate(grid, start=1):
         tried = settings.model_copy(update=values)
         fitted = _fit(work, tried)
@@ -142,11 +136,6 @@ def _sweep(work: _Work, settings: TaskFinetuning) -> tuple[Fitted, TaskFinetunin
     return *best, len(grid)
 
 
-def _grid(sweep: Grid) -> list[dict[str, float]]:
-    axes = {key: values for key in ("lr", "batch_rows", "epochs") if (values := getattr(sweep, key))}
-    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-
-
 def _fit(work: _Work, settings: TaskFinetuning) -> Fitted:
     classifier = build(work.models, work.task.labels, settings, work.tokenizer, work.seed)
     return fit(classifier, work.train, work.chooser, work.metric, settings, work.reading, work.seed)
@@ -154,11 +143,8 @@ def _fit(work: _Work, settings: TaskFinetuning) -> Fitted:
 
 def _told(work: _Work, fitted: Fitted, settings: TaskFinetuning, tried: int) -> str:
     """Say in a note how the checkpoint was chosen."""
-    where = (
-        f"{len(work.chooser)} rows held out from training"
-        if settings.select == "held_out"
-        else "the scored file itself: too good"
-    )
+    held_out = f"{len(work.chooser)} rows held out from training"
+    where = held_out if settings.select == "held_out" else "the scored file itself: too good"
     note = f"checkpoint of epoch {fitted.epoch:g} of {settings.epochs}, chosen by {work.metric} on {where}"
     if tried > 1:
         note += f"; lr {settings.lr:g}, batch_rows {settings.batch_rows}, epochs {settings.epochs}, best of {tried}"
@@ -176,11 +162,9 @@ def _result(task: FinetuningTask, rows: TextRows, fitted: Fitted, settings: Task
     values: dict[str, MeasuredValue] = {
         name: MeasuredValue(METRICS[name](rows.labels_N, predicted_N), name, n=len(rows), note=note) for name in names
     }
-    commonest_N = np.full_like(rows.labels_N, np.bincount(rows.labels_N).argmax())
     values["chosen"] = MeasuredValue(fitted.score, metric, n=choosing, note=how)
-    values["majority"] = MeasuredValue(
-        accuracy(rows.labels_N, commonest_N), "accuracy", n=len(rows), note="always the commonest label"
-    )
+    most = accuracy(rows.labels_N, np.full_like(rows.labels_N, np.bincount(rows.labels_N).argmax()))
+    values["majority"] = MeasuredValue(most, "accuracy", n=len(rows), note="always the commonest label")
     predictions = [{"id": f"{task.name}_{number}", "pred": int(label)} for number, label in enumerate(predicted_N)]
     return MeasuredResult(task.name, rules, task.headline, values, predictions)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from tutelage.base.errors import MissingData, UserError, nearest
@@ -29,24 +30,20 @@ LICENCE = "each task has its authors' own licence, some none: do not pass the fi
 
 @dataclass(frozen=True, slots=True)
 class FinetuningTask:
-    """A classification task.
-
-    Attributes:
-        name: as recipes name it.
-        first: template of the text, keys of the row in braces.
-        second: template of the second text of a pair.
-        labels: how many there are: 0, 1, ...
-        headline: the score that tables show: accuracy, but F1 for MRPC and QQP and Matthews' correlation for CoLA and
-            MSGS; the same in all years.
-        trained_as: the task whose model is scored, where it is not its own.
-    """
+    """A classification task."""
 
     name: str
     first: str
+    """Template of the text, keys of the row in braces."""
     second: str | None = None
+    """Template of the second text of a pair."""
     labels: int = 2
+    """How many there are: 0, 1, ..."""
     headline: Metric = "accuracy"
+    """The score that tables show: accuracy, but F1 for MRPC and QQP and Matthews' correlation for CoLA and MSGS; the
+    same in all years."""
     trained_as: str | None = None
+    """The task whose model is scored, where it is not its own."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -60,11 +57,7 @@ class FinetuningTask:
         return ("accuracy", "f1", "mcc") if self.labels == 2 else ("accuracy", "mcc")
 
     def chosen_by(self, rules: FinetuneRules) -> Metric:
-        """Return the score by which the best checkpoint is chosen.
-
-        2023 and 2024 take F1 of any task with two labels; 2025 and 2026 accuracy, of MRPC and QQP F1; `tutelage` the
-        headline.
-        """
+        """Return the score by which the best checkpoint is chosen; rules of no year take the headline."""
         if rules in ("2023", "2024"):
             return "f1" if self.labels == 2 else "accuracy"
         if rules in ("2025", "2026") and self.name in GLUE_7:
@@ -122,12 +115,12 @@ def trained_together(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 def read_train(name: str, folder: Path | None = None) -> list[LabelledText]:
     """Read the training rows of a task; see `read_rows`."""
-    task = find_task(name)
-    own = find_task(task.trained_as) if task.trained_as else task
-    rows = read_rows(own, _file(own, "train", folder))
+    own = find_task(find_task(name).trained_as or name)
+    file = _file(own, "train", folder)
+    rows = read_rows(own, file)
     present = {row.label for row in rows}
     if len(present) < 2:
-        raise UserError(f"{_file(own, 'train', folder)} has only the label {present.pop()}: there is nothing to learn")
+        raise UserError(f"{file} has only the label {present.pop()}: there is nothing to learn")
     return rows
 
 
@@ -140,8 +133,7 @@ def read_scored(name: str, folder: Path | None = None) -> list[LabelledText]:
 def files_of(name: str) -> tuple[Path, Path]:
     """Return where a task's rows to train on and those that are scored are; missing files are refused."""
     task = find_task(name)
-    own = find_task(task.trained_as) if task.trained_as else task
-    return _file(own, "train", None), _file(task, "valid", None)
+    return _file(find_task(task.trained_as or name), "train", None), _file(task, "valid", None)
 
 
 def read_rows(task: FinetuningTask, file: Path) -> list[LabelledText]:
@@ -150,18 +142,15 @@ def read_rows(task: FinetuningTask, file: Path) -> list[LabelledText]:
     Raises:
         UserError: no rows, no JSON, a missing key, or a label that the task does not have; with file and line.
     """
-    rows = []
-    for where, row in json_lines(file, (*task.keys, "label"), f"get it again from {_source(task)}"):
-        for key in (*task.keys, "label"):
-            if key not in row:
-                raise UserError(f"{where} has no '{key}' (its keys: {', '.join(row)}); {task.name} needs "
-                                f"{', '.join((*task.keys, 'label'))}")  # fmt: skip
+    rows, keys = [], (*task.keys, "label")
+    for where, row in json_lines(file, keys, f"get it again from {_source(task)}"):
+        if missing := [key for key in keys if key not in row]:
+            raise UserError(f"{where} has no '{missing[0]}' (its keys: {', '.join(row)}); {task.name} needs "
+                            f"{', '.join(keys)}")  # fmt: skip
         for key in task.keys:
             if not isinstance(row[key], str):
                 raise UserError(f"{where}: '{key}' is {row[key]!r}, not a text")
-        label = row["label"]
-        if isinstance(label, bool):
-            label = int(label)
+        label = int(row["label"]) if isinstance(row["label"], bool) else row["label"]
         if not isinstance(label, int) or not 0 <= label < task.labels:
             raise UserError(f"{where}: label {label!r} is none of {task.name}'s, 0 to {task.labels - 1} (rows of "
                             "hidden test sets have -1: they cannot be scored)")  # fmt: skip
@@ -176,11 +165,9 @@ def _file(task: FinetuningTask, split: str, folder: Path | None) -> Path:
         of_2023 = {"mnli": "mnli.validation_matched", "mnli-mm": "mnli.validation_mismatched"}
         stems.append(of_2023.get(task.name, f"{task.name}.validation"))
     places = [folder] if folder else [place / name for place in data_folders() for name in FOLDERS]
-    for place in places:
-        for stem in stems:
-            for ending in ("jsonl", "json"):
-                if (place / f"{stem}.{ending}").is_file():
-                    return place / f"{stem}.{ending}"
+    for place, stem, ending in product(places, stems, ("jsonl", "json")):
+        if (path := place / f"{stem}.{ending}").is_file():
+            return path
     raise MissingData(
         f"{stems[0]}.jsonl of the task '{task.name}' is not on this machine. Get it from {_source(task)} (licence: "
         f"{LICENCE}) and put it into {folder or data_folders()[-1] / FOLDERS[0]}"

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Floats, Ints
-from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Precision, Reduction
+from tutelage.base.types import Floats, Ints, Precision
+from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Reduction
 from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode, keep_ends
 from tutelage.evaluation.likelihood.batching import batch_size, batches, places, target_log_probs, whole_float32
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
@@ -33,24 +33,18 @@ from tutelage.evaluation.likelihood.prefixes import BUNDLE, Bundles, bundle, nod
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 Values = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What a model says of N items.
-
-    Attributes:
-        sum_N: log-probability of each item's scored tokens, in nats; 0 where none is scored (an empty completion, or
-            under the rules of 2025 a text of a single token).
-        tokens_N: how many tokens were scored.
-    """
+    """What a model says of N items."""
 
     sum_N: Floats
+    """Log-probability of each item's scored tokens, in nats; 0 where none is scored (an empty completion, or under the
+    rules of 2025 a text of a single token)."""
     tokens_N: Ints
+    """How many tokens were scored."""
 
     def reduced(self, reduction: Reduction) -> Floats:
         """Return the sum, or the mean over tokens, `(N,)` nats; the mean of no token is NaN."""
@@ -73,14 +67,9 @@ def log_probs(
     """Score items by a year's rules.
 
     Args:
-        ensemble: one model or several as one.
-        tokenizer: the models' Hugging Face fast tokenizer.
-        items: texts, each perhaps after a prefix.
-        convention: which tokens go in front, and which are scored.
         batch_tokens: tokens of a batch, padding included; changes the speed and nothing else. By default what suits
             the device.
         precision: `bf16` runs the models under autocast.
-        label: what the progress bar says.
         cut: leave the beginning of a text out where the models have no positions for all of it.
 
     Raises:
@@ -102,19 +91,11 @@ def score_rows(
     precision: Precision = "fp32",
     label: str = "scoring",
 ) -> Likelihood:
-    """Score token rows that somebody else has made.
+    """Score token rows that somebody else has made; otherwise as `log_probs`.
 
-    Args:
-        ensemble, tokenizer, batch_tokens, precision, label: as for `log_probs`.
-        rows: what to read, and which tokens count.
-        texts: what each item is called in a message.
-        rules: of masked models, what is masked and where the prediction is read.
-
-    Raises:
-        UserError: a row longer than the models' learned positions.
+    `texts` are what each item is called in a message. A row longer than the models' learned positions is refused.
     """
-    _check_lengths(ensemble, rows, texts)
-    _check_tokens(ensemble, rows, tokenizer)
+    _check(ensemble, rows, tokenizer, texts)
     size = batch_size(next(ensemble.parameters()).device.type, batch_tokens)
     with torch.inference_mode(), whole_float32():
         if ensemble.kind == "causal":
@@ -140,21 +121,15 @@ def row_limit(ensemble: Ensemble) -> int | None:
     return limit if limit is None else limit + (ensemble.kind == "causal")
 
 
-def _check_lengths(ensemble: Ensemble, rows: TokenRows, texts: Sequence[str]) -> None:
-    limit = row_limit(ensemble)
-    if limit is None or int(rows.lengths_R.max(initial=0)) <= limit:
-        return
-    length_N = rows.lengths_R[rows.row_N]
-    first = int(np.argmax(length_N > limit))
-    raise UserError(
-        f"item {first} has {length_N[first]} tokens and the model has positions for {position_limit(ensemble)}: "
-        f"{texts[first][:80]!r}; shorten it, or train with longer rows"
-    )
-
-
-def _check_tokens(ensemble: Ensemble, rows: TokenRows, tokenizer: PreTrainedTokenizerFast) -> None:
-    largest = int(rows.tokens_S.max(initial=0))
-    if largest >= ensemble.vocab_size:
+def _check(ensemble: Ensemble, rows: TokenRows, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> None:
+    limit, length_N = row_limit(ensemble), rows.lengths_R[rows.row_N]
+    if limit is not None and (length_N > limit).any():
+        first = int(np.argmax(length_N > limit))
+        raise UserError(
+            f"item {first} has {length_N[first]} tokens and the model has positions for {position_limit(ensemble)}: "
+            f"{texts[first][:80]!r}; shorten it, or train with longer rows"
+        )
+    if (largest := int(rows.tokens_S.max(initial=0))) >= ensemble.vocab_size:
         raise UserError(
             f"the tokenizer writes {tokenizer.convert_ids_to_tokens(largest)!r} (token {largest}), and the model knows "
             f"{ensemble.vocab_size} tokens: score with the tokenizer the model was trained with"

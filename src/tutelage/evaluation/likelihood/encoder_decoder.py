@@ -19,24 +19,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Ints
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Precision
+from tutelage.base.types import Ints, Precision
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.likelihood.batching import batch_size, whole_float32
 from tutelage.evaluation.likelihood.causal import Likelihood
 from tutelage.evaluation.likelihood.masked import copies
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 Way = Literal["mask", "prefix"]
 """`mask`: each scored token is masked in the encoder, the decoder reads [bos, mask] and its last position predicts the
@@ -50,16 +48,12 @@ def load_encoder_decoder(source: str, device: torch.device | None = None) -> Any
     Raises:
         UserError: no such model, no (safetensors) weights, or code of its own.
     """
-    from transformers import AutoModelForSeq2SeqLM
-
     if recipe.is_path(source) and not (Path(source).expanduser() / "config.json").is_file():
         raise UserError(f"{source} is no model folder: it has no config.json")
     try:
+        place = str(Path(source).expanduser()) if recipe.is_path(source) else source
         hf = AutoModelForSeq2SeqLM.from_pretrained(
-            str(Path(source).expanduser()) if recipe.is_path(source) else source,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
+            place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
         raise UserError(f"cannot load the encoder-decoder model '{source}': {error}") from error
@@ -75,17 +69,10 @@ def encoder_decoder_log_probs(
     precision: Precision = "fp32",
     label: str = "scoring",
 ) -> Likelihood:
-    """Score items with an encoder-decoder model.
+    """Score items with an encoder-decoder model, from `load_encoder_decoder`.
 
-    Args:
-        hf: the model, from `load_encoder_decoder`.
-        tokenizer: its Hugging Face fast tokenizer.
-        items: texts, each perhaps after a prefix. (A space at a prefix's end is left out of what the encoder reads in
-            the way `prefix`: there it only separates.)
-        way: what the two stacks read.
-        batch_tokens: tokens of a batch; changes the speed and nothing else.
-        precision: `bf16` runs the model under autocast.
-        label: what the progress bar says.
+    A space at a prefix's end is left out of what the encoder reads in the way `prefix`: there it only separates.
+    `batch_tokens` changes the speed and nothing else; `bf16` runs the model under autocast.
 
     Raises:
         UserError: a tokenizer without the tokens these ways need, or a text longer than the model's positions.
@@ -101,9 +88,8 @@ def encoder_decoder_log_probs(
             step = max(1, size // (encoder_RE.shape[1] + decoder_RD.shape[1]))
             for begin in range(0, len(encoder_RE), step):
                 rows = slice(begin, begin + step)
-                values = _target_sums(
-                    hf, len(tokenizer), encoder_RE[rows], decoder_RD[rows], targets_RT[rows], precision
-                )
+                ids = encoder_RE[rows], decoder_RD[rows], targets_RT[rows]
+                values = _target_sums(hf, len(tokenizer), *ids, precision)
                 for value, items_of_row in zip(values, owners[rows], strict=True):
                     sums_N[items_of_row] += value
                     counts_N[items_of_row] += targets_RT.shape[1]

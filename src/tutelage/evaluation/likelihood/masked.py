@@ -15,12 +15,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
@@ -31,9 +32,6 @@ from tutelage.evaluation.likelihood.batching import target_log_probs
 from tutelage.evaluation.likelihood.frozen import FrozenProducts
 from tutelage.teaching.teachers import Ensemble
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 Work = TypeVar("Work")
 Done = TypeVar("Done")
 
@@ -43,19 +41,15 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class Copies:
-    """Distinct copies of one length.
-
-    Attributes:
-        tokens_CT: what is read.
-        copy_M: the copy that each target is read from, ascending.
-        column_M: the position of that copy that predicts it.
-        target_M: the target's place in `TokenRows.tokens_S`.
-    """
+    """Distinct copies of one length: what is read, `tokens_CT`, and what is asked of it."""
 
     tokens_CT: Ints
     copy_M: Ints
+    """The copy that each target is read from, ascending."""
     column_M: Ints
+    """The position of that copy that predicts it."""
     target_M: Ints
+    """The target's place in `TokenRows.tokens_S`."""
 
     def parts(self, batch_tokens: int) -> Iterator[Copies]:
         """Cut into batches of about so many tokens."""
@@ -63,36 +57,17 @@ class Copies:
         step = max(1, batch_tokens // T)
         for begin in range(0, count, step):
             some = slice(*np.searchsorted(self.copy_M, [begin, begin + step]))
-            yield Copies(
-                self.tokens_CT[begin : begin + step],
-                self.copy_M[some] - begin,
-                self.column_M[some],
-                self.target_M[some],
-            )
+            tokens_BT, copy_M = self.tokens_CT[begin : begin + step], self.copy_M[some] - begin
+            yield Copies(tokens_BT, copy_M, self.column_M[some], self.target_M[some])
 
 
 def masked_log_probs(
-    ensemble: Ensemble,
-    rows: TokenRows,
-    tokenizer: PreTrainedTokenizerFast,
-    rules: MaskedRules,
-    batch_tokens: int,
-    precision: str,
-    label: str,
-) -> NDArray[np.float32]:
+    ensemble: Ensemble, rows: TokenRows, tokenizer: PreTrainedTokenizerFast, rules: MaskedRules, batch_tokens: int,
+    precision: str, label: str,
+) -> NDArray[np.float32]:  # fmt: skip
     """Return the log-probability of each scored token given the others, `(S,)` nats; 0 where none is scored.
 
-    Args:
-        ensemble: masked models.
-        rows: from `encode`.
-        tokenizer: for its mask token.
-        rules: what is masked, and where the prediction is read.
-        batch_tokens: tokens of a batch.
-        precision: `bf16` runs the models under autocast.
-        label: what the progress bar says.
-
-    Raises:
-        UserError: the tokenizer has no mask token.
+    A tokenizer without a mask token is refused.
     """
     if tokenizer.mask_token_id is None:
         raise UserError("a masked model is scored by masking, and its tokenizer has no mask token: name one")
@@ -152,13 +127,9 @@ def side_by_side(
 ) -> Generator[Done]:
     """Work on batches, as many at once as torch has threads, and yield the results in order.
 
-    Between a small model's products, threads hardly help each other; so each thread has a batch of its own.
-
-    Args:
-        do: the work; its tensors are computed by one thread.
-        batches: taken as they are needed.
-        device: anything but `cpu` does one after the other, in this thread.
-        inside: makes the context of each batch: such modes of torch belong to a thread.
+    Between a small model's products, threads hardly help each other; so each thread has a batch of its own, which is
+    taken when it is needed. Any device but `cpu` does one after the other, in this thread. `inside` makes the context
+    of each batch: such modes of torch belong to a thread.
     """
 
     def alone(batch: Work) -> Done:

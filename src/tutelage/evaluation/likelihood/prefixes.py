@@ -29,19 +29,16 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Bundles:
-    """The prefix trees of many rows, end to end.
-
-    Attributes:
-        place_F: where a position's token stands in `TokenRows.tokens_S`.
-        depth_F: tokens before it in its row.
-        starts: where each bundle begins, with F appended.
-        position_S: the position that has read a row up to and with a token; -1 where that is never asked.
-    """
+    """The prefix trees of many rows, end to end."""
 
     place_F: Ints
+    """Where a position's token stands in `TokenRows.tokens_S`."""
     depth_F: Ints
+    """Tokens before it in its row."""
     starts: Ints
+    """Where each bundle begins, with F appended."""
     position_S: Ints
+    """The position that has read a row up to and with a token; -1 where that is never asked."""
 
 
 def nodes(rows: TokenRows) -> Ints:
@@ -63,11 +60,9 @@ def nodes(rows: TokenRows) -> Ints:
 
 
 def bundle(rows: TokenRows, node_S: Ints, widths_R: Ints, size: int = BUNDLE) -> Bundles:
-    """Cut rows into bundles.
+    """Cut rows into bundles, with `node_S` from `nodes`.
 
     Args:
-        rows: what to read.
-        node_S: from `nodes`.
         widths_R: tokens of each row to read, from its first; at least one row has some.
         size: positions of a bundle, if its rows are no longer; 0 keeps every row by itself.
     """
@@ -89,8 +84,7 @@ def bundle(rows: TokenRows, node_S: Ints, widths_R: Ints, size: int = BUNDLE) ->
     return Bundles(place_F, depth_F, starts, position_S[node_S])
 
 
-def _cut(shared: Ints, widths: Ints, size: int
-         ) -> tuple[Ints, Ints]:  # fmt: skip
+def _cut(shared: Ints, widths: Ints, size: int) -> tuple[Ints, Ints]:
     """Begin a bundle where the next row would not fit; its first row shares nothing.
 
     Rows longer than a bundle leave half a bundle for those that begin like them, up to the longest row of all: were
@@ -127,10 +121,8 @@ def read_bundles(ensemble: Ensemble, tokens_BT: Tensor, depth_BT: Tensor, precis
     mask = torch.zeros(depth_BT.shape[0], 1, *depth_BT.shape[1:], depth_BT.shape[1], device=depth_BT.device)
     mask.masked_fill_(~ancestors(depth_BT)[:, None], torch.finfo(mask.dtype).min)
     with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        hidden = tuple(
-            model.hf(input_ids=tokens_BT, attention_mask=mask, position_ids=depth_BT, use_cache=False).logits
-            for model in models
-        )
+        inputs = {"input_ids": tokens_BT, "attention_mask": mask, "position_ids": depth_BT, "use_cache": False}
+        hidden = tuple(model.hf(**inputs).logits for model in models)
     heads = tuple((model.weight_VD, model.bias_V) for model in models)
     return DenseSignal(hidden, heads, ensemble.shares, ensemble.combine)
 
@@ -146,9 +138,8 @@ def shares_prefixes(ensemble: Ensemble, length: int) -> bool:
     other = torch.cat([one[:half], (one[half:] + length) % ensemble.vocab_size])
     depth = torch.arange(length, device=device)
     try:
-        shared = read_bundles(
-            ensemble, torch.cat([one, other[half:]])[None], torch.cat([depth, depth[half:]])[None], "fp32"
-        )
+        bundle, depths = torch.cat([one, other[half:]]), torch.cat([depth, depth[half:]])
+        shared = read_bundles(ensemble, bundle[None], depths[None], "fp32")
     except Exception:  # each architecture refuses in its own way what it does not know
         return False
     plain = ensemble.dense_signal(torch.stack([one, other]))

@@ -7,19 +7,13 @@ github.com/babylm/evaluation-pipeline-2025, and of github.com/babylm-org/babylm-
 from __future__ import annotations
 
 from importlib.resources.abc import Traversable
+from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.conventions import ItemRules
 from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.benchmarks.reading import json_lines
-from tutelage.evaluation.suites.questions import (
-    Paradigm,
-    Question,
-    grouped,
-    json_files,
-    text,
-    whole_number,
-)
+from tutelage.evaluation.suites.questions import Paradigm, Question, grouped, json_files, text, whole_number
 
 COMPS_FILES = {
     "comps_base": "base",
@@ -40,14 +34,11 @@ def read_ewok(folder: Traversable, rules: ItemRules) -> tuple[Paradigm, ...]:
     for file in json_files(folder, "EWoK"):
         for where, row in json_lines(file, ("Domain", *keys)):
             context1, context2, target1, target2 = (text(row, key, where) for key in keys)
-            if rules.ewok == "targets":
-                texts = ((context1, target1), (context1, target2))
-            else:
-                texts = ((context1, target1), (context2, target1))
-            if rules.ewok_whole:
-                options = tuple(Item(f"{context} {target}") for context, target in texts)
-            else:
-                options = tuple(Item(f" {target}", prefix=context) for context, target in texts)
+            other = (context1, target2) if rules.ewok == "targets" else (context2, target1)
+            options = tuple(
+                Item(f"{context} {target}") if rules.ewok_whole else Item(f" {target}", prefix=context)
+                for context, target in ((context1, target1), other)
+            )
             questions.setdefault(text(row, "Domain", where), []).append(Question(options))
     return grouped(questions)
 
@@ -65,12 +56,9 @@ def read_entity_tracking(folder: Traversable, rules: ItemRules) -> tuple[Paradig
         split, kept = file.name.removesuffix(".jsonl"), 0
         for where, row in json_lines(file, ("input_prefix", "options", "numops")):
             prefix, operations = text(row, "input_prefix", where), whole_number(row, "numops", where)
-            options = row.get("options")
-            if (
-                not isinstance(options, list)
-                or len(options) < 2
-                or not all(isinstance(option, str) and option for option in options)
-            ):
+            options: Any = row.get("options")
+            listed = isinstance(options, list) and all(isinstance(option, str) and option for option in options)
+            if not listed or len(options) < 2:
                 raise UserError(f"{where}: 'options' is {options!r}, not a list of two texts or more, the right first")
             if rules.entity_nothing == "dropped" and any("nothing" in option for option in options):
                 continue
@@ -78,10 +66,8 @@ def read_entity_tracking(folder: Traversable, rules: ItemRules) -> tuple[Paradig
             question = Question(tuple(Item(option, prefix=prefix) for option in options))
             questions.setdefault((split, operations), []).append(question)
         if not kept:
-            raise UserError(
-                f"every item of {file} has an option with 'nothing', and the rules of 2026 drop those: choose another "
-                "convention, or remove the file"
-            )
+            raise UserError(f"every item of {file} has an option with 'nothing', and the rules of 2026 drop those: "
+                            "choose another convention, or remove the file")  # fmt: skip
     return tuple(
         Paradigm(f"{split}_{operations}_ops", tuple(questions[split, operations]), phenomenon=split)
         for split, operations in sorted(questions)
@@ -99,10 +85,9 @@ def read_comps(folder: Traversable, rules: ItemRules) -> tuple[Paradigm, ...]:
     files = {file.name.removesuffix(".jsonl"): file for file in json_files(folder, "COMPS")}
     if set(files) != set(COMPS_FILES):
         wrong = sorted(set(files) ^ set(COMPS_FILES))[0]
-        raise UserError(
-            f"COMPS in {folder} must be the four files {', '.join(f'{name}.jsonl' for name in COMPS_FILES)}: "
-            f"{wrong}.jsonl is {'one too many' if wrong in files else 'missing'}"
-        )
+        asked = ", ".join(f"{name}.jsonl" for name in COMPS_FILES)
+        found = f"{wrong}.jsonl is {'one too many' if wrong in files else 'missing'}"
+        raise UserError(f"COMPS in {folder} must be the four files {asked}: {found}")
     keys = ("prefix_acceptable", "prefix_unacceptable", "property_phrase")
     questions: dict[str, list[Question]] = {}
     for name, uid in COMPS_FILES.items():

@@ -36,12 +36,7 @@ _TOKEN = re.compile(r"\s*(?:\(\s*(\d+|\*)\s*;\s*%([\w-]+)%\s*\)|(\d+\.?\d*|\.\d+
 
 @dataclass(frozen=True)
 class Formula:
-    """A prediction.
-
-    Attributes:
-        source: as written.
-        regions: what it speaks about, in the order of their first mention.
-    """
+    """A prediction as written, and the regions it speaks about, in the order of their first mention."""
 
     source: str
     regions: tuple[Region, ...]
@@ -52,11 +47,7 @@ class Formula:
 
 
 def parse(source: str) -> Formula:
-    """Read a formula.
-
-    Raises:
-        UserError: it is none, or no comparison; with the place.
-    """
+    """Read a formula; what is none, or no comparison, is refused with the place."""
     parser = _Parser(source)
     parser.parse()
     return Formula(source, tuple(dict.fromkeys(parser.regions)))
@@ -66,8 +57,7 @@ class _Parser:
     """Recursive descent: one method a rank. What is found is a number or a truth (a margin), and how to compute it."""
 
     def __init__(self, source: str) -> None:
-        self.source = source
-        self.place = 0
+        self.source, self.place = source, 0
         self.regions: list[Region] = []
         if source.count("(") > DEPTH:
             raise UserError(f"a formula with more than {DEPTH} parentheses: {source[:80]!r}...")

@@ -7,13 +7,7 @@ from importlib.resources.abc import Traversable
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.benchmarks.reading import json_lines, read_text
-from tutelage.evaluation.suites.questions import (
-    Paradigm,
-    Question,
-    json_files,
-    optional_text,
-    text,
-)
+from tutelage.evaluation.suites.questions import Paradigm, Question, json_files, optional_text, text
 
 AS_PUBLISHED = {"syntax_semantics": "syntax/semantics", "s-selection": "argument_structure"}
 """BLiMP's files write one field in two ways, and one of the paper's 12 phenomena under two names."""

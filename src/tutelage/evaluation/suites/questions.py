@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -14,15 +15,12 @@ from tutelage.evaluation.suites.formulas import Formula
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Options of which a model shall score the first above the others.
-
-    Attributes:
-        options: texts, the right one first.
-        name: what the benchmark calls this item, if anything; result files need it.
-    """
+    """Options of which a model shall score the first above the others."""
 
     options: tuple[Item, ...]
+    """Texts, the right one first."""
     name: str | None = field(default=None, repr=False)
+    """What the benchmark calls this item, if anything; result files need it."""
 
     @property
     def key(self) -> str:
@@ -32,30 +30,21 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Paradigm:
-    """Questions of one kind.
-
-    Attributes:
-        uid: its name.
-        questions: with the same number of options each, or fewer.
-        field: what it belongs to, if the benchmark has such a division.
-        phenomenon: a finer division.
-        formulas: where given, a question is no choice: its options are parts of texts, and it is right if all these
-            formulas over their surprisals hold (SyntaxGym).
-    """
+    """Questions of one kind."""
 
     uid: str
     questions: tuple[Question, ...]
     field: str | None = None
+    """What it belongs to, if the benchmark has such a division."""
     phenomenon: str | None = None
+    """A finer division."""
     formulas: tuple[Formula, ...] = ()
+    """Where given, a question is no choice: its options are parts of texts, and it is right if all these formulas over
+    their surprisals hold (SyntaxGym)."""
 
 
 def json_files(folder: Traversable, what: str) -> list[Traversable]:
-    """Return the `.jsonl` files of a folder, sorted by name, or the one file given.
-
-    Raises:
-        UserError: no such folder, or none in it; `what` says what they should hold.
-    """
+    """Return the `.jsonl` files of a folder, sorted by name, or the one file given; `what` says what they hold."""
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
@@ -67,11 +56,7 @@ def json_files(folder: Traversable, what: str) -> list[Traversable]:
 
 
 def optional_text(row: dict[str, Any], key: str, where: str) -> str | None:
-    """Return a text, or None where the key is absent.
-
-    Raises:
-        UserError: something else stands there.
-    """
+    """Return a text, or None where the key is absent; something else is refused."""
     value = row.get(key)
     if value is not None and not isinstance(value, str):
         raise UserError(f"{where}: '{key}' is {value!r}, not a text")
@@ -79,11 +64,7 @@ def optional_text(row: dict[str, Any], key: str, where: str) -> str | None:
 
 
 def text(row: dict[str, Any], key: str, where: str) -> str:
-    """Return a text that must be there and not be empty.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Return a text that must be there and not be empty."""
     value = optional_text(row, key, where)
     if not value:
         raise UserError(f"{where} has no '{key}', or an empty one (its keys: {', '.join(row)})")
@@ -91,23 +72,15 @@ def text(row: dict[str, Any], key: str, where: str) -> str:
 
 
 def number(row: dict[str, Any], key: str, where: str) -> float:
-    """Return a finite number that must be there.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Return a finite number that must be there."""
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{where}: '{key}' is {value!r}, not a number (its keys: {', '.join(row)})")
     return float(value)
 
 
 def whole_number(row: dict[str, Any], key: str, where: str) -> int:
-    """Return a whole number that must be there and not be negative.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Return a whole number that must be there and not be negative."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise UserError(f"{where}: '{key}' is {value!r}, not a whole number (its keys: {', '.join(row)})")

@@ -12,7 +12,6 @@ from tutelage.evaluation.finetune.tasks import TASKS, read_scored
 from tutelage.evaluation.suites.suites import find_suite, items_of
 from tutelage.recipe.finetune import GLUE_7
 
-GLUE = "glue"
 ENDINGS = (".txt", ".jsonl")
 
 
@@ -28,21 +27,15 @@ def evaluation_sentences(name: str) -> list[str]:
         UserError: an unknown name, files that are not on this machine, or broken ones.
     """
     path = Path(name).expanduser()
-    if name == GLUE or name in TASKS:
-        found = _scored(GLUE_7 if name == GLUE else (name,))
+    found: Iterable[str]
+    if name == "glue" or name in TASKS:
+        rows = (row for task in (GLUE_7 if name == "glue" else (name,)) for row in read_scored(task))
+        found = (text for row in rows for text in (row.first, row.second) if text is not None)
     elif path.suffix in ENDINGS or path.is_dir():
         found = _texts(path)
     else:
         found = (item.prefix + item.completion for item in items_of(find_suite(name)))
     return list(dict.fromkeys(text.strip() for text in found if text.strip()))
-
-
-def _scored(names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        for row in read_scored(name):
-            yield row.first
-            if row.second is not None:
-                yield row.second
 
 
 def _texts(path: Path) -> Iterator[str]:

@@ -23,23 +23,18 @@ Reader = Callable[[Traversable, ItemRules], tuple[Paradigm, ...]]
 
 @dataclass(frozen=True, slots=True)
 class SuiteSource:
-    """A benchmark.
-
-    Attributes:
-        name: as recipes write it.
-        items: how many it has as published, as far as is known.
-        read: how its files become paradigms; None: WUG, which is compared with people.
-        by_rules: whether the years read it differently.
-        nested: see `SuiteResult.nested`.
-        part: of a benchmark whose files hold several suites, the folder or file of this one.
-    """
+    """A benchmark, by the name that recipes write."""
 
     name: str
     items: int | None
+    """How many it has as published, as far as is known."""
     read: Reader | None = lambda folder, rules: read_pairs(folder)
+    """How its files become paradigms; None: WUG, which is compared with people."""
     by_rules: bool = False
+    """Whether the years read it differently."""
     nested: bool = False
     part: str = ""
+    """Of a benchmark whose files hold several suites, the folder or file of this one."""
 
     @property
     def data(self) -> Benchmark:

@@ -1,9 +1,7 @@
 """Benchmarks by name: where their files are, and what a model scores on them.
 
 A new benchmark is a function that reads its files, and a line in `SOURCES`; outside of the package a function that
-returns paradigms, named `package.module:function`.
-
-What is known of each stands in `sources.py`, where its files are looked for in `benchmarks/data.py`.
+returns paradigms, named `package.module:function`. Where files are looked for stands in `benchmarks/data.py`.
 
 A benchmark becomes questions, whose options are texts; a model says how likely each is (`likelihood.py`, or any other
 way that gives log-probabilities, such as `encoder_decoder.py`); `judge` makes scores of that.
@@ -15,20 +13,20 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from tutelage import starter
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.functions import is_function_name, load_function
 from tutelage.base.progress import console
-from tutelage.base.types import Floats, Ints
+from tutelage.base.types import Floats, Ints, Precision
 from tutelage.evaluation.benchmarks.conventions import (
     CONVENTIONS,
     Convention,
     ItemRules,
-    Precision,
     Reduction,
     choose,
     strictly_right,
@@ -43,27 +41,19 @@ from tutelage.evaluation.suites.syntaxgym import margins, read_syntaxgym
 from tutelage.evaluation.suites.wug import correlated, read_wug
 from tutelage.teaching.teachers import Ensemble
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A benchmark: paradigms of questions.
-
-    Attributes:
-        name: as recipes write it.
-        paradigms: its questions.
-        rules: by which its files were read, if the years read them differently.
-        nested: see `SuiteResult.nested`.
-        ratios: people's shares of the first options, if it is not about right and wrong (WUG).
-    """
+    """A benchmark: paradigms of questions."""
 
     name: str
     paradigms: tuple[Paradigm, ...]
     rules: ItemRules | None = None
+    """By which its files were read, if the years read them differently."""
     nested: bool = False
+    """See `SuiteResult.nested`."""
     ratios: tuple[float, ...] | None = None
+    """People's shares of the first options, if it is not about right and wrong (WUG)."""
 
 
 STARTER = "starter-pairs"
@@ -75,11 +65,8 @@ FOLDERS = (PAIRS, ZORRO, SYNTAXGYM)
 def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite:
     """Load a benchmark: one of `SOURCES`, `starter-pairs`, `pairs:FOLDER` and its like, `package.module:function`.
 
-    Everything is read and checked, so that a missing or broken benchmark is known before a training begins.
-
-    Args:
-        name: of the benchmark.
-        convention: whose rules decide what becomes of the files of EWoK and entity tracking; the same must score them.
+    Everything is read and checked, so that a missing or broken benchmark is known before a training begins. The
+    convention decides what becomes of the files of EWoK and entity tracking; the same must score them.
 
     Raises:
         UserError: an unknown name (with the nearest), no folder (with where to get the files and where to put them), or
@@ -87,9 +74,8 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
     """
     scheme, _, path = name.partition(":")
     if f"{scheme}:" in FOLDERS:
-        folder = Path(path).expanduser()
         read = {PAIRS: read_pairs, ZORRO: read_zorro, SYNTAXGYM: read_syntaxgym}[f"{scheme}:"]
-        return Suite(name, read(folder))
+        return Suite(name, read(Path(path).expanduser()))
     if name == STARTER:
         return Suite(name, read_pairs(starter.pairs_folder()))
     if own := own_name(name):
@@ -123,9 +109,8 @@ def _own_paradigms(name: str, function: str, argument: str) -> tuple[Paradigm, .
     try:
         inspect.signature(make).bind(*given)
     except TypeError as error:
-        raise UserError(
-            f"suite '{name}': '{function}' must be a function of {'one argument' if given else 'no argument'}"
-        ) from error
+        takes = "one argument" if given else "no argument"
+        raise UserError(f"suite '{name}': '{function}' must be a function of {takes}") from error
     paradigms = make(*given)
     if not isinstance(paradigms, Sequence) or not all(isinstance(one, Paradigm) for one in paradigms) or not paradigms:
         raise UserError(f"suite '{name}': '{function}' must return a list of `Paradigm`, not {paradigms!r:.80}")
@@ -133,10 +118,8 @@ def _own_paradigms(name: str, function: str, argument: str) -> tuple[Paradigm, .
     for paradigm in paradigms:
         fewest = min((len(question.options) for question in paradigm.questions), default=0)
         if uids.count(paradigm.uid) > 1 or fewest < (1 if paradigm.formulas else 2):
-            raise UserError(
-                f"suite '{name}': paradigm '{paradigm.uid}' must have a name of its own, and questions of two options "
-                "or more"
-            )
+            wrong = f"suite '{name}': paradigm '{paradigm.uid}'"
+            raise UserError(f"{wrong} must have a name of its own, and questions of two options or more")
     return tuple(paradigms)
 
 
@@ -146,10 +129,7 @@ def evaluate(ensemble: Ensemble, tokenizer: PreTrainedTokenizerFast, suite: Suit
     """Score a model, or several as one, on any benchmark of this module.
 
     Args:
-        ensemble: the model or models; a single one is an ensemble of one.
-        tokenizer: their Hugging Face fast tokenizer.
         suite: from `find_suite`.
-        convention: the year's rules, from `CONVENTIONS`, or a variant.
         batch_tokens: tokens of a batch, padding included; by default what suits the device.
         precision: `bf16` runs the models under autocast; the output layer stays in float32.
         rows: all of `items_of` as `encode` makes rows of them, where somebody has done so already.
@@ -166,11 +146,7 @@ def evaluate(ensemble: Ensemble, tokenizer: PreTrainedTokenizerFast, suite: Suit
 
 def evaluate_suite(ensemble: Ensemble, tokenizer: PreTrainedTokenizerFast, suite: Suite, convention: Convention,
                    batch_tokens: int | None = None, precision: Precision = "fp32") -> SuiteResult:  # fmt: skip
-    """Do as `evaluate`, for a benchmark of right and wrong.
-
-    Raises:
-        UserError: as there, or a suite that is compared with people.
-    """
+    """Do as `evaluate`, for a benchmark of right and wrong; one that is compared with people is refused."""
     result = None if suite.ratios else evaluate(ensemble, tokenizer, suite, convention, batch_tokens, precision)
     if not isinstance(result, SuiteResult):
         raise UserError(f"suite '{suite.name}' has no right and wrong answers, but people's shares: call `evaluate`")
@@ -192,21 +168,13 @@ def reduction_of(suite: Suite, convention: Convention, kind: Literal["causal", "
 
 
 def judge(suite: Suite, scores: Floats, convention: Convention) -> SuiteResult | MeasuredResult:
-    """Make scores of log-probabilities, from wherever they come.
+    """Make scores of the log-probabilities of `items_of` (nats), from wherever they come.
 
-    Args:
-        suite: the benchmark.
-        scores: log-probability of each of `items_of`, nats.
-        convention: the year's rules.
-
-    Raises:
-        UserError: the suite was read by the rules of another year.
+    A suite that was read by the rules of another year is refused.
     """
     if suite.rules is not None and suite.rules != convention.items:
-        raise UserError(
-            f"suite '{suite.name}' was read by other rules than those of {convention.name}: "
-            f"call find_suite('{suite.name}', convention) with the convention that scores it"
-        )
+        call = f"call find_suite('{suite.name}', convention) with the convention that scores it"
+        raise UserError(f"suite '{suite.name}' was read by other rules than those of {convention.name}: {call}")
     if broken := int(np.isnan(scores).sum()):
         console.print(
             f"{suite.name}: {broken:,} of {len(scores):,} scores are not numbers. The rules of {convention.name} "
@@ -221,13 +189,9 @@ def judge(suite: Suite, scores: Floats, convention: Convention) -> SuiteResult |
     paradigms, kept, chosen = {}, {}, {}
     for paradigm, part in zip(suite.paradigms, parts, strict=True):
         scores_NK, chosen_N = _chosen(paradigm, part, convention)
-        paradigms[paradigm.uid] = ParadigmScore(
-            accuracy=float(np.mean(chosen_N == 0)),
-            strict=float(np.mean(strictly_right(scores_NK))),
-            n=len(paradigm.questions),
-            field=paradigm.field,
-            phenomenon=paradigm.phenomenon,
-        )
+        right, strict = float(np.mean(chosen_N == 0)), float(np.mean(strictly_right(scores_NK)))
+        about = len(paradigm.questions), paradigm.field, paradigm.phenomenon
+        paradigms[paradigm.uid] = ParadigmScore(right, strict, *about)
         kept[paradigm.uid], chosen[paradigm.uid] = scores_NK, chosen_N
     return SuiteResult(suite.name, convention, paradigms, kept, chosen, suite.nested)
 
@@ -241,8 +205,7 @@ def _chosen(paradigm: Paradigm, scores: Floats, convention: Convention) -> tuple
     return scores_NK, choose(scores_NK, convention, [question.key for question in paradigm.questions], options_N)
 
 
-def _table(paradigm: Paradigm, scores: Sequence[float] | Floats
-           ) -> tuple[Floats, Ints]:  # fmt: skip
+def _table(paradigm: Paradigm, scores: Floats) -> tuple[Floats, Ints]:
     """Scores by question and option, minus infinity where a question has fewer options; and how many each has."""
     options_N = np.array([len(question.options) for question in paradigm.questions])
     scores_NK = np.full((len(options_N), int(options_N.max())), -np.inf)

@@ -43,9 +43,7 @@ def read_syntaxgym(folder: Traversable) -> tuple[Paradigm, ...]:
 def margins(paradigm: Paradigm, scores_NK: Floats) -> Floats:
     """Return by how many nats the predictions of each of N items hold, the least of them, `(N,)`.
 
-    Args:
-        paradigm: of `read_syntaxgym`.
-        scores_NK: log-probabilities of the questions' options, nats.
+    The paradigm is of `read_syntaxgym`, the scores log-probabilities of its questions' options in nats.
     """
     columns = _mentioned(paradigm.formulas)
     bits = {region: -scores_NK[:, column] / np.log(2) for column, region in enumerate(columns)}
@@ -73,8 +71,7 @@ def _read(file: Traversable) -> Paradigm:
     questions = []
     for index, item in enumerate(_get(suite, "items", list, str(file)), start=1):
         where = f"{file}: item {index}"
-        name = str(_get(item, "item_number", int, where))
-        questions.append(Question(_options(item, regions, where), name=name))
+        questions.append(Question(_options(item, regions, where), str(_get(item, "item_number", int, where))))
     if not questions:
         raise UserError(f"{file} has no items")
     return Paradigm(file.name.removesuffix(".json"), tuple(questions), formulas=tuple(formulas))
@@ -85,12 +82,10 @@ def _options(item: Any, mentioned: tuple[Region, ...], where: str) -> tuple[Item
     sentences: dict[str, dict[str, str]] = {}
     for condition in _get(item, "conditions", list, where):
         name = _get(condition, "condition_name", str, where)
-        regions = _get(condition, "regions", list, f"{where}, condition '{name}'")
+        here = f"{where}, condition '{name}'"
         sentences[name] = {
-            str(_get(region, "region_number", int, f"{where}, condition '{name}'")): _get(
-                region, "content", str, f"{where}, condition '{name}'"
-            ).strip()
-            for region in regions
+            str(_get(region, "region_number", int, here)): _get(region, "content", str, here).strip()
+            for region in _get(condition, "regions", list, here)
         }
     options = []
     for number, name in mentioned:

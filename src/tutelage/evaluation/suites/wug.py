@@ -50,44 +50,29 @@ def read_wug(folder: Traversable) -> tuple[Paradigm, Floats]:
 
 def correlated(name: str, paradigm: Paradigm, ratios_N: Floats, scores_NK: Floats,
                convention: Convention) -> MeasuredResult:  # fmt: skip
-    """Compare a model's shares with people's.
+    """Compare a model's shares of each first alternative with people's, `ratios_N`.
 
-    Args:
-        name: of the benchmark.
-        paradigm: its questions.
-        ratios_N: people's shares of each first alternative.
-        scores_NK: the model's log-probabilities, nats; minus infinity where a question has fewer than K alternatives.
-        convention: the year's rules.
+    `scores_NK` are log-probabilities in nats; minus infinity where a question has fewer than K alternatives.
     """
     shares_N: Floats = softmax(scores_NK, axis=1)[:, 0]
     questions = paradigm.questions
     options_N = np.array([len(question.options) for question in questions])
     chosen_N = choose(scores_NK, convention, [question.key for question in questions], options_N)
-    count = len(ratios_N)
-    decided_N = ratios_N != 0.5
+    first_N, decided_N = chosen_N == 0, ratios_N != 0.5
+    agreement = float(np.mean(first_N == (ratios_N > 0.5), where=decided_N)) if decided_N.any() else None
+    old = "prefers the first alternative: the old score"
+    note = "prefers what most people prefer, the first or another; without words on which people are even"
     values: Mapping[str, MeasuredValue] = {
         "spearman": _spearman(shares_N, ratios_N),
-        "accuracy": MeasuredValue(
-            float(np.mean(chosen_N == 0)), "accuracy", n=count, note="prefers the first alternative: the old score"
-        ),
-        "agreement": MeasuredValue(
-            float(np.mean((chosen_N == 0) == (ratios_N > 0.5), where=decided_N)) if decided_N.any() else None,
-            "accuracy",
-            n=int(decided_N.sum()),
-            note="prefers what most people prefer, the first or another; without words on which people are even",
-        ),
+        "accuracy": MeasuredValue(float(np.mean(first_N)), "accuracy", n=len(ratios_N), note=old),
+        "agreement": MeasuredValue(agreement, "accuracy", n=int(decided_N.sum()), note=note),
     }
-    predictions = {
-        paradigm.uid: {
-            "predictions": [
-                {"id": f"{paradigm.uid}_{index}", "pred": question.options[choice].completion, "prob": float(share)}
-                for index, (question, choice, share) in enumerate(
-                    zip(questions, chosen_N.tolist(), shares_N.tolist(), strict=True)
-                )
-            ]
-        }
-    }
-    return MeasuredResult(name, convention.name, "spearman", values, predictions)
+    answers = zip(questions, chosen_N.tolist(), shares_N.tolist(), strict=True)
+    said = [
+        {"id": f"{paradigm.uid}_{index}", "pred": question.options[choice].completion, "prob": share}
+        for index, (question, choice, share) in enumerate(answers)
+    ]
+    return MeasuredResult(name, convention.name, "spearman", values, {paradigm.uid: {"predictions": said}})
 
 
 def _spearman(shares_N: Floats, ratios_N: Floats) -> MeasuredValue:
