@@ -67,7 +67,6 @@ def train_run(experiment: Experiment, run: TrainingRun) -> None:
             mode.apply(learner.model)
             state = train(job, learner, run.folder, experiment.group)
             del learner  # before `_finish` builds another
-        machine.release_memory()
         if experiment.group.is_main:
             _finish(experiment, run, state, building, scoring)
         experiment.group.barrier()
