@@ -2,18 +2,22 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from tutelage import api
 from tutelage.base.errors import UserError
+from tutelage.corpus.batches import BatchSource
 from tutelage.experiment.caches import cache_of
 from tutelage.experiment.checks import checked
 from tutelage.experiment.setup import Experiment
-from tutelage.recipe import Objectives, Teacher
+from tutelage.recipe import Objectives, Rows, Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.training.parallel import process_group
+from tutelage.training.plan import plan
 
 RECIPE = """
 name: mixed
@@ -50,6 +54,14 @@ def test_a_number_is_a_weight_and_controls_keep_the_mixture() -> None:
     assert models["control"].ul2 == models["student"].ul2
     assert models["student"].reads == "causal"
     assert models["plain"].ul2 is None
+
+
+def test_a_weight_schedule_goes_with_a_mixture() -> None:
+    text = written().replace("{ul2: 0.5, distill: 0.5}", "{ul2: 0.5, distill: {weight: 0.5, schedule: linear}}")
+    model = recipe_from_text(text).models["student"]
+    tokens = SimpleNamespace(tokens=np.zeros(4000, np.uint16), document_starts=np.zeros(1, np.int64))
+    made = plan("student", model, BatchSource(tokens, Rows(length=16), model.optim.batch_rows, 0), 0.7)
+    assert made.share_at(0) > made.share_at(made.ends[0] - 1) > 0
 
 
 def test_the_rows_on_the_page_are_what_the_code_makes(capsys: pytest.CaptureFixture[str]) -> None:

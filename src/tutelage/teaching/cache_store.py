@@ -217,7 +217,7 @@ class SlotStore:
         return epochs
 
     def _broken(self, what: str) -> UserError:
-        return UserError(f"the {self.what} in {self.folder} is broken: {what}; delete that folder to build it anew")
+        return UserError(f"the {self.what} in {self.folder} is broken: {what}; delete that folder to build it again")
 
 
 def check_size(size: float, limit: float, remedy: str) -> None:
