@@ -9,7 +9,7 @@ quickstart: $(VENV)/ready ## two teachers, a distilled student and its control o
 	$(BIN)/tutelage run quickstart
 
 test: $(VENV)/ready ## everything that matters, in minutes
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/ready ## style and types
 	$(BIN)/ruff check .

@@ -162,7 +162,7 @@ def test_a_year_that_is_asked_for_chooses_the_settings_of_fine_tuning(
     said = "Convention of 2026, arithmetic in fp32. Fine-tuned by the settings of 2026."
     assert said in " ".join(done.output.split())
     assert said in (tmp_path / "out/report.html").read_text()
-    monkeypatch.setattr("tutelage.api.recipes.evaluate_guests", lambda models, suites, out, settings, *more: settings)
+    monkeypatch.setattr("tutelage.api.recipes.evaluate_external", lambda models, suites, out, settings, *more: settings)
     plain = api.evaluate_models([first], ["glue:rte"], tmp_path)
     assert (plain.convention, plain.finetune.rules) == ("2025", "tutelage")
 

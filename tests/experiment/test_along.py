@@ -113,7 +113,7 @@ def test_curves_are_what_each_checkpoint_scores_by_itself(done: tuple[Path, Any]
                 assert [words for words, _ in found.points] == list(places)
                 assert [value for _, value in found.points] == [by_hand(one) for one in states]
                 best = run.finished()
-                assert found.finished == (round(best["words"] * best["best_step"] / best["steps"]), by_hand(finished))
+                assert found.finished == (round(best.words * best.best_step / best.steps), by_hand(finished))
                 assert (found.measure, found.unit, found.chance) == ("accuracy", "accuracy", 0.5)
     starter = summary.models["student"].seeds["0"].along["starter-pairs"]
     assert len({value for _, value in (*starter.points, starter.finished)}) == 3

@@ -96,7 +96,7 @@ def test_teacher_with_another_vocabulary(runs: Path, trained: Path, tmp_path: Pa
 
 def test_teacher_from_a_folder(runs: Path, trained: Path) -> None:
     train(runs, taught_by(trained / "bad" / "one" / "seed-0" / "hf"))
-    assert RunFolder(runs / "bad" / "one" / "seed-0").finished is not None
+    assert RunFolder(runs / "bad" / "one" / "seed-0").is_finished
 
 
 def test_teacher_without_weights(runs: Path, trained: Path, tmp_path: Path) -> None:

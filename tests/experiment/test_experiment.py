@@ -24,6 +24,7 @@ from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.recipe.words import SCHEDULES
 from tutelage.training import checkpoint
+from tutelage.training.outcome import Finished
 from tutelage.training.parallel import Group
 
 RECIPE = """
@@ -190,7 +191,7 @@ def test_checkpoints_by_words_are_kept_without_changing_the_run(done, tmp_path: 
     run, quiet = experiment.run(Teacher(model="wide", seed=0)).folder, done[0] / "toy" / "wide" / "seed-0"
     for name in ("metrics.jsonl", "hf/model.safetensors"):
         assert (run.path / name).read_bytes() == (quiet / name).read_bytes()
-    assert run.finished["best_step"] == 8
+    assert Finished.read(run.finished).best_step == 8
 
     # The slow way: count the words batch by batch.
     store = experiment.data.train
@@ -220,7 +221,7 @@ def test_checkpoints_by_words_are_kept_without_changing_the_run(done, tmp_path: 
 
 def test_asking_for_checkpoints_disowns_no_earlier_run(done) -> None:
     experiment, _ = opened(done[0], with_checkpoints("[300]"))
-    assert experiment.run(Teacher(model="wide", seed=0)).finished()["steps"] == 8
+    assert experiment.run(Teacher(model="wide", seed=0)).finished().steps == 8
     with pytest.raises(UserError, match=r"was not kept; there are \[4, 8\]"):
         trained(experiment, Teacher.model_validate("wide@words-300"), "causal")
 

@@ -151,7 +151,7 @@ def test_every_way_trains(small_done: Path, select: str) -> None:
     finished = experiment.run(Teacher(model="chosen", seed=0)).finished()
     scorers = 0 if "random" in select else 2 if "reference" in select else 1
     per_pass = experiment.plans.cost_of("small", "causal").forward_flops * rows * 16
-    assert finished["scoring_flops"] == pytest.approx(scorers * per_pass)
+    assert finished.scoring_flops == pytest.approx(scorers * per_pass)
 
 
 @pytest.mark.parametrize("step", [3, 6, 9])  # inside the first stage, at the switch, inside the second

@@ -160,9 +160,9 @@ def test_years_may_be_written_as_numbers() -> None:
 
 def test_alias_bomb_is_refused_at_once() -> None:
     levels = "\n".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 20))
-    began = time.monotonic()
+    began = time.process_time()
     refused(f"l0: &l0 [x]\n{levels}", "aliases")
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_teacher_references() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.corpus.batches import keyed_generator
-from tutelage.teaching.sampling import most_likely, systematic
+from tutelage.teaching.encoding import most_likely, systematic
 from tutelage.teaching.signal import DenseSignal, SparseSignal
 from tutelage.training.fused import LossScales, fused_loss
 

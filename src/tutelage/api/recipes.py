@@ -21,6 +21,7 @@ from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import write_text
 from tutelage.base.progress import console
 from tutelage.bench import bench as timing
+from tutelage.compare.metrics import HELD_OUT
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.evaluation.benchmarks import data as benchmarks
@@ -28,8 +29,8 @@ from tutelage.experiment import caches, token_scores
 from tutelage.experiment import show as estimates
 from tutelage.experiment.checks import checked
 from tutelage.experiment.loading import trained
-from tutelage.experiment.score import HELD_OUT, Scoring, check_names
-from tutelage.experiment.score_external import evaluate_guests
+from tutelage.experiment.score import Scoring, check_names
+from tutelage.experiment.score_external import evaluate_external
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.summary import summarise
 from tutelage.experiment.train import train_run
@@ -68,9 +69,8 @@ def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder) -> Itera
         yield experiment
 
 
-def show(
-    source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, probe: bool = True
-) -> list[estimates.RunEstimate]:
+def show(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
+         probe: bool = True) -> list[estimates.RunEstimate]:  # fmt: skip
     """Estimate what every model will take: parameters, tokens, words, FLOPs, memory, disk, and time by a probe."""
     with _open(source, overrides, runs) as experiment:
         return estimates.estimate(experiment, probe)
@@ -88,34 +88,25 @@ def train(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RU
         _train(experiment, model)
 
 
-def evaluate(
-    source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, model: str | None = None
-) -> None:
+def evaluate(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
+             model: str | None = None) -> None:  # fmt: skip
     """Score trained models on what the recipe names."""
     with _open(source, overrides, runs) as experiment:
         _evaluate(Scoring.of(experiment), model)
 
 
-def evaluate_models(
-    models: Sequence[Folder],
-    suites: Sequence[str],
-    out: Folder = EVALUATED,
-    convention: str | None = None,
-    kind: ModelKind | None = None,
-    revision: str | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
-    batch_tokens: int | None = None,
-) -> Summary:
+def evaluate_models(models: Sequence[Folder], suites: Sequence[str], out: Folder = EVALUATED,
+                    convention: str | None = None, kind: ModelKind | None = None, revision: str | None = None,
+                    precision: Literal["fp32", "bf16"] = "fp32",
+                    batch_tokens: int | None = None) -> Summary:  # fmt: skip
     """Score any Hugging Face models, folders or hub ids, side by side; write `summary.json` and `report.html` to `out`.
 
     Args:
-        models: folders or hub ids.
         suites: evaluations by name, as a recipe's `evaluate` has them; no held-out loss, since there is no corpus.
         out: folder for results; what was measured there before is not measured again.
         convention: the year's rules, also of fine-tuning; unless given those of 2025, with our own for fine-tuning.
-        kind: how the models read, `causal` or `masked`; by default as their configuration says.
+        kind: how the models read; by default as their configuration says.
         revision: branch, tag or commit of hub models.
-        precision: arithmetic of the models.
         batch_tokens: tokens scored at once; changes the speed and nothing else.
     """
     try:
@@ -126,44 +117,32 @@ def evaluate_models(
         raise UserError(f"{first['loc'][0]}: {first['msg']} (given: {first['input']!r})") from error
     if not suites:
         raise UserError("name what to score the models on, as in --suite blimp")
-    for name in suites:
-        if name in HELD_OUT:
-            raise UserError(f"'{name}' is held-out text of a recipe; score this model on a suite, such as blimp")
+    if held := [name for name in suites if name in HELD_OUT]:
+        raise UserError(f"'{held[0]}' is held-out text of a recipe; score this model on a suite, such as blimp")
     for model in models:
         _refuse_recipe(model)
-    return evaluate_guests([str(model) for model in models], suites, Path(out), settings, kind, revision, precision)
+    return evaluate_external([str(model) for model in models], suites, Path(out), settings, kind, revision, precision)
 
 
-def report(
-    source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, publish: Folder | None = None
-) -> Summary | None:
+def report(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
+           publish: Folder | None = None) -> Summary | None:  # fmt: skip
     """Write the report of a finished experiment, and publish it to a folder if one is named; see `run`."""
     with _open(source, overrides, runs) as experiment:
         return _report(Scoring.of(experiment), publish) if experiment.group.is_main else None
 
 
-def run(
-    source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, publish: Folder | None = None
-) -> Summary | None:
-    """Do everything: prepare, train teachers before students, score, report.
-
-    Returns:
-        The summary; None in the helping processes of a group.
-    """
+def run(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
+        publish: Folder | None = None) -> Summary | None:  # fmt: skip
+    """Do everything: prepare, train teachers before students, score, report. Helping processes get no summary."""
     with _open(source, overrides, runs) as experiment:
         scoring = _train(experiment, None)
         _evaluate(scoring, None)
         return _report(scoring, publish) if experiment.group.is_main else None
 
 
-def cache_build(
-    source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, model: str | None = None
-) -> None:
-    """Fill the teacher caches of a recipe (or of one of its models), and mend what is damaged in them.
-
-    Raises:
-        UserError: the recipe has no caches, or a teacher is not trained yet.
-    """
+def cache_build(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
+                model: str | None = None) -> None:  # fmt: skip
+    """Fill the caches of trained teachers of a recipe (or of one of its models), and mend what is damaged in them."""
     with _open(source, overrides, runs) as experiment:
         caches.build(experiment, model)
 
@@ -180,17 +159,12 @@ def cache_verify(source: RecipeSource, overrides: Sequence[str] = (), runs: Fold
         return caches.verify(experiment)
 
 
-def score(
-    source: RecipeSource, model: str, overrides: Sequence[str] = (), runs: Folder = RUNS, to: Folder | None = None
-) -> token_scores.ScoreReport:
+def score(source: RecipeSource, model: str, overrides: Sequence[str] = (), runs: Folder = RUNS,
+          to: Folder | None = None) -> token_scores.ScoreReport:  # fmt: skip
     """Score every token of the training rows by a model, for selections; see `token_scores.ScoreReport`.
 
-    Args:
-        source: the recipe, whose rows are scored.
-        model: a trained model of the recipe (`name`, `name[seed]`, `name@step-N`), a folder or a hub id.
-        overrides: changes to the recipe.
-        runs: folder of runs.
-        to: where to keep the scores; where the recipe's selections look for them unless given.
+    It is a trained model of the recipe (`name`, `name[seed]`, `name@step-N`), a folder or a hub id. Scores are kept
+    where the recipe's selections look for them, or in `to`.
 
     Raises:
         UserError: the model is not trained, or has another vocabulary, or the folder holds other scores.
@@ -202,9 +176,8 @@ def score(
         return token_scores.score(experiment, wanted, None if to is None else Path(to))
 
 
-def export(
-    source: RecipeSource, model: str, folder: Folder, overrides: Sequence[str] = (), runs: Folder = RUNS
-) -> Path:
+def export(source: RecipeSource, model: str, folder: Folder, overrides: Sequence[str] = (),
+           runs: Folder = RUNS) -> Path:  # fmt: skip
     """Copy a trained model (`name`, `name[seed]`, `name@step-N`) to a folder that stock transformers loads."""
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -219,42 +192,27 @@ def export(
         return folder
 
 
-def export_babylm(
-    source: RecipeSource, model: str, year: str, folder: Folder, overrides: Sequence[str] = (), runs: Folder = RUNS
-) -> Path:
+def export_babylm(source: RecipeSource, model: str, year: str, folder: Folder, overrides: Sequence[str] = (),
+                  runs: Folder = RUNS) -> Path:  # fmt: skip
     """Make an upload folder for BabyLM of a trained model (`name` or `name[seed]`): see `tutelage.babylm.export`."""
     wanted = _named(model, "name or name[seed]")
     with _open(source, overrides, runs) as experiment:
         return make_upload_folder(experiment, experiment.run(wanted), year, Path(folder))
 
 
-def submission_write(
-    source: RecipeSource,
-    model: str,
-    folder: Folder,
-    track: str,
-    overrides: Sequence[str] = (),
-    runs: Folder = RUNS,
-    measure: bool = False,
-    incomplete: bool = False,
-) -> Results | None:
-    """Write BabyLM's result files of a trained model (`name` or `name[seed]`) from its scores.
+def submission_write(source: RecipeSource, model: str, folder: Folder, track: str, overrides: Sequence[str] = (),
+                     runs: Folder = RUNS, measure: bool = False, incomplete: bool = False
+                     ) -> Results | None:  # fmt: skip
+    """Write BabyLM's result files of a trained model (`name` or `name[seed]`) from its scores; see `babylm.results`.
 
     Args:
-        source: the recipe.
-        model: of the recipe.
         folder: of results; files are put into `<folder>/<model>/`.
         track: as `babylm-2026-strict-small`.
-        overrides: of the recipe.
-        runs: folder of runs.
         measure: first measure what is missing.
         incomplete: write also what the code of 2025 refuses, since tasks or checkpoints are missing.
 
     Returns:
         What was written, and what is missing; None in the helping processes of a group.
-
-    Raises:
-        UserError: see `tutelage.babylm.results`.
     """
     wanted = _named(model, "name or name[seed]")
     with _open(source, overrides, runs) as experiment:
@@ -265,12 +223,7 @@ def submission_write(
 
 
 def submission_check(path: Folder, track: str) -> list[Fault]:
-    """Look through result files made here or elsewhere: see `tutelage.babylm.check`.
-
-    Args:
-        path: a model's folder of results, or its collated file.
-        track: as `babylm-2026-strict-small`.
-    """
+    """Look through result files made here or elsewhere, a model's folder or its collated file: see `babylm.check`."""
     form, short = format_of(track)
     options = options_here(form)
     console.print(f"texts are compared with the data files of: {', '.join(options) or 'none, as none are here'}")
@@ -283,13 +236,9 @@ def data_list() -> dict[str, str]:
 
 
 def data_get(name: str, folder: Folder | None = None, accept_licence: bool = False, source: str | None = None) -> Path:
-    """Fetch a benchmark from where its authors publish it, and return its folder.
+    """Fetch a benchmark of `data_list` to a data folder (by default the cache), and return its folder.
 
-    Args:
-        name: of `data_list`.
-        folder: data folder to put it in; by default the cache.
-        accept_licence: whether you accept the licence shown there.
-        source: which publisher, where there are several.
+    `accept_licence` says that you accept the licence shown; `source` is the publisher, where there are several.
     """
     return benchmarks.get(name, None if folder is None else Path(folder), accept_licence, source)
 
@@ -299,9 +248,8 @@ def check(folder: Folder, track: str, model: str | None = None) -> list[tracks.F
     return tracks.check(Path(folder), track, model)
 
 
-def bench(
-    preset: str = "llama-4m", vocabulary: int = 8000, rows: int = 32, length: int = 128, steps: int = 8
-) -> timing.Bench:
+def bench(preset: str = "llama-4m", vocabulary: int = 8000, rows: int = 32, length: int = 128,
+          steps: int = 8) -> timing.Bench:  # fmt: skip
     """Measure how fast this machine trains a small model, beside a plain PyTorch loop and its matrix products."""
     return timing.measure(preset, vocabulary, rows, length, steps)
 
@@ -320,10 +268,9 @@ def _refuse_recipe(model: Folder) -> None:
         found = ", ".join(str(folder) for folder in sorted(path.glob("*/seed-*/hf"))[:3])
         raise UserError(f"{model} is a run, which has models: give the folder of one ({found or 'none is finished'})")
     if path.suffix in (".yaml", ".yml") or (str(model) in shipped_recipes() and not path.exists()):
-        raise UserError(
-            f"{model} is a recipe: its models are scored on what its `evaluate` names, as in "
-            f"`tutelage evaluate {model} 'evaluate=[test, blimp]'`; --suite goes with a model's folder or hub id"
-        )
+        example = f"`tutelage evaluate {model} 'evaluate=[test, blimp]'`"
+        raise UserError(f"{model} is a recipe: its models are scored on what its `evaluate` names, as in {example}; "
+                        "--suite goes with a model's folder or hub id")  # fmt: skip
 
 
 def _train(experiment: Experiment, model: str | None) -> Scoring:

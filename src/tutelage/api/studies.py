@@ -24,7 +24,7 @@ from tutelage.study.client.client import TeacherLLM
 from tutelage.study.client.store import Store, costs, open_store
 from tutelage.study.filter.quarantine import Refused, write_refused
 from tutelage.study.filter.text import visible
-from tutelage.study.folder import StudyFolder
+from tutelage.study.folder import StudyFolder, needed
 from tutelage.study.settings import Planning, Prices, Study, load_study, study_text
 from tutelage.study.write.forecast import forecast
 from tutelage.study.write.labelling import Labelled, Labeller, check_labelling
@@ -39,20 +39,14 @@ if TYPE_CHECKING:
 
 StudySource = Study | str | Path
 STUDIES = Path("studies")
-TOLD = 5
-"""Of what was left out of a plan, this many things are told on the terminal."""
+TOLD = 5  # of what was left out of a plan, so many things are told on the terminal
 
 
-def study_plan(
-    source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES, again: bool = False
-) -> StudyPlan:
+def study_plan(source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES,
+               again: bool = False) -> StudyPlan:  # fmt: skip
     """Let the teacher plan, and write `plan.yaml`; a plan that is there, edited or not, is used as it is.
 
-    Args:
-        source: the study.
-        overrides: `a.b=c` changes to it.
-        studies: folder of studies.
-        again: make another plan; the old one is kept beside it (`plan-1.yaml`).
+    With `again`, another plan is made; the old one is kept beside it (`plan-1.yaml`).
     """
     study, folder = _open(source, overrides, studies)
     _check_suites(study)
@@ -104,8 +98,7 @@ def study_label(source: StudySource, overrides: Sequence[str] = (), studies: str
     """Let the teacher label what was written, to `labelled.jsonl`; labels that came to nothing are in `quarantine/`."""
     study, folder = _open(source, overrides, studies)
     plan = _plan(folder)
-    if not folder.written.is_file():
-        raise UserError(f"{folder.written} is not there; `tutelage study write` comes first")
+    needed(folder.written, "write")
     total = sum(1 for _ in read_examples(folder.written))
     with _teacher(study, folder) as teacher:
         labeller = Labeller(teacher, study, plan)
@@ -122,13 +115,8 @@ def study_filter(source: StudySource, overrides: Sequence[str] = (), studies: st
     return filter_study(*_open(source, overrides, studies))
 
 
-def study_audit(
-    source: StudySource,
-    overrides: Sequence[str] = (),
-    studies: str | Path = STUDIES,
-    suites: Sequence[str] = (),
-    out: str | Path | None = None,
-) -> Audited:
+def study_audit(source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES,
+                suites: Sequence[str] = (), out: str | Path | None = None) -> Audited:  # fmt: skip
     """Audit a study's corpus, or any other with labels; writes `audit.json` and the page `index.html`.
 
     Args:
@@ -154,11 +142,7 @@ def study_audit(
 
 
 def study_run(source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES) -> Audited:
-    """Go all the way: plan (if there is no plan yet), write, label, filter, audit.
-
-    Raises:
-        UserError: the budget ended on the way.
-    """
+    """Go all the way: plan (if there is no plan yet), write, label, filter, audit, unless the budget ends."""
     study_plan(source, overrides, studies)
     study_write(source, overrides, studies).check_budget()
     study_label(source, overrides, studies).check_budget()
@@ -166,9 +150,8 @@ def study_run(source: StudySource, overrides: Sequence[str] = (), studies: str |
     return study_audit(source, overrides, studies)
 
 
-def study_costs(
-    source: StudySource, overrides: Sequence[str] = (), studies: str | Path = STUDIES
-) -> tuple[dict[str, Spending], Prices | None]:
+def study_costs(source: StudySource, overrides: Sequence[str] = (),
+                studies: str | Path = STUDIES) -> tuple[dict[str, Spending], Prices | None]:  # fmt: skip
     """Return what each stage of a study cost so far (`plan`, `write`, `label`), and the prices to count money by."""
     study, folder = _read(source, overrides, studies)
     return (costs(folder.requests) if folder.requests.is_file() else {}), study.teacher.prices
@@ -204,7 +187,7 @@ def open_teacher(study: Study, store: Store) -> TeacherLLM:
 
 def _tell_what_is_missing(refused: Sequence[Refused], lost: Sequence[TaskKind], folder: StudyFolder) -> None:
     """Say before words are paid for what of the plan came to nothing."""
-    if not refused and not lost:
+    if not (refused or lost):
         return
     for item in refused[:TOLD]:
         what = item.content if isinstance(item.content, str) else item.content["name"]
@@ -247,9 +230,7 @@ def _teacher(study: Study, folder: StudyFolder) -> Iterator[TeacherLLM]:
 
 
 def _plan(folder: StudyFolder) -> StudyPlan:
-    if not folder.plan.is_file():
-        raise UserError(f"{folder.plan} is not there; `tutelage study plan` comes first")
-    return read_plan(folder.plan)
+    return read_plan(needed(folder.plan, "plan"))
 
 
 def _named_plan(study: Study) -> StudyPlan | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 from tutelage import starter
@@ -19,7 +20,7 @@ from tutelage.study.client.store import costs
 from tutelage.study.filter.audit import Audit, Audited, StageCost, audit_examples
 from tutelage.study.filter.filters import Filtered, filter_examples
 from tutelage.study.filter.quarantine import count_faults, write_refused
-from tutelage.study.folder import StudyFolder
+from tutelage.study.folder import StudyFolder, needed
 from tutelage.study.settings import Study
 
 
@@ -27,9 +28,6 @@ def check_suites(suites: Sequence[str]) -> None:
     """Look at the evaluation sets that the filters will want, before anything is paid for.
 
     Those that are not on this machine are told of alone: the filters may run elsewhere.
-
-    Raises:
-        UserError: an unknown name or a broken file.
     """
     for name in suites:
         try:
@@ -45,10 +43,8 @@ def filter_study(study: Study, folder: StudyFolder) -> Filtered:
     Raises:
         UserError: no labelled texts, or evaluation sets that are not on this machine.
     """
-    if not folder.labelled.is_file():
-        raise UserError(f"{folder.labelled} is not there; `tutelage study label` comes first")
-    plan = read_plan(folder.plan)
-    suites = _suites(study.filters.overlap.suites)
+    needed(folder.labelled, "label")
+    plan, suites = read_plan(folder.plan), _suites(study.filters.overlap.suites)
     examples = _read([folder.labelled])
     _tell_of_other_texts(folder, {example.id for example in examples})
     found = filter_examples(examples, plan, study.filters, suites)
@@ -77,18 +73,12 @@ def _tell_of_other_texts(folder: StudyFolder, labelled: set[str]) -> None:
 def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), out: Path | None = None) -> Audited:
     """Audit the corpus of a study, with its costs and quarantine; writes `audit/audit.json` and `audit/index.html`.
 
-    Args:
-        study: its prices and filters.
-        folder: where it is.
-        suites: evaluation sets to compare with, besides those of the filters.
-        out: another folder to write to.
+    `suites` are compared with besides those of the filters; `out` is another folder to write to.
 
     Raises:
         UserError: no corpus yet, or evaluation sets that are not on this machine.
     """
-    if not folder.corpus.is_dir():
-        raise UserError(f"{folder.corpus} is not there; `tutelage study filter` comes first")
-    examples, plan = _corpus(folder.corpus)
+    examples, plan = _corpus(needed(folder.corpus, "filter"))
     sets = _suites([*study.filters.overlap.suites, *suites])
     prices, longest = study.teacher.prices, study.labelling.tagged_words
     spent = costs(folder.requests).items() if folder.requests.is_file() else ()
@@ -102,11 +92,7 @@ def audit_study(study: Study, folder: StudyFolder, suites: Sequence[str] = (), o
 
 
 def audit_corpus(source: str | Path, out: Path, suites: Sequence[str] = ()) -> Audited:
-    """Audit any corpus with labels: `starter`, or a folder with `plan.yaml` and `*.jsonl` of examples.
-
-    Raises:
-        UserError: no such folder, or one of another kind.
-    """
+    """Audit any corpus with labels: `starter`, or a folder with `plan.yaml` and `*.jsonl` of examples."""
     path = Path(source)
     if str(source) == starter.NAME and not path.exists():
         examples, plan = _read(starter.example_files()), starter_plan()
@@ -131,18 +117,15 @@ def _corpus(path: Path) -> tuple[list[Example], StudyPlan]:
     # Hidden files are what other programs left; training does not read them either.
     files = sorted(file for file in path.glob("*.jsonl") if not file.name.startswith("."))
     if not plans or not files:
-        raise UserError(
-            f"{path} is no study corpus: it needs plan.yaml and *.jsonl of examples, as `tutelage study filter` writes "
-            "them into studies/NAME/corpus (or say `starter`)"
-        )
+        raise UserError(f"{path} is no study corpus: it needs plan.yaml and *.jsonl of examples, as `tutelage study "
+                        "filter` writes them into studies/NAME/corpus (or say `starter`)")  # fmt: skip
     return _read(files), read_plan(plans[0])
 
 
 def _read(files: Sequence[Path]) -> list[Example]:
     found = []
     with progress("reading texts", None, "texts") as bar:
-        for path in files:
-            for example in read_examples(path):
-                found.append(example)
-                bar.advance(1)
+        for example in chain.from_iterable(map(read_examples, files)):
+            found.append(example)
+            bar.advance(1)
     return found

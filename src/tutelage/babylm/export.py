@@ -14,13 +14,13 @@ from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import new_folder, read_json, write_json
-from tutelage.base.types import Json
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import trained
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import word_checkpoints, words_at_best
 from tutelage.models.build import save
 from tutelage.report.model_card import babylm_card
+from tutelage.training.outcome import Finished
 
 UPLOAD = """# Uploading {name}
 
@@ -92,7 +92,13 @@ def scores_in(folder: Path) -> dict[str, str]:
 
 
 def _card(
-    experiment: Experiment, run: TrainingRun, year: str, done: Json, revision: str, words: int, scores: dict[str, str]
+    experiment: Experiment,
+    run: TrainingRun,
+    year: str,
+    done: Finished,
+    revision: str,
+    words: int,
+    scores: dict[str, str],
 ) -> str:
     data = experiment.data
     corpus = f"`{experiment.recipe.data.corpus}`, {data.train.words:,} words"

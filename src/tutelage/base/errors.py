@@ -16,11 +16,7 @@ class MissingData(UserError):
 
 
 class Interrupted(Exception):
-    """Training was asked to stop; everything is saved.
-
-    Attributes:
-        number: the signal that asked.
-    """
+    """Training was asked to stop, by the signal `number`; everything is saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; run the same command again to resume")

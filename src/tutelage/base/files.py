@@ -49,14 +49,11 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 def _explain(error: Exception, number: int | None, path: Path) -> None:
     if number in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path if path.exists() else Path.cwd()).free / 2**20
-        raise UserError(
-            f"the disk of {path} is full ({free:.0f} MiB free); what was saved before is intact: "
-            "free some space and run the same command again to continue"
-        ) from error
+        raise UserError(f"the disk of {path} is full ({free:.0f} MiB free); what was saved before is intact: free some "
+                        "space and run the same command again to continue") from error  # fmt: skip
     if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        raise UserError(
-            f"cannot write to {path}: {os.strerror(number)}; choose a folder you may write to (--runs PATH)"
-        ) from error
+        remedy = "choose a folder you may write to (--runs PATH)"
+        raise UserError(f"cannot write to {path}: {os.strerror(number)}; {remedy}") from error
 
 
 def sync_folder(path: Path) -> None:
@@ -66,6 +63,14 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_files(folder: Path) -> None:
+    """Flush every file below a folder to the disk."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -116,9 +121,8 @@ def read_json(path: Path) -> Any:
 def new_folder(path: Path) -> Iterator[Path]:
     """Build a folder under a temporary name; it appears under `path` whole, or not at all.
 
-    An existing `path` is replaced only once the new content is complete on disk. It is renamed away, the new folder
-    takes its name, and then it is removed; a process killed between the renames leaves it to `sweep`, which is called
-    here for the folders beside `path`.
+    An existing `path` is renamed away once the new content is complete on disk, and removed when that has its name; a
+    process killed between the renames leaves it to `sweep`, which is called here for the folders beside `path`.
     """
     temporary, old = _sibling(path, "tmp"), _sibling(path, "old")
     with explain_disk_errors(path.parent):
@@ -131,10 +135,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            for file in sorted(temporary.rglob("*")):
-                if file.is_file():
-                    with file.open("rb") as handle:
-                        os.fsync(handle.fileno())
+            sync_files(temporary)
             sync_folder(temporary)
             if path.exists():
                 path.rename(old)
@@ -187,10 +188,9 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def locked(file: Path, what: str, *, waiting: str | None = None) -> Iterator[None]:
-    """Keep other processes out; the lock goes with the process, however it ends.
+    """Keep other processes out; the lock goes with the process, however it ends. Its file stays, and means nothing.
 
     Args:
-        file: made where it is missing, and left there: its lock counts, not its presence.
         what: what is locked, as the message to the others names it.
         waiting: wait for the lock rather than refuse, and tell this meanwhile.
 
@@ -205,9 +205,8 @@ def locked(file: Path, what: str, *, waiting: str | None = None) -> Iterator[Non
             handle.seek(0)
             holder = handle.read().decode(errors="replace").strip() or "another process"
             if waiting is None:
-                raise UserError(
-                    f"{what} is in use by {holder}; wait for it, stop it, or give this run another name (name=...)"
-                )
+                remedy = "wait for it, stop it, or give this run another name (name=...)"
+                raise UserError(f"{what} is in use by {holder}; {remedy}")
             console.print(f"{waiting} ({holder})")
             _lock(handle, file, 0)
         with explain_disk_errors(file.parent):
@@ -223,9 +222,8 @@ def _lock(handle: BinaryIO, file: Path, flags: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise UserError(
-            f"cannot lock {file}: {error.strerror}; choose a folder on a file system with locks (--runs PATH)"
-        ) from error
+        remedy = "choose a folder on a file system with locks (--runs PATH)"
+        raise UserError(f"cannot lock {file}: {error.strerror}; {remedy}") from error
     return True
 
 

@@ -24,11 +24,7 @@ def is_function_name(name: str) -> bool:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """Import a function by its name.
-
-    Raises:
-        UserError: no such module or function, or a module that fails when it is imported.
-    """
+    """Import a function by its name; it is refused where it is missing, or its module fails when it is imported."""
     found = load_object(name)
     if not inspect.isfunction(found):
         place, _, function = name.partition(":")
@@ -59,11 +55,7 @@ def code_digest(name: str) -> str:
 
 
 def check_settings(name: str, function: Callable[..., Any], given: int, settings: Mapping[str, Any]) -> None:
-    """Make sure that a function takes so many arguments by place, and settings by name.
-
-    Raises:
-        UserError: it does not, with the nearest name.
-    """
+    """Make sure that a function takes so many arguments by place, and settings by name; else raise `ValueError`."""
     signature = inspect.signature(function)
     try:
         signature.bind(*range(given), **settings)

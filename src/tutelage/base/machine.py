@@ -19,21 +19,15 @@ from tutelage import __version__
 from tutelage.base.errors import UserError
 from tutelage.base.types import Json
 
-PAGES_KEPT = 1 << 30
-"""Blocks of memory up to this size are kept for reuse when they are freed."""
+PAGES_KEPT = 1 << 30  # blocks of memory up to this size are kept for reuse when they are freed
 
 
 @dataclass(frozen=True)
 class SetUp:
-    """How this process was prepared.
+    """How this process was prepared."""
 
-    Attributes:
-        threads: that share a product of matrices.
-        pages_kept: whether freed memory stays with the process.
-    """
-
-    threads: int
-    pages_kept: bool
+    threads: int  # that share a product of matrices
+    pages_kept: bool  # whether freed memory stays with the process
 
 
 @cache
@@ -151,19 +145,14 @@ def free_memory(device: str = "cpu") -> float:
 
 
 def check_memory(size: float, what: str, device: str = "cpu") -> None:
-    """Refuse what would take more memory than is free on this machine, or on its device.
-
-    Raises:
-        UserError: with both sizes and the remedies.
-    """
+    """Refuse what would take more memory than is free on this machine, or on its device."""
     for place in dict.fromkeys(("cpu", device)):
         free = free_memory(place)
         if size > free:
-            raise UserError(
-                f"{what} would take {size / 2**30:.1f} GiB of memory in float32, this machine "
-                f"{'' if place == 'cpu' else 'on its GPU '}has {free / 2**30:.1f} GiB free: take smaller models, end "
-                "other programs, or keep the teachers' output on disk from a larger machine (`cache`)"
-            )
+            there = f"this machine {'' if place == 'cpu' else 'on its GPU '}has {free / 2**30:.1f} GiB free"
+            raise UserError(f"{what} would take {size / 2**30:.1f} GiB of memory in float32, {there}: take smaller "
+                            "models, end other programs, or keep the teachers' output on disk from a larger machine "
+                            "(`cache`)")  # fmt: skip
 
 
 @cache

@@ -22,8 +22,7 @@ def output() -> Console:
     return plain if plain.is_terminal else Console(width=120)
 
 
-LOG_SECONDS = 15.0
-"""On something that is not a terminal, a line at most this often."""
+LOG_SECONDS = 15.0  # on something that is not a terminal, a line at most this often
 
 
 def human(number: float) -> str:

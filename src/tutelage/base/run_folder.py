@@ -37,6 +37,7 @@ class RunFolder:
         self.timing = path / "timing.jsonl"
         self.hf = path / "hf"
         self.scores = path / "scores"
+        self.finished = path / "finished.json"
 
     def scores_at(self, checkpoint: str) -> Path:
         """Name the folder of the scores at a checkpoint; those at `best` are the finished model's."""
@@ -52,11 +53,7 @@ class RunFolder:
             yield
 
     def write_spec(self, spec: Json) -> None:
-        """Write the spec of the run that this folder is for, with the environment; refuse where another one stands.
-
-        Raises:
-            UserError: with every setting that differs.
-        """
+        """Write the spec of the run that this folder is for, with the environment; refuse where another one stands."""
         if not self.matches(spec):
             write_json(self.path / "recipe.json", spec)
             write_json(self.path / "environment.json", environment())
@@ -66,20 +63,17 @@ class RunFolder:
         path = self.path / "recipe.json"
         if not path.is_file():
             return False
-        changes = differences(read_json(path), spec)
-        if changes:
+        if changes := differences(read_json(path), spec):
             shown = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changes[:12])
-            raise UserError(
-                f"{self.path} holds a run with other settings:\n{shown}\n"
-                "Results never mix: give the new run another name (name=...), or delete that folder"
-            )
+            raise UserError(f"{self.path} holds a run with other settings:\n{shown}\n"
+                            "Results never mix: give the new run another name (name=...), or delete that folder"
+                            )  # fmt: skip
         return True
 
     @property
-    def finished(self) -> Json | None:
-        """What training came to, or None while it is not over."""
-        path = self.path / "finished.json"
-        return read_json(path) if path.is_file() else None
+    def is_finished(self) -> bool:
+        """Whether training is over."""
+        return self.finished.is_file()
 
     def lines(self) -> list[Json]:
         """Read the metrics."""
@@ -96,10 +90,8 @@ class JsonLines:
             self._file = path.open("ab")
         if size is not None:
             if self._file.tell() < size:
-                raise UserError(
-                    f"{path} is {self._file.tell()} bytes long, the checkpoint counts on {size}: it was cut "
-                    "by something else; restore it or delete the run's folder"
-                )
+                raise UserError(f"{path} is {self._file.tell()} bytes long, the checkpoint counts on {size}: it was "
+                                "cut by something else; restore it or delete the run's folder")  # fmt: skip
             self._file.truncate(size)
             self._file.seek(size)
         self._path = path
@@ -117,20 +109,14 @@ class JsonLines:
         return self._file.tell()
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 
 def differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any, Any]]:
     """List the places where two JSON-like values differ: key, old value, new value."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in sorted({*old, *new}):
-            missing = "(default)"
-            found += differences(old.get(key, missing), new.get(key, missing), f"{place}.{key}" if place else str(key))
-        return found
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            item for i, (a, b) in enumerate(zip(old, new, strict=True)) for item in differences(a, b, f"{place}.{i}")
-        ]
-    return [] if old == new else [(place, old, new)]
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [(place, old, new)]
+    pairs = {key: (old.get(key, "(default)"), new.get(key, "(default)")) for key in sorted({*old, *new})}
+    return [item for key, pair in pairs.items() for item in differences(*pair, f"{place}.{key}".removeprefix("."))]

@@ -17,14 +17,10 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_flag(
-    told: str = "stopping after this step; once more to stop at once (the last checkpoint stays)",
-) -> Iterator[Stop]:
-    """Let SIGTERM and the first Ctrl-C end the current step and save; a second Ctrl-C ends at once, losing nothing
-    that was saved.
-
-    Args:
-        told: what the first one is answered.
+def stop_flag(told: str = "stopping after this step; once more to stop at once (the last checkpoint stays)"
+              ) -> Iterator[Stop]:  # fmt: skip
+    """Let SIGTERM and the first Ctrl-C, which is answered `told`, end the current step and save; a second Ctrl-C ends
+    at once, losing nothing that was saved.
     """
     stop = Stop()
 

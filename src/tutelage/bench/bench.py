@@ -31,39 +31,26 @@ PATIENCE = 1.0
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured.
-
-    Attributes:
-        preset: the model's shape.
-        cost: its size and arithmetic.
-        rows: rows in a step.
-        length: tokens in a row.
-        peaks: operations per second of a large product of matrices, by precision.
-        rates: tokens per second of training, by who trains and precision.
-        mode: of the arithmetic, as a run of `LONG_RUN` steps chooses it.
-    """
+    """What was measured."""
 
     preset: str
     cost: Cost
     rows: int
+    """In a step."""
     length: int
+    """Tokens in a row."""
     peaks: dict[str, float]
+    """Operations per second of a large product of matrices, by precision."""
     rates: dict[tuple[str, str], float]
+    """Tokens per second of training, by who trains and precision."""
     mode: ExecutionMode
+    """Of the arithmetic, as a run of `LONG_RUN` steps chooses it."""
 
 
 def measure(preset: str, vocabulary: int, rows: int, length: int, steps: int) -> Bench:
     """Time products of matrices, a plain PyTorch loop and the training loop, one after the other.
 
-    Args:
-        preset: shape of a causal model.
-        vocabulary: different tokens of the made-up text.
-        rows: rows in a step.
-        length: tokens in a row.
-        steps: steps to time.
-
-    Raises:
-        UserError: a preset that does not exist or reads both ways.
+    The preset is a causal one; a step has so many rows of so many tokens, of which the made-up text has `vocabulary`.
     """
     if preset not in PRESETS or PRESETS[preset]["model_type"] == "modernbert":
         raise UserError(f"no causal preset '{preset}'{nearest(preset, PRESETS)}; `tutelage show --presets` lists them")

@@ -70,7 +70,6 @@ class MadeUpTokenizer:
     sep_token_id: int = 2
 
     def __len__(self) -> int:
-        """Return the number of tokens."""
         return self.size
 
 
@@ -126,26 +125,17 @@ def time_training(
     teachers: Callable[[ExecutionMode], Ensemble] | None = None,
     taught_steps: int | None = None,
 ) -> tuple[list[Json], ExecutionMode]:
-    """Train by the real loop until the clock says enough.
+    """Train by the real loop until the clock says enough; return the lines of metrics, and the mode.
 
-    Args:
-        model: what a recipe would say; its `steps` are many more than the clock's, so that the mode of arithmetic is
-            what a long run would take, unless it names one.
-        text: tokens to train on.
-        vocabulary: how many different ones there are.
-        row_length: tokens in a row.
-        clock: ticks at every step.
-        teachers: makes them in a mode, for a model that is taught.
-        taught_steps: steps after which they are released; never unless given.
-
-    Returns:
-        The lines of metrics, and the mode.
+    The model's `steps` are many more than the clock's, so that the mode of arithmetic is what a long run would take,
+    unless it names one. `teachers` makes them in a mode; they are released after `taught_steps`, never unless given.
     """
     machine.set_up()
     total = model.steps or LONG_RUN
     mode, _ = choose_mode(model, text, vocabulary, row_length)
     source = _ClockedSource(text, recipe.Rows(length=row_length), model.optim.batch_rows, seed=0)
     source.clock = clock
+    schedules = {0: WeightSchedule("step", 0, taught_steps)} if taught_steps else {}
     with TemporaryDirectory() as folder, process_group() as group:
         job = Job(
             name="bench",
@@ -154,12 +144,7 @@ def time_training(
             source=source,
             val=source,
             val_bytes_per_token=1.0,
-            plan=Plan(
-                total,
-                (total,),
-                frozenset(),
-                weight_schedules={0: WeightSchedule("step", 0, taught_steps)} if taught_steps else {},
-            ),
+            plan=Plan(total, (total,), frozenset(), weight_schedules=schedules),
             milestones=frozenset(),
             teachers=lambda stage: teachers(mode) if teachers and stage is not None else None,
             precision=machine.precision(model.precision),

@@ -7,21 +7,13 @@ from typing import Annotated
 
 import typer
 
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE", help="A YAML file, the name of a shipped recipe, or the folder of a run (`runs/NAME`)."
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, as in `models.student.epochs=3`."),
-]
+_RECIPE = "A YAML file, the name of a shipped recipe, or the folder of a run (`runs/NAME`)."
+_OVERRIDES = "Changes to the recipe, as in `models.student.epochs=3`."
+_PUBLISH = "Also write `report.md`, its plots and `summary.json` to this folder."
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=_RECIPE)]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OVERRIDES)]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder for results.", envvar="TUTELAGE_RUNS")]
 OneModel = Annotated[str | None, typer.Option("--model", "-m", help="Only this model (and those it needs).")]
-Publish = Annotated[
-    Path | None,
-    typer.Option("--publish", help="Also write `report.md`, its plots and `summary.json` to this folder."),
-]
+Publish = Annotated[Path | None, typer.Option("--publish", help=_PUBLISH)]
 RUNS = Path("runs")
 TrackOption = Annotated[str, typer.Option(help="As `babylm-2026-strict-small`; an unknown name lists them.")]

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
+from tutelage.base.progress import output
 from tutelage.cli.arguments import RUNS, OneModel, Overrides, RecipeArgument, Runs, TrackOption
 
-cache = typer.Typer(
-    no_args_is_help=True, help="Keep teachers' output on disk, and look after it (`stages: [{cache: ...}]`)."
-)
+cache = typer.Typer(no_args_is_help=True, help="Keep teachers' output on disk (`stages: [{cache: ...}]`).")
 data = typer.Typer(no_args_is_help=True, help="Get benchmarks from where their authors publish them; none is bundled.")
 submission = typer.Typer(no_args_is_help=True, help="BabyLM's result files: write them from scores, look them through.")
 
@@ -25,11 +24,9 @@ def submission_write(
     overrides: Overrides = None,
     runs: Runs = RUNS,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="First measure what is not measured yet.")] = False,
-    incomplete: Annotated[
-        bool,
-        typer.Option("--incomplete", help="Write what there is also in 2025, whose own code takes no less than all."),
-    ] = False,
-) -> None:
+    incomplete: Annotated[bool, typer.Option(
+        "--incomplete", help="Write what there is also in 2025, whose own code takes no less than all.")] = False,
+) -> None:  # fmt: skip
     """Write what BabyLM asks of a model besides its weights: predictions of every task, and the collated file.
 
     `tutelage submission write mine.yaml student results --track babylm-2026-strict-small`
@@ -41,7 +38,6 @@ def submission_write(
     """
     from tutelage import api
     from tutelage.babylm.results import reasons, table
-    from tutelage.base.progress import output
 
     written = api.submission_write(recipe, model, folder, track, overrides or (), runs, evaluate, incomplete)
     if written is None:
@@ -106,7 +102,6 @@ def cache_build(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs 
 def cache_info(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS) -> None:
     """Print what the caches of a recipe hold: kind, bytes a token, size, filled share, error."""
     from tutelage import api
-    from tutelage.base.progress import output
 
     for found in api.cache_info(recipe, overrides or (), runs):
         output().print(str(found), highlight=False)
@@ -116,7 +111,6 @@ def cache_info(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs =
 def cache_verify(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS) -> None:
     """Read all caches of a recipe and compare every checksum; exit code 1 if something is damaged."""
     from tutelage import api
-    from tutelage.base.progress import output
 
     reports = api.cache_verify(recipe, overrides or (), runs)
     for found in reports:

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 import typer
 
 from tutelage import __version__
+from tutelage.base.errors import Interrupted, UserError
+from tutelage.base.progress import console, output
 from tutelage.cli.arguments import RUNS, OneModel, Overrides, Publish, RecipeArgument, Runs
 from tutelage.cli.groups import cache, data, submission
 from tutelage.cli.study import study
@@ -87,35 +89,23 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS
 
 @app.command()
 def evaluate(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, as elsewhere; with `--suite`, a model.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE|MODEL]...", help="Changes to the recipe; with `--suite`, further models."),
-    ] = None,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or with `--suite` a model.")],
+    overrides: Annotated[list[str] | None, typer.Argument(
+        metavar="[KEY=VALUE|MODEL]...", help="Changes to the recipe; with `--suite`, further models.")] = None,
     runs: Runs = RUNS,
     model: OneModel = None,
-    suite: Annotated[
-        list[str] | None,
-        typer.Option("--suite", "-s", help="Score models on this (`blimp`, ...); may be given several times."),
-    ] = None,
-    convention: Annotated[
-        str | None,
-        typer.Option(
-            help="Rules of that year: 2023, 2024, 2025, 2026. Unless given 2025, and our own for fine-tuning (`glue`)."
-        ),
-    ] = None,
-    kind: Annotated[
-        Literal["causal", "masked"] | None, typer.Option(help="Of the models, where their configuration does not tell.")
-    ] = None,
+    suite: Annotated[list[str] | None, typer.Option(
+        "--suite", "-s", help="Score models on this (`blimp`, ...); may be given several times.")] = None,
+    convention: Annotated[str | None, typer.Option(
+        help="Rules of that year: 2023 to 2026. Unless given 2025, and our own for fine-tuning (`glue`).")] = None,
+    kind: Annotated[Literal["causal", "masked"] | None, typer.Option(
+        help="Of the models, where their configuration does not tell.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     precision: Annotated[Literal["fp32", "bf16"] | None, typer.Option(help="Of the models; fp32 by default.")] = None,
-    batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens scored at once; what suits the machine, unless given.")
-    ] = None,
+    batch_tokens: Annotated[int | None, typer.Option(
+        min=1, help="Tokens scored at once; what suits the machine, unless given.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results (default: `evaluated`).")] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Score the trained models of a recipe on what it names, or any models on suites.
 
     `tutelage evaluate mine.yaml` measures what the recipe's `evaluate` names and is not measured yet, and what its
@@ -130,13 +120,11 @@ def evaluate(
     if not suite:
         options = {"--convention": convention, "--kind": kind, "--revision": revision, "--precision": precision,
                    "--batch-tokens": batch_tokens, "--out": out}  # fmt: skip
-        given = [name for name, value in options.items() if value is not None]
-        if given:
+        if given := [name for name, value in options.items() if value is not None]:
             raise typer.BadParameter(f"{', '.join(given)} goes with --suite; a recipe has its own `evaluation`")
         api.evaluate(recipe, overrides or (), runs, model)
         return
     from tutelage.api.recipes import EVALUATED
-    from tutelage.base.progress import console, output
     from tutelage.report.terminal import scores_table
 
     folder, models = out or EVALUATED, [recipe, *(overrides or ())]
@@ -160,14 +148,11 @@ def export(
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
     overrides: Overrides = None,
     runs: Runs = RUNS,
-    babylm: Annotated[
-        Literal["2025", "2026"] | None,
-        typer.Option(help="An upload folder for BabyLM: the model, and a revision for each checkpoint by words seen."),
-    ] = None,
-) -> None:
+    babylm: Annotated[Literal["2025", "2026"] | None, typer.Option(
+        help="An upload folder for BabyLM: the model, and a revision for each checkpoint by words seen.")] = None,
+) -> None:  # fmt: skip
     """Copy a trained model to a folder that `AutoModelForCausalLM.from_pretrained` loads."""
     from tutelage import api
-    from tutelage.base.progress import console
 
     if babylm is None:
         api.export(recipe, model, folder, overrides or (), runs)
@@ -191,7 +176,6 @@ def score(
     quantiles of the rows' scores. An interrupted pass resumes where it stopped; what is scored stays.
     """
     from tutelage import api
-    from tutelage.base.progress import output
 
     output().print(str(api.score(recipe, model, overrides or (), runs, to)), highlight=False, markup=False)
 
@@ -231,7 +215,6 @@ def bench(
     run it twice to see how steady the numbers are. For the time of a whole recipe: `tutelage show RECIPE`.
     """
     from tutelage import api
-    from tutelage.base.progress import output
     from tutelage.bench.bench import table
 
     output().print(table(api.bench(preset, vocabulary, rows, length, steps)))
@@ -253,7 +236,6 @@ def _options(
 def _show_table(summary: object) -> None:
     if summary is None:
         return
-    from tutelage.base.progress import output
     from tutelage.compare.summary import Summary
     from tutelage.report.report import terminal_table
 
@@ -267,7 +249,6 @@ def main() -> None:
     Exit codes: 0 done, 1 a user's error, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM. Training saves before it leaves; a
     second Ctrl-C ends it at once.
     """
-    from tutelage.base.errors import Interrupted, UserError
     from tutelage.study.filter.text import visible
 
     # Read when torch loads. Threads that spin while they wait slow training down beside any other busy process; those

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tutelage.base.progress import output
+
 study = typer.Typer(
     no_args_is_help=True,
     help="""Let an LLM **plan, write and label a corpus** for a small model to learn from.
@@ -25,9 +27,8 @@ Train on it with a recipe that says `data: {corpus: studies/NAME/corpus}`.""",
 )
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file.")]
-Changes = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the study, as in `writing.words=10M`.")
-]
+_CHANGES = "Changes to the study, as in `writing.words=10M`."
+Changes = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_CHANGES)]
 Studies = Annotated[Path, typer.Option("--studies", help="Folder for studies.", envvar="TUTELAGE_STUDIES")]
 STUDIES = Path("studies")
 
@@ -87,19 +88,14 @@ def study_filter(file: StudyArgument, changes: Changes = None, studies: Studies 
 
 @study.command("audit")
 def study_audit(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="STUDY", help="A YAML file, a study's folder, a folder with plan.yaml and *.jsonl, or `starter`."
-        ),
-    ],
+    source: Annotated[str, typer.Argument(
+        metavar="STUDY", help="A YAML file, a study's folder, a folder with plan.yaml and *.jsonl, or `starter`.")],
     changes: Changes = None,
     studies: Studies = STUDIES,
-    suite: Annotated[
-        list[str] | None, typer.Option(help="Evaluation set to look for in the corpus; may be given again.")
-    ] = None,
+    suite: Annotated[list[str] | None, typer.Option(
+        help="Evaluation set to look for in the corpus; may be given again.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; `studies/NAME/audit` by default.")] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a page about a corpus: `studies/NAME/audit/index.html`, and its numbers, `audit.json`.
 
     Which tasks have labels and how even they are, how sure the teacher was, how varied the texts are, what repeats,
@@ -154,7 +150,6 @@ def study_prompts(folder: Annotated[Path, typer.Argument(help="A folder, made if
 def _show(verb: str, file: str, changes: list[str] | None, studies: Path, *more: Any) -> Any:
     """Do what a verb of `api.studies` does, print its table and return what it returned."""
     from tutelage.api import studies as work
-    from tutelage.base.progress import output
     from tutelage.report.study_tables import TABLES
 
     done = getattr(work, f"study_{verb}")(file, changes or (), studies, *more)

@@ -1,8 +1,7 @@
 """Zip archives from the network, unpacked without trusting them.
 
 Refused: absolute paths, `..`, links, encrypted members without a password, more members or bytes than a corpus can
-have, and members that grow more than a text ever does (a bomb). Nothing is written outside the target, and it appears
-whole or not at all.
+have, and members that grow more than a text ever does (a bomb).
 """
 
 from __future__ import annotations
@@ -20,20 +19,14 @@ from tutelage.base.progress import human, progress
 
 MAX_MEMBERS = 10_000
 MAX_BYTES = 20 << 30
-MAX_RATIO = 100
-"""Deflated text shrinks 2 to 5 times, very repetitive text 20 times."""
-BLOCK = 1 << 20
+MAX_RATIO = 100  # deflated text shrinks 2 to 5 times, very repetitive text 20 times
 
 
 def unpack(archive: Path, target: Path, wanted: Mapping[str, str], password: str | None = None) -> None:
-    """Unpack members of a zip archive into the folder `target`, replacing it.
+    """Unpack members of a zip archive into the folder `target`, replacing it; it appears whole or not at all.
 
-    Args:
-        archive: the zip file.
-        target: folder to make.
-        wanted: names of members, and the file names they get. A member that lies elsewhere in the archive than
-            expected is still found if its last name is unique there.
-        password: of encrypted members.
+    `wanted` has the names of members, and the file names they get. A member that lies elsewhere in the archive than
+    expected is still found if its last name is unique there.
 
     Raises:
         UserError: not a zip file, damaged, hostile, a wanted member is missing, or a wrong password.
@@ -49,7 +42,7 @@ def unpack(archive: Path, target: Path, wanted: Mapping[str, str], password: str
                 for name, member in members.items():
                     with opened.open(member) as source, (folder / name).open("wb") as file:
                         # The reader stops at the size that was checked, whatever the compressed bytes hold.
-                        shutil.copyfileobj(source, file, BLOCK)
+                        shutil.copyfileobj(source, file, 1 << 20)
                     bar.advance(member.file_size)
     except RuntimeError as error:
         # What zipfile says of a wrong password; NotImplementedError is a kind of it.
@@ -65,27 +58,15 @@ def unpack(archive: Path, target: Path, wanted: Mapping[str, str], password: str
 def _find(archive: Path, members: list[zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:
     exact = [member for member in members if member.filename == name]
     last = PurePosixPath(name).name
-    alike = [
-        member
-        for member in members
-        if PurePosixPath(member.filename).name == last and not member.filename.startswith("__MACOSX")
-    ]
+    sound = [member for member in members if not member.filename.startswith("__MACOSX")]
+    alike = [member for member in sound if PurePosixPath(member.filename).name == last]
     if len(exact) == 1 or len(alike) == 1:
         return (exact or alike)[0]
     raise UserError(f"{archive} has no '{name}'; delete it and run again, or unpack it and pass its folder")
 
 
 def list_members(archive: Path, folder: str, suffix: str) -> list[str]:
-    """Return the files directly in any folder of that name inside a zip archive, by their names in the archive.
-
-    Args:
-        archive: the zip file.
-        folder: last part of the folder's path.
-        suffix: how wanted files end.
-
-    Raises:
-        UserError: not a zip file, or no such file in it.
-    """
+    """Return the files directly in any folder of that name inside a zip archive, by their names in the archive."""
     try:
         with zipfile.ZipFile(archive) as opened:
             names = [PurePosixPath(name) for name in opened.namelist() if not name.startswith("__MACOSX")]

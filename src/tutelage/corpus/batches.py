@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,39 +37,25 @@ class Tokens(Protocol):
     """What batches need of a token store."""
 
     @property
-    def tokens(self) -> npt.NDArray[np.unsignedinteger]:
-        """All tokens in a row."""
+    def tokens(self) -> npt.NDArray[np.unsignedinteger]: ...
 
     @property
-    def document_starts(self) -> Ints:
-        """Where each document begins."""
+    def document_starts(self) -> Ints: ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens and their targets.
+    """Rows of tokens and their targets."""
 
-    Attributes:
-        rows_B: which rows of the store these are.
-        epochs_B: in which pass over the store each row is read; offsets and masks depend on it.
-        tokens_BT: what the model reads.
-        targets_BT: the token to predict at each position; `IGNORE` where there is no loss.
-        lengths_B: tokens before the padding of each row; None where no row is padded.
-        labels: what `LabelReader.read` returns, each with B as its first dimension; empty where no labels are learned.
-        masked: whether tokens were hidden, for a masked model; else the batch is for a causal one.
-        rewritten: whether rows were rewritten by a mixture of denoisers, which asks at some positions only.
-        silent: a stand-in without any loss, for a process that has no rows of a small batch.
-    """
-
-    rows_B: Tensor
-    epochs_B: Tensor
-    tokens_BT: Tensor
-    targets_BT: Tensor
-    lengths_B: Tensor | None
-    labels: dict[str, Tensor]
-    masked: bool = False
-    rewritten: bool = False
-    silent: bool = False
+    rows_B: Tensor  # which rows of the store these are
+    epochs_B: Tensor  # in which pass over the store each row is read; offsets and masks depend on it
+    tokens_BT: Tensor  # what the model reads
+    targets_BT: Tensor  # the token to predict at each position; `IGNORE` where there is no loss
+    lengths_B: Tensor | None  # tokens before the padding of each row; None where no row is padded
+    labels: dict[str, Tensor]  # of `LabelReader.read`, with B as first dimension; empty where none are learned
+    masked: bool = False  # whether tokens were hidden, for a masked model; else the batch is for a causal one
+    rewritten: bool = False  # whether a mixture of denoisers rewrote the rows; it asks at some positions only
+    silent: bool = False  # a stand-in without any loss, for a process that has no rows of a small batch
 
     def part(self, rows: slice) -> Batch:
         """Return some of the rows."""
@@ -92,7 +78,6 @@ class Batch:
         return self._each(lambda tensor: to_device(tensor, device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Change every tensor but the numbers of rows and epochs."""
         lengths = None if self.lengths_B is None else change(self.lengths_B)
         labels = {task: change(labels) for task, labels in self.labels.items()}
         tokens, targets = change(self.tokens_BT), change(self.targets_BT)
@@ -125,22 +110,15 @@ def to_device(tensor: Optional_, device: torch.device) -> Optional_:
 class Chunks:
     """Rows of exactly `length` tokens of running text."""
 
-    def __init__(
-        self, store: Tokens, length: int, chunking: Literal["fixed", "epoch_offset", "random"], seed: int
-    ) -> None:
+    def __init__(self, store: Tokens, length: int, chunking: str, seed: int) -> None:
         self.tokens, self.length, self.chunking, self.seed = store.tokens, length, chunking, seed
         size = len(store.tokens)
         # Room for the largest offset, so that every epoch has the same rows.
-        self.count = {
-            "fixed": size // length,
-            "epoch_offset": (size - length + 1) // length,
-            "random": size // length - 1,
-        }[chunking]
+        rows = {"fixed": size // length, "epoch_offset": (size - length + 1) // length, "random": size // length - 1}
+        self.count = rows[chunking]
         if self.count < 1:
-            raise UserError(
-                f"the corpus has {size} tokens, too few for one row of {length}: take a larger corpus or "
-                "a smaller data.rows.length"
-            )
+            raise UserError(f"the corpus has {size} tokens, too few for one row of {length}: take a larger corpus or "
+                            "a smaller data.rows.length")  # fmt: skip
 
     def row(self, row: int, epoch: int) -> Ints:
         """Return the tokens of one row."""
@@ -189,9 +167,6 @@ class BatchSource:
     """The batches of a token store: `source.batch(step)` for any step, in any order.
 
     Args:
-        store: the tokens.
-        rows: how they become rows.
-        batch_rows: rows in a batch.
         seed: of order and offsets.
         pad_id: fills up rows of examples.
         masking: hides tokens for a masked model; without it, targets are the next tokens.
@@ -221,8 +196,7 @@ class BatchSource:
         self.only: Ints | None = None
         self.targets: Bools | None = None
         self.batch_rows, self.seed, self.pad_id, self.masking, self.shuffle = batch_rows, seed, pad_id, masking, shuffle
-        self.mixture = mixture
-        self.labels = labels
+        self.mixture, self.labels = mixture, labels
         self.tokens_per_epoch = int(self.row_lengths.sum())
         self._remember()
 
@@ -241,12 +215,10 @@ class BatchSource:
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, counted from 0 over the whole run."""
         if isinstance(self.rows, Chunks):
-            index = np.arange(step * self.batch_rows, (step + 1) * self.batch_rows)
-            epochs, places = np.divmod(index, self.count)
-            rows = [
-                (int(self._permutation(int(epoch))[place]), int(epoch))
-                for epoch, place in zip(epochs, places, strict=True)
-            ]
+            places = (
+                divmod(index, self.count) for index in range(step * self.batch_rows, (step + 1) * self.batch_rows)
+            )
+            rows = [(int(self._permutation(epoch)[place]), epoch) for epoch, place in places]
         else:
             epoch, place = divmod(step, len(self._epoch_batches(0)))
             rows = [(int(row), epoch) for row in self._epoch_batches(epoch)[place]]
@@ -294,14 +266,13 @@ class BatchSource:
         return self.rows.count if self.only is None else len(self.only)
 
     @cached_property
-    def _row_starts(self) -> Ints:
-        """Where each row's first position is if all stand one after another."""
-        return np.cumsum(self.row_lengths) - self.row_lengths
-
-    @cached_property
     def row_lengths(self) -> Ints:
         """Tokens of each row, padding left out."""
         return self.rows.lengths if isinstance(self.rows, Examples) else np.full(self.rows.count, self.rows.length)
+
+    @cached_property
+    def _row_ends(self) -> Ints:
+        return np.cumsum(self.row_lengths)
 
     @property
     def shifts(self) -> bool:
@@ -335,10 +306,9 @@ class BatchSource:
         for bucket in range(len(self.rows.sizes)):
             inside = order[self.rows.bucket[order] == bucket]
             batches += [inside[i : i + self.batch_rows] for i in range(0, len(inside), self.batch_rows)]
-        if self.shuffle:
-            mixed = keyed_generator(self.seed, 4, epoch).permutation(len(batches))
-            batches = [batches[i] for i in mixed]
-        return batches
+        if not self.shuffle:
+            return batches
+        return [batches[i] for i in keyed_generator(self.seed, 4, epoch).permutation(len(batches))]
 
     def _collate(self, rows: list[tuple[int, int]]) -> Batch:
         texts = [self.rows.row(row, epoch) for row, epoch in rows]
@@ -364,10 +334,9 @@ class BatchSource:
             last = lengths - 1 if self.masking is None else lengths
             targets[torch.arange(tokens.shape[1]) >= last[:, None]] = IGNORE
         if self.targets is not None:
-            # Where targets are selected, the others are left out.
             for place, (row, _) in enumerate(rows):
-                start, length = int(self._row_starts[row]), int(self.row_lengths[row])
-                targets[place, :length][torch.from_numpy(~self.targets[start : start + length])] = IGNORE
+                length, end = int(self.row_lengths[row]), int(self._row_ends[row])
+                targets[place, :length][torch.from_numpy(~self.targets[end - length : end])] = IGNORE
         labels = {}
         if self.labels is not None and isinstance(self.rows, Examples):
             labels = self.labels.read([self.rows.place(row) for row, _ in rows])

@@ -1,8 +1,5 @@
 """Known corpora: where they are published and which files they have.
 
-A digest that could not be verified is None: the file is then pinned
-by its first download, whose digest is recorded beside it and checked from then on.
-
 Sources: the BabyLM calls (arXiv 2301.11796, 2502.10645, 2602.20092), https://babylm.github.io, the OSF projects ad7qg
 (2024) and ryjfm (2025), the Hugging Face organisation BabyLM-community (2026).
 """
@@ -13,19 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 PartName = Literal["10m", "100m", "dev", "test"]
+_SUFFIXES: dict[PartName, str] = {"10m": ".train", "100m": ".train", "dev": ".dev", "test": ".test"}
 
-SOURCES_2023 = (
-    "aochildes",
-    "bnc_spoken",
-    "cbt",
-    "children_stories",
-    "gutenberg",
-    "open_subtitles",
-    "qed",
-    "simple_wikipedia",
-    "switchboard",
-    "wikipedia",
-)
+SOURCES_2023 = ("aochildes", "bnc_spoken", "cbt", "children_stories", "gutenberg", "open_subtitles", "qed",
+                "simple_wikipedia", "switchboard", "wikipedia")  # fmt: skip
 SOURCES_2024 = ("bnc_spoken", "childes", "gutenberg", "open_subtitles", "simple_wiki", "switchboard")
 
 LICENCES = {
@@ -49,24 +37,18 @@ LICENCES = {
 class Remote:
     """A file to download."""
 
-    url: str
-    """Where it is."""
-    filename: str
-    """Its name in the cache."""
-    bytes: int | None = None
-    """Its size, if known."""
-    sha256: str | None = None
-    """Its digest; None: pinned on the first download."""
+    url: str  # where it is
+    filename: str  # its name in the cache
+    bytes: int | None = None  # its size, if known
+    sha256: str | None = None  # its digest; None where unpublished: the first download's is recorded beside it
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusPart:
     """One published part of a year's corpora: its files, inside an archive or one by one."""
 
-    files: tuple[str, ...]
-    """Names of the text files: paths inside the archive, or the names of `remotes`."""
-    remotes: tuple[Remote, ...]
-    """One archive that holds all of `files`, or one remote a file, in the same order."""
+    files: tuple[str, ...]  # names of the text files: paths inside the archive, or the names of `remotes`
+    remotes: tuple[Remote, ...]  # one archive that holds all of `files`, or one remote a file, in the same order
 
     @property
     def archived(self) -> bool:
@@ -86,32 +68,21 @@ def _release_2023() -> dict[PartName, CorpusPart]:
         bytes=253_170_132,
         sha256="1337771192c61fa38c7eca2ef535f568c19270789b114fe7c60fe23e4314ab57",
     )
-    folders: dict[PartName, tuple[str, str]] = {
-        "10m": ("babylm_10M", ".train"),
-        "100m": ("babylm_100M", ".train"),
-        "dev": ("babylm_dev", ".dev"),
-        "test": ("babylm_test", ".test"),
-    }
+    folders: dict[PartName, str] = {"10m": "10M", "100m": "100M", "dev": "dev", "test": "test"}
     return {
-        name: _archive(remote, SOURCES_2023, f"babylm_data/{folder}", suffix)
-        for name, (folder, suffix) in folders.items()
+        name: _archive(remote, SOURCES_2023, f"babylm_data/babylm_{folder}", _SUFFIXES[name])
+        for name, folder in folders.items()
     }
 
 
 def _release_osf(ids: dict[PartName, str]) -> dict[PartName, CorpusPart]:
     # Digests are not published; file ids come from public download scripts and were not fetched by us.
-    folders: dict[PartName, tuple[str, str]] = {
-        "10m": ("train_10M", ".train"),
-        "100m": ("train_100M", ".train"),
-        "dev": ("dev", ".dev"),
-        "test": ("test", ".test"),
+    folders: dict[PartName, str] = {"10m": "train_10M", "100m": "train_100M", "dev": "dev", "test": "test"}
+    remotes = {
+        name: Remote(url=f"https://osf.io/download/{ids[name]}/", filename=f"{folder}.zip")
+        for name, folder in folders.items()
     }
-    return {
-        name: _archive(
-            Remote(url=f"https://osf.io/download/{ids[name]}/", filename=f"{folder}.zip"), SOURCES_2024, folder, suffix
-        )
-        for name, (folder, suffix) in folders.items()
-    }
+    return {name: _archive(remotes[name], SOURCES_2024, folders[name], _SUFFIXES[name]) for name in folders}
 
 
 def _hub_part(repository: str, revision: str, suffix: str, digests: tuple[str, ...] = ()) -> CorpusPart:

@@ -17,11 +17,7 @@ from tutelage.corpus.splits import SPLITS, Split
 def choose(corpora: list[Corpus], cleaned: list[CleanedFile], data: recipe.Data, notes: list[str]) -> None:
     """Set for each file the passages of each split (`CleanedFile.chosen`).
 
-    Args:
-        corpora: the recipe's own first, then those that are mixed in.
-        cleaned: their files.
-        data: budgets and shares.
-        notes: where a budget is larger than what is there, that is noted.
+    `corpora` are the recipe's own first, then those that are mixed in. Budgets larger than what is there are noted.
 
     Raises:
         UserError: a corpus that is mixed in has fewer words than its share.
@@ -41,11 +37,10 @@ def choose(corpora: list[Corpus], cleaned: list[CleanedFile], data: recipe.Data,
             if whole is None and data.mix and split != "test":
                 # Where no number is asked for, it is what the recipe's own corpus has.
                 whole = float(sum(file.words_of(split) for file in mine))
-            budget = whole if split == "test" else whole if whole is None else whole * corpus.share
-            if not corpus.held and split == "test":
-                budget = 0.0
-            if budget is not None:
-                _cut(corpus, split, mine, budget, notes)
+            if split == "test" and not corpus.held:
+                _cut(corpus, split, mine, 0.0, notes)
+            elif whole is not None:
+                _cut(corpus, split, mine, whole if split == "test" else whole * corpus.share, notes)
 
 
 def _cut(corpus: Corpus, split: Split, mine: list[CleanedFile], budget: float, notes: list[str]) -> None:

@@ -19,8 +19,7 @@ from tutelage.corpus.examples import Example, read_examples
 from tutelage.corpus.sources import Corpus, SourceFile
 from tutelage.corpus.splits import Passages, Split
 
-STUDIED = ("starter", "study")
-"""Formats whose records are examples of a study."""
+STUDIED = ("starter", "study")  # formats whose records are examples of a study
 
 
 @dataclass
@@ -31,12 +30,9 @@ class CleanedFile:
     source: SourceFile
     path: Path
     passages: Passages
-    size: int
-    """Bytes of the original."""
-    sha256: str
-    """Of the original."""
-    chosen: dict[Split, Bools] = field(default_factory=dict)
-    """The passages of each split (see `choosing`)."""
+    size: int  # bytes of the original
+    sha256: str  # of the original
+    chosen: dict[Split, Bools] = field(default_factory=dict)  # the passages of each split (see `choosing`)
 
     @property
     def words(self) -> int:
@@ -51,11 +47,6 @@ class CleanedFile:
         """Cut passages at two line numbers, so that each lies in one split."""
         with self.path.open("rb") as file:
             self.passages = splits.cut_at_lines(self.passages, file, lines)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether it holds examples of a study, one a document."""
-        return self.source.format in STUDIED
 
     def examples(self, split: Split) -> Iterator[Example]:
         """Yield the examples of a split's passages, each of which is a whole one."""
@@ -74,7 +65,7 @@ class CleanedFile:
         chosen = self.chosen[split]
         if not chosen.any():
             return
-        if separator == "brackets" and self.labelled:
+        if separator == "brackets" and self.source.format in STUDIED:
             for example in self.examples(split):
                 for index, text in enumerate(filter(None, (example.text, example.text_pair))):
                     yield Text(len(text.split()), [text.strip()], joins=index > 0)
@@ -142,10 +133,8 @@ def _records(source: SourceFile, data: recipe.Data) -> Iterator[str]:
         # Pairs become two lines; words are joined by single spaces, so that tags stay aligned with them.
         text = "\n".join(filter(None, (example.text, example.text_pair)))
         if fault := reading.unsound(text):
-            raise UserError(
-                f"{source.path}: {fault} in the example {text[:40]!r}; take it out, or filter the corpus first "
-                "(`tutelage study filter`)"
-            )
+            raise UserError(f"{source.path}: {fault} in the example {text[:40]!r}; take it out, or filter the corpus "
+                            "first (`tutelage study filter`)")  # fmt: skip
         yield text
 
 

@@ -21,9 +21,6 @@ from tutelage.base.functions import is_function_name, load_function
 
 Cleaner = Callable[[str], str]
 
-BLOCK = 1 << 20
-"""Characters cleaned at once."""
-
 _BLANKS = re.compile("[ \t\u00a0]+")
 _BLANK_BEFORE_POINT = re.compile("[ \t\u00a0]([.,;!?])")
 _BLANK_BEFORE_APOSTROPHE = re.compile("(\\w)[ \t\u00a0](['’]\\w)")
@@ -40,7 +37,7 @@ def spacing(text: str) -> str:
 
 def bnc_spoken(text: str) -> str:
     """Mend the spacing and delete double newlines, which glues paragraphs."""
-    return _glued(spacing(text))
+    return glued(spacing(text))
 
 
 def cbt(text: str) -> str:
@@ -58,14 +55,9 @@ def qed(text: str) -> str:
     return "\n".join(_qed_line(line) for line in text.split("\n"))
 
 
-def simple_wikipedia(text: str) -> str:
-    """Delete double newlines, which glues articles; titles stay between their `= = =`."""
-    return _glued(text)
-
-
 def wikipedia(text: str) -> str:
     """Glue titles to the text and paragraphs to each other, strip lines (see `drop_first` for the file's start)."""
-    return _glued(_stripped_lines(_TITLE_LINE.sub(r"\1", text)))
+    return glued(_stripped_lines(_TITLE_LINE.sub(r"\1", text)))
 
 
 def wikipedia_mended(text: str) -> str:
@@ -83,7 +75,8 @@ def drop_first(text: str) -> str:
     return text[1:]
 
 
-def _glued(text: str) -> str:
+def glued(text: str) -> str:
+    """Delete double newlines, which glues articles (simple_wikipedia; titles stay between their `= = =`)."""
     return text.replace("\n\n", "")
 
 
@@ -108,8 +101,8 @@ PUBLISHED: dict[str, Cleaner] = {
     "gutenberg": unchanged,
     "open_subtitles": open_subtitles,
     "qed": qed,
-    "simple_wiki": simple_wikipedia,
-    "simple_wikipedia": simple_wikipedia,
+    "simple_wiki": glued,
+    "simple_wikipedia": glued,
     "switchboard": unchanged,
     "wikipedia": wikipedia,
 }
@@ -134,18 +127,15 @@ def clean(text: str, source: str, behaviour: str) -> str:
     cleaned = cleaner(source, behaviour)
     if cleaned is wikipedia:
         # The rules come first, then the first character goes, then double newlines: the order is part of the result.
-        return _glued(drop_first(_stripped_lines(_TITLE_LINE.sub(r"\1", text))))
+        return glued(drop_first(_stripped_lines(_TITLE_LINE.sub(r"\1", text))))
     return cleaned(text)
 
 
-def clean_blocks(blocks: Iterable[str], source: str, behaviour: str, size: int = BLOCK) -> Iterator[str]:
+def clean_blocks(blocks: Iterable[str], source: str, behaviour: str, size: int = 1 << 20) -> Iterator[str]:
     """Clean a stream of text in blocks of about `size` characters; together they equal `clean` of the whole."""
     cleaned = cleaner(source, behaviour)
-    first = True
-    for block in _cut(blocks, size):
-        text = clean(block, source, behaviour) if first else cleaned(block)
-        first = False
-        if text:
+    for number, block in enumerate(_cut(blocks, size)):
+        if text := cleaned(block) if number else clean(block, source, behaviour):
             yield text
 
 

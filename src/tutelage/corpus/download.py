@@ -24,8 +24,7 @@ from tutelage.base.progress import human, progress
 ATTEMPTS = 5
 """Tries in a row without a new byte before giving up; waits double from one second."""
 TIMEOUT = httpx2.Timeout(30.0)
-MAX_BYTES = 20 << 30
-"""No corpus of this kind is larger; a server that sends more is stopped."""
+MAX_BYTES = 20 << 30  # no corpus of this kind is larger; a server that sends more is stopped
 
 
 class _Passing(Exception):
@@ -50,19 +49,12 @@ class _State:
         self.etag = None
 
 
-def download(
-    url: str,
-    target: Path,
-    *,
-    sha256: str | None = None,
-    size: int | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Path:
+def download(url: str, target: Path, *, sha256: str | None = None, size: int | None = None,
+             sleep: Callable[[float], None] = time.sleep) -> Path:  # fmt: skip
     """Download `url` to `target` unless it is there already; continue what an earlier try left.
 
     Args:
         url: `https://`, or `http://` on this machine only.
-        target: file to write; its folder is made.
         sha256: expected digest; without it the digest of the first download is pinned in `<target>.sha256`.
         size: expected bytes, if known.
         sleep: waits between tries (replaced in tests).
@@ -111,10 +103,9 @@ def _fetch_with_retries(url: str, state: _State, size: int | None, sleep: Callab
         except (_Passing, httpx2.TransportError) as error:
             failures = 0 if state.done > before else failures + 1
             if failures >= ATTEMPTS:
-                raise UserError(
-                    f"could not download {url}: {error or type(error).__name__}; {human(state.done)}B are kept in "
-                    f"{state.part}: run again to continue, or put the file at {state.part.with_suffix('')} by hand"
-                ) from error
+                kept = f"{human(state.done)}B are kept in {state.part}: run again to continue"
+                raise UserError(f"could not download {url}: {error or type(error).__name__}; {kept}, or put the file "
+                                f"at {state.part.with_suffix('')} by hand") from error  # fmt: skip
             sleep(2.0 ** max(failures - 1, 0))
 
 
@@ -163,7 +154,10 @@ def _fetch(url: str, state: _State, size: int | None) -> None:
 def _receive(url: str, response: httpx2.Response, state: _State, done: int, size: int | None) -> None:
     length = response.headers.get("content-length")
     total = done + int(length) if length is not None else size
-    _check_room(url, state.part.parent, (total or 0) - done)
+    free, needed = shutil.disk_usage(state.part.parent).free, (total or 0) - done
+    if needed > free:
+        raise UserError(f"{url} needs {human(needed)}B, but {state.part.parent} has {human(free)}B left: free some "
+                        "space, or set TUTELAGE_CACHE to a folder on a larger disk")  # fmt: skip
     etag = response.headers.get("etag")
     # A weak ETag promises the same meaning, not the same bytes; nothing may be continued on its word.
     state.etag = etag if etag and not etag.startswith("W/") else None
@@ -187,22 +181,12 @@ def _receive(url: str, response: httpx2.Response, state: _State, done: int, size
         raise _Passing(f"the connection broke after {human(received)}B of {human(total)}B")
 
 
-def _check_room(url: str, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{url} needs {human(needed)}B, but {folder} has {human(free)}B left: free some space, "
-            "or set TUTELAGE_CACHE to a folder on a larger disk"
-        )
-
-
 def _check_content(url: str, state: _State, sha256: str | None, size: int | None) -> None:
     found_size, found = state.part.stat().st_size, files.sha256(state.part)
     if (size is None or found_size == size) and (sha256 is None or found == sha256):
         return
     state.forget()
     expected = f"sha256 {sha256}" if sha256 else f"{size} bytes"
-    raise UserError(
-        f"{url} does not hold what it should (expected {expected}, found sha256 {found}, {found_size} bytes); the file "
-        "was thrown away. Run again; if it happens again, the publisher has changed it or something stands in between"
-    )
+    raise UserError(f"{url} does not hold what it should (expected {expected}, found sha256 {found}, {found_size} "
+                    "bytes); the file was thrown away. Run again; if it happens again, the publisher has changed it "
+                    "or something stands in between")  # fmt: skip

@@ -23,10 +23,8 @@ from tutelage.corpus.tokenizer import lost_bytes
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SEGMENT = 1 << 15
-"""Characters after which a text is cut at the next safe place."""
-BATCH = 1 << 20
-"""Characters handed to the tokenizer's threads at once."""
+SEGMENT = 1 << 15  # characters after which a text is cut at the next safe place
+BATCH = 1 << 20  # characters handed to the tokenizer's threads at once
 
 _PLACE = re.compile(r"\n(?=(\S))|(?<=[A-Za-z]) (?=[A-Za-z])")
 
@@ -37,8 +35,7 @@ class Text:
 
     words: int
     chunks: Iterable[str]
-    joins: bool = False
-    """Whether it continues the document of the text before it: the second text of a pair."""
+    joins: bool = False  # whether it continues the document of the text before it: the second text of a pair
 
 
 @dataclass(frozen=True)
@@ -46,14 +43,10 @@ class Segment:
     """A part of a text."""
 
     text: str
-    opens: bool
-    """Whether it is the first of its text."""
-    closes: bool
-    """Whether it is the last."""
-    words: int
-    """Of the whole text, told with its first segment; else 0."""
-    joins: bool = False
-    """As its text does."""
+    opens: bool  # whether it is the first of its text
+    closes: bool  # whether it is the last
+    words: int  # of the whole text, told with its first segment; else 0
+    joins: bool = False  # as its text does
 
 
 @dataclass(frozen=True)
@@ -62,21 +55,17 @@ class Encoded:
 
     segment: Segment
     ids: npt.NDArray[np.uint32]
-    lost: int
-    """Bytes that the tokenizer dropped."""
+    lost: int  # bytes that the tokenizer dropped
 
 
 def segments(text: Text, size: int = SEGMENT) -> Iterator[Segment]:
     """Cut a text at safe places at least `size` characters apart; nothing comes of an empty text."""
-    held: str | None = None
-    opens = True
-    for part in _parts(text.chunks, size):
-        if held is not None:
-            yield Segment(held, opens, False, text.words if opens else 0, text.joins)
-            opens = False
-        held = part
-    if held is not None:
-        yield Segment(held, opens, True, text.words if opens else 0, text.joins)
+    parts, opens = _parts(text.chunks, size), True
+    part = next(parts, None)
+    while part is not None:
+        following = next(parts, None)
+        yield Segment(part, opens, following is None, text.words if opens else 0, text.joins)
+        part, opens = following, False
 
 
 def _parts(chunks: Iterable[str], size: int) -> Iterator[str]:
@@ -101,12 +90,7 @@ def _next_place(text: str, start: int) -> int | None:
 
 
 class Encoder:
-    """A tokenizer set up to encode a corpus.
-
-    Attributes:
-        exact: whether segments give the same tokens as the whole text (byte-level tokenizers with GPT-2's splitting).
-        unknown_id: the tokenizer's unknown token, if it has one.
-    """
+    """A tokenizer set up to encode a corpus."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         from tokenizers import Tokenizer
@@ -114,6 +98,7 @@ class Encoder:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         state["padding"] = state["truncation"] = None
         splitting = state["pre_tokenizer"] or {}
+        # Whether segments give the same tokens as the whole text.
         self.exact = splitting.get("type") == "ByteLevel" and bool(splitting.get("use_regex"))
         self._first = Tokenizer.from_str(json.dumps(state))
         self._rest = self._first
@@ -129,21 +114,18 @@ class Encoder:
         """Encode texts in order, a batch of segments at a time."""
         batch: list[Segment] = []
         size = 0
-        for text in texts:
-            for segment in segments(text):
-                batch.append(segment)
-                size += len(segment.text)
-                if size >= BATCH:
-                    yield from self._flush(batch)
-                    batch, size = [], 0
+        for segment in (segment for text in texts for segment in segments(text)):
+            batch.append(segment)
+            size += len(segment.text)
+            if size >= BATCH:
+                yield from self._flush(batch)
+                batch, size = [], 0
         yield from self._flush(batch)
 
     def word_places(self, text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:
         """Return the first and last token of each word of a text; None of a word that has no token of its own.
 
-        Args:
-            text: the words, single spaces between them.
-            words: without white space.
+        `words` are without white space; in the text, single spaces stand between them.
         """
         offsets = self._first.encode(text, add_special_tokens=False).offsets
         found: list[tuple[int, int] | None] = []
@@ -168,12 +150,10 @@ class Encoder:
             encodings = backend.encode_batch_fast([batch[i].text for i in mine], add_special_tokens=False)
             for i, encoding in zip(mine, encodings, strict=True):
                 found[i] = encoding
-        for segment, encoding in zip(batch, found, strict=True):
-            yield Encoded(segment, np.asarray(encoding.ids, dtype=np.uint32), self._count_lost(segment.text))
-
-    def _count_lost(self, text: str) -> int:
-        if not self._lost:
-            return 0
         normalizer = self._first.normalizer
-        data = (normalizer.normalize_str(text) if normalizer else text).encode()
-        return len(data) - len(data.translate(None, self._lost))
+        for segment, encoding in zip(batch, found, strict=True):
+            lost = 0
+            if self._lost:
+                data = (normalizer.normalize_str(segment.text) if normalizer else segment.text).encode()
+                lost = len(data) - len(data.translate(None, self._lost))
+            yield Encoded(segment, np.asarray(encoding.ids, dtype=np.uint32), lost)

@@ -34,28 +34,16 @@ Label = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Example:
-    """A text or a pair, and what is known about it.
+    """A text or a pair, and what is known about it."""
 
-    Attributes:
-        kind: of the lesson it was written for.
-        text: the text; words joined by spaces where `words` are given.
-        text_pair: the second text of a pair.
-        words: the text cut into the words that tags belong to.
-        labels: by task.
-        confidence: by task, 0 to 1; whole where missing.
-        task: what it was written for.
-        origin: key of the request that wrote it; empty for texts from elsewhere.
-        label_origins: by task, keys of the requests that labelled it.
-    """
-
-    kind: TaskKind
-    text: str
-    text_pair: str | None = None
-    words: tuple[str, ...] | None = None
-    labels: Mapping[str, Label] = field(default_factory=dict)
-    confidence: Mapping[str, float] = field(default_factory=dict)
-    task: str | None = None
-    origin: str = ""
+    kind: TaskKind  # of the lesson it was written for
+    text: str  # words joined by spaces where `words` are given
+    text_pair: str | None = None  # the second text of a pair
+    words: tuple[str, ...] | None = None  # the text cut into the words that tags belong to
+    labels: Mapping[str, Label] = field(default_factory=dict)  # by task
+    confidence: Mapping[str, float] = field(default_factory=dict)  # by task, 0 to 1; whole where missing
+    task: str | None = None  # what it was written for
+    origin: str = ""  # key of the request that wrote it; empty for texts from elsewhere
     label_origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
@@ -75,10 +63,8 @@ class Example:
         return sum(len(text.split()) for text in self.texts)
 
     def takes(self, tagged_words: int | None = None) -> tuple[TaskKind, ...]:
-        """Return the kinds of tasks that could label it; words are tagged where spaces alone part them, on one line.
-
-        Args:
-            tagged_words: longest text whose words are to be labelled.
+        """Return the kinds of tasks that could label it; words are tagged where spaces alone part them, on one line,
+        in texts of at most `tagged_words` words.
         """
         if self.text_pair is not None:
             return ("pair_classification",)
@@ -89,14 +75,9 @@ class Example:
     def record(self) -> dict[str, Any]:
         """Return it as a line's object, defaults left out."""
         found: dict[str, Any] = {"id": self.id, "kind": self.kind}
-        if self.task is not None:
-            found["task"] = self.task
-        if self.words is None:
-            found["text"] = self.text
-        else:
-            found["words"] = list(self.words)
-        if self.text_pair is not None:
-            found["text_pair"] = self.text_pair
+        found |= {} if self.task is None else {"task": self.task}
+        found |= {"text": self.text} if self.words is None else {"words": list(self.words)}
+        found |= {} if self.text_pair is None else {"text_pair": self.text_pair}
         for key in ("labels", "confidence", "origin", "label_origins"):
             if value := getattr(self, key):
                 found[key] = dict(value) if isinstance(value, Mapping) else value
@@ -104,22 +85,19 @@ class Example:
 
 
 def example_of(record: Mapping[str, Any], where: str) -> Example:
-    """Make an example of a line's object.
-
-    Args:
-        record: the object.
-        where: file and line, for errors.
+    """Make an example of a line's object; `where` is its file and line.
 
     Raises:
         UserError: unknown or missing fields, values of another type, tags that do not fit the words.
     """
-
     try:
         _check_fields(record)
         text, words = _text_and_words(record)
         labels, confidence, origins = (record.get(key) or {} for key in ("labels", "confidence", "label_origins"))
         _check_labels(labels, 0 if words is None else len(words))
-        _check_confidence(confidence)
+        for name, sure in confidence.items():
+            if isinstance(sure, bool) or not isinstance(sure, int | float) or not 0 <= sure <= 1:
+                raise ValueError(f"'confidence.{name}' is no number between 0 and 1")
         if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in origins.values()):
             raise ValueError("'label_origins' holds lists of request keys")
     except ValueError as error:
@@ -177,23 +155,13 @@ def _check_labels(labels: Mapping[str, Any], words: int) -> None:
             raise ValueError(f"'labels.{name}' is neither a label nor a list of labels")
 
 
-def _check_confidence(confidence: Mapping[str, Any]) -> None:
-    for name, sure in confidence.items():
-        if isinstance(sure, bool) or not isinstance(sure, int | float) or not 0 <= sure <= 1:
-            raise ValueError(f"'confidence.{name}' is no number between 0 and 1")
-
-
 def _are_words(value: Any) -> bool:
     """Tell whether a value is a list of words: texts without white space, none empty."""
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v.split() == [v] for v in value)
 
 
 def read_examples(path: Path) -> Iterator[Example]:
-    """Yield the examples of a file.
-
-    Raises:
-        UserError: a line that is no example, by its number.
-    """
+    """Yield the examples of a file; a line that is none is refused by its number."""
     for number, record in json_records(path):
         yield example_of(record, f"{path}, line {number}")
 

@@ -27,32 +27,26 @@ def export(name: str, text_field: str, folder: Path) -> dict[Literal["train", "t
     dataset, _, config = name.removeprefix("hf:").partition(":")
     target = folder / re.sub(r"[^A-Za-z0-9._-]+", "--", f"{dataset}:{config}:{text_field}")
     if not target.exists():
-        datasets = _library()
+        try:
+            datasets: Any = importlib.import_module("datasets")
+        except ImportError as error:
+            raise UserError("corpora named hf:... need the `datasets` library: pip install 'tutelage[data]'") from error
         revision = _revision(dataset)
         try:
-            splits = datasets.load_dataset(dataset, config or None, revision=revision, streaming=True)
+            found = datasets.load_dataset(dataset, config or None, revision=revision, streaming=True)
         except (ValueError, FileNotFoundError, ConnectionError) as error:
             raise UserError(f"data.corpus: cannot load '{name}': {error}") from error
         wanted = {"train": "train"}
-        if test := next((split for split in _TEST_SPLITS if split in splits), None):
+        if test := next((split for split in _TEST_SPLITS if split in found), None):
             wanted["test"] = test
-        if "train" not in splits:
-            raise UserError(f"data.corpus: '{name}' has no split 'train' (it has {sorted(splits)})")
+        if "train" not in found:
+            raise UserError(f"data.corpus: '{name}' has no split 'train' (it has {sorted(found)})")
         with files.new_folder(target) as building:
             for ours, theirs in wanted.items():
-                _write(splits[theirs], building / f"{ours}.jsonl", text_field, name)
+                _write(found[theirs], building / f"{ours}.jsonl", text_field, name)
             files.write_json(building / "revision.json", {"dataset": dataset, "config": config, "revision": revision})
-    found: dict[Literal["train", "test"], Path] = {"train": target / "train.jsonl"}
-    if (target / "test.jsonl").exists():
-        found["test"] = target / "test.jsonl"
-    return found
-
-
-def _library() -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise UserError("corpora named hf:... need the `datasets` library: pip install 'tutelage[data]'") from error
+    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    return {split: path for split in splits if (path := target / f"{split}.jsonl").exists()}
 
 
 def _revision(dataset: str) -> str:

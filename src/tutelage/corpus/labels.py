@@ -37,17 +37,11 @@ FILES = ("classes", "words", "tags", "sure")
 
 @dataclass(frozen=True)
 class LabelTask:
-    """A task that texts are labelled for.
+    """A task that texts are labelled for."""
 
-    Attributes:
-        name: as in the plan.
-        kind: what it labels: texts, pairs or words.
-        labels: in the plan's order, which numbers them.
-    """
-
-    name: str
-    kind: TaskKind
-    labels: tuple[str, ...]
+    name: str  # as in the plan
+    kind: TaskKind  # what it labels: texts, pairs or words
+    labels: tuple[str, ...]  # in the plan's order, which numbers them
 
     @property
     def tags(self) -> bool:
@@ -68,8 +62,7 @@ class LabelWriter:
         self._numbers = [{label: number for number, label in enumerate(task.labels)} for task in tasks]
         self._classes, self._words, self._tags, self._sure = array("h"), array("q"), array("h"), array("f")
         self._counts = dict.fromkeys((task.name for task in tasks), 0)
-        self.outside = 0
-        """Labels left out because the plan does not know them."""
+        self.outside = 0  # labels left out because the plan does not know them
 
     def skip(self, documents: int) -> None:
         """Note documents without labels."""
@@ -78,13 +71,7 @@ class LabelWriter:
             self._sure.extend([1.0] * len(self._tasks))
 
     def add(self, examples: Iterable[Example], starts: Iterable[int], encoder: Encoder) -> None:
-        """Note the labels of documents.
-
-        Args:
-            examples: one a document.
-            starts: the first token of each document, which opens it.
-            encoder: that made their tokens.
-        """
+        """Note the labels of documents, an example each; `starts` are the tokens that open them."""
         known = {task.name for task in self._tasks}
         for example, start in zip(examples, starts, strict=True):
             classes = [self._number(task, example) for task in range(len(self._tasks)) if not self._tasks[task].tags]
@@ -94,8 +81,7 @@ class LabelWriter:
             self.outside += sum(name not in known for name in example.labels)
 
     def _add_tags(self, example: Example, start: int, encoder: Encoder) -> None:
-        single = [task for task in self._tasks if task.tags and isinstance(example.labels.get(task.name), str)]
-        self.outside += len(single)
+        self.outside += sum(task.tags and isinstance(example.labels.get(task.name), str) for task in self._tasks)
         numbers = {
             task.name: [number.get(label) for label in label_s]
             for task, number in zip(self._tasks, self._numbers, strict=True)
@@ -110,10 +96,10 @@ class LabelWriter:
                 continue
             # Behind the token that opens the document.
             self._words.extend(start + 1 + token for token in place)
-            for task in (task for task in self._tasks if task.tags):
-                number = numbers[task.name][word] if task.name in numbers else None
+            for name in (task.name for task in self._tasks if task.tags):
+                number = numbers[name][word] if name in numbers else None
                 self._tags.append(IGNORE if number is None else number)
-                self._counts[task.name] += number is not None
+                self._counts[name] += number is not None
 
     def _number(self, index: int, example: Example) -> int:
         task = self._tasks[index]
@@ -142,30 +128,19 @@ class LabelWriter:
 
 @dataclass(frozen=True)
 class Labels:
-    """One split's labels, memory-mapped.
+    """One split's labels, memory-mapped; the arrays are described at the top of this file."""
 
-    Attributes:
-        tasks: those of texts and pairs, then those of words.
-        classes_NJ, words_W2, tags_WK, sure_NL: see the top of this file.
-        counts: labels by task.
-        digest: of all of it.
-    """
-
-    tasks: tuple[LabelTask, ...]
+    tasks: tuple[LabelTask, ...]  # those of texts and pairs, then those of words
     classes_NJ: Array
     words_W2: Array
     tags_WK: Array
     sure_NL: Array
-    counts: Mapping[str, int]
-    digest: str
+    counts: Mapping[str, int]  # labels by task
+    digest: str  # of all of it
 
     @classmethod
     def open(cls, folder: Path, split: str, manifest: Json, *, verify: bool = False) -> Labels | None:
-        """Open the labels of a prepared corpus; None where it has none. `verify` also checks the hashes.
-
-        Raises:
-            UserError: files that do not fit the manifest.
-        """
+        """Open the labels of a prepared corpus; None where it has none. `verify` also checks the hashes."""
         entry = manifest["splits"][split].get("labels")
         if entry is None:
             return None
@@ -177,11 +152,7 @@ class Labels:
 
 
 def load_array(path: Path, digest: str | None) -> Array:
-    """Map an array of a prepared corpus into memory; where a digest is given, the file's is compared with it.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Map an array of a prepared corpus into memory; where a digest is given, the file's is compared with it."""
     try:
         if digest is not None and files.sha256(path) != digest:
             raise ValueError("another sha256")
@@ -197,19 +168,12 @@ def damaged(path: Path, fault: str) -> UserError:
 
 @dataclass(frozen=True)
 class RowSpan:
-    """Where a row lies.
+    """Where a row lies."""
 
-    Attributes:
-        document: that it is a part of.
-        start: its first token among all.
-        length: its tokens.
-        opens: whether it is the document's first part.
-    """
-
-    document: int
-    start: int
-    length: int
-    opens: bool
+    document: int  # that it is a part of
+    start: int  # its first token among all
+    length: int  # its tokens
+    opens: bool  # whether it is the document's first part
 
 
 class LabelReader:
@@ -218,22 +182,14 @@ class LabelReader:
     A masked model finds a text's label at its first token and a word's at the word's first one. A causal model has seen
     neither there: it finds them at the row's last token and the word's last one.
 
-    Args:
-        labels: of the split.
-        tasks: whose labels are read.
-        causal: whether the model is causal.
-        confidence: whether labels weigh as much as they are sure; else all weigh 1.
-
-    Attributes:
-        tasks: as given.
-        counts: labels of each in the whole split.
+    With `confidence`, labels weigh as much as they are sure; else all weigh 1.
     """
 
     def __init__(self, labels: Labels, tasks: Sequence[LabelTask], causal: bool, confidence: bool = True) -> None:
         names = [task.name for task in labels.tasks]
         chosen = [names.index(task.name) for task in tasks]
         self.tasks = tuple(tasks)
-        self.counts = {task.name: labels.counts[task.name] for task in tasks}
+        self.counts = {task.name: labels.counts[task.name] for task in tasks}  # in the whole split
         self._labels, self._causal, self._confidence = labels, causal, confidence
         J = labels.classes_NJ.shape[1]
         self._classes = [index for index in chosen if index < J]
@@ -263,10 +219,6 @@ class LabelReader:
                 tags[row, : end - begin] = labels.tags_WK[begin:end][:, self._tags]
                 tag_places[row, : end - begin] = self._ends[begin:end] - place.start
         at = [place.length - 1 if self._causal else 0 for place in places]
-        return {
-            "classes": torch.from_numpy(classes),
-            "class_places": torch.tensor(at),
-            "tags": torch.from_numpy(tags),
-            "tag_places": torch.from_numpy(tag_places),
-            "sure": torch.from_numpy(sure if self._confidence else np.ones_like(sure)),
-        }
+        sure = sure if self._confidence else np.ones_like(sure)
+        arrays = {"classes": classes, "tags": tags, "tag_places": tag_places, "sure": sure}
+        return {"class_places": torch.tensor(at), **{name: torch.from_numpy(array) for name, array in arrays.items()}}

@@ -19,21 +19,13 @@ def keyed_generator(*keys: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Masking:
-    """How a masked model's inputs are hidden (BERT: 80 % masked, 10 % random, 10 % kept).
+    """How a masked model's inputs are hidden (BERT: 80 % masked, 10 % random, 10 % kept)."""
 
-    Attributes:
-        rate: share of tokens to predict.
-        mask_id: the mask token.
-        vocab_size: random replacements come from all ids below it that are not special.
-        special_ids: never hidden.
-        seed: of the draws.
-    """
-
-    rate: float
-    mask_id: int
-    vocab_size: int
-    special_ids: tuple[int, ...]
-    seed: int
+    rate: float  # share of tokens to predict
+    mask_id: int  # the mask token
+    vocab_size: int  # random replacements come from all ids below it that are not special
+    special_ids: tuple[int, ...]  # never hidden
+    seed: int  # of the draws
 
     @cached_property
     def _plain_ids(self) -> Ints:

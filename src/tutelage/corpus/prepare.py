@@ -27,7 +27,7 @@ from tutelage.base.progress import console, progress
 from tutelage.base.types import Json
 from tutelage.corpus import tokenizer, tokens
 from tutelage.corpus.choosing import choose
-from tutelage.corpus.cleaned import CleanedFile, clean_file
+from tutelage.corpus.cleaned import STUDIED, CleanedFile, clean_file
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.labels import FILES, LabelTask, LabelWriter, tasks_of
 from tutelage.corpus.reading import split_lines
@@ -48,21 +48,14 @@ _LATER = ("mix", "test_share")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A corpus ready to train on.
-
-    Attributes:
-        folder: where it lies.
-        tokenizer: loaded from `folder/tokenizer`.
-        train, val, test: the splits.
-        manifest: settings, sources, counts, hashes and notes.
-    """
+    """A corpus ready to train on."""
 
     folder: Path
     tokenizer: PreTrainedTokenizerFast
     train: TokenStore
     val: TokenStore
     test: TokenStore
-    manifest: Json
+    manifest: Json  # settings, sources, counts, hashes and notes
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> Prepared:
@@ -80,11 +73,7 @@ class Prepared:
         return cls(folder, loaded, manifest=manifest, **stores)
 
     def check_test(self, rows: recipe.Rows) -> None:
-        """Refuse a test split that cannot be measured in such rows; for recipes that evaluate `test`.
-
-        Raises:
-            UserError: the split does not fill one row.
-        """
+        """Refuse a test split that does not fill one row; for recipes that evaluate `test`."""
         if fault := _fault("test", self.test, rows):
             raise UserError(f"{fault}, or leave `test` out of `evaluate`")
 
@@ -102,22 +91,25 @@ def prepare(data: recipe.Data, folder: Path) -> Prepared:
     if (folder / "manifest.json").exists() or not _build_alone(data, settings, folder):
         _refuse_differences(folder, settings, data)
     prepared = Prepared.open(folder)
-    _check_rows(prepared, data.rows)
+    if fault := _fault("train", prepared.train, data.rows) or _fault("val", prepared.val, data.rows):
+        raise UserError(fault)
+    fault = _fault("test", prepared.test, data.rows)
+    if fault and os.environ.get("RANK", "0") == "0":
+        console.print(f"the test split is too short to be measured: {fault}")
     return prepared
 
 
 def _build_alone(data: recipe.Data, settings: Json, folder: Path) -> bool:
     """Build while no other process does; return False if another one has built meanwhile."""
     waiting = f"waiting for another process that prepares {folder}"
-    with files.locked(folder / "lock", str(folder), waiting=waiting):
+    with files.locked(folder / "lock", str(folder), waiting=waiting), files.explain_disk_errors(folder):
         if (folder / "manifest.json").exists():
             return False
         files.sweep(folder)
-        with files.explain_disk_errors(folder):
-            try:
-                _build(data, settings, folder)
-            finally:
-                shutil.rmtree(folder / _BUILDING, ignore_errors=True)
+        try:
+            _build(data, settings, folder)
+        finally:
+            shutil.rmtree(folder / _BUILDING, ignore_errors=True)
     return True
 
 
@@ -132,12 +124,9 @@ def _settings(data: recipe.Data) -> Json:
 
 def _refuse_differences(folder: Path, settings: Json, data: recipe.Data) -> None:
     manifest = tokens.read_manifest(folder)
-    differences = _changed_settings(manifest["settings"], settings) or _changed_sources(manifest, data)
-    if differences:
-        raise UserError(
-            f"{folder} was prepared differently: {'; '.join(differences)}. Put it back, prepare in another folder, or "
-            f"delete {folder} (and the models trained on it)"
-        )
+    if differences := _changed_settings(manifest["settings"], settings) or _changed_sources(manifest, data):
+        raise UserError(f"{folder} was prepared differently: {'; '.join(differences)}. Put it back, prepare in another "
+                        f"folder, or delete {folder} (and the models trained on it)")  # fmt: skip
 
 
 def _changed_settings(settings: Json, wanted: Json) -> list[str]:
@@ -193,29 +182,15 @@ def _flat(tree: Json, prefix: str = "") -> Json:
     return flat
 
 
-def _check_rows(prepared: Prepared, rows: recipe.Rows) -> None:
-    if fault := _fault("train", prepared.train, rows) or _fault("val", prepared.val, rows):
-        raise UserError(fault)
-    fault = _fault("test", prepared.test, rows)
-    if fault and os.environ.get("RANK", "0") == "0":
-        console.print(f"the test split is too short to be measured: {fault}")
-
-
 def _fault(name: Split, store: TokenStore, rows: recipe.Rows) -> str | None:
     """Return why a split does not fill one row, and what helps."""
-    if rows.kind == "chunks":
-        if len(store) >= rows.length:
-            return None
-        return (
-            f"data.rows.length is {rows.length} tokens, but the {name} split has only {len(store)} "
-            f"({store.words} words): take shorter rows, `kind: examples`, or more text"
-        )
-    if np.any(np.diff(np.append(store.document_starts, len(store))) > 1):
-        return None
-    return (
-        f"data.rows.kind is examples, but the {name} split holds no text of two tokens or more "
-        f"({store.words} words): take more text"
-    )
+    if rows.kind == "chunks" and len(store) < rows.length:
+        return (f"data.rows.length is {rows.length} tokens, but the {name} split has only {len(store)} "
+                f"({store.words} words): take shorter rows, `kind: examples`, or more text")  # fmt: skip
+    if rows.kind == "examples" and not np.any(np.diff(np.append(store.document_starts, len(store))) > 1):
+        return (f"data.rows.kind is examples, but the {name} split holds no text of two tokens or more "
+                f"({store.words} words): take more text")  # fmt: skip
+    return None
 
 
 def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
@@ -243,6 +218,8 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
     if lost["unknown_tokens"]:
         notes.append(f"{lost['unknown_tokens']} tokens are the tokenizer's unknown token")
     tokenizer.save(made, building / "tokenizer")
+    packages = ("tokenizers", "transformers", "numpy")
+    versions = {"tutelage": __version__, "python": platform.python_version()}
     manifest = {
         "format": tokens.FORMAT,
         "settings": settings,
@@ -251,7 +228,7 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
         "splits": entries,
         "sources": [_describe(file) for file in [*cleaned, *empty]],
         "notes": notes,
-        "versions": _versions(),
+        "versions": versions | {name: metadata.version(name) for name in packages},
     } | ({"tasks": _described(tasks)} if tasks else {})
     _move_into_place(building, folder)
     files.write_json(folder / "manifest.json", manifest)
@@ -306,11 +283,7 @@ def _frame(made: PreTrainedTokenizerFast, data: recipe.Data) -> tuple[int | None
 
 
 def _tasks(corpora: list[Corpus], data: recipe.Data) -> tuple[LabelTask, ...]:
-    """Return the tasks whose labels are kept: those of the corpora's plans, where texts have a first token to judge.
-
-    Raises:
-        UserError: two plans mean different things by one name.
-    """
+    """Return the tasks whose labels are kept: those of the corpora's plans, where texts have a first token to judge."""
     if data.separator != "brackets":
         return ()
     found: dict[str, LabelTask] = {}
@@ -339,7 +312,7 @@ def _encode(cleaned: list[CleanedFile], data: recipe.Data, encoder: Encoder, fol
             for file in (file for file in cleaned if file.chosen[split].any()):
                 counts = writer.add(file.source.name, file.texts(split, data.separator))
                 bar.advance(counts.words, f"{split} {file.source.name}")
-                if labels is not None and file.labelled:
+                if labels is not None and file.source.format in STUDIED:
                     labels.add(file.examples(split), writer.starts[-1].tolist(), encoder)
                 elif labels is not None:
                     labels.skip(counts.documents)
@@ -352,10 +325,8 @@ def _encode(cleaned: list[CleanedFile], data: recipe.Data, encoder: Encoder, fol
 
 def _move_into_place(building: Path, folder: Path) -> None:
     """Flush what was built and move it up; the folder counts as prepared only once it has a manifest."""
-    for path in sorted(building.rglob("*")):
-        if path.is_file() and path.parent.name != "clean":
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    shutil.rmtree(building / "clean")
+    files.sync_files(building)
     for name in _PARTS:
         target = folder / name
         if target.is_dir():
@@ -366,22 +337,6 @@ def _move_into_place(building: Path, folder: Path) -> None:
 
 
 def _describe(file: CleanedFile) -> Json:
-    source = file.source
-    return {
-        "name": source.name,
-        "split": source.split,
-        "format": source.format,
-        "cleaner": source.cleaner,
-        "bytes": file.size,
-        "sha256": file.sha256,
-        "words": file.words,
-        "lines": int(file.passages.lines.sum()),
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "tutelage": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("tokenizers", "transformers", "numpy")},
-    }
+    described = {key: getattr(file.source, key) for key in ("name", "split", "format", "cleaner")}
+    lines = int(file.passages.lines.sum())
+    return described | {"bytes": file.size, "sha256": file.sha256, "words": file.words, "lines": lines}

@@ -18,8 +18,7 @@ from tutelage.base.errors import UserError
 from tutelage.base.types import Json
 
 BLOCK_BYTES = 1 << 20
-MAX_LINE = 16 << 20
-"""Characters. A longer line is a dump, not text; splitting and cleaning work by lines."""
+MAX_LINE = 16 << 20  # characters; a longer line is a dump, not text: splitting and cleaning work by lines
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -53,10 +52,8 @@ def blocks(path: Path, encoding: str = "utf-8") -> Iterator[str]:
                 first = text.find("\n")
                 longest = column + (len(text) if first < 0 else first)
                 if longest > MAX_LINE:
-                    raise UserError(
-                        f"{path}, line {line}: longer than {MAX_LINE >> 20} MiB; text is read line by line, so "
-                        "break it into lines (at sentences or paragraphs) first"
-                    )
+                    raise UserError(f"{path}, line {line}: longer than {MAX_LINE >> 20} MiB; text is read line by "
+                                    "line, so break it into lines (at sentences or paragraphs) first")  # fmt: skip
                 line += text.count("\n")
                 column = column + len(text) if first < 0 else len(text) - 1 - text.rfind("\n")
                 yield text
@@ -70,13 +67,12 @@ def lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
     rest: list[str] = []
     for block in blocks(path, encoding):
         head, newline, tail = block.rpartition("\n")
-        if not newline:
-            rest.append(block)
-            continue
-        yield from split_lines("".join([*rest, head, newline]))
-        rest = [tail] if tail else []
-    if rest:
-        yield "".join(rest)
+        if newline:
+            yield from split_lines("".join([*rest, head, newline]))
+            rest = []
+        rest.append(tail)
+    if last := "".join(rest):
+        yield last
 
 
 def split_lines(text: str) -> list[str]:
@@ -86,7 +82,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def json_texts(path: Path, field: str, encoding: str = "utf-8") -> Iterator[str]:
-    """Yield the text of each record of a JSON-lines file; blank lines are passed over.
+    """Yield the text of each record of a JSON-lines file.
 
     Raises:
         UserError: a line that is no JSON object, lacks `field`, or holds something else than text there.
@@ -110,11 +106,7 @@ def unsound(text: str) -> str | None:
 
 
 def json_records(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Json]]:
-    """Yield the line number and the object of each line of a JSON-lines file.
-
-    Raises:
-        UserError: a line that is no JSON object, by its number.
-    """
+    """Yield the line number and the object of each line of a JSON-lines file; blank lines are passed over."""
     for number, line in enumerate(lines(path, encoding), 1):
         if not line.strip():
             continue
@@ -154,10 +146,8 @@ def _undecodable(path: Path, error: UnicodeError, base: int, encoding: str) -> U
     at, byte = base + error.start, error.object[error.start]
     context = error.object[error.start : error.start + 64]
     controls = sum(value < 9 or 13 < value < 32 for value in context)
+    where = f"{path}: byte {at} (0x{byte:02x})"
     if controls > len(context) // 8:
-        return UserError(f"{path}: byte {at} (0x{byte:02x}) and its neighbours are no text, so this is a binary file; "
-                         "take it out of the corpus folder")  # fmt: skip
-    return UserError(
-        f"{path}: byte {at} (0x{byte:02x}) is not {encoding} ({error.reason}); set data.encoding to the encoding the "
-        "files have (old Western texts are often cp1252 or latin-1), or convert them to UTF-8"
-    )
+        return UserError(f"{where} and its neighbours are no text: a binary file; take it out of the corpus folder")
+    return UserError(f"{where} is not {encoding} ({error.reason}); set data.encoding to the encoding the files have "
+                     "(old Western texts are often cp1252 or latin-1), or convert them to UTF-8")  # fmt: skip

@@ -7,7 +7,8 @@ downloaded lies in `TUTELAGE_CACHE` (default `~/.cache/tutelage`).
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,47 +24,34 @@ FileFormat = Literal["text", "jsonl", "starter", "study"]
 
 _HELD_OUT = ("dev", "val", "valid", "validation", "test")
 """Names of held-out files and folders; the first kind that is there becomes the test split."""
-PLANS = ("plan.yaml", "plan.json")
-"""A folder with such a file is a study corpus."""
 _FORMATS: dict[str, FileFormat] = {".txt": "text", ".jsonl": "jsonl"}
+_CARVED = ("no dev or test files: the test split is another 5 % (data.test_share) of each file, after the part held "
+           "out as val")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
     """One file of a corpus."""
 
-    name: str
-    """Of the source, without the suffix: `childes`."""
-    split: Literal["train", "test"]
-    """What it is for; val is cut from the training files."""
-    path: Path
-    """Where it lies."""
-    cleaner: str
-    """Source whose cleaning rules apply (`cleaning.cleaner`); others are left alone."""
-    format: FileFormat = "text"
-    """Plain text, JSON lines, or examples of a study (`examples`): those of the starter, or of a folder with a plan."""
+    name: str  # of the source, without the suffix: `childes`
+    split: Literal["train", "test"]  # what it is for; val is cut from the training files
+    path: Path  # where it lies
+    cleaner: str  # source whose cleaning rules apply (`cleaning.cleaner`); others are left alone
+    format: FileFormat = "text"  # or JSON lines, or examples of a study: the starter's, or of a folder with a plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     """A corpus, resolved: its files and how they are split."""
 
-    name: str
-    """As the recipe gives it."""
-    files: tuple[SourceFile, ...]
-    """Sorted, training files first."""
-    carve: Literal["tail", "hash"] = "tail"
-    """Whether held-out text is the end of each file, or documents drawn by hash."""
-    notes: tuple[str, ...] = ()
-    """For the manifest and the user."""
-    origin_of_test: str = ""
-    """Where its test split comes from, for the user too."""
-    plan: Path | None = None
-    """The study plan that its examples are labelled after."""
-    share: float = 1.0
-    """Its part of the words to train on, where several are mixed."""
-    held: bool = True
-    """Whether it gives a test split."""
+    name: str  # as the recipe gives it
+    files: tuple[SourceFile, ...]  # sorted, training files first
+    carve: Literal["tail", "hash"] = "tail"  # whether held-out text is the end of each file, or documents drawn by hash
+    notes: tuple[str, ...] = ()  # for the manifest and the user
+    origin_of_test: str = ""  # where its test split comes from, for the user too
+    plan: Path | None = None  # the study plan that its examples are labelled after
+    share: float = 1.0  # its part of the words to train on, where several are mixed
+    held: bool = True  # whether it gives a test split
 
     @property
     def brings_test(self) -> bool:
@@ -84,15 +72,15 @@ def is_local(corpus: str) -> bool:
 def resolve(corpus: str, text_field: str = "text") -> Corpus:
     """Find the files of a corpus, downloading what is not in the cache.
 
-    Args:
-        corpus: catalogue name, `starter`, `hf:dataset[:config]`, or path of a folder or file.
-        text_field: where the text stands in a Hugging Face dataset.
+    It is a catalogue name, `starter`, `hf:dataset[:config]` (with its text in `text_field`), or a folder's or file's
+    path.
 
     Raises:
         UserError: unknown name, missing or empty folder, failed download, missing `datasets` extra.
     """
     if corpus == starter.NAME:
-        return _starter()
+        note = "test (data.test_share) and val are whole examples drawn by hash, since the files go from theme to theme"
+        return _examples(corpus, starter.example_files(), "starter", starter.plan_file(), note)
     if corpus in CORPORA:
         return _babylm(corpus)
     if corpus.startswith("hf:"):
@@ -102,19 +90,13 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
         return Corpus(name=corpus, files=(_source(path, "train"),), origin_of_test=_CARVED)
     if path.is_dir():
         return _folder(corpus, path)
-    raise UserError(
-        f"data.corpus: '{corpus}' is neither a folder or file here nor a corpus of the catalogue"
-        f"{nearest(corpus, [starter.NAME, *CORPORA])}; the catalogue has starter, {', '.join(CORPORA)}"
-    )
+    known = [starter.NAME, *CORPORA]
+    raise UserError(f"data.corpus: '{corpus}' is neither a folder or file here nor a corpus of the catalogue"
+                    f"{nearest(corpus, known)}; the catalogue has {', '.join(known)}")  # fmt: skip
 
 
 def resolve_all(data: recipe.Data, only: Collection[str] | None = None) -> list[Corpus]:
-    """Find the corpora of a recipe: its own first, then those that are mixed in, whose files get names of their own.
-
-    Args:
-        data: names them.
-        only: look for no others than these.
-    """
+    """Find the corpora of a recipe (or `only` some): its own first, then those mixed in, whose files are renamed."""
     corpora = []
     if only is None or data.corpus in only:
         own = resolve(data.corpus, data.text_field)
@@ -134,29 +116,19 @@ def mix_prefix(number: int) -> str:
     return f"mix{number}-"
 
 
-_CARVED = (
-    "no dev or test files: the test split is another 5 % (data.test_share) of each file, after the part held out as val"
-)
-
-
-def _starter() -> Corpus:
-    files = tuple(
-        SourceFile(name=path.stem, split="train", path=path, cleaner="", format="starter")
-        for path in starter.example_files()
-    )
-    note = "test (data.test_share) and val are whole examples drawn by hash, since the files go from theme to theme"
-    return Corpus(name=starter.NAME, files=files, carve="hash", origin_of_test=note, plan=starter.plan_file())
+def _examples(corpus: str, paths: Sequence[Path], format_: FileFormat, plan: Path, note: str) -> Corpus:
+    files = tuple(SourceFile(name=path.stem, split="train", path=path, cleaner="", format=format_) for path in paths)
+    return Corpus(name=corpus, files=files, carve="hash", origin_of_test=note, plan=plan)
 
 
 def _babylm(corpus: str) -> Corpus:
     year, part = CORPORA[corpus]
     train = [_source(path, "train") for path in _fetch(year, part)]
-    notes = [f"licences: {'; '.join(f'{file.name}: {catalogue.LICENCES[file.cleaner]}' for file in train)}"]
-    if part in ("dev", "test"):
-        return Corpus(name=corpus, files=tuple(train), notes=tuple(notes), origin_of_test=_CARVED)
-    test = [_source(path, "test") for path in _fetch(year, "dev")]
-    from_dev = "the test split is the corpus's dev set"
-    return Corpus(name=corpus, files=(*train, *test), notes=tuple(notes), origin_of_test=from_dev)
+    notes = (f"licences: {'; '.join(f'{file.name}: {catalogue.LICENCES[file.cleaner]}' for file in train)}",)
+    carved = part in ("dev", "test")
+    test = [] if carved else [_source(path, "test") for path in _fetch(year, "dev")]
+    origin = _CARVED if carved else "the test split is the corpus's dev set"
+    return Corpus(name=corpus, files=(*train, *test), notes=notes, origin_of_test=origin)
 
 
 def _fetch(year: int, name: PartName) -> list[Path]:
@@ -178,29 +150,24 @@ def _fetch(year: int, name: PartName) -> list[Path]:
 
 def _hugging_face(corpus: str, text_field: str) -> Corpus:
     splits = huggingface.export(corpus, text_field, cache_folder() / "hf")
-    files = [
-        SourceFile(name=split, split=split, path=path, cleaner="", format="jsonl") for split, path in splits.items()
-    ]
+    files = (SourceFile(name=key, split=key, path=path, cleaner="", format="jsonl") for key, path in splits.items())
     return Corpus(name=corpus, files=tuple(files), origin_of_test="" if "test" in splits else _CARVED)
 
 
 def _study(corpus: str, folder: Path, plan: Path) -> Corpus:
     if (folder / "requests.jsonl").exists():
-        raise UserError(
-            f"data.corpus: {folder} is a study; what students read is its corpus, {folder / 'corpus'}, which "
-            "`tutelage study filter` makes"
-        )
+        raise UserError(f"data.corpus: {folder} is a study; what students read is its corpus, {folder / 'corpus'}, "
+                        "which `tutelage study filter` makes")  # fmt: skip
     paths = sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith("."))
     if not paths:
         raise UserError(f"data.corpus: {folder} has a plan, but no examples (*.jsonl): `tutelage study run` makes them")
-    files = tuple(SourceFile(name=path.stem, split="train", path=path, cleaner="", format="study") for path in paths)
-    note = "test and val are whole examples drawn by hash"
-    return Corpus(name=corpus, files=files, carve="hash", origin_of_test=note, plan=plan)
+    return _examples(corpus, paths, "study", plan, "test and val are whole examples drawn by hash")
 
 
 def _folder(corpus: str, folder: Path) -> Corpus:
-    if plan := next((folder / name for name in PLANS if (folder / name).is_file()), None):
-        return _study(corpus, folder, plan)
+    for name in ("plan.yaml", "plan.json"):
+        if (folder / name).is_file():
+            return _study(corpus, folder, folder / name)
     subfolders = {path.name: path for path in folder.iterdir() if path.is_dir()}
     if "train" in subfolders:
         inside = {kind: path for kind, path in subfolders.items() if kind in ("train", *_HELD_OUT)}
@@ -211,10 +178,8 @@ def _folder(corpus: str, folder: Path) -> Corpus:
         train = _readable(folder, "train") or _readable(folder, "")
         held_out = {kind: _readable(folder, kind) for kind in _HELD_OUT}
     if not train:
-        raise UserError(
-            f"data.corpus: {folder} holds no text: it needs *.train (with *.dev), *.txt or *.jsonl files, "
-            "or sub-folders train/ and dev/ with such files"
-        )
+        raise UserError(f"data.corpus: {folder} holds no text: it needs *.train (with *.dev), *.txt or *.jsonl files, "
+                        "or sub-folders train/ and dev/ with such files")  # fmt: skip
     kind = next((kind for kind in _HELD_OUT if held_out.get(kind)), None)
     sources = [_source(path, "train") for path in train]
     sources += [_source(path, "test") for path in held_out[kind]] if kind else []
@@ -224,11 +189,8 @@ def _folder(corpus: str, folder: Path) -> Corpus:
 
 def _readable(folder: Path, kind: str) -> list[Path]:
     """Return a folder's text files of a kind, sorted: `train` finds `a.train` and `a.train.txt`, '' finds `a.txt`."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and not path.name.startswith(".") and _name_and_kind(path)[1] == kind
-    )
+    visible = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in visible if _name_and_kind(path)[1] == kind)
 
 
 def _name_and_kind(path: Path) -> tuple[str, str | None]:
@@ -244,11 +206,8 @@ def _source(path: Path, split: Literal["train", "test"]) -> SourceFile:
     return SourceFile(name=name, split=split, path=path, cleaner=name if format_ == "text" else "", format=format_)
 
 
-def _distinct(sources: Iterable[SourceFile]) -> list[SourceFile]:
+def _distinct(sources: list[SourceFile]) -> Iterator[SourceFile]:
     """Give files of one split that share a name (`a.txt` and `a.jsonl`) their whole file names."""
-    listed = list(sources)
-    keys = [(source.split, source.name) for source in listed]
-    return [
-        replace(source, name=source.path.name) if keys.count(key) > 1 else source
-        for source, key in zip(listed, keys, strict=True)
-    ]
+    count = Counter((source.split, source.name) for source in sources)
+    for source in sources:
+        yield replace(source, name=source.path.name) if count[source.split, source.name] > 1 else source

@@ -22,8 +22,7 @@ import numpy.typing as npt
 from tutelage.base.types import Bools, Ints
 from tutelage.corpus.reading import split_lines
 
-PASSAGE_WORDS = 500
-"""Words after which a passage is closed at the next line's end."""
+PASSAGE_WORDS = 500  # words after which a passage is closed at the next line's end
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -33,14 +32,10 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 class Passages:
     """The passages of one cleaned file, in order; parallel arrays."""
 
-    bytes: Ints
-    """Length of each, its newlines and the blank lines after it included."""
-    lines: Ints
-    """Lines of each, blank ones included."""
-    words: Ints
-    """Whitespace words of each."""
-    documents: Ints
-    """Which document each belongs to."""
+    bytes: Ints  # length of each, its newlines and the blank lines after it included
+    lines: Ints  # lines of each, blank ones included
+    words: Ints  # whitespace words of each
+    documents: Ints  # which document each belongs to
 
     def __len__(self) -> int:
         return len(self.bytes)
@@ -146,25 +141,18 @@ def split_by_hash(
     """Return for each passage the index of its split: whole documents, drawn by hash, by words.
 
     For files whose end differs from their beginning (the starter corpus goes from theme to theme and kind to kind).
-
-    Args:
-        name: of the file.
-        passages: of the file.
-        val_share: of its words.
-        test_share: likewise.
-        digests: of the documents' texts, where they decide: then texts stay where they are when others come or go, and
-            equal texts of two files go the same way, but for some at the border. Else their numbers and `name` do.
+    With `digests` of the documents' texts, these decide: texts stay where they are when others come or go, and equal
+    texts of two files go the same way, but for some at the border. Else the documents' numbers and the file's name do.
     """
     counts = np.bincount(passages.documents, weights=passages.words).astype(np.int64)
-    total = int(counts.sum())
-    if digests is None:
-        order = hash_order(f"{name}/documents", len(counts))
-    else:
-        order = np.argsort(np.asarray(digests), kind="stable")
+    by_number = digests is None
+    order = (
+        hash_order(f"{name}/documents", len(counts)) if by_number else np.argsort(np.asarray(digests), kind="stable")
+    )
     before = np.cumsum(counts[order]) - counts[order]
     splits = np.zeros(len(counts), dtype=np.int8)
-    splits[order[before < (test_share + val_share) * total]] = SPLITS.index("val")
-    splits[order[before < test_share * total]] = SPLITS.index("test")
+    splits[order[before < (test_share + val_share) * counts.sum()]] = SPLITS.index("val")
+    splits[order[before < test_share * counts.sum()]] = SPLITS.index("test")
     return splits[passages.documents]
 
 
@@ -176,12 +164,8 @@ def hash_order(name: str, count: int) -> Ints:
 
 
 def subset(name: str, words: Ints, share: float) -> Bools:
-    """Choose passages of one file in hash order while they are under `share` words; larger shares hold smaller ones.
-
-    Args:
-        name: file and split, which key the order.
-        words: words of each passage.
-        share: words this file may give.
+    """Choose passages of a file, by the words of each, in hash order keyed by `name` (file and split), while they are
+    under `share` words; larger shares hold smaller ones.
     """
     order = hash_order(name, len(words))
     before = np.cumsum(words[order]) - words[order]

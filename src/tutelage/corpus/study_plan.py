@@ -23,12 +23,9 @@ from tutelage.recipe.yaml import MAX_CHARACTERS, dump, parse, parse_json
 
 TaskKind = Literal["classification", "pair_classification", "tagging", "generation"]
 """What a lesson's tasks take and give: a text, two texts or the words of a text, and labels; or writing alone."""
-ANNOTATED: tuple[TaskKind, ...] = ("classification", "pair_classification", "tagging")
-"""Kinds whose tasks have labels."""
-MAX_LABELS = 500
-"""A head with more labels than this is no classification that anybody planned."""
-SCALE = 32
-"""How many times as large as a recipe a plan may be: 800 tasks with 200 prompts each are."""
+ANNOTATED: tuple[TaskKind, ...] = ("classification", "pair_classification", "tagging")  # kinds whose tasks have labels
+MAX_LABELS = 500  # a head with more labels than this is no classification that anybody planned
+SCALE = 32  # how many times as large as a recipe a plan may be: 800 tasks with 200 prompts each are
 
 
 def _is_a_name(value: str) -> str:
@@ -109,15 +106,11 @@ class StudyPlan(Section):
         return [task for lesson in self.lessons if not kinds or lesson.kind in kinds for task in lesson.tasks]
 
     def kind_of(self, task: str) -> TaskKind:
-        """Return the kind of the lesson that a task belongs to.
-
-        Raises:
-            UserError: no such task.
-        """
-        for lesson in self.lessons:
-            if any(known.name == task for known in lesson.tasks):
-                return lesson.kind
-        raise UserError(f"the plan has no task '{task}'{nearest(task, [known.name for known in self.tasks()])}")
+        """Return the kind of the lesson that a task belongs to."""
+        kinds = {known.name: lesson.kind for lesson in self.lessons for known in lesson.tasks}
+        if task not in kinds:
+            raise UserError(f"the plan has no task '{task}'{nearest(task, kinds)}")
+        return kinds[task]
 
 
 def read_plan(path: Path) -> StudyPlan:
@@ -142,12 +135,7 @@ def read_plan(path: Path) -> StudyPlan:
 
 
 def check_plan(tree: Any, name: str, lines: Mapping[tuple[str | int, ...], int] | None = None) -> StudyPlan:
-    """Make a plan of a tree of mappings and lists.
-
-    Args:
-        tree: as YAML or JSON has it.
-        name: what errors call it.
-        lines: of the tree's places, where it comes from a file.
+    """Make a plan of a tree of mappings and lists; errors tell its `name`, and `lines` where they are known.
 
     Raises:
         UserError: unknown keys, or a plan that cannot be.
@@ -159,11 +147,7 @@ def check_plan(tree: Any, name: str, lines: Mapping[tuple[str | int, ...], int] 
 
 
 def write_plan(plan: StudyPlan, path: Path) -> None:
-    """Write a plan as YAML, keys in the order in which one reads it.
-
-    Raises:
-        UserError: it is larger than what `read_plan` reads.
-    """
+    """Write a plan as YAML, keys in the order in which one reads it; one larger than `read_plan` reads is refused."""
     text = dump(plan.model_dump(mode="json", exclude_defaults=True))
     if len(text) > MAX_CHARACTERS * SCALE:
         raise UserError(f"{path}: the plan is larger than {MAX_CHARACTERS * SCALE >> 20} MiB; ask for fewer tasks and "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-BASE_TOKENS = ("<pad>", "<s>", "</s>")
-"""Ids 0, 1, 2, as in the papers."""
-FRAME = ("<cls>", "<sep>")
-"""What `separator: brackets` puts before and behind a text."""
+BASE_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2, as in the papers
+FRAME = ("<cls>", "<sep>")  # what `separator: brackets` puts before and behind a text
 _ROLES = {
     "pad_token": ("<pad>", "[PAD]", "<|padding|>"),
     "bos_token": ("<s>", "[BOS]", "<|begin_of_text|>", "<|endoftext|>"),
@@ -34,20 +32,14 @@ _ROLES = {
     "cls_token": ("<cls>", "[CLS]"),
     "sep_token": ("<sep>", "[SEP]"),
 }
-_GENERIC_CLASS = "PreTrainedTokenizerFast"
-_LINES_AT_ONCE = 1000
 
 
 def train(lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (NFKC, GPT-2's splitting) on lines of text, their newlines included.
 
     Lines rather than texts are the unit because that is how a file is read in the reference: with `prefix_space`
-    other than `none`, each line then begins with a space.
-
-    Args:
-        lines: the training text.
-        options: size, alphabet, prefix space and reserved tokens.
-        framed: let it put `<cls>` and `<sep>` around texts and between two, as the corpus has them.
+    other than `none`, each line then begins with a space. `framed` lets the tokenizer put `<cls>` and `<sep>` around
+    texts and between two, as the corpus has them.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -68,7 +60,8 @@ def train(lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False)
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if options.alphabet == "bytes" else [],
         show_progress=False,
     )
-    backend.train_from_iterator(_batched(lines), trainer)
+    iterator = iter(lines)
+    backend.train_from_iterator(iter(lambda: list(itertools.islice(iterator, 1000)), []), trainer)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options.prefix_space == "always")
     if framed:
         cls, sep = FRAME
@@ -97,20 +90,13 @@ def load(path: str) -> PreTrainedTokenizerFast:
         except Exception as error:  # the library raises bare exceptions
             raise UserError(f"data.tokenizer.path: {local} is not a tokenizer.json ({error})") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(local) if local.is_dir() else path,
-            # Without it, transformers asks the user and runs code from the hub on a "y".
-            trust_remote_code=False,
-        )
+        # Without trust_remote_code, transformers asks the user and runs code from the hub on a "y".
+        tokenizer = AutoTokenizer.from_pretrained(str(local) if local.is_dir() else path, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        fault = f"no tokenizer at '{path}', neither as a folder nor on the Hugging Face hub: {error}"
         if "trust_remote_code" in str(error):
-            raise UserError(
-                f"data.tokenizer.path: '{path}' needs code of its own, which is never run here; give the path of a "
-                "tokenizer.json instead"
-            ) from error
-        raise UserError(
-            f"data.tokenizer.path: no tokenizer at '{path}', neither as a folder nor on the Hugging Face hub: {error}"
-        ) from error
+            fault = f"'{path}' needs code of its own, which is never run here; give the path of a tokenizer.json"
+        raise UserError(f"data.tokenizer.path: {fault}") from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise UserError(f"data.tokenizer.path: '{path}' has no fast tokenizer (tokenizer.json); convert it first")
     return tokenizer
@@ -127,14 +113,12 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
     settings = files.read_json(folder / "tokenizer_config.json")
     # The name every version knows; model-specific classes rebuild parts of the tokenizer when they load.
-    settings["tokenizer_class"] = _GENERIC_CLASS
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     files.write_json(folder / "tokenizer_config.json", settings)
     loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     if tokenizer_id(loaded) != tokenizer_id(tokenizer):
-        raise UserError(
-            f"the tokenizer '{tokenizer.name_or_path}' ({type(tokenizer).__name__}) encodes differently once saved; "
-            "give data.tokenizer.path its tokenizer.json instead"
-        )
+        raise UserError(f"the tokenizer '{tokenizer.name_or_path}' ({type(tokenizer).__name__}) encodes differently "
+                        "once saved; give data.tokenizer.path its tokenizer.json instead")  # fmt: skip
 
 
 def tokenizer_id(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -166,20 +150,9 @@ def lost_bytes(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
 def _wrapped(backend: Tokenizer) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
-    roles = {
-        role: next((name for name in names if backend.token_to_id(name) is not None), None)
-        for role, names in _ROLES.items()
-    }
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        clean_up_tokenization_spaces=False,
-        # Without token types, which a Llama's `generate` refuses.
-        model_input_names=["input_ids", "attention_mask"],
-        **{role: name for role, name in roles.items() if name is not None},
-    )
-
-
-def _batched(lines: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(lines)
-    while batch := list(itertools.islice(iterator, _LINES_AT_ONCE)):
-        yield batch
+    known = {role: [n for n in names if backend.token_to_id(n) is not None] for role, names in _ROLES.items()}
+    roles = {role: names[0] for role, names in known.items() if names}
+    # Without token types, which a Llama's `generate` refuses.
+    inputs = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False,
+                                   model_input_names=inputs, **roles)  # fmt: skip

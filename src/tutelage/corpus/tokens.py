@@ -22,8 +22,7 @@ from tutelage.base.types import Ints, Json
 from tutelage.corpus.encoding import Encoder, Text
 from tutelage.corpus.labels import Labels, damaged, load_array
 
-FORMAT = 1
-"""Version of the layout; another one is refused."""
+FORMAT = 1  # version of the layout; another one is refused
 
 
 @dataclass
@@ -31,15 +30,11 @@ class TokenCounts:
     """What a store, or one source's part of it, holds."""
 
     tokens: int = 0
-    words: int = 0
-    """Whitespace words."""
+    words: int = 0  # whitespace words
     documents: int = 0
-    bytes: int = 0
-    """UTF-8 bytes of the text that was encoded (for bits per byte)."""
-    lost_bytes: int = 0
-    """Bytes the tokenizer could not encode and dropped."""
-    unknown_tokens: int = 0
-    """Unknown tokens, where the tokenizer has one."""
+    bytes: int = 0  # UTF-8 bytes of the text that was encoded (for bits per byte)
+    lost_bytes: int = 0  # bytes the tokenizer could not encode and dropped
+    unknown_tokens: int = 0  # unknown tokens, where the tokenizer has one
 
     def add(self, other: TokenCounts) -> None:
         """Add another's counts to these."""
@@ -56,15 +51,9 @@ class StoreWriter:
     """Writes one split's tokens as they come; the caller writes the manifest with what `finish` returns.
 
     Args:
-        folder: where to write.
-        split: name of the split.
-        encoder: turns texts into ids.
         vocab_size: decides the width of a token on disk.
         end_id: token that closes every text, or None to let documents follow one another.
         begin_id: token that opens every document, if there is one.
-
-    Attributes:
-        starts: offset of each document so far, an array for each call of `add`.
     """
 
     def __init__(self, folder: Path, split: str, encoder: Encoder, vocab_size: int, end_id: int | None,
@@ -74,7 +63,7 @@ class StoreWriter:
         self._dtype = token_dtype(vocab_size)
         self._file = (folder / f"{split}.bin").open("wb")
         self._digest = hashlib.sha256()
-        self.starts: list[Ints] = []
+        self.starts: list[Ints] = []  # offset of each document so far, an array for each call of `add`
         self._total, self._sources = TokenCounts(), dict[str, TokenCounts]()
 
     def add(self, source: str, texts: Iterable[Text]) -> TokenCounts:
@@ -118,27 +107,16 @@ class StoreWriter:
 
 @dataclass
 class TokenStore:
-    """One split's tokens, memory-mapped.
+    """One split's tokens, memory-mapped."""
 
-    Attributes:
-        tokens: all ids in a row.
-        document_starts: offset of each document in `tokens`; with separator `none`, where files begin.
-        words: whitespace words of the text.
-        bytes: UTF-8 bytes of the text.
-        vocab_size: of the tokenizer; every id is below it.
-        tokenizer_id: digest of the tokenizer's behaviour (`tokenizer.tokenizer_id`).
-        digest: sha256 of the token file.
-        labels: of its documents, if they have any.
-    """
-
-    tokens: npt.NDArray[np.unsignedinteger[Any]] = field(repr=False)
-    document_starts: Ints = field(repr=False)
-    words: int
-    bytes: int
-    vocab_size: int
-    tokenizer_id: str
-    digest: str
-    labels: Labels | None = None
+    tokens: npt.NDArray[np.unsignedinteger[Any]] = field(repr=False)  # all ids in a row
+    document_starts: Ints = field(repr=False)  # offset of each in `tokens`; with separator `none`, where files begin
+    words: int  # whitespace words of the text
+    bytes: int  # UTF-8 bytes of the text
+    vocab_size: int  # of the tokenizer; every id is below it
+    tokenizer_id: str  # digest of the tokenizer's behaviour (`tokenizer.tokenizer_id`)
+    digest: str  # sha256 of the token file
+    labels: Labels | None = None  # of its documents, if they have any
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -166,24 +144,13 @@ class TokenStore:
             raise damaged(documents, f"found {len(starts)} documents, expected {entry['documents']}")
         # An empty file cannot be mapped.
         tokens = np.memmap(path, dtype=dtype, mode="r") if entry["tokens"] else np.zeros(0, dtype=dtype)
-        return cls(
-            tokens=tokens,
-            document_starts=starts,
-            words=entry["words"],
-            bytes=entry["bytes"],
-            vocab_size=manifest["vocab_size"],
-            tokenizer_id=manifest["tokenizer_id"],
-            digest=entry["sha256"]["tokens"],
-            labels=Labels.open(folder, split, manifest, verify=verify),
-        )
+        labels = Labels.open(folder, split, manifest, verify=verify)
+        return cls(tokens, starts, entry["words"], entry["bytes"], manifest["vocab_size"], manifest["tokenizer_id"],
+                   entry["sha256"]["tokens"], labels)  # fmt: skip
 
 
 def read_manifest(folder: Path) -> Json:
-    """Read the manifest of a prepared corpus.
-
-    Raises:
-        UserError: none there, or of another format.
-    """
+    """Read the manifest of a prepared corpus."""
     path = folder / "manifest.json"
     if not path.exists():
         raise UserError(f"{folder} holds no prepared corpus (no manifest.json): run `tutelage prepare` first")

@@ -29,35 +29,23 @@ if TYPE_CHECKING:
 
 RowKind = Literal["causal", "prefix", "span"]
 KINDS: tuple[RowKind, ...] = get_args(RowKind)
-STREAM = 6
-"""Keeps these draws apart from those of offsets and masks."""
+STREAM = 6  # keeps these draws apart from those of offsets and masks
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """How rows are rewritten.
+    """How rows are rewritten."""
 
-    Attributes:
-        shares: of the rows, in the order of `KINDS`.
-        denoisers: (rate, mean length of a span); rows with spans draw one of them.
-        sentinel_ids: tokens that stand for spans, in order.
-        seed: of the draws.
-    """
-
-    shares: tuple[float, float, float]
-    denoisers: tuple[tuple[float, float], ...]
-    sentinel_ids: tuple[int, ...]
-    seed: int
+    shares: tuple[float, float, float]  # of the rows, in the order of `KINDS`
+    denoisers: tuple[tuple[float, float], ...]  # (rate, mean length of a span); rows with spans draw one of them
+    sentinel_ids: tuple[int, ...]  # tokens that stand for spans, in order
+    seed: int  # of the draws
 
     def rewrite(self, tokens_T: Ints, epoch: int, row: int) -> tuple[Ints, int]:
         """Return the row to read, as long as before, and the place of the first token that is asked for.
 
-        Rows of less than five tokens have no room for spans, and stay as they are.
-
-        Args:
-            tokens_T: the row's tokens without padding, at least two.
-            epoch: pass over the store.
-            row: number of the row.
+        The row comes without padding and has at least two tokens; with less than five, it has no room for spans and
+        stays as it is.
         """
         draw = keyed_generator(self.seed, STREAM, epoch, row)
         kind = KINDS[draw.choice(len(KINDS), p=self.shares)]
@@ -67,9 +55,8 @@ class Mixture:
         spans = span_count(len(tokens_T), rate, mean) if kind == "span" else 0
         return self._with_spans_behind(tokens_T, spans, rate, draw) if spans else (tokens_T, 1)
 
-    def _with_spans_behind(
-        self, tokens_T: Ints, spans: int, rate: float, draw: np.random.Generator
-    ) -> tuple[Ints, int]:
+    def _with_spans_behind(self, tokens_T: Ints, spans: int, rate: float,
+                           draw: np.random.Generator) -> tuple[Ints, int]:  # fmt: skip
         text = tokens_T[: len(tokens_T) - 2 * spans - 1]
         hidden = min(max(round(rate * len(text)), spans), len(text) - spans)
         lengths = _parts(hidden, spans, draw)
@@ -97,26 +84,15 @@ def span_count(size: int, rate: float, mean: float) -> int:
 
 
 def mixture_of(settings: recipe.Ul2, tokenizer: PreTrainedTokenizerFast, row_length: int, seed: int) -> Mixture:
-    """Make a recipe's mixture.
-
-    Args:
-        settings: the recipe's.
-        tokenizer: whose sentinels are used.
-        row_length: of the longest row.
-        seed: of the data.
-
-    Raises:
-        UserError: the tokenizer has too few sentinels.
-    """
+    """Make a recipe's mixture, with the tokenizer's sentinels; refuse if there are too few for the longest row."""
     denoisers = tuple((denoiser.rate, denoiser.mean) for denoiser in settings.denoisers)
     needed = max(span_count(row_length, *denoiser) + 1 for denoiser in denoisers) if settings.span else 0
     found = [tokenizer.backend_tokenizer.token_to_id(f"<extra_id_{number}>") for number in range(needed)]
     if None in found:
-        raise UserError(
-            f"objectives.ul2 hides {needed - 1} spans in a row of {row_length} tokens and needs {needed} sentinels, "
-            f"but the tokenizer has no '<extra_id_{found.index(None)}>': put '<extra_id_0..{needed - 1}>' into "
-            "data.tokenizer.extra_tokens, take longer or fewer spans, or no rows with spans (`span: 0`)"
-        )
+        raise UserError(f"objectives.ul2 needs {needed} sentinels for the {needed - 1} spans of a row of {row_length} "
+                        f"tokens, but the tokenizer has no '<extra_id_{found.index(None)}>': put "
+                        f"'<extra_id_0..{needed - 1}>' into data.tokenizer.extra_tokens, take longer or fewer spans, "
+                        "or no rows with spans (`span: 0`)")  # fmt: skip
     return Mixture((settings.causal, settings.prefix, settings.span), denoisers, tuple(found), seed)
 
 

@@ -13,9 +13,8 @@ import torch
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Floats, Json
+from tutelage.base.types import Floats, Json, Precision
 from tutelage.corpus.batches import IGNORE, BatchSource
-from tutelage.evaluation.benchmarks.conventions import Precision
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.teaching.teachers import Ensemble

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Floats
+from tutelage.base.types import Floats, Precision
 from tutelage.corpus.batches import IGNORE, BatchSource
-from tutelage.evaluation.benchmarks.conventions import Precision
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.evaluation.likelihood.batching import logit_rows

@@ -22,8 +22,8 @@ from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
 from tutelage.base.functions import code_digest, load_object
-from tutelage.base.types import Json
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention, Precision
+from tutelage.base.types import Json, Precision
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.benchmarks.items import TokenRows, encode
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement, Need
 from tutelage.evaluation.benchmarks.results import MeasuredResult, SuiteResult

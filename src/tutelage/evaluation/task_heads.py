@@ -13,10 +13,9 @@ import torch
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Ints
+from tutelage.base.types import Ints, Precision
 from tutelage.corpus.batches import IGNORE, BatchSource
 from tutelage.corpus.labels import LabelTask
-from tutelage.evaluation.benchmarks.conventions import Precision
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
 from tutelage.models.heads import TaskHeads

@@ -28,19 +28,13 @@ from tutelage.teaching.encoding import Encoding, Hidden, Sparse, TopK
 from tutelage.teaching.keys import key_of
 from tutelage.teaching.signal import TeacherSource
 from tutelage.training.execution import ExecutionMode
-from tutelage.training.parallel import Group
 
 
 @dataclass(frozen=True)
 class StageCache:
     """What the cache of one stage will be; its teachers need not be trained yet.
 
-    Attributes:
-        settings: the recipe's.
-        encoding: what is kept of each token.
-        epochs: for which it has slots; one where rows are the same in all.
-        tokens: in one epoch.
-        varies: whether rows differ between epochs.
+    It has slots for `epochs` of so many `tokens`: for one epoch unless rows differ between epochs (`varies`).
     """
 
     settings: recipe.Cache
@@ -51,31 +45,28 @@ class StageCache:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes on disk for each token."""
+        """On disk."""
         return sum(field.bytes for field in self.encoding.fields)
 
     @property
     def size(self) -> float:
-        """Bytes that it takes once it is full."""
+        """Bytes on disk once it is full."""
         return float(self.bytes_per_token * self.tokens * self.epochs.stop)
 
     def __str__(self) -> str:
-        """Say what it will be."""
         slots = f"{self.epochs.stop} epochs of rows" if self.varies else "each row once"
         return f"{self.settings.kind}, {self.bytes_per_token} bytes a token, {human(self.size)}B ({slots})"
 
 
 def planned(run: TrainingRun) -> dict[int, StageCache]:
     """Return by the index of its stage what each cache of a run will be."""
-    found = {}
+    found, plan, source = {}, run.plan, run.plan.source
     for index, stage in enumerate(run.model.stages):
-        if stage.cache is None:
-            continue
-        plan = run.plan
-        widths = [plan.plans.cost_of(teacher.model, run.model.reads).output_width for teacher in stage.teachers]
-        encoding = encoding_of(stage, widths, run.precision, plan.plans.vocab_size, plan.source.varies)
-        epochs, source = plan.cache_epochs(index), plan.source
-        found[index] = StageCache(stage.cache, encoding, epochs, source.tokens_per_epoch, source.varies)
+        if stage.cache is not None:
+            widths = [plan.plans.cost_of(teacher.model, run.model.reads).output_width for teacher in stage.teachers]
+            encoding = encoding_of(stage, widths, run.precision, plan.plans.vocab_size, source.varies)
+            epochs = plan.cache_epochs(index)
+            found[index] = StageCache(stage.cache, encoding, epochs, source.tokens_per_epoch, source.varies)
     return found
 
 
@@ -87,10 +78,9 @@ def cache_of(experiment: Experiment, run: TrainingRun, index: int) -> TeacherCac
     data, stage, source = experiment.recipe.data, run.model.stages[index], run.plan.source
     # What is kept of the rows must be of these very rows.
     store = TokenStore.open(experiment.folder / "data", "train", verify=True)
-    identities = [weights_digest(experiment, teacher) for teacher in stage.teachers]
     return TeacherCache(
         experiment.folder / "caches",
-        key_of(data, store, source, identities),
+        key_of(data, store, source, [weights_digest(experiment, teacher) for teacher in stage.teachers]),
         planned(run)[index].encoding,
         source,
         live=lambda: ensemble_of(experiment, stage.teachers, run.model.reads, stage.combine),
@@ -102,12 +92,8 @@ def cache_of(experiment: Experiment, run: TrainingRun, index: int) -> TeacherCac
 def encoding_of(stage: recipe.Stage, widths: Sequence[int], precision: str, vocab_size: int, varies: bool) -> Encoding:
     """Return what the cache of a stage keeps of each token.
 
-    Args:
-        stage: with teachers and a cache.
-        widths: of the teachers' last hidden states.
-        precision: in which the teachers run.
-        vocab_size: of the tokenizer.
-        varies: whether rows differ between epochs; then every epoch has draws of its own, and one set is enough.
+    `widths` are those of the teachers' last hidden states. Where rows differ between epochs (`varies`), every epoch has
+    draws of its own, and one set is enough.
     """
     kept, distill = stage.cache, stage.objectives.distill
     assert kept is not None
@@ -116,9 +102,7 @@ def encoding_of(stage: recipe.Stage, widths: Sequence[int], precision: str, voca
     weights = tuple(teacher.weight / total for teacher in stage.teachers)
     if kept.kind == "hidden":
         return Hidden(tuple(widths), precision, weights, stage.combine)
-    mixture: dict[str, Any] = {"weights": list(weights)}
-    if len(weights) > 1:
-        mixture["combine"] = stage.combine
+    mixture: dict[str, Any] = {"weights": list(weights)} | ({"combine": stage.combine} if len(weights) > 1 else {})
     temperature = distill.temperature
     assert not isinstance(temperature, recipe.TemperatureScheduleSettings)  # the recipe refuses it
     if kept.kind == "sparse":
@@ -134,26 +118,18 @@ def check(run: TrainingRun) -> None:
 
 
 def teachers_at(
-    experiment: Experiment, run: TrainingRun, index: int | None, mode: ExecutionMode, opened_: ExitStack
+    experiment: Experiment, run: TrainingRun, index: int | None, mode: ExecutionMode, opened: ExitStack
 ) -> TeacherSource | None:
-    """Return who teaches in a stage.
+    """Return who teaches in a stage, in the student's mode; nobody where `index` is None.
 
-    Args:
-        experiment: the experiment.
-        run: the student's.
-        index: of the stage; None where its teachers no longer teach.
-        mode: the student's mode of execution.
-        opened_: holds the cache of the stage before, which is closed.
+    `opened` holds the cache of the stage before, which is closed.
     """
-    opened_.close()
-    if index is None:
-        return None
-    stage = run.model.stages[index]
-    if not stage.teachers:
+    opened.close()
+    if index is None or not (stage := run.model.stages[index]).teachers:
         return None
     if stage.cache is None:
         return ensemble_of(experiment, stage.teachers, run.model.reads, stage.combine, mode)
-    return opened_.enter_context(opened_at(experiment, run, index))
+    return opened.enter_context(opened_at(experiment, run, index))
 
 
 def build_ahead(experiment: Experiment, run: TrainingRun) -> float:
@@ -168,54 +144,29 @@ def build_ahead(experiment: Experiment, run: TrainingRun) -> float:
 
 @contextmanager
 def opened_at(experiment: Experiment, run: TrainingRun, index: int, mend: bool = False) -> Iterator[TeacherCache]:
-    """Open the cache of a run's stage; see `opened`."""
-    settings, steps = run.model.stages[index].cache, run.plan.steps
-    assert settings is not None
-    epochs, cache = run.plan.cache_epochs(index), cache_of(experiment, run, index)
-    read = (steps.taught_until(index) - steps.start_of(index)) / run.plan.source.steps_per_epoch / len(epochs)
-    with opened(cache, settings, epochs, experiment.group, str(run), mend, read):
-        yield cache
+    """Open the cache of a run's stage to teach from; first complete it where it is to be filled ahead.
 
-
-@contextmanager
-def opened(
-    cache: TeacherCache,
-    settings: recipe.Cache,
-    epochs: range,
-    group: Group,
-    label: str,
-    mend: bool = False,
-    read: float = 1.0,
-) -> Iterator[None]:
-    """Open a cache to teach from; first complete it where it is to be filled ahead.
-
-    Args:
-        cache: not yet open.
-        settings: how it is to be filled, and how large it may be.
-        epochs: those it has slots for.
-        group: the processes that work together, all of which call this.
-        label: whom it is for.
-        mend: fill it now in any case, and mend what is damaged.
-        read: how much of its rows will be read; above 1 where they are read again.
+    All processes of the group call this. With `mend` it is filled now in any case, and what is damaged is mended.
 
     Raises:
         UserError: it is too large, or the folder holds something damaged.
         Interrupted: SIGTERM or SIGINT came; what was computed is kept.
     """
+    settings, group = run.model.stages[index].cache, experiment.group
+    assert settings is not None
+    epochs, cache = run.plan.cache_epochs(index), cache_of(experiment, run, index)
 
     def fill(stopped: Callable[[], bool]) -> bool:
         if group.is_main:
-            _announce(cache, epochs, label, read if read < 0.5 and not mend else None)
-        if not cache.build(epochs, group.rank, group.size, stopped, f"cache {label}", mend):
+            _announce(cache, run, index, mend)
+        if not cache.build(epochs, group.rank, group.size, stopped, f"cache {run}", mend):
             return False
         group.barrier()
         if group.is_main and cache.complete(epochs):
             cache.note(error=error_of(cache, epochs))
             facts = cache.info()
-            console.print(
-                f"{label}: cache complete in {duration(facts.get('seconds', 0.0))}, {describe(cache, epochs)}; "
-                f"{describe_error(facts['error'])}"
-            )
+            took, kept = duration(facts.get("seconds", 0.0)), _describe(cache, epochs)
+            console.print(f"{run}: cache complete in {took}, {kept}; {_describe_error(facts['error'])}")
         cache.release()
         return True
 
@@ -223,54 +174,58 @@ def opened(
     with filled(
         cache,
         group,
-        f"the teacher cache of {label}",
+        f"the teacher cache of {run}",
         create=lambda: cache.create(epochs, settings.limit_gib * 2**30),
         missing=lambda: mend or (settings.fill == "ahead" and not cache.complete(epochs)),
         complete=lambda: cache.complete(epochs),
         fill=fill,
     ):
         cache.to(group.device)
-        yield
+        yield cache
 
 
-def _announce(cache: TeacherCache, epochs: range, label: str, share: float | None) -> None:
-    """Say what is about to be filled, and what may be unwanted about it: that a small share of it will be read."""
-    console.print(f"{label}: keeping the teachers' output in {cache.folder}: {describe(cache, epochs)}")
+def _announce(cache: TeacherCache, run: TrainingRun, index: int, mend: bool) -> None:
+    """Say what is about to be filled, and what may be unwanted about it."""
+    epochs, steps = run.plan.cache_epochs(index), run.plan.steps
+    console.print(f"{run}: keeping the teachers' output in {cache.folder}: {_describe(cache, epochs)}")
     if cache.encoding.biased:
         console.print(
-            f"[yellow]{label}: the {cache.encoding.key['k']} most likely tokens are a biased sample of what the "
-            "teachers say, and may teach worse than no teacher; `cache: sparse` is unbiased and smaller "
-            "(docs/caches.md)"
+            f"[yellow]{run}: the {cache.encoding.key['k']} most likely tokens are a biased sample of what the teachers "
+            "say, and may teach worse than no teacher; `cache: sparse` is unbiased and smaller (docs/caches.md)"
         )
     if cache.source.varies:
         console.print(
-            f"{label}: rows differ between epochs, so the teachers go over the text {len(epochs)} times, as "
-            "without a cache; it serves the students that come after"
+            f"{run}: rows differ between epochs, so the teachers go over the text {len(epochs)} times, as without a "
+            "cache; it serves the students that come after"
         )
-    if share is not None:
+    share = (steps.taught_until(index) - steps.start_of(index)) / cache.source.steps_per_epoch / len(epochs)
+    if share < 0.5 and not mend:
         console.print(
-            f"{label}: this stage reads {100 * share:.0f} % of these rows only; `fill: first_epoch` would ask the "
+            f"{run}: this stage reads {100 * share:.0f} % of these rows only; `fill: first_epoch` would ask the "
             "teachers about no others"
         )
 
 
-def describe(cache: TeacherCache, epochs: range) -> str:
-    """Say what a cache is and how large."""
-    size = f"{cache.store.bytes_per_token} bytes a token, {human(cache.store.size(epochs.stop))}B"
-    return f"{cache.encoding.key['kind']}, {size}"
+def _describe(cache: TeacherCache, epochs: range) -> str:
+    return f"{_kind(cache)}, {human(cache.store.size(epochs.stop))}B"
 
 
-def describe_error(error: dict[str, float]) -> str:
+def _kind(cache: TeacherCache) -> str:
+    return f"{cache.encoding.key['kind']}, {cache.store.bytes_per_token} bytes a token"
+
+
+def _describe_error(error: dict[str, float]) -> str:
     """Say how far a cache is from live teaching."""
     if not error:
         return "error not measured"
     over = f"over {error['tokens']:,.0f} tokens"
     if "kl" in error:
         return f"KL to live teaching {error['kl']:.1e} nats a token {over}"
-    parts = [f"noise {error['noise']:.2f} of a label's (all sets {error['noise_all_sets']:.2f})"]
-    parts += [f"bias {100 * error['bias']:.2f} % (chance: {100 * error['bias_by_chance']:.2f} %)"]
-    parts += [f"missing mass {100 * error['missing_mass']:.1f} %"] if "missing_mass" in error else []
-    return f"{', '.join(parts)} {over}"
+    missing = f", missing mass {100 * error['missing_mass']:.1f} %" if "missing_mass" in error else ""
+    return (
+        f"noise {error['noise']:.2f} of a label's (all sets {error['noise_all_sets']:.2f}), "
+        f"bias {100 * error['bias']:.2f} % (chance: {100 * error['bias_by_chance']:.2f} %){missing} {over}"
+    )
 
 
 # --- the verbs
@@ -278,13 +233,10 @@ def describe_error(error: dict[str, float]) -> str:
 
 @dataclass(frozen=True)
 class CacheReport:
-    """What one cache holds.
+    """What one cache holds, in words: kind, bytes a token, size, filled share, error.
 
-    Attributes:
-        folder: where it lies.
-        models: the models it serves; none where this recipe does not use it.
-        text: kind, bytes a token, size, filled share, error.
-        damaged: epoch and row of each slot that does not fit its checksum, where that was looked for.
+    `models` are those that it serves; none where this recipe does not use it. `damaged` names epoch and row of each
+    slot that does not fit its checksum, where that was looked for.
     """
 
     folder: Path
@@ -293,16 +245,14 @@ class CacheReport:
     damaged: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
-        """Write one line, and one for every few damaged rows."""
+        """Write one line, and one for the first few damaged rows."""
         line = f"{self.folder} ({', '.join(self.models) or 'not used by this recipe'}): {self.text}"
-        if self.damaged:
-            named = ", ".join(f"row {row} of epoch {epoch}" for epoch, row in self.damaged[:8])
-            more = f" and {len(self.damaged) - 8} more" if len(self.damaged) > 8 else ""
-            line += (
-                f"\n  damaged: {named}{more}. They are computed again when they are next read, or now by "
-                "`tutelage cache build`"
-            )
-        return line
+        if not self.damaged:
+            return line
+        named = ", ".join(f"row {row} of epoch {epoch}" for epoch, row in self.damaged[:8])
+        more = f" and {len(self.damaged) - 8} more" if len(self.damaged) > 8 else ""
+        remedy = "They are computed again when they are next read, or now by `tutelage cache build`"
+        return f"{line}\n  damaged: {named}{more}. {remedy}"
 
 
 def build(experiment: Experiment, model: str | None = None) -> None:
@@ -313,21 +263,18 @@ def build(experiment: Experiment, model: str | None = None) -> None:
     """
     done: set[Path] = set()
     for run, index in _stages(experiment, model):
-        cache = cache_of(experiment, run, index)
-        if cache.folder not in done:
+        folder = cache_of(experiment, run, index).folder
+        if folder not in done:
             with opened_at(experiment, run, index, mend=True):
-                done.add(cache.folder)
+                done.add(folder)
 
 
 def info(experiment: Experiment) -> list[CacheReport]:
     """Say what the caches of a recipe hold, and which others lie beside them."""
     used = {cache.folder: _report(cache, names) for cache, names in _caches(experiment)}
-    beside = sorted((experiment.folder / "caches").glob(f"*/{MANIFEST}"))
-    unused = [path.parent for path in beside if path.parent not in used]
-    return [
-        *used.values(),
-        *(CacheReport(folder, (), f"{_size(folder)}; delete it to free the space") for folder in unused),
-    ]
+    beside = [path.parent for path in sorted((experiment.folder / "caches").glob(f"*/{MANIFEST}"))]
+    unused = [folder for folder in beside if folder not in used]
+    return [*used.values(), *(CacheReport(one, (), f"{_size(one)}; delete it to free the space") for one in unused)]
 
 
 def verify(experiment: Experiment) -> list[CacheReport]:
@@ -339,32 +286,24 @@ def verify(experiment: Experiment) -> list[CacheReport]:
     """
     reports = []
     for cache, names in _caches(experiment):
-        if not (cache.folder / MANIFEST).is_file():
+        if not _open(cache):
             reports.append(CacheReport(cache.folder, names, "not built"))
             continue
-        cache.store.check(cache.key)
-        cache.open(writable=False)
         with stop_flag() as stop:
             damaged = tuple(cache.damaged(lambda stop=stop: bool(stop.number)))  # type: ignore[misc]
             if stop.number:
                 raise Interrupted(stop.number)
-        filled = cache.store.filled
+        text = f"{len(damaged)} of {int(cache.store.filled.sum()):,} filled rows are damaged"
         cache.close()
-        text = f"{len(damaged)} of {int(filled.sum()):,} filled rows are damaged"
         reports.append(CacheReport(cache.folder, names, text, damaged))
     return reports
 
 
 def _stages(experiment: Experiment, model: str | None = None) -> list[tuple[TrainingRun, int]]:
     """List the stages with a cache, for the first seed of each model: all its seeds share it."""
-    names = [model] if model is not None else list(experiment.recipe.models)
     runs = {run.name: run for run in reversed(experiment.runs(model))}
-    found = [
-        (runs[name], index)
-        for name in names
-        for index, stage in enumerate(runs[name].model.stages)
-        if stage.cache is not None
-    ]
+    names = experiment.recipe.models if model is None else [model]
+    found = [(runs[name], index) for name in names for index, s in enumerate(runs[name].model.stages) if s.cache]
     if not found:
         whose = f"models.{model}" if model is not None else "this recipe"
         raise UserError(f"{whose} has no stage with a cache: add `cache: hidden` (or sparse) beside `teachers`")
@@ -381,17 +320,23 @@ def _caches(experiment: Experiment) -> list[tuple[TeacherCache, tuple[str, ...]]
     return list(found.values())
 
 
-def _report(cache: TeacherCache, names: tuple[str, ...]) -> CacheReport:
-    kind = f"{cache.encoding.key['kind']}, {cache.store.bytes_per_token} bytes a token"
+def _open(cache: TeacherCache) -> bool:
+    """Open a cache for reading, after checking its files; false where it is not built."""
     if not (cache.folder / MANIFEST).is_file():
-        return CacheReport(cache.folder, names, f"{kind}, not built")
+        return False
     cache.store.check(cache.key)
     cache.open(writable=False)
-    share = float(cache.store.filled.mean())
+    return True
+
+
+def _report(cache: TeacherCache, names: tuple[str, ...]) -> CacheReport:
+    kind = _kind(cache)
+    if not _open(cache):
+        return CacheReport(cache.folder, names, f"{kind}, not built")
+    share, facts = float(cache.store.filled.mean()), cache.info()
     cache.close()
-    facts = cache.info()
     took = f", {duration(facts['seconds'])}" if "seconds" in facts else ""
-    text = f"{kind}, {_size(cache.folder)}, {100 * share:.1f} % filled{took}; {describe_error(facts.get('error', {}))}"
+    text = f"{kind}, {_size(cache.folder)}, {100 * share:.1f} % filled{took}; {_describe_error(facts.get('error', {}))}"
     return CacheReport(cache.folder, names, text)
 
 

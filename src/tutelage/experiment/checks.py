@@ -15,11 +15,7 @@ from tutelage.training import execution
 
 
 def checked(experiment: Experiment, only: str | None = None) -> list[TrainingRun]:
-    """Return the runs in their order, after finding what would stop one when its turn comes, hours after its teachers'.
-
-    Args:
-        experiment: the experiment.
-        only: a model; then only it and those it needs.
+    """Return the runs in their order, of one model and those it needs if `only` names one, after checking them all.
 
     Raises:
         UserError: a shape, length or stage that cannot be, a cache beyond its limit, a selection of too few rows,
@@ -36,7 +32,7 @@ def checked(experiment: Experiment, only: str | None = None) -> list[TrainingRun
         _check_selections(plan)
     runs = [experiment.run(reference) for reference in order]
     for run in runs:
-        if run.folder.finished is None:
+        if not run.folder.is_finished:
             execution.check(run.name, run.model, experiment.group.size)
             for stage in run.model.stages:
                 check_memory(experiment, stage.teachers if stage.cache is None else (), run.model.reads)
@@ -76,11 +72,9 @@ def _check_selections(plan: ModelPlan) -> None:
                 f"{key}: `by: excess` selects targets of rows as they stand, but `ul2` rewrites them in every epoch; "
                 "select rows (`by: salt_ds`), or learn from `next_token`"
             )
-        wanted = stage.select.count(source.count)
+        wanted, batch = stage.select.count(source.count), model.optim.batch_rows
         if wanted > source.count:
             raise UserError(f"{key}: rows={wanted:,}, but the training split has only {source.count:,}; take fewer")
-        if wanted < model.optim.batch_rows:
-            raise UserError(
-                f"{key} leaves {wanted:,} of {source.count:,} rows, fewer than a batch of {model.optim.batch_rows} "
-                "(optim.batch_rows): select more, or take smaller batches"
-            )
+        if wanted < batch:
+            few = f"{wanted:,} of {source.count:,} rows, fewer than a batch of {batch} (optim.batch_rows)"
+            raise UserError(f"{key} leaves {few}: select more, or take smaller batches")

@@ -1,7 +1,4 @@
-"""How a store of rows is filled and read: one group of processes fills at a time, others wait for it with a word.
-
-Teacher caches and token scores live so.
-"""
+"""How teacher caches and token scores are filled: one group of processes at a time; others say that they wait."""
 
 from __future__ import annotations
 
@@ -17,15 +14,12 @@ from tutelage.training.parallel import Group
 
 
 class RowStore(Protocol):
-    """Rows on disk."""
+    """Rows in the files of a folder, which are opened for reading and writing."""
 
     folder: Path
 
-    def open(self) -> None:
-        """Open the files for reading and writing."""
-
-    def close(self) -> None:
-        """Close them."""
+    def open(self) -> None: ...
+    def close(self) -> None: ...
 
 
 @contextmanager
@@ -38,14 +32,14 @@ def filled(
     complete: Callable[[], bool],
     fill: Callable[[Callable[[], bool]], bool],
 ) -> Iterator[None]:
-    """Open a store; first fill it where rows are missing that are wanted now.
+    """Open a store; first fill it where rows are missing that are wanted now. All processes of the group call this.
 
     The lock is held until all rows are there, so that whoever fills it while it trains keeps others out.
 
     Args:
         store: not yet open.
-        group: the processes that work together, all of which call this.
-        what: the store, for who waits.
+        group: of processes.
+        what: the store, in words.
         create: makes the files or checks them; called by the first process.
         missing: whether it is to be filled now.
         complete: whether all rows are there.

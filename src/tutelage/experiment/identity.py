@@ -6,18 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json
 from tutelage.base.run_folder import RunFolder
-from tutelage.base.types import Json
+from tutelage.base.types import Json, Precision
 from tutelage.corpus.prepare import Prepared
 from tutelage.experiment.plans import ModelPlan
 from tutelage.recipe import Recipe, Teacher
 from tutelage.teaching import outside
+from tutelage.training.outcome import Finished
 
 UNCHANGING: dict[str, Any] = {
     **dict.fromkeys(("keep", "checkpoints", "save_minutes", "like", "without", "seeds"), True),
@@ -26,20 +27,14 @@ UNCHANGING: dict[str, Any] = {
     "stages": {"__all__": {"cache": {"fill", "limit_gib"}}},
 }
 """Settings of a model that do not change what it learns."""
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
 class TrainingRun:
     """One model with one seed, resolved: all that its training needs to know of the recipe.
 
-    Attributes:
-        plan: what it shares with the model's other seeds: settings, rows, steps, costs.
-        seed: as the recipe counts it.
-        initial_seed: of its weights and draws.
-        folder: where it lives, `runs/<recipe>/<model>/seed-<n>/`.
-        precision: of its arithmetic.
-        spec: everything that decides its result.
+    `plan` is what it shares with the model's other seeds. `seed` is as the recipe counts it, `initial_seed` that of its
+    weights and draws. `spec` is everything that decides its result.
     """
 
     plan: ModelPlan
@@ -51,7 +46,7 @@ class TrainingRun:
 
     @property
     def name(self) -> str:
-        """The model's name."""
+        """The model's."""
         return self.plan.name
 
     @property
@@ -69,60 +64,48 @@ class TrainingRun:
         """Of everything that decides its result."""
         return fingerprint(self.spec)
 
-    def finished(self) -> Json:
+    def finished(self) -> Finished:
         """Return what training came to.
 
         Raises:
             UserError: it is not trained, or was trained with other settings than this recipe's.
         """
-        finished = self.folder.finished
-        if finished is None or not self.folder.matches(self.spec):
+        if not self.folder.is_finished or not self.folder.matches(self.spec):
             raise UserError(f"{self} is not trained yet; `tutelage run` trains what is missing, teachers first")
-        return finished
+        return Finished.read(self.folder.finished)
 
     def __str__(self) -> str:
-        """Write it as recipes do."""
         return f"{self.name}[{self.seed}]"
 
 
 def resolve(
     what: Recipe, data: Prepared, plan: ModelPlan, seed: int, folder: Path, run_of: Callable[[Teacher], TrainingRun]
 ) -> TrainingRun:
-    """Resolve a run.
-
-    Args:
-        what: the recipe.
-        data: its corpus.
-        plan: of the model.
-        seed: one of the model's.
-        folder: of the experiment's runs.
-        run_of: returns the runs that teach this one, or score rows for it.
-    """
+    """Resolve a run in the experiment's folder; `run_of` returns the runs that teach it, or score rows for it."""
+    model, rows = plan.model, what.data.rows
     run_folder = RunFolder(folder / plan.name / f"seed-{seed}")
-    precision = _precision(plan.model, run_folder)
-    teachers = {
-        str(teacher): run_of(teacher).digest if teacher.model in what.models else outside.identity(teacher.model)
-        for stage in plan.model.stages
-        for teacher in stage.needs
-    }
-    unused = {"buckets"} if what.data.rows.kind == "chunks" else {"chunking"}
+    precision = _precision(model, run_folder)
+    unused = {"buckets"} if rows.kind == "chunks" else {"chunking"}
     # Without what is left at its default, so that settings of later versions do not disown older runs.
     spec: Json = {
         "data": {
-            "rows": what.data.rows.model_dump(mode="json", exclude_defaults=True, exclude=unused),
+            "rows": rows.model_dump(mode="json", exclude_defaults=True, exclude=unused),
             "seed": what.data.seed,
             "train": data.train.digest,
             "val": data.val.digest,
             "tokenizer": data.train.tokenizer_id,
         },
-        "model": plan.model.model_dump(mode="json", exclude=UNCHANGING, exclude_defaults=True)
-        | {"precision": precision},
+        "model": model.model_dump(mode="json", exclude=UNCHANGING, exclude_defaults=True) | {"precision": precision},
         "seed": what.seed + seed,
-        "teachers": teachers,
+        "teachers": {
+            str(teacher): run_of(teacher).digest if teacher.model in what.models else outside.identity(teacher.model)
+            for stage in model.stages
+            for teacher in stage.needs
+        },
     }
-    if plan.model.weights is not None:
-        spec["weights"] = outside.identity(plan.model.weights)
-    if plan.model.tasks and data.train.labels is not None:
+    if model.weights is not None:
+        spec["weights"] = outside.identity(model.weights)
+    if model.tasks and data.train.labels is not None:
         spec["labels"] = data.train.labels.digest
     return TrainingRun(plan, seed, what.seed + seed, run_folder, precision, spec)
 

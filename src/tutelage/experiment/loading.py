@@ -8,7 +8,8 @@ from pathlib import Path
 from tutelage.base import machine
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json
-from tutelage.experiment.identity import Precision, TrainingRun
+from tutelage.base.types import Precision
+from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.setup import Experiment
 from tutelage.models.build import build, load
 from tutelage.models.heads import TaskHeads
@@ -30,17 +31,11 @@ def new_model(experiment: Experiment, run: TrainingRun) -> LanguageModel:
     return build(run.model, experiment.data.tokenizer, experiment.recipe.data.rows.length, run.initial_seed)
 
 
-def new_heads(experiment: Experiment, run: TrainingRun, width: int) -> TaskHeads | None:
-    """Make a run's heads with their initial weights, which leave the model's as they are; None without tasks."""
-    tasks = experiment.rows.tasks_of(run.model)
-    uncertain = any(what.weighting == "uncertainty" for what in run.model.tasks)
-    return TaskHeads(tasks, width, run.initial_seed, uncertain) if tasks else None
-
-
 def new_learner(experiment: Experiment, run: TrainingRun) -> Learner:
-    """Make a run's model and heads, for weights to be loaded into."""
-    model = new_model(experiment, run)
-    return Learner(model, new_heads(experiment, run, model.weight_VD.shape[1]))
+    """Make a run's model, and heads for its tasks, whose initial weights leave the model's as they are."""
+    model, tasks = new_model(experiment, run), experiment.rows.tasks_of(run.model)
+    uncertain = any(what.weighting == "uncertainty" for what in run.model.tasks)
+    return Learner(model, TaskHeads(tasks, model.weight_VD.shape[1], run.initial_seed, uncertain) if tasks else None)
 
 
 # --- trained
@@ -56,8 +51,7 @@ def trained(experiment: Experiment, teacher: Teacher, reads: ModelKind) -> Langu
     if teacher.checkpoint == "best":
         return load(str(run.folder.hf.absolute()), tokenizer, reads)
     folder = kept_checkpoint(experiment, teacher)
-    fault = checkpoint.verify(folder)
-    if fault is not None:
+    if (fault := checkpoint.verify(folder)) is not None:
         raise UserError(f"'{teacher}': {folder}: {fault}; delete {run.folder.path} and run again")
     learner = new_learner(experiment, run)
     checkpoint.load_weights(folder, learner)
@@ -71,8 +65,7 @@ def kept_checkpoint(experiment: Experiment, teacher: Teacher) -> Path:
     if step not in kept:
         raise UserError(
             f"'{teacher}': that checkpoint was not kept; there are {kept}. Those that a recipe names are kept, "
-            "at models.*.checkpoints also, or "
-            "all of them with models.*.keep=all"
+            "at models.*.checkpoints also, or all of them with models.*.keep=all"
         )
     return checkpoint.folder_of(checkpoints, step)
 
@@ -85,8 +78,7 @@ def step_of(experiment: Experiment, teacher: Teacher) -> int:
     """
     run = experiment.run(teacher)
     if teacher.checkpoint == "last":
-        steps: int = run.finished()["steps"]
-        return steps
+        return run.finished().steps
     if teacher.words is None:
         return int(teacher.checkpoint.removeprefix("step-"))
     kept = run.plan.steps.words
@@ -113,8 +105,7 @@ def ensemble_of(
     """
     check_memory(experiment, teachers, reads)
     models = [trained(experiment, teacher, reads) for teacher in teachers]
-    if mode is not None:
-        models = [mode.apply(model) for model in models]
+    models = [mode.apply(model) for model in models] if mode is not None else models
     return Ensemble(models, [teacher.weight for teacher in teachers], combine)
 
 

@@ -14,13 +14,9 @@ from tutelage.evaluation.named import NamedEvaluation, file_name, read_score, wr
 
 
 def measured(evaluation: NamedEvaluation, folder: Path, of: Json, context: Callable[[Path], Context]) -> Json:
-    """Return an evaluation's score: the one that was kept of the same things, or a new one, which is kept.
+    """Return an evaluation's score: the one in the folder, if `of`, all that decides it, is the same, or a new one.
 
-    Args:
-        evaluation: ready to run.
-        folder: of the scores of what is evaluated.
-        of: everything that decides the score.
-        context: makes what the evaluation may use, given a folder for results of parts, which survive a stop.
+    `context` is given a folder for results of parts, which survive a stop.
     """
     score = read_score(folder, evaluation.name, of)
     if score is None:
@@ -37,8 +33,9 @@ def in_words(score: Json) -> str:
         return f"loss {score['loss']:.4f}"
     if "values" not in score:
         return f"{100 * score['accuracy']:.2f} %"
-    value = score["values"][score["headline"]]
-    shown = UNITS[value["unit"]]
+    headline = score["headline"]
+    value = score["values"][headline]
     if value["value"] is None:
-        return f"{score['headline']}: {value['note']}"
-    return f"{score['headline']} {value['value'] * shown.scale:.{shown.finer}f} {shown.sign}".strip()
+        return f"{headline}: {value['note']}"
+    shown = UNITS[value["unit"]]
+    return f"{headline} {value['value'] * shown.scale:.{shown.finer}f} {shown.sign}".strip()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
-from tutelage.experiment.rows import Rows
+from tutelage.experiment.rows import CorpusRows
 from tutelage.experiment.runs import references_to
 from tutelage.models.build import shape, shape_of
 from tutelage.models.cost import Cost, cost_of
@@ -25,13 +25,8 @@ from tutelage.training.plan import Plan, plan
 class ModelPlan:
     """A model of a recipe with everything that is the same for all its seeds.
 
-    Attributes:
-        name: in the recipe.
-        model: its settings; a length given as another model's operations is here in steps.
-        source: the batches it learns from.
-        steps: how many, in which stages, evaluated and kept where.
-        milestones: steps whose checkpoints are kept: named by others, or asked for by words seen.
-        plans: of all models of the recipe, which know what each costs.
+    In the settings, `model`, a length given as another model's operations is turned into steps. Checkpoints are kept at
+    the steps of `milestones`: named by others, or asked for by words seen. `plans` know what each model costs.
     """
 
     name: str
@@ -43,7 +38,7 @@ class ModelPlan:
 
     @property
     def cost(self) -> Cost:
-        """The model's own cost."""
+        """The model's own."""
         return self.plans.cost_of(self.name, self.model.reads)
 
     @property
@@ -58,11 +53,9 @@ class ModelPlan:
         return epochs_read(self.source, self.steps.start_of(index), self.steps.taught_until(index))
 
     def teacher_flops(self, live: bool = False, until: int | None = None) -> float:
-        """Return the operations of the teachers as long as they teach.
+        """Return the operations of the teachers up to a step; `live`: as if there were no caches.
 
-        Args:
-            live: count as if there were no caches.
-            until: count up to this step; the work of filling a cache counts whole once its stage has begun.
+        The work of filling a cache counts whole once its stage has begun.
         """
         total = 0.0
         for index, stage in enumerate(self.model.stages):
@@ -73,8 +66,7 @@ class ModelPlan:
             read = asked * self.source.tokens_per_epoch / self.source.steps_per_epoch
             passed = float(self.source.tokens_per_epoch * len(self.cache_epochs(index)))
             costs = [self.plans.cost_of(teacher.model, self.model.reads) for teacher in stage.teachers]
-            cache = None if live else stage.cache
-            total += teaching_flops(cache, costs, self.plans.vocab_size, read, passed)
+            total += teaching_flops(None if live else stage.cache, costs, self.plans.vocab_size, read, passed)
         return total
 
     def flops(self, until: int | None = None) -> float:
@@ -86,9 +78,8 @@ class ModelPlan:
 class Plans:
     """The plans of a recipe's models, each made when it is first asked for."""
 
-    def __init__(self, what: Recipe, rows: Rows) -> None:
-        self.recipe = what
-        self.rows = rows
+    def __init__(self, what: Recipe, rows: CorpusRows) -> None:
+        self.recipe, self.rows = what, rows
         self._plans: dict[str, ModelPlan] = {}
         self._costs: dict[tuple[str, ModelKind], Cost] = {}
 
@@ -120,20 +111,14 @@ class Plans:
         source = self.rows.training(model)
         if model.flops_of is not None:
             own = step_flops(self.cost_of(name, model.reads), source)
-            steps = int(self._budget(name, model.flops_of) / own)
-            model = model.model_copy(update={"steps": steps, "flops_of": None})
+            length = int(self._budget(name, model.flops_of) / own)
+            model = model.model_copy(update={"steps": length, "flops_of": None})
         written = (t.checkpoint for t in references)
         named = frozenset(int(text.removeprefix("step-")) for text in written if text.startswith("step-"))
         words = frozenset(t.words for t in references if t.words is not None)
-        planned = plan(name, model, source, self.rows.words_per_token, named, words)
-        return ModelPlan(
-            name=name,
-            model=model,
-            source=source,
-            steps=planned,
-            milestones=named | frozenset(planned.words.values()),
-            plans=self,
-        )
+        steps = plan(name, model, source, self.rows.words_per_token, named, words)
+        milestones = named | frozenset(steps.words.values())
+        return ModelPlan(name=name, model=model, source=source, steps=steps, milestones=milestones, plans=self)
 
     def _budget(self, name: str, wanted: recipe.FlopsOf) -> float:
         """Return the operations of another model, and of the training of its teachers where they are counted."""
@@ -157,16 +142,10 @@ def step_flops(cost: Cost, source: BatchSource) -> float:
 def teaching_flops(
     cache: recipe.Cache | None, costs: Sequence[Cost], vocab_size: int, read: float, passed: float
 ) -> float:
-    """Count the operations of a stage's teachers.
+    """Count the operations of a stage's teachers, from the tokens that the student reads.
 
-    A cache is counted as if each student had filled it for itself.
-
-    Args:
-        cache: of the stage; None where its teachers are asked at every step.
-        costs: of its teachers.
-        vocab_size: rows of an output layer.
-        read: tokens that the student reads.
-        passed: tokens in a pass over all slots of the cache.
+    A cache, of which `passed` tokens fill all slots, is counted as if each student had filled it for itself. Without
+    one, the teachers are asked at every step.
     """
     if cache is None:
         return sum(cost.forward_flops * read for cost in costs)

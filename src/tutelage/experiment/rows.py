@@ -16,17 +16,11 @@ HELD_OUT_ROWS = 64
 """Rows of held-out text read at once."""
 
 
-class Rows:
-    """The rows of a corpus, each kind built once.
-
-    Args:
-        settings: the recipe's.
-        prepared: the corpus.
-    """
+class CorpusRows:
+    """The rows of a corpus, each kind built once."""
 
     def __init__(self, settings: recipe.Data, prepared: Prepared) -> None:
-        self.settings = settings
-        self.prepared = prepared
+        self.settings, self.prepared = settings, prepared
         self._held_out: dict[tuple[str, Masking | None], BatchSource] = {}
 
     @property
@@ -41,38 +35,26 @@ class Rows:
 
     def training(self, model: recipe.Model) -> BatchSource:
         """Build the batches that a model learns from: shuffled, with what its objectives hide, rewrite or label."""
-        data, store = self.settings, self.prepared.train
-        tasks = self.tasks_of(model)
-        labels = None
+        data, store, tasks = self.settings, self.prepared.train, self.tasks_of(model)
+        labels, mixture = None, None
         if tasks and store.labels is not None:
             labels = LabelReader(store.labels, tasks, model.reads == "causal", model.tasks[0].confidence)
-        mixture = None
         if model.ul2 is not None:
             mixture = mixture_of(model.ul2, self.prepared.tokenizer, data.rows.length, data.seed)
-        return BatchSource(
-            store,
-            data.rows,
-            model.optim.batch_rows,
-            data.seed,
-            self.pad_id,
-            self._masking(model),
-            True,
-            mixture,
-            labels,
-        )
+        rows, masking = model.optim.batch_rows, self._masking(model)
+        return BatchSource(store, data.rows, rows, data.seed, self.pad_id, masking, mixture=mixture, labels=labels)
 
     def held_out(self, split: str, model: recipe.Model) -> BatchSource:
         """Return the rows of a held-out split, `val` or `test`, in their order.
 
         They stay as they are, also for `ul2`, so that losses on them compare with any causal model's.
         """
-        masking = self._masking(model)
-        if (split, masking) not in self._held_out:
-            store = self.prepared.val if split == "val" else self.prepared.test
-            self._held_out[split, masking] = BatchSource(
-                store, self.settings.rows, HELD_OUT_ROWS, self.settings.seed, self.pad_id, masking, shuffle=False
-            )
-        return self._held_out[split, masking]
+        key = (split, masking := self._masking(model))
+        if key not in self._held_out:
+            store, data = self.prepared.val if split == "val" else self.prepared.test, self.settings
+            source = BatchSource(store, data.rows, HELD_OUT_ROWS, data.seed, self.pad_id, masking, shuffle=False)
+            self._held_out[key] = source
+        return self._held_out[key]
 
     @cached_property
     def unmasked(self) -> BatchSource:
@@ -102,12 +84,9 @@ class Rows:
         tasks, labels = self.tasks_of(model), self.prepared.train.labels
         if not tasks or labels is None:
             return ()
-        stages = []
-        for stage in model.stages:
-            what = stage.objectives.tasks
-            weights = task_weights(what, learned(what, labels.tasks), labels.counts) if what else {}
-            stages.append(tuple(weights.get(task.name, 0.0) for task in tasks))
-        return tuple(stages)
+        asked = [stage.objectives.tasks for stage in model.stages]
+        weights = [task_weights(what, learned(what, labels.tasks), labels.counts) if what else {} for what in asked]
+        return tuple(tuple(of_stage.get(task.name, 0.0) for task in tasks) for of_stage in weights)
 
     def _masking(self, model: recipe.Model) -> Masking | None:
         """Return what hides tokens from a masked model."""

@@ -10,15 +10,10 @@ from tutelage.recipe import Recipe, Teacher, ensemble_members
 
 
 def in_order(recipe: Recipe, only: str | None = None) -> list[Teacher]:
-    """List the runs, teachers before their students.
-
-    Args:
-        recipe: whose models.
-        only: a model; then only it and those it needs.
+    """List the runs, teachers before their students; of one model (`only`) and those it needs if it is named.
 
     Raises:
-        UserError: an unknown model, a seed that a teacher is not trained with, or models that teach each other in a
-            circle.
+        UserError: an unknown model, a seed that a teacher is not trained with, or a circle of teachers.
     """
     if only is not None:
         _check_name(recipe, only)
@@ -32,9 +27,8 @@ def in_order(recipe: Recipe, only: str | None = None) -> list[Teacher]:
             if teacher.model in recipe.models:
                 seed_of(recipe, teacher)
                 visit(teacher.model, (*path, name))
-        for seed in model.seed_list:
-            if (reference := Teacher(model=name, seed=seed)) not in order:
-                order.append(reference)
+        own = (Teacher(model=name, seed=seed) for seed in model.seed_list)
+        order.extend(reference for reference in own if reference not in order)
 
     for name in [only] if only is not None else recipe.models:
         visit(name, ())
@@ -56,19 +50,13 @@ def seed_of(recipe: Recipe, teacher: Teacher) -> int:
 
 
 def _check_name(recipe: Recipe, name: str) -> None:
-    if name not in recipe.models:
-        raise UserError(
-            f"no model '{name}' in this recipe{nearest(name, recipe.models)} (models: {', '.join(recipe.models)})"
-        )
+    if name not in (models := recipe.models):
+        raise UserError(f"no model '{name}' in this recipe{nearest(name, models)} (models: {', '.join(models)})")
 
 
 def references_to(recipe: Recipe, name: str) -> list[Teacher]:
     """Return where a model is named as a teacher, scorer or member of an ensemble, or to sort held-out text."""
     teachers = [t for model in recipe.models.values() for stage in model.stages for t in stage.needs]
     teachers += [recipe.evaluation.buckets.by] if recipe.evaluation.buckets else []
-    teachers += [
-        Teacher.model_validate(member)
-        for name_compared in recipe.compare.models
-        for member in ensemble_members(name_compared)
-    ]
-    return [t for t in teachers if t.model == name]
+    members = (member for compared in recipe.compare.models for member in ensemble_members(compared))
+    return [t for t in (*teachers, *map(Teacher.model_validate, members)) if t.model == name]

@@ -1,9 +1,8 @@
 """Score finished models, and ensembles of them, on what the recipe names; each score is computed once.
 
-Scores live in `<model>/seed-<n>/scores/`, those of ensembles under their own name beside the models. Every score notes
-what it was measured on; another corpus, suite or convention measures again. Held-out losses are measured here, all else
-by `evaluation.named`. What the recipe wants along the training is measured of the finished model and of its checkpoints
-by words seen, whose scores live in `words-3M/` and so on.
+Scores live in `<model>/seed-<n>/scores/`, those of ensembles under their own name beside the models, those of
+checkpoints by words seen in `words-3M/` and so on. Every score notes what it was measured on; another corpus, suite or
+convention measures again. Held-out losses are measured here, all else by `evaluation.named`.
 """
 
 from __future__ import annotations
@@ -15,29 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.files import read_json, write_json
 from tutelage.base.progress import console
 from tutelage.base.run_folder import differences
-from tutelage.base.types import Json
+from tutelage.base.types import Floats, Json, Precision
+from tutelage.compare.metrics import HELD_OUT
 from tutelage.corpus.tokens import TokenStore
 from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, EvaluatedModels, Need
 from tutelage.evaluation.buckets import row_losses
 from tutelage.evaluation.named import NamedEvaluation, check_name, file_name, find, needs_of, read_score
-from tutelage.experiment.identity import Precision
 from tutelage.experiment.loading import trained
 from tutelage.experiment.measure import in_words, measured
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
-from tutelage.models.heads import TaskHeads, load_heads
+from tutelage.models.heads import load_heads
 from tutelage.recipe import ModelKind, Recipe
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.heldout import held_out
 
-HELD_OUT = ("val", "test")
 BESIDE: dict[Need, str] = {
     "checkpoints": "all checkpoints at once",
     "held_out": "held-out text",
@@ -49,12 +46,9 @@ BESIDE: dict[Need, str] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored: a model with one seed, or an ensemble.
+    """What is scored, named as the report has it: a model with one seed, finished or at a checkpoint, or an ensemble.
 
-    Attributes:
-        name: as the report shows it.
-        seed: the model's seed; 0 for an ensemble.
-        members: one model, finished or at a checkpoint, or an ensemble of several.
+    The seed of an ensemble is 0.
     """
 
     name: str
@@ -67,32 +61,26 @@ class Subject:
         return self.name == self.members[0].model
 
     def __str__(self) -> str:
-        """Write the name, with the seed and checkpoint of a single model."""
         return str(self.members[0]) if self.single else self.name
 
 
 def check_names(what: Recipe) -> None:
     """Refuse evaluations that do not exist, before anything is downloaded or prepared."""
-    for name in what.evaluate:
+    for name in (*what.evaluate, *what.evaluation.along):
         check_name(name, HELD_OUT)
     for name in what.evaluation.along:
-        check_name(name, HELD_OUT)
         needs: frozenset[Need] = frozenset({"held_out"}) if name in HELD_OUT else needs_of(name)
         for need in needs:
             raise UserError(
-                f"evaluation.along: '{name}' needs {BESIDE[need]}, and cannot be repeated at each "
-                "checkpoint; name suites, such as blimp-fast"
+                f"evaluation.along: '{name}' needs {BESIDE[need]}, and cannot be repeated at each checkpoint; name "
+                "suites, such as blimp-fast"
             )
 
 
 class Scoring:
-    """The scores of an experiment.
+    """The scores of an experiment: what `evaluate` names of finished models, what the settings name along the training.
 
-    Args:
-        experiment: whose models are scored.
-        evaluate: what is measured of finished models, by name.
-        settings: the rules, and what is measured along the training.
-        evaluations: those of them that are no held-out loss, ready to run.
+    `evaluations` are all of these that are no held-out loss, ready to run.
     """
 
     def __init__(
@@ -102,10 +90,8 @@ class Scoring:
         settings: recipe.Evaluation,
         evaluations: Mapping[str, NamedEvaluation],
     ) -> None:
-        self.experiment = experiment
-        self.evaluate = tuple(evaluate)
-        self.settings = settings
-        self.evaluations = evaluations
+        self.experiment, self.evaluate = experiment, tuple(evaluate)
+        self.settings, self.evaluations = settings, evaluations
 
     @classmethod
     def of(cls, experiment: Experiment) -> Scoring:
@@ -119,9 +105,8 @@ class Scoring:
         scoring = cls(experiment, what.evaluate, what.evaluation, {})
         if what.evaluation.along and not any(scoring.along(subject) for subject in scoring.subjects()):
             raise UserError(
-                f"evaluation.along: {', '.join(what.evaluation.along)} cannot be scored at checkpoints by words seen, "
-                "since no model that is compared keeps any: name some in models.*.checkpoints, within the length of "
-                "the run"
+                f"evaluation.along: {', '.join(what.evaluation.along)} cannot be scored at checkpoints by words seen: "
+                "no model that is compared keeps any: name some in models.*.checkpoints, within the length of the run"
             )
         if any("labels" in needs_of(name) for name in names) and data.test.labels is None:
             raise UserError(f"evaluate: tasks: the corpus '{what.data.corpus}' has no labels; leave `tasks` out")
@@ -134,18 +119,14 @@ class Scoring:
         for name in what.compare.models or tuple(what.models):
             if only is not None and name != only:
                 continue
-            members = recipe.ensemble_members(name)
-            if members:
-                yield Subject(name, 0, tuple(recipe.Teacher.model_validate(member) for member in members))
-                continue
-            for seed in what.models[name].seed_list:
-                yield Subject(name, seed, (recipe.Teacher(model=name, seed=seed),))
+            if members := recipe.ensemble_members(name):
+                yield Subject(name, 0, tuple(map(recipe.Teacher.model_validate, members)))
+            else:
+                for seed in what.models[name].seed_list:
+                    yield Subject(name, seed, (recipe.Teacher(model=name, seed=seed),))
 
     def along(self, subject: Subject) -> dict[int, Subject]:
-        """Return by words seen what is scored along a model's training: the model as it was at its checkpoints.
-
-        Nothing of ensembles, and where nothing is measured along the training.
-        """
+        """Return by words seen the model as it was at the checkpoints that are scored; an ensemble has none."""
         kept = self._checkpoints(subject) if self.settings.along else []
         return {one.words_seen: Subject(subject.name, subject.seed, (one.reference,)) for one in kept}
 
@@ -172,22 +153,18 @@ class Scoring:
         missing = [name for name in names if self.read(subject, name) is None]
         if not missing:
             return
-        experiment, reads = self.experiment, self._reads(subject)
-        speakers = EvaluatedModels(
+        experiment, reads, folder = self.experiment, self._reads(subject), self.folder(subject)
+        models = EvaluatedModels(
             lambda: [trained(experiment, member, reads) for member in subject.members], experiment.group.device
         )
         for name in missing:
+            of = self._of(subject, name)
             if name in HELD_OUT:
-                score = self._held_out(subject, speakers.ensemble, name)
-                kept = {"of": self._of(subject, name), "precision": self._precision(subject), "score": score}
-                write_json(self.folder(subject) / f"{name}.json", kept)
+                score = self._held_out(subject, models.ensemble, name)
+                write_json(folder / f"{name}.json", {"of": of, "precision": self._precision(subject), "score": score})
             else:
-                score = measured(
-                    self.evaluations[name],
-                    self.folder(subject),
-                    self._of(subject, name),
-                    partial(self._context, subject, speakers, name),
-                )
+                context = partial(self._context, subject, models, name)
+                score = measured(self.evaluations[name], folder, of, context)
             console.print(f"{subject}: {name} {in_words(score)}")
 
     def read(self, subject: Subject, name: str) -> Json | None:
@@ -202,9 +179,9 @@ class Scoring:
     def margins(self, subject: Subject) -> dict[str, Any]:
         """Return the items' margins of all suites, by `<suite>/<paradigm>`."""
         found: dict[str, Any] = {}
-        for name in (name for name in self.evaluate if name not in HELD_OUT):
+        for name in self.evaluate:
             path = self.folder(subject) / f"{file_name(name)}.items.npz"
-            if path.is_file() and self.read(subject, name) is not None:
+            if name not in HELD_OUT and path.is_file() and self.read(subject, name) is not None:
                 with np.load(path, allow_pickle=False) as arrays:
                     found |= {key: arrays[key] for key in arrays.files}
         return found
@@ -220,16 +197,16 @@ class Scoring:
 
     def _of(self, subject: Subject, name: str) -> Json:
         """Say what a score depends on."""
-        runs, data = self.experiment.run, self.experiment.data
+        runs, test = self.experiment.run, self.experiment.data.test
         members = {str(member): runs(member).digest for member in subject.members}
         if name in HELD_OUT:
             return {"members": members, "tokens": self._split(name).digest}
         found = self.evaluations[name]
         of: Json = {"members": members, "convention": self.settings.convention} | found.inputs
         if "held_out" in found.needs:
-            of["tokens"] = data.test.digest
-        if "labels" in found.needs and data.test.labels is not None:
-            of["labels"] = data.test.labels.digest
+            of["tokens"] = test.digest
+        if "labels" in found.needs and test.labels is not None:
+            of["labels"] = test.labels.digest
         if "reference" in found.needs and (by := self._sorter) is not None:
             of["reference"] = [str(by), runs(by).digest]
         if "checkpoints" in found.needs:
@@ -260,23 +237,25 @@ class Scoring:
         return self.settings.buckets.by if self.settings.buckets else None
 
     @cached_property
-    def _reference_rows(self) -> NDArray[np.float64]:
+    def _reference_rows(self) -> Floats:
         """What that model loses on each row of the test split."""
         assert self._sorter is not None
-        by, experiment, model = self._sorter, self.experiment, self._model(self._sorter)
-        ensemble = Ensemble([trained(experiment, by, model.reads)]).to(experiment.group.device)
-        rows = experiment.rows.held_out("test", model)
-        return row_losses(ensemble, rows, experiment.group.device, experiment.run(by).precision, f"buckets by {by}")
+        by, experiment, device = self._sorter, self.experiment, self.experiment.group.device
+        ensemble = Ensemble([trained(experiment, by, self._model(by).reads)]).to(device)
+        rows = experiment.rows.held_out("test", self._model(by))
+        return row_losses(ensemble, rows, device, experiment.run(by).precision, f"buckets by {by}")
 
-    def _context(self, subject: Subject, speakers: EvaluatedModels, name: str, parts: Path) -> Context:
+    def _context(self, subject: Subject, models: EvaluatedModels, name: str, parts: Path) -> Context:
         experiment, model = self.experiment, self._model(subject.members[0])
+        # An ensemble has no heads.
+        folder = experiment.run(subject.members[0]).folder.hf if len(subject.members) == 1 else None
         return Context(
             name=name,
             label=str(subject),
             tokenizer=experiment.data.tokenizer,
             settings=self.settings,
             precision=self._precision(subject),
-            models=speakers,
+            models=models,
             checkpoints=[
                 Checkpoint(one.name, one.words_seen, partial(self._as_ensemble, one))
                 for one in self._checkpoints(subject)
@@ -285,13 +264,8 @@ class Scoring:
             held_out=lambda: experiment.rows.held_out("test", model),
             reference=lambda: self._reference_rows,
             labelled=lambda: experiment.rows.labelled(model),
-            heads=lambda: self._heads(subject),
+            heads=lambda: load_heads(folder) if folder else None,
         )
-
-    def _heads(self, subject: Subject) -> TaskHeads | None:
-        """Load the heads of a finished model; an ensemble has none."""
-        [member, *others] = subject.members
-        return None if others else load_heads(self.experiment.run(member).folder.hf)
 
     def _checkpoints(self, subject: Subject) -> list[WordCheckpoint]:
         """The checkpoints by words seen that the recipe asks of a single model, oldest first; none of an ensemble."""

@@ -34,16 +34,20 @@ BINS = 40
 EXAMPLES = 3
 """Texts shown of what was kept and of what was dropped."""
 EXAMPLE_TOKENS = 40
+UNITS = {
+    "salt_ds": "median loss of learnable tokens, nats",
+    "difference": "log p of scorer minus reference, nats a token",
+    "perplexity": "mean loss, nats a token",
+    "excess": "loss of scorer minus reference, nats",
+    "random": "",
+}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a stage learns from.
+    """What a stage learns from, and what the report says of it.
 
-    Attributes:
-        rows: in rising order.
-        targets: which positions of all rows keep their target; None where all do.
-        facts: what the report says of it, JSON-like.
+    `rows` rise; `targets` says which positions of all rows keep their target, None where all do.
     """
 
     rows: Ints
@@ -73,13 +77,8 @@ def select_ahead(experiment: Experiment, run: TrainingRun) -> tuple[dict[int, Se
 def read(folder: RunFolder, index: int, key: str | None = None) -> Selection:
     """Read what a run selected for a stage.
 
-    Args:
-        folder: the run's.
-        index: of the stage.
-        key: what it must have been selected by; anything unless given.
-
     Raises:
-        UserError: it was damaged, or selected by something else.
+        UserError: it was damaged, or selected by something else than the key if one is given.
     """
     path = _path(folder, index)
     facts = read_json(path.with_suffix(".json"))
@@ -89,27 +88,24 @@ def read(folder: RunFolder, index: int, key: str | None = None) -> Selection:
     if not path.is_file() or sha256(path) != facts["sha256"]:
         raise UserError(f"{path} is missing or not what was written: {remedy}")
     with np.load(path, allow_pickle=False) as arrays:
-        rows = arrays["rows"]
-        targets = (
-            np.unpackbits(arrays["targets"], count=facts["positions"]).astype(bool) if "targets" in arrays else None
-        )
-    return Selection(rows, targets, facts)
+        bits = np.unpackbits(arrays["targets"], count=facts["positions"]) if "targets" in arrays else None
+        return Selection(arrays["rows"], None if bits is None else bits.astype(bool), facts)
 
 
 def facts_of(run: TrainingRun) -> list[Json]:
     """Return what the report says of a finished run's selections."""
     hidden = ("key", "sha256", "positions", "scoring_seconds")
-    selecting = [index for index, stage in enumerate(run.model.stages) if stage.select]
-    facts = [read(run.folder, index).facts | {"stage": index + 1} for index in selecting]
+    facts = [
+        read(run.folder, index).facts | {"stage": index + 1} for index, s in enumerate(run.model.stages) if s.select
+    ]
     return [{key: value for key, value in fact.items() if key not in hidden} for fact in facts]
 
 
 def _key(experiment: Experiment, select: recipe.Select) -> str:
-    store = experiment.data.train
+    data, store = experiment.recipe.data, experiment.data.train
     identities = [weights_digest(experiment, scorer) for scorer in select.scorers]
-    data = experiment.recipe.data
-    rows = data.rows.model_dump(mode="json")
-    return fingerprint([select.model_dump(mode="json"), identities, store.digest, store.tokenizer_id, rows, data.seed])
+    asked, rows = select.model_dump(mode="json"), data.rows.model_dump(mode="json")
+    return fingerprint([asked, identities, store.digest, store.tokenizer_id, rows, data.seed])
 
 
 def _path(folder: RunFolder, index: int) -> Path:
@@ -118,8 +114,7 @@ def _path(folder: RunFolder, index: int) -> Path:
 
 def _choose(experiment: Experiment, run: TrainingRun, index: int, select: recipe.Select, key: str) -> None:
     """Select for a stage and write that down; all processes of a group together, for they score together."""
-    source, path = run.plan.source, _path(run.folder, index)
-    data, tokenizer = experiment.recipe.data, experiment.data.tokenizer
+    source, tokenizer, path = run.plan.source, experiment.data.tokenizer, _path(run.folder, index)
     with ExitStack() as stack:
         scores = [stack.enter_context(scored(experiment, scorer)) for scorer in select.scorers]
         if not experiment.group.is_main:
@@ -127,13 +122,14 @@ def _choose(experiment: Experiment, run: TrainingRun, index: int, select: recipe
         if select.by == "excess":
             arrays, facts = _choose_tokens(select, scores, source, tokenizer)
         else:
-            arrays, facts = _choose_rows(select, scores, source, tokenizer, data.seed)
+            arrays, facts = _choose_rows(select, scores, source, tokenizer, experiment.recipe.data.seed)
         seconds = {str(scorer): one.seconds for scorer, one in zip(select.scorers, scores, strict=True)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     path.parent.mkdir(exist_ok=True)
     write_bytes(path, buffer.getvalue())
-    about = {"by": select.by, "scorer": _name(select.scorer), "reference": _name(select.reference)}
+    names = (None if one is None else str(one) for one in (select.scorer, select.reference))
+    about = {"by": select.by, **dict(zip(("scorer", "reference"), names, strict=True))}
     positions = int(source.row_lengths.sum())
     whole = {"key": key, "sha256": sha256(path), "positions": positions, "scoring_seconds": seconds}
     # Last: it is what says that the selection was made.
@@ -192,7 +188,8 @@ def chosen_rows(select: recipe.Select, values_R: Floats | None, rows: int, seed:
 def token_excess(scorer: Scores, reference: Scores, lengths_R: Ints) -> tuple[Floats, Bools]:
     """Return how much higher each position's loss is by the scorer, and which positions predict a token, `(N,)`."""
     starts_R = np.cumsum(lengths_R) - lengths_R
-    values_N, real_N = np.zeros(int(lengths_R.sum())), np.zeros(int(lengths_R.sum()), dtype=np.bool_)
+    size = int(lengths_R.sum())
+    values_N, real_N = np.zeros(size), np.zeros(size, dtype=np.bool_)
     for (rows, ours), (_, theirs) in zip(scorer.blocks(), reference.blocks(), strict=True):
         place_RT = starts_R[rows, None] + np.arange(ours["nll"].shape[1])
         values_N[place_RT] = ours["nll"].astype(np.float64) - theirs["nll"]
@@ -201,14 +198,6 @@ def token_excess(scorer: Scores, reference: Scores, lengths_R: Ints) -> tuple[Fl
 
 
 # --- what the report says
-
-UNITS = {
-    "salt_ds": "median loss of learnable tokens, nats",
-    "difference": "log p of scorer minus reference, nats a token",
-    "perplexity": "mean loss, nats a token",
-    "excess": "loss of scorer minus reference, nats",
-    "random": "",
-}
 
 
 def _facts(values: Floats | None, kept: Bools, unit: str, what: str) -> Json:
@@ -225,7 +214,7 @@ def _facts(values: Floats | None, kept: Bools, unit: str, what: str) -> Json:
     return facts | {
         "lowest": float(inside.min()) if len(inside) else None,
         "highest": float(inside.max()) if len(inside) else None,
-        "edges": [float(edge) for edge in edges],
+        "edges": edges.tolist(),
         "counts": counts.tolist(),
         "counts_kept": counts_kept.tolist(),
     }
@@ -266,21 +255,15 @@ def _text(tokenizer: PreTrainedTokenizerFast, tokens: Any) -> str:
     return str(tokenizer.decode(tokens)).replace("\n", " ")
 
 
-def _name(scorer: recipe.Teacher | None) -> str | None:
-    return None if scorer is None else str(scorer)
-
-
 def _announce(run: TrainingRun, index: int, found: Selection) -> None:
     """Say what was kept, and warn where the stage reads rows again."""
     facts, steps = found.facts, run.plan.steps.ends[index] - run.plan.steps.start_of(index)
-    read_rows = steps * run.model.optim.batch_rows
-    console.print(
-        f"{run} stage {index + 1}: {facts['kept']:,} of {facts['of']:,} {facts['what']} selected by {facts['by']}"
-        + (f", from {facts['lowest']:.3g} to {facts['highest']:.3g} ({facts['unit']})" if facts["edges"] else "")
-    )
-    passes = read_rows / len(found.rows)
-    if passes > 1:
+    stage, read_rows, rows = f"{run} stage {index + 1}", steps * run.model.optim.batch_rows, len(found.rows)
+    ends = f", from {facts['lowest']:.3g} to {facts['highest']:.3g} ({facts['unit']})" if facts["edges"] else ""
+    what = f"{facts['kept']:,} of {facts['of']:,} {facts['what']}"
+    console.print(f"{stage}: {what} selected by {facts['by']}{ends}")
+    if read_rows > rows:
         console.print(
-            f"[yellow]{run} stage {index + 1}: its {steps:,} steps read the {len(found.rows):,} selected rows "
-            f"{passes:.1f} times; with {read_rows:,} rows or more none would be repeated"
+            f"[yellow]{stage}: its {steps:,} steps read the {rows:,} selected rows {read_rows / rows:.1f} times; with "
+            f"{read_rows:,} rows or more none would be repeated"
         )

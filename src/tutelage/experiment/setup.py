@@ -1,7 +1,6 @@
 """An experiment: a recipe, the folder of its runs, and the processes that work on it.
 
-One *run* is one model with one seed; it lives in `runs/<recipe>/<model>/seed-<n>/`. Each run is resolved once, to one
-value that everything after it is given (`TrainingRun`).
+Each run is resolved once, to one value that everything after it is given (`TrainingRun`).
 """
 
 from __future__ import annotations
@@ -13,51 +12,41 @@ from tutelage.base import machine
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.experiment.identity import TrainingRun, resolve
 from tutelage.experiment.plans import Plans
-from tutelage.experiment.rows import Rows
+from tutelage.experiment.rows import CorpusRows
 from tutelage.experiment.runs import in_order, seed_of
 from tutelage.recipe import Recipe, Teacher
 from tutelage.training.parallel import Group
 
 
 class Experiment:
-    """A recipe and the folder of its runs.
-
-    Args:
-        what: the recipe.
-        runs: folder that holds `<recipe name>/`.
-        group: the processes that work together.
-
-    Attributes:
-        order: all runs, teachers before their students.
+    """A recipe, and the folder of its runs: the one in `runs` that is named after it.
 
     Raises:
         UserError: models that teach each other in a circle, or a seed that a teacher is not trained with.
     """
 
     def __init__(self, what: Recipe, runs: Path, group: Group) -> None:
-        self.recipe = what
-        self.folder = runs / what.name
-        self.group = group
+        self.recipe, self.folder, self.group = what, runs / what.name, group
         self.order = in_order(what)
         self._runs: dict[tuple[str, int], TrainingRun] = {}
         machine.set_up()
 
-    def prepare(self) -> Prepared:
-        """Prepare the corpus, all processes together: download, clean, train the tokenizer, encode."""
-        return self.data
-
     @cached_property
     def data(self) -> Prepared:
-        """The prepared corpus; built on first use, which all processes make together."""
+        """The corpus: downloaded, cleaned and encoded on first use, for which all processes must come together."""
         folder = self.folder / "data"
         prepared = prepare(self.recipe.data, folder) if self.group.is_main else None
         self.group.barrier()
         return prepared if prepared is not None else prepare(self.recipe.data, folder)
 
+    def prepare(self) -> Prepared:
+        """Prepare the corpus now, all processes together, before the first of them needs it alone."""
+        return self.data
+
     @cached_property
-    def rows(self) -> Rows:
+    def rows(self) -> CorpusRows:
         """The corpus as models read it."""
-        return Rows(self.recipe.data, self.data)
+        return CorpusRows(self.recipe.data, self.data)
 
     @cached_property
     def plans(self) -> Plans:
@@ -73,9 +62,5 @@ class Experiment:
         return self._runs[key]
 
     def runs(self, only: str | None = None) -> list[TrainingRun]:
-        """Return the runs in their order; of one model and those it needs if one is named.
-
-        Raises:
-            UserError: an unknown model.
-        """
+        """Return the runs in their order; of one model and those it needs if one is named."""
         return [self.run(reference) for reference in (self.order if only is None else in_order(self.recipe, only))]

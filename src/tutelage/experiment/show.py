@@ -37,19 +37,15 @@ PROBE_FLOPS = 5e11
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What one model will take.
+    """What one model will take; all but `flops`, `disk` and `seconds` is for one seed.
 
     Attributes:
-        name: of the model.
-        seeds: how often it is trained; all but `flops`, `disk` and `seconds` are for one seed.
-        cost: parameters and operations per token.
-        steps: optimizer steps.
-        tokens: tokens read, repeats included.
-        words: words read, repeats included.
-        flops: own and teachers' operations, all seeds.
+        seeds: how many.
+        tokens: read, repeats included; `words` likewise.
+        flops: own and teachers' operations.
         memory: bytes while it trains, about.
-        disk: bytes of checkpoints and exported models, about, all seeds.
-        seconds: of training, all seeds; None without a probe.
+        disk: bytes of checkpoints and exported models, about.
+        seconds: of training; None without a probe.
         caches: the teacher cache of each stage that has one: kind, bytes a token, size. Counted in `disk` for each
             stage and model, also where several share one.
     """
@@ -75,15 +71,13 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
         run = experiment.run(recipe.Teacher(model=name))
         plan, cost, source = run.plan, run.plan.cost, run.plan.source
         tokens = round(plan.steps.total * source.tokens_per_epoch / source.steps_per_epoch)
-        seeds = len(model.seed_list)
-        flops = plan.flops()
+        seeds, flops = len(model.seed_list), plan.flops()
         # Live teachers are probed, at the operations of live teaching.
         probed = (cost.training_flops * tokens + plan.teacher_flops(live=True)) / plan.steps.total
         rate = _probe(experiment, run, probed) if with_probe else None
         kept = caches.planned(run).values()
-        teachers = [
-            plan.plans.cost_of(t.model, model.reads).parameters for stage in model.stages for t in stage.teachers
-        ]
+        teachers = (t.model for stage in model.stages for t in stage.teachers)
+        teaching = sum(plan.plans.cost_of(name, model.reads).parameters for name in teachers)
         held = (model.optim.micro_batch_rows or model.optim.batch_rows) * source.row_length
         saved = (3 * 12.0 + 4.0 * (1 + len(plan.steps.words))) * cost.parameters * seeds
         estimates.append(
@@ -96,7 +90,7 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
                 words=round(tokens * store.words / len(store)),
                 flops=flops * seeds,
                 # Weights, gradients and two moments in float32; teachers have weights alone.
-                memory=16.0 * cost.parameters + 4.0 * sum(teachers) + held * cost.activation_bytes,
+                memory=16.0 * cost.parameters + 4.0 * teaching + held * cost.activation_bytes,
                 # Up to three checkpoints of weights and moments while it trains, the exported weights, and those kept.
                 disk=saved + sum(cache.size for cache in kept),
                 seconds=flops * seeds / rate if rate else None,
@@ -108,25 +102,18 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
 
 def _probe(experiment: Experiment, run: TrainingRun, step_flops: float) -> float:
     """Return the operations per second of a few training steps."""
-    model, device = run.model, experiment.group.device
+    model, device, stage = run.model, experiment.group.device, run.model.stages[0]
     rows = max(1, min(model.optim.batch_rows, int(model.optim.batch_rows * PROBE_FLOPS / step_flops)))
-    stage = model.stages[0]
     teachers = [
         new_model(experiment, experiment.run(teacher)).to(device)
         if teacher.model in experiment.recipe.models
         else trained(experiment, teacher, model.reads).to(device)
         for teacher in stage.teachers
     ]
-    found = probe(
-        new_model(experiment, run).to(device),
-        teachers,
-        run.plan.source.with_batch_rows(rows),
-        stage
-        if teachers
-        else stage.model_copy(update={"objectives": recipe.Objectives(next_token=recipe.Objective())}),
-        machine.precision(model.precision),
-        steps=3,
-    )
+    if not teachers:
+        stage = stage.model_copy(update={"objectives": recipe.Objectives(next_token=recipe.Objective())})
+    student, source = new_model(experiment, run).to(device), run.plan.source.with_batch_rows(rows)
+    found = probe(student, teachers, source, stage, machine.precision(model.precision), steps=3)
     return step_flops * rows / model.optim.batch_rows / found.usual
 
 
@@ -138,8 +125,7 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
     out.print(Syntax(text, "yaml", background_color="default"))
     with process_group() as group:
         experiment = Experiment(what, runs, group)
-        rows = estimate(experiment, with_probe)
-        data = experiment.data
+        rows, data = estimate(experiment, with_probe), experiment.data
     out.print(
         f"corpus {what.data.corpus}: {data.train.words:,} words, {len(data.train):,} tokens to train on; "
         f"val {data.val.words:,} words, test {data.test.words:,} words; vocabulary {len(data.tokenizer):,}"
@@ -179,13 +165,8 @@ def _resolved(what: recipe.Recipe) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[RunEstimate]) -> Table:
-    table = Table(
-        title="What it will take",
-        caption="Steps, tokens, words and memory are of one seed; FLOPs, disk and time of all. About.",
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-    )
+    caption = "Steps, tokens, words and memory are of one seed; FLOPs, disk and time of all. About."
+    table = Table(title="What it will take", caption=caption, title_justify="left", caption_justify="left", box=None)
     table.add_column("model", overflow="fold")
     for column in ("seeds", "params", "steps", "tokens", "words", "FLOPs", "memory", "disk", "time"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -208,19 +189,18 @@ def print_recipes() -> None:
 
 def print_presets() -> None:
     """List the shapes of models that recipes can name, with their parameters at a vocabulary of 16,000."""
-    table = Table("preset", box=None, padding=(0, 2, 0, 0), caption="Parameters: with a vocabulary of 16,000 tokens.",
-                  caption_justify="left")  # fmt: skip
+    caption = "Parameters: with a vocabulary of 16,000 tokens."
+    table = Table("preset", box=None, padding=(0, 2, 0, 0), caption=caption, caption_justify="left")
     table.add_column("parameters", justify="right")
     table.add_column("settings")
     for name, settings in PRESETS.items():
         shown = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "model_type")
-        table.add_row(name, human(preset_parameters(name)), f"{settings['model_type']}: {shown}")
+        table.add_row(name, human(_preset_parameters(name)), f"{settings['model_type']}: {shown}")
     output().print(table)
 
 
-def preset_parameters(name: str, vocabulary: int = 16_000) -> int:
-    """Count the parameters of a preset, on a model without weights."""
+def _preset_parameters(name: str) -> int:
     objective = "masked" if PRESETS[name]["model_type"] == "modernbert" else "next_token"
     model = recipe.Model.model_validate({"preset": name, "steps": 1, "stages": [{"objectives": {objective: 1}}]})
-    hf = shape(model, MadeUpTokenizer(vocabulary), row_length=8)
+    hf = shape(model, MadeUpTokenizer(16_000), row_length=8)
     return sum(weights.numel() for weights in hf.parameters())

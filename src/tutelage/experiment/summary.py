@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ from tutelage.base.machine import environment
 from tutelage.base.run_folder import RunFolder, differences
 from tutelage.base.types import Json
 from tutelage.compare.comparisons import compare, pairs_to_compare, student_and_control, with_comparisons
+from tutelage.compare.metrics import HELD_OUT
 from tutelage.compare.summary import Summary, read_models, read_summary
 from tutelage.evaluation.named import save_arrays
 from tutelage.experiment import selections
 from tutelage.experiment.identity import TrainingRun
-from tutelage.experiment.score import HELD_OUT, Scoring, Subject
-from tutelage.experiment.setup import Experiment
+from tutelage.experiment.score import Scoring, Subject
 from tutelage.experiment.word_checkpoints import words_at_best
-from tutelage.recipe import Compare, Teacher, ensemble_members
+from tutelage.recipe import Compare, Recipe, Teacher, ensemble_members
 
 MACHINE = ("cpu", "cores", "memory_gib", "gpu")
 
@@ -37,17 +38,16 @@ def summarise(scoring: Scoring) -> Summary:
     experiment = scoring.experiment
     what, data = experiment.recipe, experiment.data
     splits = {"train": data.train, "val": data.val, "test": data.test}
-    machine = environment()
     names = what.compare.models or tuple(what.models)
     # Teachers that are not compared still cost something.
-    silent = [name for name in dict.fromkeys(reference.model for reference in experiment.order) if name not in names]
-    summary: Json = {
-        "schema": 1,
-        "recipe": what.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "tutelage": __version__,
-        "versions": {key: machine[key] for key in ("python", "torch", "transformers")},
-        "machine": {key: machine[key] for key in MACHINE},
+    beside = [name for name in dict.fromkeys(run.model for run in experiment.order) if name not in names]
+    models = {name: _model(scoring, name) for name in names}
+    models |= {name: _model(scoring, name, scored=False) for name in beside if name in _needed(what)}
+    for _, control in student_and_control(read_models(models)):
+        # A baseline that its students are like says nowhere that it is their control.
+        if models[control]["role"] == "model":
+            models[control]["role"] = "control"
+    summary = summary_head(what.name) | {
         "resolved_recipe": what.model_dump(mode="json"),
         "data": {
             "corpus": what.data.corpus,
@@ -56,20 +56,25 @@ def summarise(scoring: Scoring) -> Summary:
             "vocab_size": len(data.tokenizer),
             "bytes_per_token": {split: store.bytes / len(store) for split, store in splits.items() if len(store)},
         },
-        "models": {name: _model(scoring, name) for name in names}
-        | {name: _model(scoring, name, scored=False) for name in silent if _teaches(experiment, name)},
-        "differences": [
-            {"a": a, "b": b, "keys": [list(item) for item in _settings_that_differ(experiment, a, b)]}
-            for a, b in _pairs(experiment, names)
-        ],
+        "models": models,
+        "differences": _settings_that_differ(what, names),
     }
-    for _, control in student_and_control(read_models(summary["models"])):
-        # A baseline that its students are like says nowhere that it is their control.
-        if summary["models"][control]["role"] == "model":
-            summary["models"][control]["role"] = "control"
     finished = _compared(read_summary(_without_local_paths(summary)), what.compare)
     write_json(experiment.folder / "summary.json", finished.as_json())
     return finished
+
+
+def summary_head(name: str) -> Json:
+    """Return what every summary begins with: when, by which versions and on which machine it was made."""
+    machine = environment()
+    return {
+        "schema": 1,
+        "recipe": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "tutelage": __version__,
+        "versions": {key: machine[key] for key in ("python", "torch", "transformers")},
+        "machine": {key: machine[key] for key in MACHINE},
+    }
 
 
 def _without_local_paths(value: Any, key: str = "") -> Any:
@@ -84,40 +89,33 @@ def _without_local_paths(value: Any, key: str = "") -> Any:
     return value
 
 
-def _compared(summary: Summary, wished: Compare) -> Summary:
+def _compared(summary: Summary, asked: Compare) -> Summary:
     """Add the differences between models: the pairs the recipe names, then those that go without saying."""
-    pairs = list(dict.fromkeys([*wished.pairs, *pairs_to_compare(summary)]))
-    every = wished.values == "all"
-    comparisons = [entry for a, b in pairs for entry in compare(summary, a, b, every=every)]
+    pairs = dict.fromkeys([*asked.pairs, *pairs_to_compare(summary)])
+    comparisons = [entry for a, b in pairs for entry in compare(summary, a, b, every=asked.values == "all")]
     return read_summary(with_comparisons(summary.as_json() | {"comparisons": comparisons}))
 
 
-def _pairs(experiment: Experiment, names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return the pairs whose settings are set side by side: each model with the one it is like."""
-    models = experiment.recipe.models
-    return [(str(models[name].like), name) for name in names if name in models and models[name].like in names]
+def _settings_that_differ(what: Recipe, names: tuple[str, ...]) -> list[Json]:
+    """Set the settings of each model beside those of the one it is like."""
+    compared = [name for name in names if name in what.models]
+    settings = {name: what.models[name].model_dump(mode="json", exclude={"like", "without"}) for name in compared}
+    pairs = [(str(what.models[name].like), name) for name in compared if what.models[name].like in names]
+    return [{"a": a, "b": b, "keys": list(map(list, differences(settings[a], settings[b])))} for a, b in pairs]
 
 
-def _settings_that_differ(experiment: Experiment, a: str, b: str) -> list[tuple[str, Any, Any]]:
-    one, other = (
-        experiment.recipe.models[name].model_dump(mode="json", exclude={"like", "without"}) for name in (a, b)
-    )
-    return differences(one, other)
-
-
-def _teaches(experiment: Experiment, name: str) -> bool:
-    models = experiment.recipe.models.values()
-    return any(teacher.model == name for model in models for stage in model.stages for teacher in stage.needs)
+def _needed(what: Recipe) -> set[str]:
+    """Return the models that teach others or score rows for them."""
+    return {needed.model for model in what.models.values() for stage in model.stages for needed in stage.needs}
 
 
 def _model(scoring: Scoring, name: str, scored: bool = True) -> Json:
     experiment = scoring.experiment
-    members = ensemble_members(name)
-    if members:
-        subjects = list(scoring.subjects(name))
-        cost = [experiment.plans.cost_of(member.model, "causal").parameters for member in subjects[0].members]
-        seeds = {str(subject.seed): _scores(scoring, subject) for subject in subjects}
-        return {"role": "ensemble", "parameters": sum(cost), "members": members, "seeds": seeds}
+    if members := ensemble_members(name):
+        subject = next(scoring.subjects(name))
+        size = sum(experiment.plans.cost_of(member.model, "causal").parameters for member in subject.members)
+        seeds = {str(subject.seed): _scores(scoring, subject)}
+        return {"role": "ensemble", "parameters": size, "members": members, "seeds": seeds}
     model = experiment.recipe.models[name]
     runs = [experiment.run(Teacher(model=name, seed=seed)) for seed in model.seed_list]
     seeds = {str(run.seed): _training(run) for run in runs}
@@ -126,11 +124,11 @@ def _model(scoring: Scoring, name: str, scored: bool = True) -> Json:
             seeds[str(subject.seed)] |= _scores(scoring, subject)
     finished = runs[0].finished()
     return {
-        "role": _role(experiment, name),
+        "role": _role(experiment.recipe, name),
         "preset": model.preset,
-        "architecture": finished["architecture"],
-        "parameters": finished["cost"]["parameters"],
-        "non_embedding_parameters": finished["cost"]["parameters"] - finished["cost"]["embedding_parameters"],
+        "architecture": finished.architecture,
+        "parameters": finished.cost.parameters,
+        "non_embedding_parameters": finished.cost.parameters - finished.cost.embedding_parameters,
         "like": model.like,
         "flops_of": model.flops_of.model if model.flops_of else None,
         "flops_counted": model.flops_of.teachers if model.flops_of else None,
@@ -142,28 +140,23 @@ def _model(scoring: Scoring, name: str, scored: bool = True) -> Json:
     }
 
 
-def _role(experiment: Experiment, name: str) -> str:
-    models = experiment.recipe.models
-    if any(stage.teachers or stage.objectives.tasks for stage in models[name].stages):
+def _role(what: Recipe, name: str) -> str:
+    model = what.models[name]
+    if any(stage.teachers or stage.objectives.tasks for stage in model.stages):
         return "student"
-    gone = (models[name].without,) if isinstance(models[name].without, str) else models[name].without
+    gone = (model.without,) if isinstance(model.without, str) else model.without
     if "teachers" in gone or "tasks" in gone:
         return "control"
-    taught = {teacher.model for model in models.values() for stage in model.stages for teacher in stage.needs}
-    return "teacher" if name in taught else "model"
+    return "teacher" if name in _needed(what) else "model"
 
 
 def _training(run: TrainingRun) -> Json:
     """Collect what a run came to."""
-    done = run.finished()
     kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "seconds_scoring", "flops",
-            "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val")  # fmt: skip
-    found = {key: done.get(key) for key in kept} | {"gate_report": done.get("gate_report", [])}
-    trained_on = read_json(run.folder.path / "environment.json")
-    return found | {
-        "curves": _curves(run.folder) | _spent(run),
-        "machine": {key: trained_on[key] for key in MACHINE},
-    }
+            "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val", "gate_report")  # fmt: skip
+    done, trained_on = asdict(run.finished()), read_json(run.folder.path / "environment.json")
+    curves, machine = _curves(run.folder) | _spent(run), {key: trained_on[key] for key in MACHINE}
+    return {key: done[key] for key in kept} | {"curves": curves, "machine": machine}
 
 
 def _curves(folder: RunFolder) -> Json:
@@ -184,18 +177,15 @@ def _curves(folder: RunFolder) -> Json:
 def _spent(run: TrainingRun) -> Json:
     """Return what training had taken, from its beginning on and at every evaluation: operations and seconds."""
     done, folder = run.finished(), run.folder
-    ahead = done.get("seconds_ahead", 0.0)
     # A step that was taken again after an interruption counts with the later reading, which has both.
-    clock = {0: 0.0} | {
-        line["step"]: line["seconds"] for line in map(json.loads, folder.timing.read_text().splitlines())
-    }
-    clock.setdefault(done["steps"], done["seconds"] - ahead)
+    readings = map(json.loads, folder.timing.read_text().splitlines())
+    clock = {0: 0.0} | {line["step"]: line["seconds"] for line in readings}
+    clock.setdefault(done.steps, done.seconds - done.seconds_ahead)
     evaluations = [(0, 0), *((line["step"], line["tokens"]) for line in folder.lines() if "val" in line)]
     steps = [step for step, _ in evaluations]
-    seconds = ahead + np.interp(steps, sorted(clock), [clock[step] for step in sorted(clock)])
-    flops = [run.plan.flops(until=step) for step in steps]
+    seconds = done.seconds_ahead + np.interp(steps, sorted(clock), [clock[step] for step in sorted(clock)])
     return {
-        "flops": [(*at, value) for at, value in zip(evaluations, flops, strict=True)],
+        "flops": [(*at, run.plan.flops(until=at[0])) for at in evaluations],
         "seconds": [(*at, float(value)) for at, value in zip(evaluations, seconds, strict=True)],
     }
 
@@ -207,12 +197,9 @@ def _scores(scoring: Scoring, subject: Subject) -> Json:
         scoring.experiment.run(member).finished()
     for name in scoring.evaluate:
         score = _score(scoring, subject, name)
-        if name in HELD_OUT:
-            found[name] = score
-        else:
-            found["measures" if "values" in score else "suites"][name] = score
-    margins = scoring.margins(subject)
-    if margins:
+        place = found if name in HELD_OUT else found["measures" if "values" in score else "suites"]
+        place[name] = score
+    if margins := scoring.margins(subject):
         path = scoring.folder(subject) / "margins.npz"
         save_arrays(path, margins)
         found["suite_items"] = str(path.absolute())
@@ -221,8 +208,7 @@ def _scores(scoring: Scoring, subject: Subject) -> Json:
 
 def _along(scoring: Scoring, subject: Subject) -> Json:
     """Collect by evaluation a model's headline at each of its checkpoints, and that of the finished model."""
-    states = scoring.along(subject)
-    if not states:
+    if not (states := scoring.along(subject)):
         return {}
     words = words_at_best(scoring.experiment.run(subject.members[0]))
     found = {}
@@ -243,7 +229,6 @@ def _headline(score: Json) -> tuple[float | None, Json]:
 
 
 def _score(scoring: Scoring, subject: Subject, name: str) -> Json:
-    score = scoring.read(subject, name)
-    if score is None:
+    if (score := scoring.read(subject, name)) is None:
         raise UserError(f"{subject} has no score for '{name}' yet; `tutelage evaluate` measures it")
     return score

@@ -38,10 +38,7 @@ class ScoreReport:
     Attributes:
         folder: where the scores lie.
         model: as it was named.
-        rows: how many there are.
-        tokens: predicted tokens.
-        loss: mean over them, in nats.
-        entropy: mean of the predictions', in nats.
+        tokens: predicted ones; their mean `loss` and `entropy` are in nats.
         top: share of tokens among the `TOP` likeliest.
         losses: mean losses of rows at `QUANTILES`.
         medians: rows' median losses of learnable tokens (SALT_DS) at `QUANTILES`.
@@ -62,8 +59,6 @@ class ScoreReport:
     seconds: float
 
     def __str__(self) -> str:
-        """Write a few lines."""
-
         def at_quantiles(values: tuple[float, ...]) -> str:
             return ", ".join(f"{100 * q:g} % {value:.3f}" for q, value in zip(QUANTILES, values, strict=True))
 
@@ -78,12 +73,9 @@ class ScoreReport:
 
 
 def scores_of(experiment: Experiment, scorer: Teacher, folder: Path | None = None) -> Scores:
-    """Return the scores of a model for the training rows, not yet open; the model must be trained.
+    """Return the scores of a trained model for the training rows, not yet open.
 
-    Args:
-        experiment: whose rows.
-        scorer: a model of the recipe, or one from outside.
-        folder: where they lie; among the recipe's scores unless given.
+    They lie in the folder, among the recipe's scores unless given.
     """
     # What is kept of the rows must be of these very rows.
     store = TokenStore.open(experiment.folder / "data", "train", verify=True)
@@ -128,10 +120,7 @@ def scored(experiment: Experiment, scorer: Teacher, folder: Path | None = None) 
 def score(experiment: Experiment, scorer: Teacher, folder: Path | None = None) -> ScoreReport:
     """Score the training rows by a model, or go on with it, and sum up what is there.
 
-    Args:
-        experiment: whose rows, and perhaps whose model.
-        scorer: a trained model of the recipe, a folder or a hub id.
-        folder: where to keep the scores; where selections of this recipe look for them unless given.
+    Scores are kept in the folder; where selections of this recipe look for them unless given.
     """
     with scored(experiment, scorer, folder) as scores:
         tokens, loss, entropy, top = 0, 0.0, 0.0, 0
@@ -152,8 +141,8 @@ def score(experiment: Experiment, scorer: Teacher, folder: Path | None = None) -
             loss=loss / tokens,
             entropy=entropy / tokens,
             top=top / tokens,
-            losses=tuple(float(value) for value in np.quantile(losses_R, QUANTILES)),
-            medians=tuple(float(value) for value in np.quantile(medians_R, QUANTILES)),
+            losses=tuple(np.quantile(losses_R, QUANTILES).tolist()),
+            medians=tuple(np.quantile(medians_R, QUANTILES).tolist()),
             bytes=sum(path.stat().st_size for path in scores.folder.iterdir() if path.is_file()),
             seconds=scores.seconds,
         )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
+from functools import partial
 
 from tutelage.base import machine
 from tutelage.base.errors import UserError
-from tutelage.base.files import fingerprint, read_json, write_json
+from tutelage.base.files import fingerprint, read_json
 from tutelage.base.progress import console, duration
-from tutelage.base.run_folder import RunFolder
-from tutelage.base.types import Json
 from tutelage.experiment import caches
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import ensemble_of, new_learner, new_model
@@ -34,11 +32,12 @@ SETTLING_MODE = {"preset", "config", "weights", "attention", "compile", "cuda_gr
 
 def train_run(experiment: Experiment, run: TrainingRun) -> None:
     """Train one run, or go on with it, or skip it if it is finished."""
-    with _owned(experiment, run.folder):
+    # One process holds the lock for the whole group.
+    with run.folder.locked() if experiment.group.is_main else nullcontext():
         if experiment.group.is_main:
             run.folder.write_spec(run.spec)
         experiment.group.barrier()
-        if run.folder.finished is not None:
+        if run.folder.is_finished:
             return
         model, data = run.model, experiment.data
         with machine.deterministic(model.deterministic):
@@ -67,6 +66,8 @@ def train_run(experiment: Experiment, run: TrainingRun) -> None:
             learner = new_learner(experiment, run)
             mode.apply(learner.model)
             state = train(job, learner, run.folder, experiment.group)
+            del learner  # before `_finish` builds another
+        machine.release_memory()
         if experiment.group.is_main:
             _finish(experiment, run, state, building, scoring)
         experiment.group.barrier()
@@ -84,16 +85,11 @@ def mode_of(experiment: Experiment, run: TrainingRun) -> ExecutionMode:
     steps, length = run.plan.steps.total * micros, experiment.recipe.data.rows.length
     key = fingerprint([settings, rows, length, run.precision, steps, machine.environment()])
 
-    def choose() -> tuple[ExecutionMode, Json]:
-        source, at_once = run.plan.source.with_batch_rows(rows), micros == 1 and group.size == 1
-        return execution.choose(
-            model, lambda: new_model(experiment, run).to(group.device), source, run.precision, steps, at_once
-        )
-
+    choose = partial(
+        execution.choose, model, lambda: new_model(experiment, run).to(group.device),
+        run.plan.source.with_batch_rows(rows), run.precision, steps, micros == 1 and group.size == 1,
+    )  # fmt: skip
     noted, shared = run.folder.path / "execution.json", experiment.folder / "executions.json"
-    if group.is_main and checkpoint.steps_in(run.folder.checkpoints) and not noted.is_file():
-        # Begun by a version that knew the plain mode only.
-        write_json(noted, asdict(ExecutionMode(attention())))
     chosen = asdict(execution.remembered(noted, shared, key, choose)) if group.is_main else None
     return ExecutionMode(**group.from_main(chosen))
 
@@ -104,16 +100,10 @@ def _finish(experiment: Experiment, run: TrainingRun, state: checkpoint.State, b
     `building` caches and `scoring` for selections took that many seconds.
     """
     learner, best = _best(experiment, run, state), int(state.best["step"])
-    model, data, plan, folder = learner.model, experiment.data, run.plan, run.folder
+    model, heads, data, plan, folder = learner.model, learner.heads, experiment.data, run.plan, run.folder
     cost = cost_of(model.hf, run.model.reads, plan.source.row_length)
     timing = read_json(checkpoint.folder_of(folder.checkpoints, state.step) / "timing.json")
     val = next(line["val"] for line in reversed(folder.lines()) if line["step"] == best and "val" in line)
-    heads: Json | None = None
-    if learner.heads is not None:
-        heads = {
-            "parameters": sum(parameter.numel() for parameter in learner.heads.parameters()),
-            "tasks": [task.name for task in learner.heads.tasks],
-        }
     done = Finished(
         steps=state.step,
         tokens=state.tokens,
@@ -132,26 +122,27 @@ def _finish(experiment: Experiment, run: TrainingRun, state: checkpoint.State, b
         cost=cost,
         architecture=model.hf.config.model_type,
         gate_report=_gate_report(experiment, run, learner),
-        heads=heads,
+        heads=None
+        if heads is None
+        else {
+            "parameters": sum(parameter.numel() for parameter in heads.parameters()),
+            "tasks": [task.name for task in heads.tasks],
+        },
     )
-    kept = learner.heads if run.model.heads == "kept" else None
+    kept = heads if run.model.heads == "kept" else None
     save(model, data.tokenizer, folder.hf, model_card(experiment.recipe, run.name, run.seed, done), kept)
-    done.write(folder.path / "finished.json")
+    done.write(folder.finished)
     took = duration(timing["seconds"])
     console.print(f"{run}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
 
 
 def _best(experiment: Experiment, run: TrainingRun, state: checkpoint.State) -> Learner:
     """Load the best checkpoint."""
-    learner, folder = (
-        new_learner(experiment, run),
-        checkpoint.folder_of(run.folder.checkpoints, int(state.best["step"])),
-    )
-    fault = checkpoint.verify(folder)
-    if fault is not None:
-        raise UserError(
-            f"{run}: the best checkpoint, {folder}, is damaged: {fault}; restore it, or delete {run.folder.path}"
-        )
+    folder = checkpoint.folder_of(run.folder.checkpoints, int(state.best["step"]))
+    if (fault := checkpoint.verify(folder)) is not None:
+        remedy = f"restore it, or delete {run.folder.path}"
+        raise UserError(f"{run}: the best checkpoint, {folder}, is damaged: {fault}; {remedy}")
+    learner = new_learner(experiment, run)
     checkpoint.load_weights(folder, learner)
     return learner
 
@@ -160,25 +151,13 @@ def _gate_report(experiment: Experiment, run: TrainingRun, learner: Learner) -> 
     """Measure the weights of the gates of the stages that have one; nothing where the model is too large for one."""
     if run.model.sharding != "none" and experiment.group.size > 1:
         return []
-    found, device = [], experiment.group.device
+    found, device, val = [], experiment.group.device, experiment.rows.held_out("val", run.model)
     for index, stage in enumerate(run.model.stages):
         distill = stage.objectives.distill
-        gate = gate_of(distill) if distill else None
-        if distill is not None and gate is not None:
+        if distill is not None and (gate := gate_of(distill)) is not None:
             teachers = ensemble_of(experiment, stage.teachers, run.model.reads, stage.combine).to(device)
             student = learner.to(device).eval().model
-            val = experiment.rows.held_out("val", run.model)
             bins = gate_by_difficulty(student, teachers, gate, first_temperature(distill), val)
             found.append(GateStage(index, [GateBin(**part) for part in bins]))
     learner.cpu()
     return found
-
-
-@contextmanager
-def _owned(experiment: Experiment, folder: RunFolder) -> Iterator[None]:
-    """Hold a run folder's lock: one process for the whole group."""
-    if experiment.group.is_main:
-        with folder.locked():
-            yield
-    else:
-        yield

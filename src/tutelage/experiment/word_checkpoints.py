@@ -1,7 +1,4 @@
-"""The checkpoints of a model that were kept at numbers of words seen, one after the other.
-
-For evaluations along the training, ages of acquisition, and the revisions of a BabyLM submission.
-"""
+"""The checkpoints of a model by words seen: for scores along the training, ages of acquisition, BabyLM's revisions."""
 
 from __future__ import annotations
 
@@ -20,13 +17,9 @@ from tutelage.training import checkpoint
 
 
 class WordCheckpoint(NamedTuple):
-    """A model as it was when it had seen so many words.
+    """A model as it was after the first step that reached so many words, repeats included.
 
-    Attributes:
-        name: as BabyLM names the revision, `chck_3M`.
-        words_seen: repeats included; it stands after the first step that reached so many.
-        reference: as recipes name it, `student[0]@words-3M`.
-        load: loads the model.
+    BabyLM names the revision `chck_3M`, recipes refer to it as `student[0]@words-3M`.
     """
 
     name: str
@@ -52,8 +45,7 @@ def word_checkpoints(experiment: Experiment, run: TrainingRun) -> list[WordCheck
         UserError: the model is not trained, its recipe asks for no such checkpoints, or some are not there.
     """
     run.finished()
-    asked = asked_for(experiment, run)
-    if not asked:
+    if not (asked := asked_for(experiment, run)):
         raise UserError(
             f"{run} has no checkpoints by words seen: name some in models.{run.name}.checkpoints, within the "
             "length of the run, and train it"
@@ -71,5 +63,4 @@ def word_checkpoints(experiment: Experiment, run: TrainingRun) -> list[WordCheck
 def words_at_best(run: TrainingRun) -> int:
     """Return how many words the finished model had seen, repeats included: it is the best checkpoint by `val`."""
     done = run.finished()
-    words: int = round(done["words"] * done["best_step"] / done["steps"])
-    return words
+    return round(done.words * done.best_step / done.steps)

@@ -28,12 +28,9 @@ AttentionInterface.register(REGISTERED, sdpa_attention_forward)
 
 
 def set_attention(hf: Any, name: str, kind: Literal["causal", "masked"]) -> None:
-    """Let a model attend in a implementation; `causal` means `sdpa` for a model that it does not fit.
+    """Let a Hugging Face model, cut or not, attend by an implementation: `causal`, or one of transformers.
 
-    Args:
-        hf: Hugging Face model, cut or not.
-        name: `causal`, or a name of transformers.
-        kind: how the model reads.
+    `causal` means `sdpa` for a model that it does not fit.
     """
     if name != CAUSAL:
         hf.set_attn_implementation(name)

@@ -19,7 +19,6 @@ from tutelage.models.language_model import LanguageModel
 from tutelage.models.presets import PRESETS
 from tutelage.recipe import ModelKind
 
-POSITION_KEYS = ("max_position_embeddings", "n_positions")
 BEHIND_PADDING = ("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
                   "xlm-roberta-xl")  # fmt: skip
 """Architectures that count positions from behind the padding's id, so that so many are never used."""
@@ -53,11 +52,10 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
         config = AutoConfig.for_model(architecture)
         unknown = [key for key in settings if not hasattr(config, key) and key not in config.attribute_map]
         if unknown:
-            raise UserError(
-                f"a {architecture} configuration has no '{unknown[0]}'" + nearest(unknown[0], config.to_dict())
-            )
+            close = nearest(unknown[0], config.to_dict())
+            raise UserError(f"a {architecture} configuration has no '{unknown[0]}'{close}")
         needed = row_length + ((tokenizer.pad_token_id or 0) + 1 if architecture in BEHIND_PADDING else 0)
-        for key in POSITION_KEYS:
+        for key in ("max_position_embeddings", "n_positions"):
             there = settings.get(key, getattr(config, key, None))
             if isinstance(there, int) and there < needed:
                 settings[key] = needed
@@ -83,10 +81,7 @@ def shape(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
     """Return a recipe's Hugging Face model without weights (on the `meta` device), to count its cost."""
     if model.weights is not None:
         return load(model.weights, tokenizer, model.reads, row_length).hf
-    with torch.device("meta"):
-        hf = _from_config(config_for(model, tokenizer, row_length), model.reads)
-    hf.tie_weights()
-    return hf
+    return _without_weights(config_for(model, tokenizer, row_length), model.reads)
 
 
 def shape_of(source: str, kind: ModelKind) -> Any:
@@ -98,6 +93,10 @@ def shape_of(source: str, kind: ModelKind) -> Any:
         config = AutoConfig.from_pretrained(str(path) if path.exists() else source, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
         raise UserError(f"cannot load the configuration of '{source}': {error}") from error
+    return _without_weights(config, kind)
+
+
+def _without_weights(config: Any, kind: ModelKind) -> Any:
     with torch.device("meta"):
         hf = _from_config(config, kind)
     hf.tie_weights()
@@ -115,11 +114,9 @@ def _from_config(config: Any, reads: ModelKind) -> Any:
 
 
 def load(source: str, tokenizer: Any, kind: ModelKind, row_length: int = 0) -> LanguageModel:
-    """Load a model from a Hugging Face folder or hub id.
+    """Load a model from a Hugging Face folder or hub id, with room for the vocabulary and a row.
 
-    Raises:
-        UserError: see `read_weights`; or a vocabulary smaller than the tokenizer's, or fewer positions than a row has
-            tokens.
+    See `read_weights` for what it refuses.
     """
     model = LanguageModel(read_weights(source, kind), kind, len(tokenizer))
     if model.positions is not None and model.positions < row_length:
@@ -140,21 +137,13 @@ def read_weights(source: str, kind: ModelKind) -> Any:
         if not (path / "config.json").is_file():
             raise UserError(f"{path} is no model folder: it has no config.json")
         if not any(path.glob("*.safetensors")):
-            raise UserError(
-                f"{path} has no weights (*.safetensors); weights in other formats are not loaded, since "
-                "those can run code: save them with `model.save_pretrained`"
-            )
+            raise UserError(f"{path} has no weights (*.safetensors); weights in other formats are not loaded, since "
+                            "those can run code: save them with `model.save_pretrained`")  # fmt: skip
         source = str(path)
     factory = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+    safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
-        hf, found = factory.from_pretrained(
-            source,
-            dtype=torch.float32,
-            attn_implementation=attention(),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        hf, found = factory.from_pretrained(source, dtype=torch.float32, attn_implementation=attention(), **safe)
     except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
         raise UserError(f"cannot load the {kind} model '{source}': {error}") from error
     if found["missing_keys"] or found["mismatched_keys"]:

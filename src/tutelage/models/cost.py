@@ -14,24 +14,20 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Cost:
-    """Size and arithmetic of a model at one row length.
-
-    Attributes:
-        parameters: all of them; tied weights once.
-        embedding_parameters: token and position embeddings (an untied output layer is not among them).
-        forward_flops: operations for one token of a forward pass, output layer included.
-        training_flops: the same for forward and backward.
-        output_width: width of the hidden states that the output layer reads.
-        activation_bytes: what the backward pass keeps for one token, about: sixteen float32 values of the width in
-            every layer.
-    """
+    """Size and arithmetic of a model at one row length."""
 
     parameters: int
+    """All of them; tied weights once."""
     embedding_parameters: int
+    """Token and position embeddings (an untied output layer is not among them)."""
     forward_flops: float
+    """Operations for one token of a forward pass, output layer included."""
     training_flops: float
+    """The same for forward and backward."""
     output_width: int
+    """Width of the hidden states that the output layer reads."""
     activation_bytes: float
+    """Kept for one token for the backward pass, about: sixteen float32 values of the width in every layer."""
 
 
 def cost_of(hf: Any, reads: Literal["causal", "masked"], row_length: int) -> Cost:

@@ -23,8 +23,6 @@ from tutelage.base.files import read_json, write_json
 from tutelage.corpus.labels import IGNORE, LabelTask
 
 WEIGHTS, SETTINGS = "heads.safetensors", "heads.json"
-DEVIATION = 0.02
-"""Of initial weights."""
 
 
 class Segments(nn.Module):
@@ -56,16 +54,9 @@ class Segments(nn.Module):
 
 
 class TaskHeads(nn.Module):
-    """Hidden states to labels.
+    """Hidden states to labels, of the tasks of texts and pairs, then of those of words.
 
-    Args:
-        tasks: those of texts and pairs, then those of words.
-        width: of the hidden states.
-        seed: of the initial weights.
-        uncertainty: whether each task has a variance that is learned (Kendall et al. 2018).
-
-    Attributes:
-        log_variance_L: of each task, or None.
+    With `uncertainty`, each task has a variance that is learned, `log_variance_L` (Kendall et al. 2018).
     """
 
     def __init__(self, tasks: Sequence[LabelTask], width: int, seed: int = 0, uncertainty: bool = False) -> None:
@@ -78,18 +69,14 @@ class TaskHeads(nn.Module):
         draw = torch.Generator().manual_seed(seed)
         for part in (self.classes, self.tags):
             if part is not None:
-                nn.init.normal_(part.linear.weight, std=DEVIATION, generator=draw)
+                nn.init.normal_(part.linear.weight, std=0.02, generator=draw)
                 nn.init.zeros_(part.linear.bias)
 
     def forward(self, hidden_BTD: Tensor, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return cross-entropies summed by task, each weighted by how sure its label is, and the sums of these weights.
 
-        Args:
-            hidden_BTD: what the output layer reads.
-            labels: of the rows, see `LabelReader.read`.
-
-        Returns:
-            Sums in nats and weights, both `(L,)` float32; where a task has no label, an exact zero with gradient zero.
+        Sums in nats and weights are `(L,)` float32; where a task has no label, an exact zero with gradient zero. For
+        `labels` see `LabelReader.read`.
         """
         sums, counts, J = list[Tensor](), list[Tensor](), 0
         rows = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
@@ -143,11 +130,7 @@ def save_heads(heads: TaskHeads, folder: Path, reads: Literal["causal", "masked"
 
 
 def load_heads(folder: Path) -> TaskHeads | None:
-    """Load the heads beside a model's weights; None where there are none.
-
-    Raises:
-        UserError: files that do not fit each other.
-    """
+    """Load the heads beside a model's weights; None where there are none."""
     if not (folder / WEIGHTS).is_file():
         return None
     settings, weights = read_json(folder / SETTINGS), load_file(folder / WEIGHTS)

@@ -31,12 +31,9 @@ def _say_nothing(*_: object) -> None:
 
 
 class LanguageModel(nn.Module):
-    """Tokens to hidden states, beside the output layer's weight and bias.
+    """Tokens to hidden states, beside the output layer's weight and bias, of any Hugging Face language model.
 
-    Args:
-        hf: any Hugging Face causal or masked language model.
-        kind: causal, or bidirectional over masked tokens.
-        vocab_size: entries of the tokenizer; rows of a padded output layer beyond it are never predicted.
+    `vocab_size` counts the tokenizer's entries; rows of a padded output layer beyond it are never predicted.
 
     Raises:
         UserError: the model has no output layer, a smaller vocabulary, or logits that are more than one linear map.
@@ -58,7 +55,10 @@ class LanguageModel(nn.Module):
         self.vocab_size = vocab_size
         self.recorded: Recorded | None = None
         use_onednn_linear(hf)
-        _keep_from_looking(hf)
+        # Models would look into their tokens for padding at every call, to warn of it: a GPU's host would wait.
+        for module in hf.modules():
+            if hasattr(module, "warn_if_padding_and_no_attention_mask"):
+                module.warn_if_padding_and_no_attention_mask = _say_nothing
         _cut(hf, output)
 
     @property
@@ -96,12 +96,9 @@ class LanguageModel(nn.Module):
         return 0 if padding is None else int(padding) + 1
 
     def hidden(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return what the output layer reads, `(B, T, D)`.
+        """Return what the output layer reads, `(B, T, D)`; lengths are None where no row is padded.
 
-        Args:
-            tokens_BT: token ids.
-            lengths_B: tokens before the padding of each row; None where no row is padded. A causal model needs no
-                mask for padding on the right, since no token sees what follows it.
+        A causal model needs no mask for padding on the right, since no token sees what follows it.
         """
         if self.recorded is not None and self.training and lengths_B is None and torch.is_grad_enabled():
             return self.recorded(tokens_BT)
@@ -137,13 +134,6 @@ class LanguageModel(nn.Module):
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
         yield from child if isinstance(child, nn.ModuleList) else _layers(child)
-
-
-def _keep_from_looking(hf: Any) -> None:
-    """Keep a model from looking into its tokens for padding at every call, to warn of it: on a GPU, it would wait."""
-    for module in hf.modules():
-        if hasattr(module, "warn_if_padding_and_no_attention_mask"):
-            module.warn_if_padding_and_no_attention_mask = _say_nothing
 
 
 @torch.no_grad()

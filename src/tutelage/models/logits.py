@@ -19,15 +19,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that logits may take, by kind of device.
-
-    Attributes:
-        block: logits of one product, in their own type.
-        tile: one float32 buffer of what follows.
-    """
+    """Bytes that logits may take, by kind of device."""
 
     block: Mapping[str, int]
+    """Of one product, in their own type."""
     tile: Mapping[str, int]
+    """One float32 buffer of what follows."""
 
     def block_rows(self, device: str, vocab_size: int, itemsize: int = 4) -> int:
         """Return how many positions a block has, at least 16; other devices are taken for GPUs."""
@@ -65,12 +62,7 @@ def softmax(
     """Return probabilities and each row's log-sum-exp, `(N, V)` and `(N,)`.
 
     The latter without another pass of exponentials: the likeliest token has p = exp(z - logsumexp), and is so likely
-    (1/V at least) that its logarithm is exact.
-
-    Args:
-        logits_NV: float32.
-        highest_N: the largest logit of each row, where it is known.
-        log: the logarithm.
+    (1/V at least) that its logarithm is exact. `highest_N` are the largest logits, where they are known.
     """
     p_NV = F.softmax(logits_NV, -1)
     return p_NV, (logits_NV.amax(-1) if highest_N is None else highest_N) - log(p_NV.amax(-1))

@@ -15,40 +15,22 @@ def _llama(
     width: int, layers: int, heads: int, ffn: int, kv_heads: int | None = None, tied: bool = False
 ) -> dict[str, Any]:
     return {
-        "model_type": "llama",
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads or heads,
-        "intermediate_size": ffn,
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": POSITIONS,
-        "tie_word_embeddings": tied,
-    }
+        "model_type": "llama", "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads or heads, "intermediate_size": ffn, "rms_norm_eps": 1e-6,
+        "max_position_embeddings": POSITIONS, "tie_word_embeddings": tied,
+    }  # fmt: skip
 
 
 def _gpt2(width: int, layers: int, heads: int, dropout: float = 0.1) -> dict[str, Any]:
-    return {
-        "model_type": "gpt2",
-        "n_embd": width,
-        "n_layer": layers,
-        "n_head": heads,
-        "n_positions": POSITIONS,
-        "resid_pdrop": dropout,
-        "embd_pdrop": dropout,
-        "attn_pdrop": dropout,
-    }
+    shape = {"model_type": "gpt2", "n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": POSITIONS}
+    return {**shape, "resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
 
 
 def _modernbert(width: int, layers: int, heads: int, ffn: int) -> dict[str, Any]:
     return {
-        "model_type": "modernbert",
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": ffn,
-        "max_position_embeddings": 512,
-    }
+        "model_type": "modernbert", "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "intermediate_size": ffn, "max_position_embeddings": 512,
+    }  # fmt: skip
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -62,18 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "llama-97m": _llama(768, 12, 12, 2048, tied=True),
     "llama-95m": _llama(768, 10, 12, 2048),
     "gpt2-97m": _gpt2(768, 12, 12, dropout=0.0),
-    "gptj-97m": {
-        "model_type": "gptj",
-        "n_embd": 768,
-        "n_layer": 12,
-        "n_head": 12,
-        "n_positions": POSITIONS,
-        "rotary_dim": 64,
-        "resid_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "attn_pdrop": 0.0,
-        "tie_word_embeddings": True,
-    },
+    "gptj-97m": _gpt2(768, 12, 12, dropout=0.0) | {"model_type": "gptj", "rotary_dim": 64, "tie_word_embeddings": True},
     # BabyLlama-2 (Tastet and Timiryasov 2024), section 3: grouped-query attention, 15 heads over 5.
     "llama-345m": _llama(960, 32, 15, 2560, kv_heads=5),
     # Study plans (Kamzela et al. 2025), section 4: ModernBERT base, and 384 wide with 16 layers.

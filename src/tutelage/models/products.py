@@ -102,7 +102,6 @@ class FastLinear(nn.Linear):
     """A linear layer that multiplies by the faster library."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """See `torch.nn.Linear`."""
         return linear(input, self.weight, self.bias)
 
 
@@ -110,7 +109,6 @@ class FastConv1D(Conv1D):  # type: ignore[misc]
     """The same for the layers of GPT-2, whose weights stand the other way round."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See `transformers.pytorch_utils.Conv1D`."""
         return linear(x, self.weight.t(), self.bias)
 
 

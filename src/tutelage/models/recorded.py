@@ -39,13 +39,10 @@ class _Trunk(nn.Module):
 
 
 class Recorded:
-    """Records a trunk at its first batch and replays it from then on.
+    """Records a trunk's forward pass, `read`, at its first batch and replays it from then on.
 
-    No module, so that names and weights of the model it is an attribute of stay as they are.
-
-    Args:
-        read: the trunk's forward pass.
-        owner: module with all parameters that it uses, in training mode when it is called.
+    No module, so that names and weights of the model it is an attribute of stay as they are. The module `owner` has
+    all parameters that `read` uses, and is in training mode when it is called.
     """
 
     def __init__(self, read: Read, owner: nn.Module) -> None:
@@ -54,11 +51,7 @@ class Recorded:
         self._shape: torch.Size | None = None
 
     def __call__(self, tokens_BT: Tensor) -> Tensor:
-        """Return the hidden states of a batch, `(B, T, D)`; valid until the next call.
-
-        Raises:
-            UserError: the model does something that cannot be recorded.
-        """
+        """Return the hidden states of a batch, `(B, T, D)`; valid until the next call."""
         if self._shape is None:
             try:
                 self._record(tokens_BT)
@@ -75,12 +68,8 @@ class Recorded:
     def _record(self, tokens_BT: Tensor) -> None:
         device = tokens_BT.device
         # Weights that autocast had cast and kept outside the recording would not follow the optimizer.
-        uncached = torch.autocast(
-            device.type,
-            torch.get_autocast_dtype(device.type),
-            enabled=torch.is_autocast_enabled(device.type),
-            cache_enabled=False,
-        )
+        type_, on = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
+        uncached = torch.autocast(device.type, type_, enabled=on, cache_enabled=False)
         # Warming up draws random numbers, which the step that it happens in must not miss: it may be any step of a run.
         with torch.random.fork_rng([device] if device.type == "cuda" else []), uncached:
             # An output layer of its own is a parameter that the trunk does not use.

@@ -39,8 +39,7 @@ def _cleans_text(name: str) -> str:
 
 def _numbered(token: str) -> list[str]:
     """Write a row of tokens out: `<extra_id_0..2>` is three."""
-    match = re.fullmatch(r"(.*?)(\d+)\.\.(\d+)(.*)", token)
-    if match is None:
+    if not (match := re.fullmatch(r"(.*?)(\d+)\.\.(\d+)(.*)", token)):
         return [token]
     head, first, last, tail = match[1], int(match[2]), int(match[3]), match[4]
     if not first <= last < first + 10_000:
@@ -116,14 +115,13 @@ class Tokenizer(Section):
     min_frequency: Count = 2
     """A pair of symbols seen less often is not merged."""
     alphabet: Literal["bytes", "seen"] = "bytes"
-    """`bytes`: all 256 bytes are in the vocabulary, so nothing can be lost. `seen`: only bytes of the training text,
-    as BabyLlama's code does; a byte never seen is then dropped when text is encoded, and a note tells how many."""
+    """`bytes`: all 256 are in the vocabulary, so nothing can be lost. `seen`: only bytes of the training text, as
+    BabyLlama's code does; others are dropped when text is encoded, and a note tells how many."""
     prefix_space: Literal["none", "training", "always"] = "training"
-    """Whether a space is put before a text. `training`: while the tokenizer is trained but not when it is used, which
-    is what BabyLlama did under transformers 4. `always`: in both. `none`: in neither."""
+    """When a space is put before a text. `training`: while the tokenizer is trained but not when it is used, as
+    BabyLlama did under transformers 4. `always`: in both. `none`: in neither."""
     extra_tokens: tuple[str, ...] = ("<mask>", "<cls>", "<sep>")
-    """Reserved beside `<pad>`, `<s>` and `</s>`, so that causal and masked models can share the tokenizer. A row of
-    numbered tokens is written `<extra_id_0..31>`."""
+    """Reserved beside `<pad>`, `<s>`, `</s>`, for causal and masked models alike; `<extra_id_0..31>` is 32 tokens."""
 
     @field_validator("extra_tokens", mode="after")
     @classmethod
@@ -160,8 +158,8 @@ class Data(Section):
     """Other corpora, human beside synthetic: each takes the place of a share of the words of train and val, so that
     their number stays. The test split is the corpus's alone."""
     words: Words | None = None
-    """Take only a subset of about this many words (train and val together), spread over the sources like the whole.
-    Smaller budgets are subsets of larger ones."""
+    """Take about this many words (train and val together), spread over the sources like the whole; smaller budgets are
+    subsets of larger ones."""
     test_words: Words | None = None
     """Likewise for the test split (the corpus's dev files)."""
     val_share: Share = 0.05

@@ -15,11 +15,9 @@ class Compare(Section):
     """What the report sets side by side."""
 
     models: tuple[str, ...] = ()
-    """Models in the order of the table; all of them unless given. `ensemble(a, b)` is the direct ensemble of models:
-    the softmax of their mean logits."""
+    """Models in the table's order; all unless given. `ensemble(a, b)`: the softmax of several models' mean logits."""
     pairs: tuple[tuple[str, str], ...] = ()
-    """Further pairs whose differences are tested, seed by seed; students are always set against their controls,
-    teachers and ensembles."""
+    """Further pairs to test, seed by seed; students are always set against their controls, teachers and ensembles."""
     values: Literal["headlines", "all"] = "headlines"
     """Of evaluations that give several numbers: test the one that matters most, or each."""
 
@@ -40,10 +38,9 @@ class Evaluation(Section):
     """Rules of that year's BabyLM evaluation: start token, leading space, sum or mean, ties."""
     along: tuple[str, ...] = ()
     """Repeated at every checkpoint by words seen (`models.*.checkpoints`) of the models compared, for learning curves:
-    suites and other evaluations that need a model and nothing else. The fast ones (`blimp-fast`) are made for it."""
+    suites and other evaluations that need a model alone. The fast ones (`blimp-fast`) are made for it."""
     batch_tokens: Count | None = None
-    """Tokens scored at once, by masked models on a CPU in each thread; what fits the caches of a CPU, or fills a GPU,
-    unless given."""
+    """Tokens scored at once (masked models on a CPU: in each thread); unless given, what fits its caches or a GPU."""
     buckets: Buckets | None = None
     """The parts of the test split for `buckets`, as in `{by: small, parts: 3}`."""
     finetune: Finetuning = Finetuning()

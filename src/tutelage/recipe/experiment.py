@@ -22,22 +22,20 @@ from tutelage.recipe.stage import TEACHER, ModelKind, Stage, Tasks, Ul2
 from tutelage.recipe.words import SCHEDULES
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
-
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-RESERVED = ("data", "ensembles")
 LENGTHS = ("epochs", "steps", "tokens", "words", "flops_of")
 
 
 class Optim(Section):
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    kind: Literal["adamw"] = "adamw"
+    """Which optimizer."""
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """Peak learning rate."""
     batch_rows: Count = 32
     """Rows in one optimizer step, over all processes and micro-batches."""
     micro_batch_rows: Count | None = None
-    """Rows held in memory at once by one process; all of them unless given. The result does not depend on it, but for
-    dropout's draws."""
+    """Rows in memory at once in one process; all unless given. The result depends on it by dropout's draws only."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
@@ -91,8 +89,7 @@ class Model(Section):
     words: Count | None = None
     """Length in whitespace words read, repeats included."""
     flops_of: FlopsOf | None = None
-    """Length in steps that cost as much as the whole training of another model: a control at equal FLOPs. For models
-    without teachers and scorers."""
+    """As many FLOPs as the whole training of another model: an equal control. For models without teachers, scorers."""
     seeds: Annotated[int, Field(ge=1, le=1000)] | tuple[int, ...] = 1
     """Trained once for each seed: a number (0, 1, ...) or a list of seeds."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
@@ -103,27 +100,26 @@ class Model(Section):
     """Arithmetic of the matrix products; weights and optimizer stay fp32. `auto`: bf16 where the machine has it."""
     attention: Literal["auto", "eager", "sdpa", "causal"] = "auto"
     """Form of attention: product and softmax written out (`eager`), `scaled_dot_product_attention` (`sdpa`), or the
-    same without ever building a mask (`causal`; masked models and those with windows take `sdpa` instead).
-    `auto`: `sdpa` on a GPU, `eager` on a CPU, or the fastest by a few timed steps where the run takes more than one
-    minute on a GPU, five on a CPU."""
+    same without ever building a mask (`causal`; masked models and those with windows take `sdpa`). `auto`: `sdpa` on a
+    GPU, `eager` on a CPU; in runs of over one minute on a GPU, five on a CPU, the fastest of a few timed steps."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Make code for the layers' shapes (`torch.compile`), which takes half a minute. `auto`: where a run of more than a
-    quarter of an hour gains from it, by a few timed steps. A sharded model is not compiled."""
+    """Make code for the layers' shapes (`torch.compile`; takes half a minute). `auto`: where a run of over a quarter of
+    an hour gains from it, by a few timed steps. A sharded model is not compiled."""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
-    """On a GPU, launch forward and backward pass as one recorded graph each, which small models gain from: their
-    kernels are shorter than launching them. `auto`: where a run of more than a minute gains from it, by a few timed
-    steps; one process and one micro-batch a step only."""
+    """On a GPU, launch forward and backward pass as one recorded graph each; small models gain, whose kernels are
+    shorter than launching them. `auto`: where a run of over a minute gains from it, by a few timed steps; one process
+    and one micro-batch a step only."""
     deterministic: bool = False
-    """On a GPU, take kernels that repeat to the last bit, so that a resumed run equals one that was not interrupted;
-    they are slower. A CPU always repeats."""
+    """On a GPU, take slower kernels that repeat to the last bit, so that a resumed run equals one never interrupted. A
+    CPU always repeats."""
     evaluations: Count = 10
     """Evaluations on `val`, evenly spaced, the last one at the end; each also saves a checkpoint."""
     save_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Also save a checkpoint when the last one is older than this."""
     sharding: Literal["none", "fsdp"] = "none"
-    """How several processes hold this model and its teachers while it trains. `none`: each holds all of them. `fsdp`:
+    """How several processes hold this model and its teachers while it trains. `none`: each holds them whole. `fsdp`:
     each holds a part of all weights, gradients and moments and fetches the rest layer by layer, for models too large
-    for one device. Results differ by rounding only; one process has nothing to share, and ignores it."""
+    for one device; results differ by rounding only, and one process ignores it."""
     keep: Literal["best", "all"] = "best"
     """Checkpoints to keep: the best and the last two, or all."""
     checkpoints: Literal["babylm-strict-small", "babylm-strict"] | tuple[Words, ...] = ()
@@ -131,8 +127,7 @@ class Model(Section):
     for, 1M to 9M and 10M to 100M (`babylm-strict-small`), on to 1000M (`babylm-strict`). Those beyond the run's length
     are left out; the end stands for the next one of BabyLM's that is less than 1 % away. `name@words-1M` names one."""
     heads: Literal["kept", "dropped"] = "kept"
-    """Heads of `objectives.tasks` once the model is trained: written beside its weights, for `evaluate: [tasks]`, or
-    not."""
+    """Whether heads of `objectives.tasks` are written beside the trained weights, for `evaluate: [tasks]`."""
     like: str | None = None
     """Take every setting not given here from that model (resolved before anything else)."""
     without: str | tuple[str, ...] = ()
@@ -166,12 +161,11 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _execution_fits_sharding(self) -> Model:
-        if self.sharding != "none":
-            for key in ("compile", "cuda_graphs"):
-                if getattr(self, key) == "on":
-                    raise ValueError(f"`{key}: on` and `sharding` exclude each other; leave one of them out")
-            if self.tasks:
-                raise ValueError("heads are not sharded: `tasks` and `sharding` exclude each other")
+        for key in ("compile", "cuda_graphs"):
+            if self.sharding != "none" and getattr(self, key) == "on":
+                raise ValueError(f"`{key}: on` and `sharding` exclude each other; leave one of them out")
+        if self.sharding != "none" and self.tasks:
+            raise ValueError("heads are not sharded: `tasks` and `sharding` exclude each other")
         return self
 
     @model_validator(mode="after")
@@ -204,7 +198,6 @@ class Model(Section):
 
     @property
     def seed_list(self) -> tuple[int, ...]:
-        """The seeds, one by one."""
         return seed_list(self.seeds)
 
     @property
@@ -228,7 +221,7 @@ class Recipe(Section):
     """A sentence or two for the report."""
     seed: int = 0
     """Added to every model's seed. To repeat the whole experiment with other random numbers, choose a value beyond all
-    seeds, such as 100: with `seeds: 3`, 0 means 0, 1, 2 and 1 means 1, 2, 3, two of them the same."""
+    seeds, such as 100: with `seeds: 3`, 0 means 0, 1, 2 and 1 means 1, 2, 3."""
     data: Data = Data()
     """Corpus, tokenizer, rows."""
     models: Annotated[dict[str, Model], Field(min_length=1)]
@@ -244,9 +237,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _names_can_be_folders(self) -> Recipe:
         for name in self.models:
-            if not MODEL_NAME.fullmatch(name):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
                 raise wrong(("models", name), "a model's name has letters, digits, '_' and '-' only; rename it")
-            if name.lower() in RESERVED:
+            if name.lower() in ("data", "ensembles"):
                 raise wrong(("models", name), f"the run keeps its own files in '{name}/'; name the model otherwise")
         return self
 
@@ -271,11 +264,10 @@ class Recipe(Section):
             for teacher in stage.needs:
                 kind = self.models[teacher.model].reads if teacher.model in self.models else reads
                 if kind != reads:
-                    raise wrong(
-                        ("models", name, "stages", number, "teachers" if teacher in stage.teachers else "select"),
-                        f"the teacher '{teacher}' is {kind}, its student {reads}; choose a teacher of the same kind, "
-                        "or another objective (or `kind`) for one of the two",
-                    )
+                    key = "teachers" if teacher in stage.teachers else "select"
+                    remedy = "choose a teacher of the same kind, or another objective (or `kind`) for one of the two"
+                    raise wrong(("models", name, "stages", number, key),
+                                f"the teacher '{teacher}' is {kind}, its student {reads}; {remedy}")  # fmt: skip
         return self
 
     @model_validator(mode="after")
@@ -302,22 +294,16 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _lengths_are_known(self) -> Recipe:
-        def needed(name: str) -> list[str]:
-            """Return the models whose lengths decide that of a model."""
-            of = self.models[name].flops_of
-            if of is None:
-                return []
-            counted = self.ancestors_of(of.model) if of.teachers == "counted" else []
-            return [of.model, *(name for name in counted if name in self.models)]
-
         def visit(name: str, path: tuple[str, ...]) -> None:
             if path:
                 self._check_named(name, ("models", path[-1], "flops_of"))
             if name in path:
                 circle = " -> ".join((*path, name))
                 raise wrong(("models", path[0], "flops_of"), f"lengths depend on each other in a circle: {circle}")
-            for other in needed(name):
-                visit(other, (*path, name))
+            if of := self.models[name].flops_of:
+                counted = self.ancestors_of(of.model) if of.teachers == "counted" else []
+                for other in (of.model, *(one for one in counted if one in self.models)):
+                    visit(other, (*path, name))
 
         for name in self.models:
             visit(name, ())
@@ -327,12 +313,12 @@ class Recipe(Section):
         """Return a model's teachers and scorers, theirs, and so on; each once, those from outside too."""
         found: dict[str, None] = {}
         waiting = [name]
-        while waiting:
-            model = self.models.get(waiting.pop(0))
-            for teacher in (t for stage in model.stages for t in stage.needs) if model else ():
-                if teacher.model not in found:
-                    found[teacher.model] = None
-                    waiting.append(teacher.model)
+        for one in waiting:  # which grows meanwhile
+            model = self.models.get(one)
+            needed = (teacher.model for stage in model.stages for teacher in stage.needs) if model else ()
+            new = dict.fromkeys(teacher for teacher in needed if teacher not in found)
+            found |= new
+            waiting += new
         return list(found)
 
     def _stages(self) -> Iterator[tuple[str, int, Stage]]:

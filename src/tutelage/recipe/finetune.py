@@ -1,8 +1,7 @@
 """Settings: how models are fine-tuned on classification tasks; see `recipe` for the whole.
 
-Each year's BabyLM evaluation has its settings (`_YEARS`), and within a year some tasks have their own. What counts,
-from weakest to strongest: the defaults written here, the year's, the year's for the task, the recipe's for all tasks,
-the recipe's for the task.
+Each year's BabyLM evaluation has its settings (`_YEARS`), and some tasks of a year their own. From weakest to
+strongest: the defaults here, the year's, the year's for the task, the recipe's for all tasks, its for the task.
 
 The years' numbers were read in the published pipelines: github.com/babylm/evaluation-pipeline-2023
 (`finetune_model.sh`, `finetune_classification.py`), -2024, -2025 (`eval_finetuning.sh`) and
@@ -22,23 +21,13 @@ from tutelage.recipe.data import Count, Section, Share, check_seeds, seed_list
 FinetuneRules = Literal["2023", "2024", "2025", "2026", "tutelage"]
 Rate = Annotated[float, Field(gt=0)]
 
+# The tasks of 2023 and 2024, and those of 2025 and 2026.
 GLUE_11 = ("cola", "sst2", "mrpc", "qqp", "mnli", "mnli-mm", "qnli", "rte", "boolq", "multirc", "wsc")
-"""The tasks of 2023 and 2024."""
 GLUE_7 = ("boolq", "mnli", "mrpc", "multirc", "qqp", "rte", "wsc")
-"""The tasks of 2025 and 2026."""
-MSGS = (
-    "main_verb_control",
-    "control_raising_control",
-    "syntactic_category_control",
-    "lexical_content_the_control",
-    "relative_position_control",
-    "main_verb_lexical_content_the",
-    "main_verb_relative_token_position",
-    "syntactic_category_lexical_content_the",
-    "syntactic_category_relative_position",
-    "control_raising_lexical_content_the",
-    "control_raising_relative_token_position",
-)
+MSGS = ("main_verb_control", "control_raising_control", "syntactic_category_control", "lexical_content_the_control",
+        "relative_position_control", "main_verb_lexical_content_the", "main_verb_relative_token_position",
+        "syntactic_category_lexical_content_the", "syntactic_category_relative_position",
+        "control_raising_lexical_content_the", "control_raising_relative_token_position")  # fmt: skip
 """MSGS (Warstadt et al. 2020) as BabyLM 2023 took it: five controls, then six tasks whose training rows can be told
 apart by a linguistic or a surface feature; the sign of the correlation says which of them was learned."""
 
@@ -85,8 +74,8 @@ class TaskFinetuning(Section):
     evaluate_every: Count | None = None
     """Steps between evaluations; once after each epoch unless given."""
     evaluate_end: bool = True
-    """Evaluate after the last step, also where it is no multiple of `evaluate_every`. Without it, the last step counts
-    only where nothing was evaluated before, as in 2023."""
+    """Evaluate after the last step, also where it is no multiple of `evaluate_every`; without it, only where nothing
+    was evaluated before, as in 2023."""
     patience: Count | None = 3
     """Evaluations without a better score after which training stops early; null: never."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0
@@ -106,15 +95,15 @@ class TaskFinetuning(Section):
     drop_last: bool = False
     """Leave out an epoch's last batch where it is smaller than the others."""
     max_length: Annotated[int, Field(ge=8)] = 256
-    """Tokens of a text, special ones included; what is longer is cut at its end (of a pair, the longer text first).
-    Where a model has fewer positions, these count."""
+    """Tokens of a text, special ones included, or a model's positions if fewer; longer ones are cut at the end (of a
+    pair, the longer text first)."""
     pooling: Literal["auto", "first", "last", "last_token", "mean"] = "auto"
     """What the classifier reads. `first`, `last`: the hidden state at the row's first or last position. `last_token`:
     at the last token before the padding. `mean`: the mean over tokens. `auto`: `last_token` for models that read left
     to right; for others `first` where the tokenizer puts a token in front of texts, else `mean`."""
     padding: Literal["right", "left"] = "right"
-    """Side on which shorter rows are filled up. Texts begin at position 0 on either side, so that results do not
-    depend on it; `right` is faster for causal models."""
+    """Side on which shorter rows are filled up; `right` is faster for causal models. Texts begin at position 0 either
+    way, so that results do not depend on it."""
     head: Literal["linear", "mlp"] = "linear"
     """`linear`: one layer without bias, as Hugging Face's for decoders. `mlp`: norm, layer, GELU, norm, dropout, layer,
     as in 2025."""
@@ -155,49 +144,19 @@ class TaskFinetuning(Section):
         return self
 
 
-_TRAINER = {
-    "lr": 5e-5,
-    "batch_rows": 64,
-    "epochs": 10,
-    "schedule": "linear",
-    "warmup_share": 0.0,
-    "weight_decay": 0.0,
-    "max_length": 128,
-    "dropout": 0.0,
-    "select": "scored",
-}
-_OWN = {
-    "lr": 3e-5,
-    "batch_rows": 32,
-    "epochs": 10,
-    "patience": None,
-    "schedule": "cosine",
-    "warmup_share": 0.06,
-    "final_lr": 0.1,
-    "weight_decay": 0.01,
-    "decayed": "all",
-    "clip": None,
-    "drop_last": True,
-    "max_length": 512,
-    "head": "mlp",
-    "dropout": 0.1,
-    "select": "scored",
-}
+_TRAINER = {"lr": 5e-5, "batch_rows": 64, "epochs": 10, "schedule": "linear", "warmup_share": 0.0, "weight_decay": 0.0,
+            "max_length": 128, "dropout": 0.0, "select": "scored", "min_gain": 0.001, "seeds": (12,),
+            "tasks": GLUE_11}  # fmt: skip
+_OWN = {"lr": 3e-5, "batch_rows": 32, "epochs": 10, "patience": None, "schedule": "cosine", "warmup_share": 0.06,
+        "final_lr": 0.1, "weight_decay": 0.01, "decayed": "all", "clip": None, "drop_last": True, "max_length": 512,
+        "head": "mlp", "dropout": 0.1, "select": "scored", "seeds": (42,), "tasks": GLUE_7}  # fmt: skip
 _OWN_TASKS = {"boolq": {"batch_rows": 16}, "multirc": {"batch_rows": 16}, "wsc": {"epochs": 30}}
 
 _YEARS: Mapping[str, dict[str, Any]] = {
-    "2023": _TRAINER
-    | {
-        "evaluate_every": 200,
-        "evaluate_end": False,
-        "patience": 10,
-        "min_gain": 0.001,
-        "seeds": (12,),
-        "tasks": GLUE_11,
-    },
-    "2024": _TRAINER | {"patience": 3, "min_gain": 0.001, "seeds": (12,), "tasks": GLUE_11},
-    "2025": _OWN | {"pooling": "first", "seeds": (42,), "tasks": GLUE_7},
-    "2026": _OWN | {"pooling": "last", "padding": "left", "seeds": (42,), "tasks": GLUE_7},
+    "2023": _TRAINER | {"evaluate_every": 200, "evaluate_end": False, "patience": 10},
+    "2024": _TRAINER | {"patience": 3},
+    "2025": _OWN | {"pooling": "first"},
+    "2026": _OWN | {"pooling": "last", "padding": "left"},
     "tutelage": {},
 }
 """What each year's scripts set; what they leave to Trainer's defaults (its clipping at 1) is among it. Their
@@ -252,16 +211,14 @@ class Finetuning(TaskFinetuning):
 
     @property
     def seed_list(self) -> tuple[int, ...]:
-        """The seeds, one by one."""
         return seed_list(self.seeds)
 
     def of(self, task: str) -> TaskFinetuning:
         """Return what counts for one task."""
         given = {key: getattr(self, key) for key in TaskFinetuning.model_fields}
         own = self.by_task.get(task, {})
-        for key in own:
-            if key not in given:
-                raise ValueError(f"by_task.{task}: unknown key '{key}'{nearest(key, given)}")
+        if unknown := sorted(own.keys() - given.keys()):
+            raise ValueError(f"by_task.{task}: unknown key '{unknown[0]}'{nearest(unknown[0], given)}")
         try:
             return TaskFinetuning.model_validate(given | own)
         except ValidationError as error:

@@ -1,7 +1,4 @@
-"""From a YAML file to a `Recipe`: `a.b=c` overrides, `like`/`without`, errors with their place.
-
-The text itself is read by `yaml_file`.
-"""
+"""From a YAML file to a `Recipe`: `a.b=c` overrides, `like`/`without`, errors with their place."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,17 +17,12 @@ from tutelage.base.types import Json
 from tutelage.recipe.experiment import LENGTHS, Recipe
 from tutelage.recipe.yaml import Lines, Place, parse
 
-COMMAND_LINE = 0
-"""In place of a line: where overrides stand."""
+COMMAND_LINE = 0  # in place of a line: where overrides stand
 
 
 def override(tree: Json, assignments: Sequence[str], lines: Lines) -> None:
-    """Apply `a.b=c` assignments to the tree in place; values are read as YAML, list items by their number.
-
-    Args:
-        tree: of the file.
-        assignments: in their order.
-        lines: of the tree's places; those overridden are noted as such.
+    """Apply `a.b=c` assignments to the tree in place; values are read as YAML, list items by their number. In `lines`,
+    places that were overridden are noted as such.
 
     Raises:
         UserError: no `=` in it, or its path goes through something that is no mapping or list.
@@ -40,18 +32,16 @@ def override(tree: Json, assignments: Sequence[str], lines: Lines) -> None:
         if not equals or not path.strip():
             raise UserError(f"'{assignment}' is no override: write key.key=value, as in models.student.optim.lr=1e-3")
         value, _ = parse(text, f"override '{assignment}'")
+        holder: Any = None
         node: Any = tree
         place: Place = ()
-        *above, last = path.strip().split(".")
-        for key in above:
-            step = _step(node, key, assignment)
+        for key in path.strip().split("."):
             # An override may add keys the file leaves at their defaults; the schema judges them afterwards.
-            if isinstance(node, dict) and node.get(step) is None:
-                node[step] = {}
-            place, node = (*place, step), node[step]
-        step = _step(node, last, assignment)
-        place = (*place, step)
-        node[step] = value
+            if node is None:
+                node = holder[place[-1]] = {}
+            place = (*place, _step(node, key, assignment))
+            holder, node = node, node.get(place[-1]) if isinstance(node, dict) else node[place[-1]]
+        holder[place[-1]] = value
         for below in [known for known in lines if known[: len(place)] == place]:
             del lines[below]
         lines[place] = COMMAND_LINE
@@ -70,10 +60,7 @@ def _step(node: Any, key: str, assignment: str) -> str | int:
 
 def _merge(base: Any, changes: Any) -> Any:
     if isinstance(base, dict) and isinstance(changes, dict):
-        merged = dict(base)
-        for key, value in changes.items():
-            merged[key] = _merge(base[key], value) if key in base else copy.deepcopy(value)
-        return merged
+        return base | {key: _merge(base.get(key), value) for key, value in changes.items()}
     return copy.deepcopy(changes)
 
 
@@ -104,9 +91,8 @@ def resolve_likes(tree: Json, lines: Lines, name: str) -> None:
         if isinstance(model, dict) and isinstance(model.get("like"), str):
             original = model["like"]
             if original not in models:
-                raise UserError(
-                    f"{where}.like names '{original}', which is not a model of this recipe" + nearest(original, models)
-                )
+                near = nearest(original, models)
+                raise UserError(f"{where}.like names '{original}', which is not a model of this recipe{near}")
             base = resolve(original, (*path, key))
             if not isinstance(base, dict):
                 raise UserError(f"{where}.like names '{original}', which is no mapping of settings")
@@ -130,12 +116,9 @@ def _written_out(base: Json, model: Json, where: str) -> Json:
     if not left_out or not _is_list_of(left_out, str) or not (_has_stages(base) and _has_stages(merged)):
         return merged
     known = {part for stage in base.get("stages", [{}]) for part in _parts(stage)}
-    for item in left_out:
-        if item not in known:
-            raise UserError(
-                f"{where}.without names '{item}', which '{model['like']}' does not have: "
-                "name `teachers`, `select` or one of its objectives"
-            )
+    if unknown := [item for item in left_out if item not in known]:
+        raise UserError(f"{where}.without names '{unknown[0]}', which '{model['like']}' does not have: "
+                        "name `teachers`, `select` or one of its objectives")  # fmt: skip
     gone = {"teachers" if item == "distill" else item for item in left_out}
     stages = [_without(stage, gone, where) for stage in merged.get("stages", [{}])]
     return {**merged, "stages": stages, "without": sorted(gone) if "distill" in left_out else merged["without"]}
@@ -166,8 +149,9 @@ def _without(stage: Json, gone: set[str], where: str) -> Json:
     terms = gone - {"select"}
     if "teachers" in gone:
         terms, gone = terms | {"distill"}, gone | {"cache"}
+    kept = {key: copy.deepcopy(value) for key, value in stage.items() if key not in gone}
     if not terms:
-        return {key: copy.deepcopy(value) for key, value in stage.items() if key not in gone}
+        return kept
     left = {term: value for term, value in _objectives(stage).items() if term not in terms}
     if not left:
         raise UserError(f"{where}: without {', '.join(sorted(gone))} a stage has nothing left to learn")
@@ -175,31 +159,24 @@ def _without(stage: Json, gone: set[str], where: str) -> Json:
     # Labels come on top of the text: they neither take up a weight nor give theirs.
     shared = sum(weight for term, weight in weights.items() if term != "tasks")
     total = shared if shared and terms != {"tasks"} else 1.0
-    kept = {key: copy.deepcopy(value) for key, value in stage.items() if key not in gone}
-    return {**kept, "objectives": {t: value if t == "tasks" else _scaled(value, total) for t, value in left.items()}}
+    for term, value in left.items():
+        if term != "tasks":
+            weight = weights[term] / total
+            left[term] = {**value, "weight": weight} if isinstance(value, dict) else weight
+    return {**kept, "objectives": left}
 
 
-def _weight(value: Any, where: str = "") -> float:
+def _weight(value: Any, where: str) -> float:
     weight = value.get("weight", 1.0) if isinstance(value, dict) else value
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= sys.float_info.max:
         raise UserError(f"{where} has the weight {weight!r}; give a number greater than 0")
     return float(weight)
 
 
-def _scaled(value: Any, total: float) -> Any:
-    weight = _weight(value) / total
-    return {**value, "weight": weight} if isinstance(value, dict) else weight
-
-
 def explain(error: ValidationError, tree: Json, lines: Lines, name: str, schema: type[BaseModel] = Recipe) -> str:
     """Write pydantic's findings as lines `file:line: key: what, did you mean`, one for each mistake.
 
-    Args:
-        error: the findings.
-        tree: what was checked.
-        lines: of its keys, by place.
-        name: of the file.
-        schema: what it was checked against.
+    `tree` was checked against `schema`; it comes from the file `name`, where its places stand at `lines`.
     """
     items: dict[Place, list[Any]] = {}
     for item in error.errors():
@@ -244,16 +221,12 @@ def _finding(place: Place, items: list[Any], schema: type[BaseModel]) -> tuple[s
         ]
         hint = f"; did you mean '{deeper[0]}'?" if len(deeper) == 1 else nearest(str(place[-1]), choices)
         return "unknown key '", "'" + (hint or (f"; known keys: {', '.join(choices)}" if choices else ""))
-    first, *others = dict.fromkeys(_in_yaml_words(item["msg"]) for item in items)
+    said = (item["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list") for item in items)
+    first, *others = dict.fromkeys(re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", s) for s in said)
     message = ", or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
     given = items[0]["input"]
     told = isinstance(given, str | int | float | bool) and repr(given) not in message
     return "", f": {message}" + (f" (given: {given!r})" if told else "")
-
-
-def _in_yaml_words(message: str) -> str:
-    message = message.removeprefix("Value error, ").replace("a valid tuple", "a list")
-    return re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", message)
 
 
 def _where(place: Place, lines: Lines, name: str) -> str:
@@ -267,12 +240,11 @@ def _where(place: Place, lines: Lines, name: str) -> str:
 
 def _section_at(place: Place, schema: type[BaseModel]) -> type[BaseModel] | None:
     """Find the schema class at a place, by walking the annotations."""
-    import typing
 
     def models_in(annotation: Any) -> list[Any]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             return [annotation]
-        return [found for part in typing.get_args(annotation) for found in models_in(part)]
+        return [found for part in get_args(annotation) for found in models_in(part)]
 
     current = schema
     for part in place:
@@ -293,29 +265,22 @@ def shipped_recipes() -> dict[str, Any]:
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from a file, or by the name of one that comes with the package.
+    """Read a recipe from a file, or by the name of one that comes with the package, such as `quickstart`.
 
-    Args:
-        source: path of a YAML file, or a name such as `quickstart`.
-        overrides: `a.b=c` assignments, applied before `like` is resolved.
+    Overrides, `a.b=c`, are applied before `like` is resolved.
 
     Raises:
         UserError: anything wrong with the file or the overrides, with key, line and remedy.
     """
-    path = Path(source)
-    if path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a YAML file") from error
-    else:
-        shipped = shipped_recipes()
-        name = path.name.removesuffix(".yaml")
-        if name not in shipped or (path.parent != Path() and path.parent.name != "recipes"):
-            raise UserError(
-                f"no recipe '{source}': give a file, or one of {', '.join(sorted(shipped))}" + nearest(name, shipped)
-            )
-        text = shipped[name].read_text(encoding="utf-8")
+    path, shipped = Path(source), shipped_recipes()
+    name = path.name.removesuffix(".yaml")
+    if not path.is_file() and (name not in shipped or (path.parent != Path() and path.parent.name != "recipes")):
+        near = nearest(name, shipped)
+        raise UserError(f"no recipe '{source}': give a file, or one of {', '.join(sorted(shipped))}{near}")
+    try:
+        text = (path if path.is_file() else shipped[name]).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a YAML file") from error
     return recipe_from_text(text, str(source), overrides)
 
 

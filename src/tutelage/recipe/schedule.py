@@ -27,11 +27,7 @@ class Length(NamedTuple):
 
 
 def read_length(written: str | int) -> Length:
-    """Read `17%` (of the run), `2000` (steps), `5M tokens` or `1M words`.
-
-    Raises:
-        ValueError: it is nothing like that, or nothing at all.
-    """
+    """Read `17%` (of the run), `2000` (steps), `5M tokens` or `1M words`; refuse with `ValueError` what is none."""
     if isinstance(written, int):
         found = Length(written, "steps")
     elif match := _SHARE.fullmatch(written):
@@ -39,9 +35,8 @@ def read_length(written: str | int) -> Length:
     elif match := _COUNT.fullmatch(written):
         found = Length(read_words(match[1]), "tokens" if match[2] == "tokens" else "words")
     else:
-        raise ValueError(
-            f"'{written}' is neither a share like 17% nor a number of steps, nor a count like 5M tokens or 1M words"
-        )
+        ways = "a share like 17%, a number of steps nor a count like 5M tokens or 1M words"
+        raise ValueError(f"'{written}' is neither {ways}")
     if found.amount <= 0:
         raise ValueError(f"a length of {written} is none; give more, or leave it out")
     return found
@@ -64,8 +59,8 @@ class WeightScheduleSettings(Kinds):
     """`step`: whole, then nothing (SALT). `linear`, `cosine`: falls from the start. `wsd`: warm-up, stable, decay.
     `ratio_linear`: what falls in a straight line is its ratio to the text's weight."""
     over: Span | None = None
-    """Length from the stage's start to where the weight is zero and the teacher is released: `30%` of the run, a
-    number of steps, `5M tokens`, `1M words`. To the stage's end unless given; `step` needs it."""
+    """Length from the stage's start to where the weight is zero and the teacher is released: `30%` of the run, steps,
+    `5M tokens`, `1M words`. To the stage's end unless given; `step` needs it."""
     warmup: Span | None = None
     """`wsd`: length of the rise from nothing to the whole weight; none unless given."""
     decay: Span | None = None

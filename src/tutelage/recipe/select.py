@@ -9,13 +9,8 @@ from pydantic import Field, model_validator
 from tutelage.recipe.data import Count, Section, ShareOrPercent
 from tutelage.recipe.teacher import Teacher
 
-TAKES = {
-    "salt_ds": {"scorer", "k", "unlearnable"},
-    "difference": {"scorer", "reference"},
-    "perplexity": {"scorer", "band"},
-    "random": set(),
-    "excess": {"scorer", "reference"},
-}
+TAKES = {"salt_ds": {"scorer", "k", "unlearnable"}, "difference": {"scorer", "reference"},
+         "perplexity": {"scorer", "band"}, "random": set(), "excess": {"scorer", "reference"}}  # fmt: skip
 """Settings of each way of selecting, beside its size."""
 
 

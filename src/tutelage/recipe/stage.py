@@ -37,8 +37,7 @@ class Distill(Objective):
     """`per_token`: mean over tokens. `per_row`: summed over a row's tokens, mean over rows, as BabyLlama's code does:
     at 128 tokens a row that is 128 times the per-token weight."""
     schedule: WeightScheduleSettings | None = None
-    """How the weight falls to nothing; the text takes up what the teachers give up. Whole to the stage's end unless
-    given."""
+    """How the weight falls to nothing; the text takes up what teachers give up. Whole to the end unless given."""
     gate: GateSettings | None = None
     """How much teachers count at each token; the same at all unless given."""
 
@@ -177,18 +176,14 @@ class Objectives(Section):
         if len(texts) > 1:
             raise ValueError(f"{' and '.join(f'`{name}`' for name in texts)} exclude each other within a stage")
         if not self.named():
-            raise ValueError(
-                "name at least one objective: `next_token`, `masked`, `ul2`, `distill`, `tasks` or a function"
-            )
+            raise ValueError("name an objective: `next_token`, `masked`, `ul2`, `distill`, `tasks` or a function")
         if self.ul2 is not None and self.tasks is not None:
             raise ValueError("`ul2` rewrites rows, where labels no longer stand in their places: leave `tasks` out")
         text, distill = self.text, self.distill
         if distill is not None and text is None and (distill.schedule or distill.gate):
             key = "schedule" if distill.schedule else "gate"
-            raise ValueError(
-                f"`distill.{key}` takes weight from the teachers, and nothing would be left to learn: add "
-                "`next_token`, `masked` or `ul2`, which takes up their weight"
-            )
+            raise ValueError(f"`distill.{key}` takes weight from the teachers, and nothing would be left to learn: add "
+                             "`next_token`, `masked` or `ul2`, which takes up their weight")  # fmt: skip
         return self
 
     @property
@@ -220,8 +215,8 @@ class Cache(Kinds):
     k: Count = 64
     """`top_k`: how many tokens are kept at each position."""
     fill: Literal["ahead", "first_epoch"] = "ahead"
-    """`ahead`: the cache is completed before the student begins. `first_epoch`: while it trains, with the rows it
-    meets, which is less work where a stage reads only part of the rows."""
+    """`ahead`: before the student begins. `first_epoch`: while it trains, with the rows it meets, which is less work
+    where a stage reads only part of them."""
     limit_gib: Annotated[float, Field(gt=0)] = 100.0
     """Largest size on disk; a cache that would exceed it is refused before anything is computed."""
 
@@ -243,26 +238,16 @@ class Stage(Section):
     """Learn from some of the rows (or tokens) only, chosen before the stage begins; see docs/selection.md."""
 
     @model_validator(mode="after")
-    def _distill_needs_teachers(self) -> Stage:
+    def _parts_fit(self) -> Stage:
         if (self.objectives.distill is not None) != bool(self.teachers):
             raise ValueError("`teachers` and `objectives.distill` go together: give both, or neither")
         if self.cache is not None and not self.teachers:
             raise ValueError("`cache` keeps teachers' output: name `teachers`, or leave it out")
         distill, cache = self.objectives.distill, self.cache
-        if (
-            distill
-            and isinstance(distill.temperature, TemperatureScheduleSettings)
-            and cache
-            and cache.kind != "hidden"
-        ):
-            raise ValueError(
-                f"`cache: {cache.kind}` keeps teachers' output at one temperature, and this one changes; take "
-                "`cache: hidden`, no cache, or a single temperature"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _selected_tokens_do_not_reach_caches(self) -> Stage:
+        changes = distill is not None and isinstance(distill.temperature, TemperatureScheduleSettings)
+        if changes and cache and cache.kind != "hidden":
+            raise ValueError(f"`cache: {cache.kind}` keeps teachers' output at one temperature, and this one changes; "
+                             "take `cache: hidden`, no cache, or a single temperature")  # fmt: skip
         if self.select and self.select.by == "excess" and self.cache and self.cache.fill == "first_epoch":
             raise ValueError("`select: {by: excess}` hides targets that a cache keeps: take `cache.fill: ahead`")
         return self

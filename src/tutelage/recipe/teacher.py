@@ -23,8 +23,7 @@ class Teacher(Section):
     seed: int | None = None
     """Which of a model's seeds (its first one unless given): `name[1]`."""
     checkpoint: str = "best"
-    """`best` (by `val`), `last`, `step-N` (`name@step-2000`), or `words-N`, where N words were seen
-    (`name@words-3M`)."""
+    """`best` (by `val`), `last`, `step-N` (`name@step-2000`), or `words-N` (`name@words-3M`), at N words seen."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share of this teacher in the mixture, relative to the others."""
 
@@ -33,11 +32,9 @@ class Teacher(Section):
     def _short_form(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        match = TEACHER.fullmatch(value)
-        if match is None:
-            raise ValueError(
-                f"'{value}' is not a teacher: write name, name[seed], name@step-N, name@words-N, a path or a hub id"
-            )
+        if not (match := TEACHER.fullmatch(value)):
+            ways = "name, name[seed], name@step-N, name@words-N, a path or a hub id"
+            raise ValueError(f"'{value}' is not a teacher: write {ways}")
         return {key: found for key, found in match.groupdict().items() if found is not None}
 
     @property

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 
 UNITS = {"B": 10**9, "M": 10**6, "K": 10**3}
-_WRITTEN = re.compile(r"([1-9]\d*)([KMB]?)")
-
 _SMALL = (*range(10**6, 10**7, 10**6), *range(10**7, 10**8 + 1, 10**7))
 SCHEDULES: dict[str, tuple[int, ...]] = {
     "babylm-strict-small": _SMALL,
@@ -22,12 +20,8 @@ the most that are allowed, over what cleaning and a small held-out part leave of
 
 
 def read_words(written: str) -> int:
-    """Read `3000000`, `100K`, `3M` or `1B`.
-
-    Raises:
-        ValueError: it is nothing like that.
-    """
-    found = _WRITTEN.fullmatch(written)
+    """Read `3000000`, `100K`, `3M` or `1B`; refuse with `ValueError` what is none."""
+    found = re.fullmatch(r"([1-9]\d*)([KMB]?)", written)
     if found is None:
         raise ValueError(f"'{written}' is no number: write a whole number, or one with K, M or B, such as 3M")
     return int(found[1]) * UNITS.get(found[2], 1)
@@ -35,10 +29,7 @@ def read_words(written: str) -> int:
 
 def write_words(words: int) -> str:
     """Write a number of words as `read_words` reads it, with the largest unit that it is a multiple of."""
-    for unit, size in UNITS.items():
-        if words % size == 0:
-            return f"{words // size}{unit}"
-    return str(words)
+    return next((f"{words // size}{unit}" for unit, size in UNITS.items() if words % size == 0), str(words))
 
 
 def revision(words: int) -> str:

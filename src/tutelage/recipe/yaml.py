@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,6 @@ MAX_CHARACTERS = 1 << 20
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
 SECRET = re.compile(r"(api_?key|password|secret|access_?token|bearer)", re.IGNORECASE)
-_HALF = re.compile("[\ud800-\udfff]")
 YAML = "tag:yaml.org,2002:"
 
 Place = tuple[str | int, ...]
@@ -42,11 +42,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    letter: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag.removeprefix(YAML) not in ("bool", "float", "int", "timestamp", "value")
-    ]
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(YAML) in ("merge", "null", "str")]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(f"{YAML}bool", re.compile(r"^(true|false)$"), list("tf"))
@@ -81,7 +77,6 @@ def parse(text: str, name: str, scale: int = 1, secrets: bool = True) -> tuple[A
     """Parse YAML text to plain mappings, lists and values, and the line of every key and list item.
 
     Args:
-        text: one YAML document.
         name: what errors call it, such as the file's name.
         scale: how many times as large as a recipe it may be.
         secrets: whether keys that look like secrets are refused.
@@ -112,11 +107,6 @@ def parse(text: str, name: str, scale: int = 1, secrets: bool = True) -> tuple[A
 
 def parse_json(text: str, name: str, scale: int = 1) -> Any:
     """Parse JSON text within the limits of `parse`; keys may look like secrets.
-
-    Args:
-        text: one JSON value.
-        name: what errors call it.
-        scale: how many times as large as a recipe it may be.
 
     Raises:
         UserError: not JSON, too large or too deep, or a key that repeats.
@@ -156,20 +146,19 @@ def _unshared(value: Any, name: str) -> Any:
     """Copy a tree; its texts are checked, since what is no character can never be written down again."""
     if isinstance(value, dict):
         return {_unshared(key, name): _unshared(item, name) for key, item in value.items()}
-    if isinstance(value, str) and _HALF.search(value):
-        raise UserError(
-            f"{name}: {value[:80]!a} has half of a surrogate pair; write the character itself, or as \\U0001F642"
-        )
+    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        remedy = "write the character itself, or as \\U0001F642"
+        raise UserError(f"{name}: {value[:80]!a} has half of a surrogate pair; {remedy}")
     return [_unshared(item, name) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
 class _Checks:
-    """What is looked for in a document: its name in errors, the most values, whether secrets are refused."""
+    """What is looked for in a document."""
 
-    name: str
-    values: int
-    secrets: bool
+    name: str  # of the document, in errors
+    values: int  # the most there may be
+    secrets: bool  # whether they are refused
 
 
 def _look_through(node: yaml.Node, place: Place, lines: Lines, checks: _Checks) -> None:
@@ -178,20 +167,17 @@ def _look_through(node: yaml.Node, place: Place, lines: Lines, checks: _Checks) 
     if len(lines) > checks.values:
         raise UserError(f"{name}:{line}: more than {checks.values:,} values with all aliases written out; write fewer")
     if len(place) > MAX_DEPTH:
-        raise UserError(
-            f"{name}:{line}: nested more than {MAX_DEPTH} levels deep; that is no recipe, or an alias stands within "
-            "what it names"
-        )
+        why = "that is no recipe, or an alias stands within what it names"
+        raise UserError(f"{name}:{line}: nested more than {MAX_DEPTH} levels deep; {why}")
+    children: Iterable[tuple[str | int, yaml.Node, yaml.Node]] = ()
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
-        for key, value in node.value:
-            word = _word(key, seen, checks)
-            lines[(*place, word)] = key.start_mark.line + 1
-            _look_through(value, (*place, word), lines, checks)
+        children = ((_word(key, seen, checks), key, value) for key, value in node.value)
     elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*place, index)] = value.start_mark.line + 1
-            _look_through(value, (*place, index), lines, checks)
+        children = ((index, value, value) for index, value in enumerate(node.value))
+    for step, marked, value in children:
+        lines[(*place, step)] = marked.start_mark.line + 1
+        _look_through(value, (*place, step), lines, checks)
 
 
 def _word(key: yaml.Node, seen: set[str], checks: _Checks) -> str:

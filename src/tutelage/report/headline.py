@@ -21,9 +21,6 @@ ALSO = 4
 FULL = 3
 """So many pairs are each answered in full, tested or not."""
 _NOT_TESTED = "Not tested"
-_NO_EQUAL = ", so a control given the same FLOPs is not part of this comparison."
-_ITS_CONTROL = "the same model without its teachers"
-_UNLABELLED = "the same model without its labels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +63,15 @@ def _untested(summary: Summary, pairs: list[tuple[str, str]]) -> Conclusion:
 
 def _what(summary: Summary, student: str, control: str) -> str:
     """Say what a control is."""
-    model = summary.models[control]
     if not sources_of(summary.models[student]):
-        return _UNLABELLED
-    if model.flops_of is None:
-        return _ITS_CONTROL
+        return "the same model without its labels"
+    model, what = summary.models[control], "the same model without its teachers"
     whole = " and its teachers" if model.flops_counted == "counted" else ""
-    return f"{_ITS_CONTROL}, trained for as many FLOPs as {model.flops_of}{whole}"
+    return f"{what}, trained for as many FLOPs as {model.flops_of}{whole}" if model.flops_of is not None else what
 
 
 def verdict(entry: Comparison, student: str, control: str, what: str) -> str:
-    """Say in one sentence whether a student beat its control on one measure.
+    """Say in one sentence whether a student (`a` of the entry) beat its control, described by `what`, on one measure.
 
     The wording follows from the comparison alone:
 
@@ -84,15 +79,8 @@ def verdict(entry: Comparison, student: str, control: str, what: str) -> str:
       difference and the reason.
     - **Not shown**: the interval holds zero.
     - **Yes** or **No**: the interval leaves zero out, and the student is on the better side or on the worse.
-
-    Args:
-        entry: the comparison, the student first (`a`).
-        student: its name.
-        control: its control's name.
-        what: what the control is, in words.
     """
-    measure = _measure_words(entry)
-    size = _size(entry)
+    measure, size = _measure_words(entry), f"{amount(entry, abs(entry.mean))}{_unit(entry)}"
     if entry.interval is None:
         side = "ahead of" if _student_better(entry) else "behind"
         found = f"{student} came out {f'{size} {side}' if entry.mean else 'level with'} {control}, {what}"
@@ -122,7 +110,9 @@ def _pair_answer(summary: Summary, student: str, control: str) -> Conclusion:
         missing = f"{_NOT_TESTED}: no comparison of {student} with its control {control} was made."
         return Conclusion(missing, _cost_sentence(summary, student, control))
     details = [_caveat(entries[0])]
-    further = [entry for entry in entries[1:] if _says_more(entry)]
+    # Bits per byte and strict accuracies hardly add to what stands first.
+    alike = ("test.bits_per_byte", ".strict")
+    further = [entry for entry in entries[1:] if not entry.metric.endswith(alike)]
     details += [_also(entry) for entry in further[:ALSO]]
     if len(further) > ALSO:
         details.append(f"{_verdicts(further[ALSO:])} The comparisons below have them one by one.")
@@ -131,17 +121,11 @@ def _pair_answer(summary: Summary, student: str, control: str) -> Conclusion:
     return Conclusion(sentence, " ".join(text for text in details if text))
 
 
-def _says_more(entry: Comparison) -> bool:
-    """Whether a measure adds to what stands first: bits per byte and strict accuracies hardly do."""
-    return entry.metric != "test.bits_per_byte" and not entry.metric.endswith(".strict")
-
-
 def _verdicts(entries: list[Comparison]) -> str:
     """How many further measures came out which way; chance alone decides some of so many."""
-    better = [entry for entry in entries if entry.verdict.startswith("shown") and _student_better(entry)]
-    worse = [entry for entry in entries if entry.verdict.startswith("shown") and not _student_better(entry)]
+    shown = [_student_better(entry) for entry in entries if entry.verdict.startswith("shown")]
     count = f"{len(entries)} more measure" + ("s" if len(entries) > 1 else "")
-    return f"Of {count}, {len(better)} showed the student better, {len(worse)} the control."
+    return f"Of {count}, {sum(shown)} showed the student better, {len(shown) - sum(shown)} the control."
 
 
 def _also(entry: Comparison) -> str:
@@ -162,10 +146,8 @@ def _reached_sentence(summary: Summary, student: str, control: str) -> str:
         return f"It reached the control's lowest validation loss {when}."
     text = f"It reached the control's lowest validation loss after {share(entry, 'steps')} of the control's steps"
     if "flops_with_teachers" in entry.shares and sources_of(summary.models[student]):
-        text += (
-            f", with {share(entry, 'flops')} of its FLOPs, "
-            f"or {share(entry, 'flops_with_teachers')} with the training of the teachers"
-        )
+        whole = share(entry, "flops_with_teachers")
+        text += f", with {share(entry, 'flops')} of its FLOPs, or {whole} with the training of the teachers"
     return f"{text}."
 
 
@@ -176,22 +158,19 @@ def _cost_sentence(summary: Summary, student: str, control: str) -> str:
         return ""
     ratio = taught.total_flops / plain.total_flops
     alone = ((taught.flops or 0) + taught.teacher_flops + taught.scoring_flops) / plain.total_flops
+    cost = f"The student cost {_times(ratio)} the control's FLOPs"
     if not sources_of(summary.models[student]):
-        return (
-            f"The student cost {_times(ratio)} the control's FLOPs, its heads and the making of its labels not counted."
-        )
+        return f"{cost}, its heads and the making of its labels not counted."
     totals = f"{flops_text(taught.total_flops)} against {flops_text(plain.total_flops)}"
-    text = (
-        f"The student cost {_times(ratio)} the control's FLOPs, the training of its teachers included "
-        f"({totals}); once the teachers exist, {_times(alone)}."
-    )
+    text = f"{cost}, the training of its teachers included ({totals}); once the teachers exist, {_times(alone)}."
     if taught.uncounted:
         text += f" The training of {', '.join(taught.uncounted)} happened elsewhere and is not counted."
     steps = [mean_of(run.steps for run in summary.models[name].seeds.values()) for name in (student, control)]
     if ratio > 1.1 and steps[0] is not None and steps[0] == steps[1]:
         equal = [name for name, model in summary.models.items() if model.flops_of == student]
         text += " Both took the same number of steps"
-        text += f"; {', '.join(equal)} took as many FLOPs." if equal else _NO_EQUAL
+        none = ", so a control given the same FLOPs is not part of this comparison."
+        text += f"; {', '.join(equal)} took as many FLOPs." if equal else none
     return text
 
 
@@ -202,28 +181,20 @@ def _without_control(summary: Summary) -> Conclusion:
     else:
         sentence, details = "This run has no student with a control, so it does not ask whether a teacher pays off.", []
     losses = {name: mean_of(values_of(model, "test.loss").values()) for name, model in summary.models.items()}
-    measured = {name: loss for name, loss in losses.items() if loss is not None}
-    if measured:
-        best = min(measured, key=lambda name: measured[name])
-        details.append(f"The lowest held-out loss is {best}'s: {measured[best]:.3f} nats per token.")
+    if measured := [(loss, name) for name, loss in losses.items() if loss is not None]:
+        loss, best = min(measured, key=lambda pair: pair[0])
+        details.append(f"The lowest held-out loss is {best}'s: {loss:.3f} nats per token.")
     return Conclusion(sentence, " ".join(details))
 
 
 def _measure_words(entry: Comparison) -> str:
-    if entry.metric == "test.loss":
-        return "held-out loss"
-    if entry.metric == "test.bits_per_byte":
-        return "held-out bits per byte"
-    return measure_name(entry.metric, entry.unit).removesuffix(f" ({UNITS[entry.unit].points})")
+    held_out = {"test.loss": "held-out loss", "test.bits_per_byte": "held-out bits per byte"}
+    name = measure_name(entry.metric, entry.unit).removesuffix(f" ({UNITS[entry.unit].points})")
+    return held_out.get(entry.metric, name)
 
 
 def _unit(entry: Comparison) -> str:
     return f" {UNITS[entry.unit].words}".rstrip()
-
-
-def _size(entry: Comparison) -> str:
-    """The difference in words, without its sign."""
-    return f"{amount(entry, abs(entry.mean))}{_unit(entry)}"
 
 
 def _signed(entry: Comparison) -> str:
@@ -244,15 +215,9 @@ def _oriented(entry: Comparison, student: str) -> Comparison:
     if entry.a == student:
         return entry
     low, high = entry.interval or (0.0, 0.0)
-    return entry.model_copy(
-        update={
-            "a": entry.b,
-            "b": entry.a,
-            "mean": -entry.mean,
-            "interval": entry.interval and (-high, -low),
-            "pairs": [(seed, right, left) for seed, left, right in entry.pairs],
-        }
-    )
+    pairs = [(seed, right, left) for seed, left, right in entry.pairs]
+    turned = {"a": entry.b, "b": entry.a, "mean": -entry.mean, "interval": entry.interval and (-high, -low)}
+    return entry.model_copy(update={**turned, "pairs": pairs})
 
 
 def _student_better(entry: Comparison) -> bool:

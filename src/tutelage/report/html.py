@@ -26,19 +26,11 @@ def html_report(summary: Summary | Mapping[str, Any], plots: Sequence[Plot] | No
 
 
 def page(
-    title: str,
-    made: str,
-    parts: Iterable[Table | Plot],
-    answers: Iterable[tuple[str, str]] = (),
-    recipe: str = "",
+    title: str, made: str, parts: Iterable[Table | Plot], answers: Iterable[tuple[str, str]] = (), recipe: str = ""
 ) -> str:
     """Write a page of the reports' style.
 
-    Args:
-        title: of the page.
-        made: when and by what.
-        parts: tables and drawings in their order; tables without rows are left out.
-        answers: what it comes to: sentences, each with its circumstances.
-        recipe: folded away at the end.
+    `made` says when and by what. Of `parts`, tables without rows are left out. `answers` are what it comes to:
+    sentences, each with its circumstances. The `recipe` is folded away at the end.
     """
     return render("page.html.j2", title=title, made=made, parts=parts, answers=answers, recipe=recipe, theme=THEME)

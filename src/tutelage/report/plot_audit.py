@@ -10,10 +10,8 @@ from tutelage.report.plot_style import COLOURS, FAINT, GRID, INK, PAPER, human_a
 from tutelage.study.filter.audit import Audit
 from tutelage.study.filter.text import visible
 
-SEGMENTS = 12
-"""Labels of a task that have a segment of their own."""
-RELATED = 16
-"""Tasks shown in the plot of related ones."""
+SEGMENTS, RELATED = 12, 16
+"""Labels of a task that have a segment of their own; tasks shown in the plot of related ones."""
 
 
 def vocabulary_growth(audit: Audit) -> Any | None:
@@ -25,10 +23,7 @@ def vocabulary_growth(audit: Audit) -> Any | None:
         words, types = np.array([(0, 0), *points]).T
         style = {"color": INK, "linewidth": 2.2} if kind == "all" else {"color": COLOURS[number - 1], "linewidth": 1.7}
         axes.plot(words, types, label="whole corpus" if kind == "all" else kind.replace("_", " "), **style)
-    axes.set_xlabel("words read, texts in random order")
-    axes.set_ylabel("different words")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel="words read, texts in random order", ylabel="different words", xlim=(0, None), ylim=(0, None))
     human_axis(axes.xaxis)
     human_axis(axes.yaxis)
     axes.legend(loc="best", fontsize=8, facecolor=PAPER, edgecolor=GRID)
@@ -43,8 +38,7 @@ def text_lengths(audit: Audit) -> Any | None:
     ends = [end for end, _ in audit.histogram]
     axes.bar(range(len(ends)), [count for _, count in audit.histogram], width=0.9, color=COLOURS[0])
     axes.set_xticks(range(len(ends)), [f"≤ {end:,}" for end in ends], fontsize=8)
-    axes.set_xlabel("words of a text")
-    axes.set_ylabel("texts")
+    axes.set(xlabel="words of a text", ylabel="texts")
     axes.grid(axis="x", visible=False)
     human_axis(axes.yaxis)
     return figure
@@ -66,11 +60,8 @@ def label_balance(audit: Audit) -> Any | None:
             cut.barh(row, share, left=left, height=0.7, color=colour, edgecolor=PAPER, linewidth=0.6)
             left += share
     covered.set_yticks(range(len(tasks)), [label(visible(name), 28) for name in tasks], fontsize=8)
-    covered.set_ylim(len(tasks) - 0.4, -0.6)
-    covered.set_xlim(0, 100)
-    cut.set_xlim(0, 100)
-    covered.set_xlabel("labelled (%)")
-    cut.set_xlabel("shares of the labels (%), the commonest first")
+    covered.set(ylim=(len(tasks) - 0.4, -0.6), xlim=(0, 100), xlabel="labelled (%)")
+    cut.set(xlim=(0, 100), xlabel="shares of the labels (%), the commonest first")
     for axes in (covered, cut):
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
@@ -93,14 +84,11 @@ def related_tasks(audit: Audit) -> Any | None:
         strength = float(grid[row, column])
         # Up to a depth on which the page's ink can still be read, in a light theme and a dark one.
         axes.bar(column, 1, 1, bottom=row - 1.5, color=COLOURS[0], alpha=0.75 * min(1.0, strength), linewidth=0)
-        told = f"{strength:.2f}".removeprefix("0")
-        axes.text(column, row - 1, told, ha="center", va="center", fontsize=8)
-    axes.set_xlim(-0.5, len(names) - 1.5)
-    axes.set_ylim(len(names) - 1.5, -0.5)
-    axes.set_yticks(range(len(names) - 1), [label(visible(name), 24) for name in names[1:]], fontsize=8)
-    axes.set_xticks(range(len(names) - 1), [label(visible(name), 24) for name in names[:-1]], fontsize=8, rotation=35)
-    for tick in axes.get_xticklabels():
-        tick.set_horizontalalignment("right")
+        axes.text(column, row - 1, f"{strength:.2f}".removeprefix("0"), ha="center", va="center", fontsize=8)
+    axes.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 1.5, -0.5))
+    shown, places = [label(visible(name), 24) for name in names], range(len(names) - 1)
+    axes.set_yticks(places, shown[1:], fontsize=8)
+    axes.set_xticks(places, shown[:-1], fontsize=8, rotation=35, ha="right")
     axes.grid(visible=False)
     axes.tick_params(length=0)
     return figure

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from tutelage.compare.summary import ModelSummary, Summary
-from tutelage.compare.summary_runs import SeedRun
 from tutelage.report.plot_style import draw_line, label, new_figure, styles_of, tokens_axis
 
 _PANELS = {"teacher_weight": "teachers' weight", "gate_weight": "gate's weight"}
@@ -18,11 +17,9 @@ def teacher_weight(summary: Summary) -> Any | None:
 
     The weight follows from the recipe and is the same for every seed; the first one's is drawn.
     """
-    panels = {
-        term: {name: run.curves[term] for name, run in _first_runs(summary).items() if run.curves.get(term)}
-        for term in _PANELS
-    }
-    panels = {term: curves for term, curves in panels.items() if curves}
+    first = {name: next(iter(model.seeds.values())).curves for name, model in summary.models.items() if model.seeds}
+    found = {term: {name: curves[term] for name, curves in first.items() if curves.get(term)} for term in _PANELS}
+    panels = {term: curves for term, curves in found.items() if curves}
     if not panels:
         return None
     figure, grid = new_figure(2.4 * len(panels), len(panels), squeeze=False, sharex=True)
@@ -30,8 +27,7 @@ def teacher_weight(summary: Summary) -> Any | None:
         for name, curve in curves.items():
             _, tokens, values = np.asarray(curve, dtype=np.float64).T
             draw_line(axes, tokens, values, styles_of(summary)[name], label(name), marks=None, linewidth=1.9)
-        axes.set_ylabel(_PANELS[term])
-        axes.set_ylim(bottom=0)
+        axes.set(ylabel=_PANELS[term], ylim=(0, None))
         axes.legend(loc="upper right")
     tokens_axis(grid[-1, 0])
     return figure
@@ -54,15 +50,9 @@ def gate_by_difficulty(summary: Summary) -> Any | None:
         shown = label(name) + (f", stage {stage + 1}" if several else "")
         loss, weight = lines.mean(0)
         draw_line(axes, loss, weight, style, shown, marks=4, linewidth=1.9)
-    axes.set_xlabel("teachers' loss (nats/token)")
-    axes.set_ylabel("mean weight")
-    axes.set_ylim(0, 1.02)
+    axes.set(xlabel="teachers' loss (nats/token)", ylabel="mean weight", ylim=(0, 1.02))
     axes.legend(loc="best")
     return figure
-
-
-def _first_runs(summary: Summary) -> dict[str, SeedRun]:
-    return {name: next(iter(model.seeds.values())) for name, model in summary.models.items() if model.seeds}
 
 
 def _by_stage(model: ModelSummary) -> dict[int, list[tuple[list[float], list[float]]]]:

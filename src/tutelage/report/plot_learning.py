@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from tutelage.compare.metrics import UNITS
-from tutelage.compare.summary import ModelSummary, Summary
+from tutelage.compare.summary import Summary
 from tutelage.compare.summary_runs import Along
 from tutelage.report.plot_scores import draw_chance
 from tutelage.report.plot_style import INK, draw_band, draw_line, human_axis, label, log_axis, new_figure, styles_of
@@ -26,7 +26,11 @@ def repeated(summary: Summary) -> list[str]:
 
 def learning_curves(summary: Summary, name: str) -> Any | None:
     """One line a model, the mean over its seeds; the band spans them, a large mark is the finished model."""
-    models = {key: curves for key, model in summary.models.items() if (curves := _curves(model, name))}
+    found = {
+        key: [run.along[name] for run in model.seeds.values() if name in run.along]
+        for key, model in summary.models.items()
+    }
+    models = {key: curves for key, curves in found.items() if curves}
     drawn = {key: points for key, curves in models.items() if (points := _by_words(curves))}
     if not drawn:
         return None
@@ -40,17 +44,16 @@ def learning_curves(summary: Summary, name: str) -> Any | None:
         draw_line(axes, words, [fmean(v) for v in values], style, label(key))
         ends = [(seen, value) for seen, value in (curve.finished for curve in models[key]) if value is not None]
         if ends:
-            at, score = (fmean(column) for column in zip(*ends, strict=True))
+            at, score = fmean(seen for seen, _ in ends), shown.scale * fmean(value for _, value in ends)
             if at > words[-1]:
-                tail = [fmean(values[-1]), shown.scale * score]
-                draw_line(axes, [words[-1], at], tail, style, marks=None)
-            mark = {"markeredgewidth": 0.9, "alpha": 0.85, "zorder": 3}
-            draw_line(axes, at, shown.scale * score, style, None, 8, **mark)
+                draw_line(axes, [words[-1], at], [fmean(values[-1]), score], style, marks=None)
+            draw_line(axes, at, score, style, None, 8, markeredgewidth=0.9, alpha=0.85, zorder=3)
     if first.chance is not None:
         draw_chance(axes, first.chance)
     axes.set_xlabel("words seen")
     human_axis(axes.xaxis)
-    if _uneven(sorted({words for points in drawn.values() for words in points})):
+    gaps = [b - a for a, b in pairwise(sorted({words for points in drawn.values() for words in points}))]
+    if len(gaps) > 1 and max(gaps) > UNEVEN * min(gaps):
         axes.set_xscale("log")
         log_axis(axes.xaxis)
     unit = f" ({shown.sign})" if shown.sign else ""
@@ -58,10 +61,6 @@ def learning_curves(summary: Summary, name: str) -> Any | None:
     axes.set_ylabel(f"{first.measure.replace('_', ' ')} on {label(name, 30)}{unit}{lower}", color=INK)
     axes.legend(loc="best")
     return figure
-
-
-def _curves(model: ModelSummary, name: str) -> list[Along]:
-    return [run.along[name] for run in model.seeds.values() if name in run.along]
 
 
 def _by_words(curves: Sequence[Along]) -> dict[int, list[float]]:
@@ -72,8 +71,3 @@ def _by_words(curves: Sequence[Along]) -> dict[int, list[float]]:
             if value is not None:
                 found.setdefault(words, []).append(value)
     return {words: found[words] for words in sorted(found) if len(found[words]) == len(curves)}
-
-
-def _uneven(words: Sequence[int]) -> bool:
-    gaps = [b - a for a, b in pairwise(words)]
-    return len(gaps) > 1 and max(gaps) > UNEVEN * min(gaps)

@@ -10,7 +10,6 @@ from tutelage.compare.metrics import FEW, UNITS, facts_of, headlines_of, measure
 from tutelage.compare.summary import ModelSummary, Summary
 from tutelage.compare.summary_pairs import ParadigmDifferences, ParadigmRow
 from tutelage.evaluation.baselines import NEAR, Published, relevant
-from tutelage.evaluation.benchmarks.results import SuiteScores
 from tutelage.report.plot_style import (
     FAINT,
     INK,
@@ -25,8 +24,6 @@ from tutelage.report.plot_style import (
     styles_of,
 )
 
-COLUMNS = 3
-"""Panels side by side."""
 MAX_CATEGORIES = 20
 """More columns than this are no longer read side by side."""
 ALL = -1.2
@@ -44,8 +41,7 @@ def suite_names(summary: Summary) -> list[str]:
 
 def parallel_scores(summary: Summary, suite: str) -> Any | None:
     """One line a model over the suite's phenomena (or fields, or paradigms); the band spans its seeds."""
-    scores = {name: _by_category(model, suite) for name, model in summary.models.items()}
-    scores = {name: found for name, found in scores.items() if found}
+    scores = {name: found for name, model in summary.models.items() if (found := _by_category(model, suite))}
     categories = list(dict.fromkeys(category for found in scores.values() for category in found))
     if not 2 <= len(categories) <= MAX_CATEGORIES:
         return None
@@ -62,17 +58,13 @@ def parallel_scores(summary: Summary, suite: str) -> Any | None:
         if left is not None and (overall := values_of(summary.models[name], f"{suite}.accuracy").values()):
             axes.plot([ALL] * 2, [100 * min(overall), 100 * max(overall)], color=style.colour, linewidth=1.6, alpha=0.4)
             draw_line(axes, ALL, 100 * fmean(overall), style, None, 5, **edge)
-    draw_chance(axes, _chance(summary, suite))
-    first = [ALL] if left is not None else []
-    words = [*(["all"] if left is not None else []), *categories]
-    axes.set_xticks(
-        [*first, *range(len(categories))],
-        [label(category.replace("_", " "), 30) for category in words],
-        rotation=38,
-        ha="right",
-        rotation_mode="anchor",
-    )
-    axes.set_xlim(ALL - 0.5 if first else -0.3, len(categories) - 0.7)
+    runs = (run for model in summary.models.values() for run in model.seeds.values() if suite in run.suites)
+    chances = (run.suites[suite].chance for run in runs)
+    draw_chance(axes, next((chance for chance in chances if chance is not None), 0.5))
+    ticks = [*([] if left is None else [(ALL, "all")]), *enumerate(categories)]
+    words = [label(category.replace("_", " "), 30) for _, category in ticks]
+    axes.set_xticks([place for place, _ in ticks], words, rotation=38, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.3 if left is None else ALL - 0.5, len(categories) - 0.7)
     (axes if left is None else left).set_ylabel(f"accuracy on {label(suite)} (%)")
     if left is not None:
         _draw_published(left, axes, beside, suite)
@@ -86,8 +78,7 @@ def _frame(beside: bool) -> tuple[Any, Any | None, Any]:
         figure, axes = new_figure(4.3)
         return figure, None, axes
     figure, (left, axes) = new_figure(4.8, 1, 2, width_ratios=(2.8, 4.6), sharey=True)
-    left.set_xlim(0, 1)
-    left.set_xticks([])
+    left.set(xlim=(0, 1), xticks=[])
     left.grid(visible=False)
     left.spines["bottom"].set_visible(False)
     axes.spines["left"].set_visible(False)
@@ -101,26 +92,11 @@ def published_beside(suite: str) -> tuple[str, list[Published]]:
     return near, [system for system in relevant([suite]) if near in system.scores]
 
 
-def _chance(summary: Summary, suite: str) -> float:
-    runs = [
-        run.suites[suite] for model in summary.models.values() for run in model.seeds.values() if suite in run.suites
-    ]
-    return next((run.chance for run in runs if run.chance is not None), 0.5)
-
-
 def draw_chance(axes: Any, chance: float) -> None:
     """Mark what guessing scores, a share, on an axis in percent."""
     axes.axhline(100 * chance, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
-    axes.annotate(
-        "chance",
-        (1, 100 * chance),
-        (-2, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        fontsize=8,
-        color=FAINT,
-        ha="right",
-    )
+    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
+    axes.annotate("chance", (1, 100 * chance), (-2, 3), fontsize=8, color=FAINT, **place)
 
 
 def _draw_published(left: Any, axes: Any, systems: list[Published], suite: str) -> None:
@@ -178,35 +154,20 @@ def paradigm_whiskers(summary: Summary, entry: ParadigmDifferences) -> Any | Non
         colour = palette[entry.a if row.mean > 0 else entry.b].colour if row.mean else FAINT
         if row.interval is not None:
             axes.plot([100 * end for end in row.interval], [i, i], color=colour, linewidth=1.1, alpha=0.8)
-        shown = _shown(row, entry.level)
+        shown = row.p_holm is not None and row.p_holm < 1 - entry.level
         axes.plot(100 * row.mean, i, "o", markersize=4.6, color=colour, markerfacecolor=colour if shown else PAPER)
     axes.axvline(0, color=INK, linewidth=0.9)
     reach = _reach(rows)
-    axes.set_xlim(-reach, reach)
-    axes.set_ylim(-0.8, len(rows) - 0.2)
+    axes.set(xlim=(-reach, reach), ylim=(-0.8, len(rows) - 0.2), xlabel="difference of accuracy (points)")
     axes.set_yticks(range(len(rows)), [label(row.paradigm, 52) for row in rows], fontsize=7.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("difference of accuracy (points)")
-    top = axes.secondary_xaxis("top")
-    top.tick_params(labelsize=8)
-    for name, x, side in ((entry.b, 0.0, "left"), (entry.a, 1.0, "right")):
-        axes.annotate(
-            f"← {label(name, 24)} better" if side == "left" else f"{label(name, 24)} better →",
-            (x, 1),
-            (0, 20),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha=side,
-            fontsize=8.5,
-            color=palette[name].colour,
-            fontweight="bold",
-        )
+    axes.secondary_xaxis("top").tick_params(labelsize=8)
+    sides = ((entry.b, f"← {label(entry.b, 24)} better", "left"), (entry.a, f"{label(entry.a, 24)} better →", "right"))
+    for x, (name, text, side) in enumerate(sides):
+        style = {"ha": side, "fontsize": 8.5, "color": palette[name].colour, "fontweight": "bold"}
+        axes.annotate(text, (x, 1), (0, 20), xycoords="axes fraction", textcoords="offset points", **style)
     return figure
-
-
-def _shown(row: ParadigmRow, level: float) -> bool:
-    return row.p_holm is not None and row.p_holm < 1 - level
 
 
 def _reach(rows: list[ParadigmRow]) -> float:
@@ -219,19 +180,13 @@ def _reach(rows: list[ParadigmRow]) -> float:
 
 def _by_category(model: ModelSummary, suite: str) -> dict[str, list[float]]:
     """Accuracy by category, one value a seed; the finest grouping that the suite has below its paradigms."""
-    scored = [run.suites[suite] for run in model.seeds.values() if suite in run.suites]
     found: dict[str, list[float]] = {}
-    for result in scored:
-        for category, accuracy in _categories(result).items():
+    for scores in (run.suites[suite] for run in model.seeds.values() if suite in run.suites):
+        paradigms = {name: paradigm.accuracy for name, paradigm in scores.paradigms.items()}
+        groupings = (grouping for grouping in (scores.phenomena, scores.fields) if len(grouping) > 1)
+        for category, accuracy in next(groupings, paradigms).items():
             found.setdefault(category, []).append(accuracy)
     return found
-
-
-def _categories(suite: SuiteScores) -> dict[str, float]:
-    for grouping in (suite.phenomena, suite.fields):
-        if len(grouping) > 1:
-            return grouping
-    return {name: paradigm.accuracy for name, paradigm in suite.paradigms.items()}
 
 
 def headline_panels(summary: Summary) -> Any | None:
@@ -243,7 +198,7 @@ def headline_panels(summary: Summary) -> Any | None:
     if len(panels) <= FEW and not any(measured_of(model) for model in summary.models.values()):
         return None
     models = [name for name in summary.models if any(name in _points(summary, metric) for metric in panels.values())]
-    figure, grid = new_panels(len(panels), COLUMNS, lambda rows: rows * (0.75 + 0.16 * len(models)))
+    figure, grid = new_panels(len(panels), 3, lambda rows: rows * (0.75 + 0.16 * len(models)))
     for axes, (name, metric) in zip(grid.flat, panels.items(), strict=False):
         _panel(axes, summary, name, metric, models)
     for row in grid:
@@ -255,8 +210,7 @@ def _panel(axes: Any, summary: Summary, name: str, metric: str, models: list[str
     unit, better, _ = next(fact for model in summary.models.values() for fact in facts_of(model, metric))
     shown, palette = UNITS[unit], styles_of(summary)
     for model, values in _points(summary, metric).items():
-        scaled = [value * shown.scale for value in values]
-        draw_seeds(axes, models.index(model), scaled, palette[model], 4.2)
+        draw_seeds(axes, models.index(model), [value * shown.scale for value in values], palette[model], 4.2)
     name_rows(axes, [""] * len(models))
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=4)

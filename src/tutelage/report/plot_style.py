@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from tutelage.base.progress import human
 from tutelage.compare.summary import Summary
@@ -33,36 +33,18 @@ WIDTH = 7.2
 """Inches; at 640 pixels on a page, text of 9 points is then about 11 pixels high."""
 
 _SETTINGS = {
-    "svg.fonttype": "none",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "figure.facecolor": PAPER,
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none", "font.family": ["DejaVu Sans"], "font.size": 9,
+    "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": FAINT, "axes.labelcolor": INK, "axes.facecolor": "none", "axes.grid": True,
+    "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6, "figure.facecolor": PAPER, "text.color": INK,
+    "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "legend.frameon": False, "legend.fontsize": 8, "lines.solid_capstyle": "round",
     # A model may be called a$b$c; that is a name, not a formula.
     "text.parse_math": False,
-}
+}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesStyle:
+class SeriesStyle(NamedTuple):
     """How a model appears in every plot."""
 
     colour: str
@@ -74,10 +56,9 @@ def styles_of(summary: Summary) -> dict[str, SeriesStyle]:
     """Give each model its colour and marker; the student and its control come first, whatever the recipe's order."""
     order = {"student": 0, "control": 1, "teacher": 2, "ensemble": 3, "model": 4}
     names = sorted(summary.models, key=lambda name: order[summary.models[name].role])
+    count, dashes = len(COLOURS), ("-", "--", ":", "-.")
     return {
-        name: SeriesStyle(
-            COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
-        )
+        name: SeriesStyle(COLOURS[i % count], MARKERS[i % count], dashes[i // count % 4])
         for i, name in enumerate(names)
     }
 
@@ -197,14 +178,12 @@ def to_svg(figure: Any, name: str) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     slug = re.sub(r"[^A-Za-z0-9]+", "-", name)
     text = re.sub(r'\bid="', f'id="{slug}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{slug}-", text)
-    text = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
-    )
+    for size in ("height", "width"):
+        text = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", text, count=1)
     for colour, variable in THEMED.items():
         text = text.replace(colour, variable)
     return text.replace("'DejaVu Sans'", "var(--font)")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tutelage.base.progress import human
 from tutelage.compare.cost import mean_of, sources_of
@@ -13,19 +12,9 @@ from tutelage.compare.summary import Models, ModelSummary, Summary
 from tutelage.report.plot_style import FAINT, INK, PAPER, WIDTH, label, styles_of
 
 _BOX_HEIGHT = 0.62
-_ROW = 0.86
-_TALL_ROW = 1.15
-"""The same where several stages need room for their objectives."""
-_ARM = 1.55
-"""Inches before a student where its teachers' arrows have met and carry the objective."""
 
 
-# matplotlib's path codes: start, a curve, a line, a curve.
-_AROUND = (1, 4, 4, 4, 2, 4, 4, 4)
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """A model's place in inches: left edge, middle, width."""
 
     x: float
@@ -41,13 +30,13 @@ def teaching_graph(summary: Summary) -> Any | None:
     if len(columns) < 2:
         return None
     lines = max(len(describe_objectives(model.objectives)) for model in summary.models.values())
-    height = 0.15 + (_ROW if lines <= 4 else _TALL_ROW) * max(len(column) for column in columns)
+    # Several stages need room for their objectives.
+    height = 0.15 + (0.86 if lines <= 4 else 1.15) * max(len(column) for column in columns)
     boxes = _place(columns, height)
     depths = {name: depth for depth, column in enumerate(columns) for name in column}
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, WIDTH)
-    axes.set_ylim(0, height)
+    axes.set(xlim=(0, WIDTH), ylim=(0, height))
     axes.axis("off")
     for name, model in summary.models.items():
         if name in boxes and sources_of(model):
@@ -61,13 +50,12 @@ def teaching_columns(models: Models) -> list[list[str]]:
     """Models by how many generations of teachers stand before them; a control stands beside its student."""
     depths: dict[str, int] = {}
     for name, model in models.items():
-        if model.role == "control" or not sources_of(model):
-            continue
-        _measure_depth(models, name, depths, ())
+        if model.role != "control" and sources_of(model):
+            _measure_depth(models, name, depths, ())
     for name, model in models.items():
         if model.role == "control" and not sources_of(model):
-            students = [other for other in models if models[other].role == "student" and other in depths]
-            of = model.like if model.like in depths else next(iter(students), None)
+            students = (other for other in models if models[other].role == "student" and other in depths)
+            of = model.like if model.like in depths else next(students, None)
             if of is not None:
                 depths[name] = depths[of]
     order = {"student": 0, "control": 1, "teacher": 2, "model": 2, "ensemble": 3}
@@ -93,20 +81,15 @@ def _describe_objective(name: str, setting: Any) -> Iterable[str]:
     details = []
     if "temperature" in setting:
         squared = setting.get("temperature_squared")
-        details.append(f"T {_temperature(setting['temperature'])}" + (" (× T²)" if squared else ""))
+        value = setting["temperature"]
+        ends = (value["start"], value["end"]) if isinstance(value, Mapping) else (value,)
+        details.append(f"T {'–'.join(map(_number, ends))}" + (" (× T²)" if squared else ""))
     if "reduction" in setting:
         details.append(str(setting["reduction"]).replace("_", " "))
-    details += [_kind(setting[key]) for key in ("schedule", "gate") if setting.get(key)]
+    for kind in filter(None, (setting.get("schedule"), setting.get("gate"))):
+        details.append(str(kind["kind"] if isinstance(kind, Mapping) else kind).replace("_", " "))
     first = f"{title} × {_number(setting['weight'])}" if "weight" in setting else title
     return [first, ", ".join(details)] if details else [first]
-
-
-def _kind(value: Any) -> str:
-    return str(value["kind"] if isinstance(value, Mapping) else value).replace("_", " ")
-
-
-def _temperature(value: Any) -> str:
-    return f"{_number(value['start'])}–{_number(value['end'])}" if isinstance(value, Mapping) else _number(value)
 
 
 def _number(value: Any) -> str:
@@ -126,12 +109,11 @@ def _place(columns: Sequence[Sequence[str]], height: float) -> dict[str, Box]:
     """Spread columns over the width and each column's boxes over the height."""
     gap = {2: 2.6, 3: 1.65}.get(len(columns), 0.6)
     width = (WIDTH - 0.2 - gap * (len(columns) - 1)) / len(columns)
-    boxes = {}
-    for i, column in enumerate(columns):
-        for j, name in enumerate(column):
-            y = height - height * (j + 0.5) / len(column)
-            boxes[name] = Box(0.1 + i * (width + gap), y, width)
-    return boxes
+    return {
+        name: Box(0.1 + i * (width + gap), height - height * (j + 0.5) / len(column), width)
+        for i, column in enumerate(columns)
+        for j, name in enumerate(column)
+    }
 
 
 def _draw_sources(
@@ -145,15 +127,16 @@ def _draw_sources(
     averaged = model.role == "ensemble"
     style = {"edgecolor": FAINT, "linewidth": 1.1, "linestyle": ":" if averaged else "-"}
     lines = [] if averaged else describe_objectives(model.objectives)
-    meeting = box.x - (_ARM if lines else 0.35)
+    # Where the arrows have met; from there on they carry the objective, if there is one.
+    meeting = box.x - (1.55 if lines else 0.35)
+    curve = [Path.CURVE4] * 3
     for source in sources_of(model):
         path = _route(boxes[source], box, meeting, skips=columns[name] - columns[source] > 1)
-        codes = [Path.MOVETO, *[Path.CURVE4] * 3] if len(path) == 4 else [*_AROUND]
+        codes = [Path.MOVETO, *curve] if len(path) == 4 else [Path.MOVETO, *curve, Path.LINETO, *curve]
         axes.add_patch(PathPatch(Path(path, codes), facecolor="none", **style))
     arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "facecolor": FAINT, **style}
     axes.annotate("", (box.x, box.y), (meeting, box.y), arrowprops=arrow)
-    half = (len(lines) + 1) // 2
-    place = (meeting + box.x) / 2
+    half, place = (len(lines) + 1) // 2, (meeting + box.x) / 2
     axes.text(place, box.y + 0.05, "\n".join(lines[:half]), ha="center", va="bottom", fontsize=8, color=INK)
     axes.text(place, box.y - 0.05, "\n".join(lines[half:]), ha="center", va="top", fontsize=8, color=INK)
 
@@ -174,40 +157,16 @@ def _draw_box(axes: Any, summary: Summary, name: str, box: Box) -> None:
 
     model = summary.models.get(name)
     colour = styles_of(summary)[name].colour if model else FAINT
-    plain = model is not None and model.role == "control"
-    axes.add_patch(
-        FancyBboxPatch(
-            (box.x, box.y - _BOX_HEIGHT / 2),
-            box.width,
-            _BOX_HEIGHT,
-            boxstyle="round,pad=0,rounding_size=0.07",
-            facecolor=PAPER,
-            edgecolor=colour,
-            linewidth=1.6,
-            linestyle="--" if plain else "-",
-        )
-    )
-    letters = int(box.width * 11)
-    axes.text(
-        box.x + box.width / 2,
-        box.y + 0.16,
-        label(name, letters),
-        ha="center",
-        va="center",
-        fontsize=9,
-        fontweight="bold",
-        color=colour,
-    )
+    dashes = "--" if model is not None and model.role == "control" else "-"
+    edge: dict[str, Any] = {"edgecolor": colour, "linewidth": 1.6, "linestyle": dashes}
+    frame = FancyBboxPatch((box.x, box.y - _BOX_HEIGHT / 2), box.width, _BOX_HEIGHT, facecolor=PAPER, **edge)
+    frame.set_boxstyle("round,pad=0,rounding_size=0.07")
+    axes.add_patch(frame)
+    middle, centred = box.x + box.width / 2, {"ha": "center", "va": "center"}
+    bold = {"fontsize": 9, "fontweight": "bold", "color": colour}
+    axes.text(middle, box.y + 0.16, label(name, int(box.width * 11)), **centred, **bold)
     for line, offset in zip(_facts(model), (-0.01, -0.17), strict=False):
-        axes.text(
-            box.x + box.width / 2,
-            box.y + offset,
-            label(line, int(box.width * 15)),
-            ha="center",
-            va="center",
-            fontsize=8,
-            color=INK,
-        )
+        axes.text(middle, box.y + offset, label(line, int(box.width * 15)), fontsize=8, color=INK, **centred)
 
 
 def _facts(model: ModelSummary | None) -> list[str]:

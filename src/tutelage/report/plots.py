@@ -1,7 +1,4 @@
-"""All plots of a report, in the order in which they are read.
-
-Each says nothing where it has nothing to show: a run without suites or teachers simply has fewer plots.
-"""
+"""All plots of a report, in the order in which they are read; a run without suites or teachers has fewer."""
 
 from __future__ import annotations
 
@@ -14,14 +11,7 @@ from typing import Any
 
 from tutelage.base.files import write_bytes, write_text
 from tutelage.compare.summary import Summary, read_summary
-from tutelage.report import (
-    plot_gate,
-    plot_learning,
-    plot_scores,
-    plot_teaching,
-    plot_training,
-    selections,
-)
+from tutelage.report import plot_gate, plot_learning, plot_scores, plot_teaching, plot_training, selections
 from tutelage.report.plot_style import FigurePlan, drawing, to_png, to_svg
 
 THEME = (
@@ -51,8 +41,7 @@ def draw(summary: Summary | Mapping[str, Any], among: Iterable[FigurePlan] | Non
     found: dict[str, Plot] = {}
     with drawing():
         for plan in plans(checked) if among is None else among:
-            figure = plan.draw(checked)
-            if figure is not None:
+            if (figure := plan.draw(checked)) is not None:
                 # Two names may become one once they are fit for a file.
                 taken = sum(name == plan.name or name.startswith(f"{plan.name}--") for name in found)
                 name = f"{plan.name}--{taken + 1}" if taken else plan.name
@@ -64,18 +53,13 @@ def save(plots: list[Plot], folder: Path, kind: str = "png") -> list[Path]:
     """Write each plot as `<folder>/<name>.png` (or `.svg`), atomically; returns the files."""
     files = []
     for plot in plots:
-        file = folder / f"{plot.name}.{kind}"
+        files.append(folder / f"{plot.name}.{kind}")
         if kind == "svg":
-            write_text(file, standalone(plot.svg()))
+            # A drawing that stands in no page has its own theme.
+            write_text(files[-1], plot.svg().replace(">", f"><style>{THEME}</style>", 1))
         else:
-            write_bytes(file, to_png(plot.figure))
-        files.append(file)
+            write_bytes(files[-1], to_png(plot.figure))
     return files
-
-
-def standalone(svg: str) -> str:
-    """Give an `<svg>` of a page its own theme, for use as a file."""
-    return svg.replace(">", f"><style>{THEME}</style>", 1)
 
 
 def slug(name: str) -> str:
@@ -165,10 +149,8 @@ FIGURES: tuple[FigurePlan | Callable[[Summary], Iterator[FigurePlan]], ...] = (
         "Each point is one training, the bar the mean; each panel has an axis of its own.",
         plot_scores.headline_panels,
     ),
-    partial(
-        suite_scores,
-        caption="Mean over seeds; the band spans the lowest and highest seed. Sorted by the models' mean.",
-    ),
+    partial(suite_scores,
+            caption="Mean over seeds; the band spans the lowest and highest seed. Sorted by the models' mean."),
     _paradigm_differences,
     FigurePlan(
         "cost", "What it cost",

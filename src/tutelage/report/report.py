@@ -56,10 +56,7 @@ def _publishable(summary: Summary) -> dict[str, Any]:
 def _refuse_other_recipe(summary: Summary, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot publish to {folder}: it is a file; name a folder")
-    existing = folder / "summary.json"
-    if not existing.exists():
-        return
-    found = read_json(existing)
+    found = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {"recipe": summary.recipe}
     other = found.get("recipe") if isinstance(found, dict) else None
     if other != summary.recipe:
         raise UserError(

@@ -17,18 +17,10 @@ from tutelage.report.tables import Table, cell, origin_table
 
 def scores_page(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> str:
     """Write the page; `remarks` are what a reader must know of a model."""
-    return page(
-        f"Scores of {', '.join(summary.models)}",
-        f"tutelage {summary.tutelage}, {summary.created}",
-        [
-            evaluations_table(summary, always=True),
-            published_table(summary),
-            *draw_scores(summary),
-            models_scored(summary, remarks),
-            benchmarks_table(summary),
-            origin_table(summary),
-        ],
-    )
+    scores = (evaluations_table(summary, always=True), published_table(summary))
+    more = (models_scored(summary, remarks), benchmarks_table(summary), origin_table(summary))
+    made = f"tutelage {summary.tutelage}, {summary.created}"
+    return page(f"Scores of {', '.join(summary.models)}", made, [*scores, *draw_scores(summary), *more])
 
 
 def draw_scores(summary: Summary) -> list[Plot]:
@@ -41,30 +33,18 @@ def draw_scores(summary: Summary) -> list[Plot]:
 
 def models_scored(summary: Summary, remarks: Mapping[str, Sequence[str]]) -> Table:
     """One row a model: what it is, and how it was scored."""
-    settings = summary.resolved_recipe
-    rows = tuple(
-        (
-            name,
-            str(settings["models"][name]["kind"]),
-            cell(model.architecture),
-            cell(model.parameters, human),
-            settings["models"][name]["identity"][:48],
-        )
-        for name, model in summary.models.items()
-    )
+    about = summary.resolved_recipe["models"]
+    rows = [
+        (name, str(about[name]["kind"]), cell(m.architecture), cell(m.parameters, human), about[name]["identity"][:48])
+        for name, m in summary.models.items()
+    ]
     known = [f"{name}: {text}." for name, texts in remarks.items() for text in texts]
-    known.append(how_scored(summary))
-    return Table(
-        title="Models, and how they were scored",
-        header=("model", "reads", "architecture", "params", "weights"),
-        rows=rows,
-        left=5,
-        note=" ".join(known),
-    )
+    header = ("model", "reads", "architecture", "params", "weights")
+    return Table("Models, and how they were scored", header, rows, " ".join([*known, how_scored(summary)]), left=5)
 
 
 def benchmarks_table(summary: Summary) -> Table:
     """Where the benchmarks come from, and under which licence."""
-    known = {name: SOURCES[name] for name in plot_scores.suite_names(summary) if name in SOURCES}
-    rows = tuple((name, source.data.where, source.data.licence) for name, source in known.items())
-    return Table(title="Benchmarks", header=("suite", "from", "licence"), rows=rows, left=3)
+    known = {name: SOURCES[name].data for name in plot_scores.suite_names(summary) if name in SOURCES}
+    rows = [(name, data.where, data.licence) for name, data in known.items()]
+    return Table("Benchmarks", ("suite", "from", "licence"), rows, left=3)

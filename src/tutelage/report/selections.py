@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from tutelage.compare.metrics import MISSING
@@ -31,24 +30,15 @@ def selections_table(summary: Summary) -> Table:
         )
         for name, found in _selections(summary)
     ]
-    return Table(
-        title="What was selected",
-        header=("model", "stage", "by", "scores of", "kept", "share", "values kept", "unit"),
-        rows=tuple(rows),
-        left=4,
-        note="Of the first seed. Later stages without a selection read everything.",
-    )
+    header = ("model", "stage", "by", "scores of", "kept", "share", "values kept", "unit")
+    note = "Of the first seed. Later stages without a selection read everything."
+    return Table("What was selected", header, rows, note, left=4)
 
 
 def examples_table(summary: Summary) -> Table:
     """The beginnings of some rows that were kept and dropped, from the highest value to the lowest."""
     rows = [
-        (
-            f"{name}, stage {found.stage}",
-            which,
-            cell(example.value, "{:.3f}".format),
-            _short(example.text),
-        )
+        (f"{name}, stage {found.stage}", which, cell(example.value, "{:.3f}".format), _short(example.text))
         for name, found in _selections(summary)
         for which, examples in (("kept", found.texts_kept), ("dropped", found.texts_dropped))
         for example in examples
@@ -56,13 +46,7 @@ def examples_table(summary: Summary) -> Table:
     note = "Evenly spaced from the highest value to the lowest; the beginnings of rows."
     if any(found.what == "tokens" for _, found in _selections(summary)):
         note += " Where tokens were selected, they stand in [brackets], and the value is their share."
-    return Table(
-        title="Examples of what was selected",
-        header=("selection", "", "value", "text"),
-        rows=tuple(rows),
-        left=4,
-        note=note,
-    )
+    return Table("Examples of what was selected", ("selection", "", "value", "text"), rows, note, left=4)
 
 
 def selection_histograms(summary: Summary) -> Any | None:
@@ -83,10 +67,8 @@ def selection_histograms(summary: Summary) -> Any | None:
     return figure
 
 
-def _selections(summary: Summary) -> Iterator[tuple[str, SelectionSummary]]:
-    for name, model in summary.models.items():
-        for found in model.selections:
-            yield name, found
+def _selections(summary: Summary) -> list[tuple[str, SelectionSummary]]:
+    return [(name, found) for name, model in summary.models.items() for found in model.selections]
 
 
 def _short(text: str) -> str:

@@ -31,12 +31,7 @@ def _table(
 ) -> Table:
     """Make a table whose first column holds somebody's words and whose others hold numbers.
 
-    Args:
-        title: above it.
-        header: names of the columns, parted by `|`.
-        rows: their cells.
-        caption: below it.
-        total: set the last row apart.
+    `header` has the columns' names, parted by `|`; `total` sets the last row apart.
     """
     table = Table(title=title, caption=caption)
     first, *numbers = header.split("|")
@@ -101,16 +96,12 @@ def _overlap(overlap: Sequence[SuiteOverlap]) -> list[Table]:
 def audit_table(found: Audited) -> Group:
     """Show the chief numbers of an audit."""
     audit = found.audit
-    rows = [
-        (
-            name,
-            f"{task.labelled:,}",
-            "-" if task.balance is None else f"{task.balance:.2f}",
-            "-" if task.majority is None else f"{100 * task.majority:.0f} %",
-        )
-        for name, task in audit.tasks.items()
-        if task.labels
-    ]
+    rows = []
+    for name, task in audit.tasks.items():
+        if task.labels:
+            balance = "-" if task.balance is None else f"{task.balance:.2f}"
+            commonest = "-" if task.majority is None else f"{100 * task.majority:.0f} %"
+            rows.append((name, f"{task.labelled:,}", balance, commonest))
     caption = f"{audit.texts:,} texts, {audit.words:,} words, {audit.types:,} different words"
     repeated = sum(audit.duplicates.values())
     told = Text(f"{repeated:,} texts repeat others" if repeated else "no text repeats another")
@@ -121,16 +112,10 @@ def audit_table(found: Audited) -> Group:
 def costs_table(found: tuple[Mapping[str, Spending], Prices | None]) -> Table:
     """Show what the stages of a study cost so far."""
     costs, prices = found
-    rows = [
-        (
-            name,
-            f"{cost.requests:,}",
-            human(cost.read),
-            human(cost.written),
-            *([f"{cost.money(prices):.2f}"] if prices else []),
-        )
-        for name, cost in [*costs.items(), ("all", sum(costs.values(), Spending()))]
-    ]
+    rows = []
+    for name, cost in [*costs.items(), ("all", sum(costs.values(), Spending()))]:
+        money = [f"{cost.money(prices):.2f}"] if prices else []
+        rows.append((name, f"{cost.requests:,}", human(cost.read), human(cost.written), *money))
     header = "for|requests|tokens read|tokens written" + ("|money" if prices else "")
     return _table("Cost so far", header, rows, total=True)
 

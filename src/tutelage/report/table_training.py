@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import fmean
 
 from tutelage.compare.metrics import MISSING
 from tutelage.compare.over_training import AMOUNTS
 from tutelage.compare.summary import Summary
-from tutelage.compare.summary_pairs import CurveDifference, CurvePoint, Reached
+from tutelage.compare.summary_pairs import CurvePoint, Reached
 from tutelage.report.tables import Table, levels, signed
 
 ROWS = 20
 """Steps that a table of differences shows, evenly chosen where there are more."""
-_AMOUNTS_SHOWN = ("% steps", "% FLOPs", "+ teachers", "% time", "+ teachers")
 
 
 def reached_table(summary: Summary, brief: bool = False) -> Table:
@@ -21,45 +19,41 @@ def reached_table(summary: Summary, brief: bool = False) -> Table:
 
     `brief` leaves the intervals out.
     """
-    rows = []
-    for entry in summary.reached:
-        arrived = [seed for seed in entry.seeds if seed.student is not None]
-        rows.append(
-            (
-                entry.a,
-                entry.b,
-                f"{fmean(seed.loss for seed in entry.seeds):.3f}",
-                f"{len(arrived)} of {len(entry.seeds)}",
-                _steps(entry),
-                *(share(entry, amount, brief) for amount in AMOUNTS),
-            )
+    rows = [
+        (
+            entry.a,
+            entry.b,
+            f"{fmean(seed.loss for seed in entry.seeds):.3f}",
+            f"{sum(seed.student is not None for seed in entry.seeds)} of {len(entry.seeds)}",
+            _steps(entry),
+            *(share(entry, amount, brief) for amount in AMOUNTS),
         )
+        for entry in summary.reached
+    ]
     means = "means over seeds" if brief else f"means over seeds with their {levels(summary.reached)} intervals"
-    return Table(
-        title="Until the control's loss is reached",
-        header=("student", "control", "loss", "seeds", "steps", *_AMOUNTS_SHOWN),
-        rows=tuple(rows),
-        left=2,
-        note="The control's lowest validation loss, the seeds whose student reaches it, and what the student took "
+    note = (
+        "The control's lowest validation loss, the seeds whose student reaches it, and what the student took "
         f"until then as a share of what the control took: {means}. FLOPs and time hold the teachers' forward passes; "
-        "“+ teachers” adds all of the teachers' training. A student that never gets there has no share.",
+        "“+ teachers” adds all of the teachers' training. A student that never gets there has no share."
     )
+    shares = ("% steps", "% FLOPs", "+ teachers", "% time", "+ teachers")
+    header = ("student", "control", "loss", "seeds", "steps", *shares)
+    return Table("Until the control's loss is reached", header, rows, note, left=2)
 
 
 def curve_table(summary: Summary) -> Table:
     """One row a step at which validation was measured, one column a student and control."""
     entries = summary.curve_differences
     cells = {(i, point.step): point_text(point) for i, entry in enumerate(entries) for point in entry.points}
-    steps = _spaced(sorted({step for _, step in cells}))
-    rows = tuple((f"{step:,}", *(cells.get((i, step), MISSING) for i in range(len(entries)))) for step in steps)
-    return Table(
-        title="Validation loss at the same steps",
-        header=("step", *(f"{entry.a} − {entry.b}" for entry in entries)),
-        rows=rows,
-        note=f"Differences in nats per token with {levels(entries)} intervals over seeds, each alone; below "
-        f"zero the student is ahead.{_few(entries)}",
-        parts=True,
-    )
+    steps = sorted({step for _, step in cells})
+    if len(steps) > ROWS:
+        steps = [steps[round(i * (len(steps) - 1) / (ROWS - 1))] for i in range(ROWS)]
+    rows = [(f"{step:,}", *(cells.get((i, step), MISSING) for i in range(len(entries)))) for step in steps]
+    note = f"Differences in nats per token with {levels(entries)} intervals over seeds, each alone; below zero the "
+    note += "student is ahead."
+    note += " Without an interval: one pair of seeds." if any(entry.n < 2 for entry in entries) else ""
+    header = ("step", *(f"{entry.a} − {entry.b}" for entry in entries))
+    return Table("Validation loss at the same steps", header, rows, note, parts=True)
 
 
 def point_text(point: CurvePoint) -> str:
@@ -86,13 +80,3 @@ def _steps(entry: Reached) -> str:
     if len(taken) < len(entry.seeds):
         return "never" if not taken else MISSING
     return f"{fmean(taken):,.0f} of {fmean(seed.control.steps for seed in entry.seeds):,.0f}"
-
-
-def _spaced(steps: Sequence[int]) -> list[int]:
-    if len(steps) <= ROWS:
-        return list(steps)
-    return [steps[round(i * (len(steps) - 1) / (ROWS - 1))] for i in range(ROWS)]
-
-
-def _few(entries: Sequence[CurveDifference]) -> str:
-    return " Without an interval: one pair of seeds." if any(entry.n < 2 for entry in entries) else ""

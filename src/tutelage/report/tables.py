@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from tutelage.base.progress import duration, human
 from tutelage.compare.cost import cost_of, mean_of
-from tutelage.compare.metrics import (
-    MISSING,
-    UNITS,
-    headlines_of,
-    main_evaluations,
-    measure_name,
-    spread,
-    values_of,
-)
+from tutelage.compare.metrics import MISSING, UNITS, headlines_of, main_evaluations, measure_name, spread, values_of
 from tutelage.compare.summary import Summary
 from tutelage.compare.summary_pairs import Comparison, CurveDifference, Reached
 
@@ -27,18 +19,18 @@ WIDE = 3
 """More measures than this become rows rather than columns."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table of text; the first `left` columns are words, the rest are numbers."""
 
     title: str
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: int = 1
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
-    bold: frozenset[tuple[int, int]] = frozenset()
+    left: int = 1
+    bold: Collection[tuple[int, int]] = ()
     """Cells that stand out: row, column."""
-    green: frozenset[tuple[int, int]] = frozenset()
+    green: Collection[tuple[int, int]] = ()
     """Cells that say what was shown, likewise."""
     parts: bool = False
     """Whether columns of numbers may go to a further table below, where a page is too narrow for all."""
@@ -49,50 +41,35 @@ def models_table(summary: Summary) -> Table:
 
     Of many evaluations the first few have a column here; `evaluations_table` has them all.
     """
-    headlines = headlines_of(summary)
-    measures = {
-        "test loss": ("test.loss", 3, 1),
-        "perplexity": ("test.perplexity", 1, 1),
-        "bits/byte": ("test.bits_per_byte", 3, 1),
-        **{
-            f"{name} {UNITS[unit].sign}".strip(): (metric, UNITS[unit].digits, UNITS[unit].scale)
-            for name, (metric, unit) in headlines.items()
-            if name in main_evaluations(summary)
-        },
+    tested = {
+        "test loss": ("test.loss", 3, 1.0),
+        "perplexity": ("test.perplexity", 1, 1.0),
+        "bits/byte": ("test.bits_per_byte", 3, 1.0),
     }
     # Where nothing was measured on the test split, validation is better than an empty column, under its own name.
-    if not any(values_of(model, "test.loss") for model in summary.models.values()):
-        measures = {
-            "val loss": ("val.loss", 3, 1),
-            "val perplexity": ("val.perplexity", 1, 1),
-            **{key: value for key, value in measures.items() if not value[0].startswith("test.")},
-        }
-    rows = []
-    for name, model in summary.models.items():
-        runs = model.seeds.values()
-        words, seconds = mean_of(run.words for run in runs), mean_of(run.seconds for run in runs)
-        rows.append(
-            (
-                name,
-                model.role,
-                cell(model.parameters, human),
-                str(len(model.seeds)),
-                *(
-                    spread(values_of(model, metric).values(), digits, scale)
-                    for metric, digits, scale in measures.values()
-                ),
-                cell(words, human),
-                cell(seconds, duration),
-            )
+    validated = {"val loss": ("val.loss", 3, 1.0), "val perplexity": ("val.perplexity", 1, 1.0)}
+    measures = tested if any(values_of(model, "test.loss") for model in summary.models.values()) else validated
+    for name in main_evaluations(summary):
+        metric, unit = headlines_of(summary)[name]
+        measures[f"{name} {UNITS[unit].sign}".strip()] = metric, UNITS[unit].digits, UNITS[unit].scale
+    rows = [
+        (
+            name,
+            model.role,
+            cell(model.parameters, human),
+            str(len(model.seeds)),
+            *(spread(values_of(model, metric).values(), digits, scale) for metric, digits, scale in measures.values()),
+            cell(mean_of(run.words for run in model.seeds.values()), human),
+            cell(mean_of(run.seconds for run in model.seeds.values()), duration),
         )
-    return Table(
-        title="Models",
-        header=("model", "role", "params", "seeds", *measures, "words seen", "time"),
-        rows=tuple(rows),
-        left=2,
-        note="Mean ± standard deviation over seeds. Loss in nats per token. Words (repeats counted) and training time "
-        "are of one seed.",
+        for name, model in summary.models.items()
+    ]
+    header = ("model", "role", "params", "seeds", *measures, "words seen", "time")
+    note = (
+        "Mean ± standard deviation over seeds. Loss in nats per token. Words (repeats counted) and training time "
+        "are of one seed."
     )
+    return Table("Models", header, rows, note, left=2)
 
 
 def comparisons_table(summary: Summary, brief: bool = False) -> Table:
@@ -103,7 +80,7 @@ def comparisons_table(summary: Summary, brief: bool = False) -> Table:
     """
     entries = [entry for entry in _briefly(summary, brief) if entry.pairs]
     left_out = sum(bool(entry.pairs) for entry in summary.comparisons) - len(entries)
-    rows = tuple(
+    rows = [
         (
             f"{entry.a} − {entry.b}",
             measure_name(entry.metric, entry.unit),
@@ -114,27 +91,18 @@ def comparisons_table(summary: Summary, brief: bool = False) -> Table:
             verdict_cell(entry),
         )
         for entry in entries
-    )
-    return Table(
-        title="Comparisons, paired by seed",
-        header=("difference", "measure", "mean", f"{levels(entries)} interval", "p", "seed pairs", "verdict"),
-        rows=rows,
-        left=2,
-        green=frozenset((row, 6) for row, entry in enumerate(entries) if entry.verdict.startswith("shown:")),
-        note=_comparisons_note(entries) + (f" {left_out} more stand in the report." if left_out else ""),
-    )
-
-
-def _comparisons_note(entries: Sequence[Comparison]) -> str:
+    ]
+    header = ("difference", "measure", "mean", f"{levels(entries)} interval", "p", "seed pairs", "verdict")
     methods = sorted({entry.method for entry in entries if entry.interval is not None})
-    notes = list(dict.fromkeys(entry.note for entry in entries if entry.note and entry.pairs))
-    parts = [f"Method: {', '.join(methods)}." if methods else ""]
-    parts.append(
+    notes = [f"Method: {', '.join(methods)}."] if methods else []
+    notes.append(
         "“Not shown” is no proof of equality: effects below the ± given would mostly go unseen with so few seeds. "
         "Each interval stands alone, uncorrected for the number of rows."
     )
-    parts += [f"{note[0].upper()}{note[1:]}." for note in notes]
-    return " ".join(part for part in parts if part)
+    notes += dict.fromkeys(f"{entry.note[0].upper()}{entry.note[1:]}." for entry in entries if entry.note)
+    notes += [f"{left_out} more stand in the report."] if left_out else []
+    green = {(row, 6) for row, entry in enumerate(entries) if entry.verdict.startswith("shown:")}
+    return Table("Comparisons, paired by seed", header, rows, " ".join(notes), left=2, green=green)
 
 
 def described_table(summary: Summary, brief: bool = False) -> Table:
@@ -146,13 +114,10 @@ def described_table(summary: Summary, brief: bool = False) -> Table:
     title = "Differences without a test"
     note = "One side has too few seeds to pair: these are differences of means, and may be chance."
     if len(names) > WIDE:
-        across = tuple(
-            (name, *(cells.get((a, b, metric), MISSING) for a, b in pairs)) for metric, name in names.items()
-        )
-        header = ("measure", *(f"{a} − {b}" for a, b in pairs))
-        return Table(title=title, header=header, rows=across, note=note, parts=True)
-    rows = tuple((f"{a} − {b}", *(cells.get((a, b, metric), MISSING) for metric in names)) for a, b in pairs)
-    return Table(title=title, header=("difference", *names.values()), rows=rows, note=note)
+        across = [(name, *(cells.get((*pair, metric), MISSING) for pair in pairs)) for metric, name in names.items()]
+        return Table(title, ("measure", *(f"{a} − {b}" for a, b in pairs)), across, note, parts=True)
+    rows = [(f"{a} − {b}", *(cells.get((a, b, metric), MISSING) for metric in names)) for a, b in pairs]
+    return Table(title, ("difference", *names.values()), rows, note)
 
 
 def _briefly(summary: Summary, brief: bool) -> list[Comparison]:
@@ -172,74 +137,55 @@ def cost_table(summary: Summary) -> Table:
     """What each model cost: its own training, teachers' forward passes and scoring, and its teachers' training."""
     costs = {name: cost_of(summary.models, name) for name in summary.models}
     scores = any(cost.scoring_flops for cost in costs.values())
-    rows = []
-    for name, cost in costs.items():
-        outside = f" + {', '.join(cost.uncounted)} (trained elsewhere)" if cost.uncounted else ""
-        rows.append(
-            (
-                name,
-                cell(cost.flops, flops_text),
-                cell(cost.teacher_flops or None, flops_text),
-                *([cell(cost.scoring_flops or None, flops_text)] if scores else []),
-                cell(cost.teachers_training_flops or None, flops_text) + outside,
-                cell(cost.total_flops, flops_text),
-                cell(cost.seconds, duration),
-                cell(cost.seconds_teaching or None, duration),
-                cell(cost.total_seconds, duration),
-            )
+    rows = [
+        (
+            name,
+            cell(cost.flops, flops_text),
+            cell(cost.teacher_flops or None, flops_text),
+            *([cell(cost.scoring_flops or None, flops_text)] if scores else []),
+            cell(cost.teachers_training_flops or None, flops_text)
+            + (f" + {', '.join(cost.uncounted)} (trained elsewhere)" if cost.uncounted else ""),
+            cell(cost.total_flops, flops_text),
+            cell(cost.seconds, duration),
+            cell(cost.seconds_teaching or None, duration),
+            cell(cost.total_seconds, duration),
         )
-    return Table(
-        title="Cost",
-        header=(
-            "model",
-            "own FLOPs",
-            "teachers' forward",
-            *(["scoring rows"] if scores else []),
-            "teachers' training",
-            "total FLOPs",
-            "time",
-            "of it teaching",
-            "time with teachers",
-        ),
-        rows=tuple(rows),
-        note="Of one seed; a teacher's training counts once and whole, though all students and seeds share it."
-        + (" So does that of a scorer; the time has the scoring in it." if scores else ""),
-    )
+        for name, cost in costs.items()
+    ]
+    scoring = ("scoring rows",) if scores else ()
+    times = ("time", "of it teaching", "time with teachers")
+    header = ("model", "own FLOPs", "teachers' forward", *scoring, "teachers' training", "total FLOPs", *times)
+    note = "Of one seed; a teacher's training counts once and whole, though all students and seeds share it."
+    note += " So does that of a scorer; the time has the scoring in it." if scores else ""
+    return Table("Cost", header, rows, note)
 
 
 def settings_tables(summary: Summary) -> list[Table]:
     """For each pair of models, the settings in which they differ."""
-    return [
-        Table(
-            title=f"Settings that differ: {entry.a} and {entry.b}",
-            header=("setting", entry.a, entry.b),
-            rows=tuple((key, _setting(left), _setting(right)) for key, left, right in entry.keys),
-            left=3,
-        )
-        for entry in summary.differences
-    ]
+    tables = []
+    for entry in summary.differences:
+        rows = [(key, _setting(left), _setting(right)) for key, left, right in entry.keys]
+        title = f"Settings that differ: {entry.a} and {entry.b}"
+        tables.append(Table(title, ("setting", entry.a, entry.b), rows, left=3))
+    return tables
 
 
 def data_table(summary: Summary) -> Table:
     """Words and tokens of each split."""
     data = summary.data
-    splits = list(dict.fromkeys([*data.words, *data.tokens]))
-    counts = (data.words, data.tokens)
-    rows = tuple((split, *(cell(count.get(split), "{:,}".format) for count in counts)) for split in splits)
-    facts = [f"Corpus: {data.corpus}." if data.corpus else ""]
-    facts.append(f"Vocabulary: {data.vocab_size:,}." if data.vocab_size else "")
+    splits, counts = dict.fromkeys([*data.words, *data.tokens]), (data.words, data.tokens)
+    rows = [(split, *(cell(count.get(split), "{:,}".format) for count in counts)) for split in splits]
+    facts = [f"Corpus: {data.corpus}."] if data.corpus else []
+    facts += [f"Vocabulary: {data.vocab_size:,}."] if data.vocab_size else []
     facts += [f"Bytes per token on {split}: {value:.2f}." for split, value in data.bytes_per_token.items()]
-    return Table(
-        title="Data", header=("split", "words", "tokens"), rows=rows, note=" ".join(fact for fact in facts if fact)
-    )
+    return Table("Data", ("split", "words", "tokens"), rows, " ".join(facts))
 
 
 def origin_table(summary: Summary) -> Table:
     """Versions and machine."""
-    rows = [("tutelage", summary.tutelage), ("made", summary.created)]
-    rows += [(key, cell(value)) for key, value in summary.versions.items()]
-    rows += [(key.replace("_", " "), cell(value)) for key, value in summary.machine.items()]
-    return Table(title="Where it ran", header=("what", "value"), rows=tuple(rows), left=2)
+    machine = {key.replace("_", " "): value for key, value in summary.machine.items()}
+    facts = [("tutelage", summary.tutelage), ("made", summary.created), *summary.versions.items(), *machine.items()]
+    return Table("Where it ran", ("what", "value"), [(key, cell(value)) for key, value in facts], left=2)
 
 
 def amount(entry: Comparison, value: float, sign: bool = False) -> str:
@@ -277,9 +223,7 @@ def levels(entries: Iterable[Comparison | CurveDifference | Reached]) -> str:
 
 def p_value(p: float | None) -> str:
     """A p-value with two significant digits."""
-    if p is None:
-        return MISSING
-    return "<0.0001" if p < 1e-4 else f"{p:.2g}"
+    return MISSING if p is None else "<0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def signed(value: float, digits: int) -> str:

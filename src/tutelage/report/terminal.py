@@ -26,24 +26,22 @@ DISPENSABLE = ("items", "perplexity", "val perplexity", "role", "words seen", "b
 def terminal_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
     """Return what `console.print` shows at the end of a run; model names are never read as markup."""
     checked = read_summary(summary)
-    parts: list[RenderableType] = [_Fitted(models_table(checked))]
     brief = (evaluations_table, comparisons_table, described_table, reached_table)
-    more = [table(checked, brief=True) for table in brief]
-    parts += [Padding(_Fitted(table), (1, 0, 0, 0)) for table in more if table.rows]
-    for answer in headline(checked):
-        parts.append(Padding(Text.assemble((answer.sentence, "bold"), " ", answer.details), (1, 0, 0, 0)))
-    return Group(*parts)
+    more = [_Fitted(table) for table in (table(checked, brief=True) for table in brief) if table.rows]
+    answers = [Text.assemble((answer.sentence, "bold"), " ", answer.details) for answer in headline(checked)]
+    return _apart(_Fitted(models_table(checked)), *more, *answers)
 
 
 def scores_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
     """Return what is shown after models were scored: every measure, and what others published."""
     checked = read_summary(summary)
-    parts: list[RenderableType] = [_Fitted(evaluations_table(checked, always=True))]
     published = published_table(checked, brief=True)
-    if published.rows:
-        parts.append(Padding(_Fitted(published), (1, 0, 0, 0)))
-    parts.append(Padding(Text(how_scored(checked)), (1, 0, 0, 0)))
-    return Group(*parts)
+    more = [_Fitted(published)] if published.rows else []
+    return _apart(_Fitted(evaluations_table(checked, always=True)), *more, Text(how_scored(checked)))
+
+
+def _apart(first: RenderableType, *others: RenderableType) -> Group:
+    return Group(first, *(Padding(other, (1, 0, 0, 0)) for other in others))
 
 
 @dataclass(frozen=True)
@@ -73,22 +71,15 @@ class _Fitted:
 
     def _width(self, kept: list[int]) -> int:
         columns = ([self.table.header[i], *(row[i] for row in self.table.rows)] for i in kept)
-        widths = [max(map(len, cells)) + 2 for cells in columns]
-        return sum(
-            min(width, NAME_WIDTH) if i < self.table.left else width for i, width in zip(kept, widths, strict=True)
-        )
+        widths = zip(kept, (max(map(len, cells)) + 2 for cells in columns), strict=True)
+        return sum(min(width, NAME_WIDTH) if i < self.table.left else width for i, width in widths)
 
     def _drawn(self, kept: list[int], first: bool, last: bool) -> RichTable:
         result = RichTable(
-            title=Text(self.table.title if first else ""),
-            caption=Text(self.table.note if last else ""),
-            title_justify="left",
-            caption_justify="left",
-            header_style="bold",
-            box=None,
-            pad_edge=False,
+            title=Text(self.table.title if first else ""), caption=Text(self.table.note if last else ""),
+            title_justify="left", caption_justify="left", header_style="bold", box=None, pad_edge=False,
             padding=(0, 2, 0, 0),
-        )
+        )  # fmt: skip
         for i in kept:
             words = i < self.table.left or self.table.header[i] == "verdict"
             result.add_column(

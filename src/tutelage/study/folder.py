@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tutelage.base.errors import UserError
+
 
 class StudyFolder:
     """The files of a study.
 
     Attributes:
-        path: the folder.
         settings: the study as it was resolved (YAML).
         requests: all requests and answers, append-only.
-        plan: the plan (YAML).
-        written: texts as written, well-formed ones (examples).
+        written, labelled: well-formed texts as written, and the same with labels (examples).
         ledger: words written and kept, by task (JSON).
-        labelled: the same texts with labels (examples).
         quarantine: folder of what was not taken, and why: a file for each stage, `{reason, origin, content}` a line.
         corpus: what students read: `plan.yaml` and `examples.jsonl`; a recipe names this folder as `data.corpus`.
-        audit: the audit: `audit.json` and `index.html`.
+        audit: folder of `audit.json` and `index.html`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,3 +26,10 @@ class StudyFolder:
         self.requests, self.ledger = path / "requests.jsonl", path / "ledger.json"
         self.written, self.labelled = path / "written.jsonl", path / "labelled.jsonl"
         self.quarantine, self.corpus, self.audit = path / "quarantine", path / "corpus", path / "audit"
+
+
+def needed(path: Path, verb: str) -> Path:
+    """Return a path that `tutelage study VERB` makes; refuse where it is missing."""
+    if not path.exists():
+        raise UserError(f"{path} is not there; `tutelage study {verb}` comes first")
+    return path

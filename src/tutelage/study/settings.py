@@ -47,21 +47,18 @@ class TeacherSettings(Section):
 
     endpoint: str | None = None
     """Base address, such as `http://localhost:8000/v1` (vLLM, llama.cpp, Ollama, or hosted), without name, password,
-    query (`?`) or fragment (`#`): those may hold keys, and a study is written down."""
+    query or fragment: those may hold keys, and a study is written down."""
     model: str | None = None
     """Name that the endpoint knows the model by; the only one it lists unless given."""
     key_variable: str = "TUTELAGE_TEACHER_KEY"
     """Name of the environment variable that holds the endpoint's key, if it needs one; the key is never written."""
     weights: str | None = None
-    """Instead of an endpoint: folder or hub id of a causal model that runs here, decoding within a grammar (extra
-    `local-teacher`)."""
+    """Instead of an endpoint: folder or hub id of a causal model that runs here (extra `local-teacher`)."""
     two_steps: bool = True
-    """Answer freely first, then put the answer into JSON, as the paper does, which found it more diverse; else JSON at
-    once."""
+    """Answer freely, then put that into JSON, as the paper does, which found it more diverse; else JSON at once."""
     sampling: Sampling = Sampling()
     max_tokens: Count = 4096
-    """Longest answer, in tokens. It is part of what is asked: a change asks a study's questions again, and pays for
-    them again."""
+    """Longest answer, in tokens; a change asks a study's questions again, and pays for them again."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
     """Requests in flight at once."""
     timeout: Positive = 300.0
@@ -73,30 +70,21 @@ class TeacherSettings(Section):
     repairs: Annotated[int, Field(ge=0, le=10)] = 2
     """How often an answer of the wrong form is asked for again."""
     faults: Literal["keep", "again"] = "keep"
-    """`again` asks once more what came to nothing in earlier runs (given up, too long for the model, empty): for one
-    run, once the cause is mended."""
+    """`again` asks once more, for one run, what came to nothing (given up, too long for the model, empty)."""
     prices: Prices | None = None
     """To count money."""
 
     @model_validator(mode="after")
-    def _one_teacher(self) -> TeacherSettings:
+    def _one_teacher_and_no_keys(self) -> TeacherSettings:
         if (self.endpoint is None) == (self.weights is None):
             raise ValueError("name an `endpoint`, or the `weights` of a model that runs here; one of the two")
-        return self
-
-    @model_validator(mode="after")
-    def _no_keys(self) -> TeacherSettings:
         # Said of the section, since errors repeat the value of a single setting.
         if self.endpoint and re.search("[@?#]", self.endpoint):
-            raise ValueError(
-                "`endpoint` holds a name, password, query or fragment (`@`, `?` or `#`); keys belong into an "
-                "environment variable, which is never written down (`key_variable`)"
-            )
+            raise ValueError("`endpoint` holds a name, password, query or fragment (`@`, `?` or `#`); keys belong into "
+                             "an environment variable, which is never written down (`key_variable`)")  # fmt: skip
         if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,63}", self.key_variable):
-            raise ValueError(
-                "`key_variable` is no name of an environment variable (letters, digits and _, at most 64); give the "
-                "name of the variable that holds the key, never the key"
-            )
+            raise ValueError("`key_variable` is no name of an environment variable (letters, digits and _, at most "
+                             "64); give the name of the variable that holds the key, never the key")  # fmt: skip
         return self
 
 
@@ -129,12 +117,12 @@ class VocabularySettings(Section):
     """The limited vocabulary of a `vocabulary` corpus."""
 
     words: Path | None = None
-    """File with a word a line; the most frequent of what was written so far unless given."""
+    """File with a word a line; the most frequent words written so far unless given."""
     size: Count = 5000
     """Words (or tokens) of the vocabulary, from the top of the file; 5,000 in the paper."""
     mode: Literal["words", "tokens"] = "words"
-    """`words`: only words of the list, by a grammar with a local teacher, by prompt, check and rewriting with a remote
-    one. `tokens`: all but so many tokens masked at the teacher's output, as in the paper; local teachers only."""
+    """`words`: only words of the list (a local teacher by a grammar, a remote one by prompt, check and rewriting).
+    `tokens`: all but so many tokens masked at the teacher's output, as in the paper; local teachers only."""
     share: Fraction = 0.5
     """Of the corpus that is written within it; a half in the paper."""
 
@@ -159,8 +147,7 @@ class Writing(Section):
     rare_words: bool = True
     """Ask for texts with some of the rarest words so far (seen at least three times)."""
     wave: Annotated[int, Field(ge=1, le=10_000)] = 64
-    """Requests between two counts of words: within a wave, all see the counts of its beginning, so that the corpus
-    does not depend on which answer comes first."""
+    """Requests between two counts of words: all see the counts before it, whichever answer comes first."""
     vocabulary: VocabularySettings | None = None
     """For `corpus: vocabulary`."""
 
@@ -179,8 +166,8 @@ class Labelling(Section):
     ask: Literal["task", "family"] = "family"
     """`task`: a request for each text and task, as in the paper. `family`: one for all tasks of a kind."""
     tags: Literal["pairs", "list"] = "pairs"
-    """`pairs`: each word is repeated beside its tag, so that lengths cannot drift. `list`: tags alone, as in the paper,
-    which lost 95 % of them to wrong lengths."""
+    """`pairs`: each word is repeated beside its tag. `list`: tags alone, as in the paper, which lost 95 % of them to
+    wrong lengths."""
     tagged_words: Count = 60
     """Longest text whose words are labelled; texts of several lines never are."""
     votes: Annotated[int, Field(ge=1, le=25)] = 1
@@ -234,16 +221,12 @@ class Study(Section):
     """Folder with files that replace the shipped prompts of the same names."""
 
     @model_validator(mode="after")
-    def _money_needs_prices(self) -> Study:
+    def _settings_fit(self) -> Study:
         if self.budget.money is not None and self.teacher.prices is None:
             raise ValueError("`budget.money` needs `teacher.prices`")
         vocabulary = self.writing.vocabulary
         if vocabulary and vocabulary.mode == "tokens" and self.teacher.weights is None:
             raise ValueError("`writing.vocabulary.mode: tokens` needs a teacher that runs here (`teacher.weights`)")
-        return self
-
-    @model_validator(mode="after")
-    def _votes_need_chance(self) -> Study:
         if self.labelling.votes > 1 and self.teacher.sampling.temperature == 0:
             raise ValueError(
                 f"`labelling.votes: {self.labelling.votes}` with `teacher.sampling.temperature: 0` pays for the same "
@@ -253,11 +236,7 @@ class Study(Section):
 
 
 def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """Read a study from a file.
-
-    Args:
-        source: path of a YAML file.
-        overrides: `a.b=c` assignments.
+    """Read a study from a YAML file, changed by `a.b=c` assignments.
 
     Raises:
         UserError: anything wrong with the file or the overrides, with key, line and remedy.

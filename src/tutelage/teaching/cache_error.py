@@ -1,7 +1,6 @@
 """How far a cache is from live teaching, on a sample of its rows.
 
-The rows are taken in other batches than those that filled the cache, as in training, so that differences of rounding
-between batches are part of the error.
+They are read in other batches than those that filled it, as in training: differences of rounding between batches count.
 
 Shapes: N positions, V vocabulary, S sets, K draws or kept tokens.
 """
@@ -19,31 +18,23 @@ from tutelage.corpus.batches import Batch
 from tutelage.teaching.cache import TeacherCache
 from tutelage.teaching.signal import Signal
 
-SAMPLE_TOKENS = 8192
-SAMPLE_ROWS = 4
-
 
 @torch.no_grad()
 def error_of(cache: TeacherCache, epochs: range) -> dict[str, float]:
-    """Measure a cache against its live teachers.
+    """Measure an open cache, filled for some epochs at least in part, against its live teachers.
 
-    Args:
-        cache: open, and filled at least in part.
-        epochs: those it is filled for.
+    Returns `tokens` measured, and for `hidden` `kl`: Kullback-Leibler divergence from live to kept teachers in nats a
+    token, at temperature 1. For the others, which are compared as distributions (their error is, up to factors, that
+    of the gradient in the student's logits, whatever the student):
 
-    Returns:
-        `tokens` measured, and for `hidden` `kl`: Kullback-Leibler divergence from live to kept teachers in nats a
-        token, at temperature 1. For the others, which are compared as distributions (their error is, up to factors,
-        that of the gradient in the student's logits, whatever the student):
-
-        - `noise`: root mean square of the error's norm at a token, over that of a single label drawn from the
-          teachers, which is what a text is: 1/sqrt(K) for independent draws. `noise_all_sets`: of all sets' mean.
-        - `bias`: total variation between the mean distributions over all tokens; `bias_by_chance`: what it would be
-          on average if there were no bias and errors of tokens were independent.
-        - `missing_mass` (`top_k`): probability of the tokens that were left out.
+    - `noise`: root mean square of the error's norm at a token, over that of a single label drawn from the teachers,
+      which is what a text is: 1/sqrt(K) for independent draws. `noise_all_sets`: of all sets' mean.
+    - `bias`: total variation between the mean distributions over all tokens; `bias_by_chance`: what it would be on
+      average if there were no bias and errors of tokens were independent.
+    - `missing_mass` (`top_k`): probability of the tokens that were left out.
     """
     sums: dict[str, Tensor] = {}
-    for batch in cache.sample(epochs, SAMPLE_ROWS, SAMPLE_TOKENS):
+    for batch in cache.sample(epochs, rows=4, tokens=8192):
         index = batch.real_BT.flatten().nonzero().squeeze(1)
         live = cache.live_signal(batch).at(index)
         kept = [signal.at(index) for signal in _signals(cache, batch)]
@@ -58,10 +49,8 @@ def _signals(cache: TeacherCache, batch: Batch) -> list[Signal]:
     """Return what the cache holds of a batch: one signal for every set."""
     sets = 1 if cache.source.varies else cache.encoding.sets
     # Which set is read follows from the epoch.
-    batches = (
-        [replace(batch, epochs_B=torch.full_like(batch.epochs_B, e)) for e in range(sets)] if sets > 1 else [batch]
-    )
-    return [cache.signal(each, cache.precision) for each in batches]
+    each = [replace(batch, epochs_B=torch.full_like(batch.epochs_B, e)) for e in range(sets)] if sets > 1 else [batch]
+    return [cache.signal(one, cache.precision) for one in each]
 
 
 def _facts(sums: dict[str, Tensor], top_k: bool) -> dict[str, float]:

@@ -40,21 +40,10 @@ SYNC_BYTES = 256 << 20
 
 
 class SlotStore:
-    """The slots of one cache.
-
-    Args:
-        folder: of the cache.
-        lengths_R: tokens of each row.
-        fields: what is kept for each token.
-        what: what messages call it.
-    """
+    """The slots of one cache: for each row and epoch the fields of every token. Messages call it `what`."""
 
     def __init__(
-        self,
-        folder: Path,
-        lengths_R: npt.NDArray[np.int64],
-        fields: Sequence[Field],
-        what: str = "teacher cache",
+        self, folder: Path, lengths_R: npt.NDArray[np.int64], fields: Sequence[Field], what: str = "teacher cache"
     ) -> None:
         self.folder, self.what = folder, what
         self.rows = len(lengths_R)
@@ -74,17 +63,12 @@ class SlotStore:
     def create(self, key: Mapping[str, Any], epochs: int, limit: float, remedy: str) -> None:
         """Make the files with room for some epochs, or check them, and make room where it is missing.
 
-        Only one process may do so at a time.
-
-        Args:
-            key: everything that decides the content.
-            epochs: how many; 1 where rows are the same in all.
-            limit: bytes that the cache may have.
-            remedy: what to do where it would have more.
+        Only one process may do so at a time. `key` is everything that decides the content; `epochs` is 1 where rows
+        are the same in all.
 
         Raises:
-            UserError: the folder holds something else or something damaged, or the cache exceeds the limit or the
-                free space.
+            UserError: the folder holds something else or something damaged, or the cache exceeds its limit in bytes or
+                the free space; the message ends with the remedy.
         """
         size = self.size(epochs)
         check_size(size, limit, remedy)
@@ -115,14 +99,9 @@ class SlotStore:
             write_json(self.folder / MANIFEST, {"key": dict(key), "sha256": {}})
 
     def check(self, key: Mapping[str, Any]) -> None:
-        """Make sure that the folder holds a cache of this content, with whole files.
-
-        Raises:
-            UserError: with what differs.
-        """
+        """Make sure that the folder holds a cache of this content, with whole files; else say what differs."""
         manifest = read_json(self.folder / MANIFEST)
-        changes = differences(manifest["key"], dict(key))
-        if changes:
+        if changes := differences(manifest["key"], dict(key)):
             shown = "\n".join(f"  {place}: {old!r} there, {new!r} now" for place, old, new in changes[:12])
             raise UserError(f"{self.folder} holds a {self.what} of another content:\n{shown}\nDelete that folder")
         for name, digest in manifest["sha256"].items():
@@ -175,15 +154,14 @@ class SlotStore:
             return True
         if slot in self._damaged or self._checksums[slot] == 0:
             return False
-        if not self.fits_checksum(slot):
+        self._checked[slot] = self.fits_checksum(slot)
+        if not self._checked[slot]:
             self._damaged.add(slot)
-            return False
-        self._checked[slot] = True
-        return True
+        return bool(self._checked[slot])
 
     def fits_checksum(self, slot: int) -> bool:
         """Tell whether a filled slot's bytes fit its checksum."""
-        return _checksum(self._slice(slot).data) == int(self._checksums[slot])
+        return _checksum(self._bytes[slice(*self._place(slot))].data) == int(self._checksums[slot])
 
     @property
     def damaged(self) -> frozenset[int]:
@@ -229,19 +207,13 @@ class SlotStore:
         first = epoch * int(self._starts[-1])
         return first + int(self._starts[row]), first + int(self._starts[row + 1])
 
-    def _slice(self, slot: int) -> npt.NDArray[np.uint8]:
-        start, stop = self._place(slot)
-        return self._bytes[start:stop]
-
     def _epochs(self) -> int:
         """Return for how many epochs there is room; refuse files that were cut."""
         sizes = [path.stat().st_size if path.is_file() else -1 for path in (self._sums, self._data)]
         epochs, rest = divmod(sizes[0], self.rows * 4)
         if rest or epochs < 0 or sizes[1] < self.size(epochs):
-            raise self._broken(
-                f"its files have {sizes[0]} and {sizes[1]} bytes, which do not fit {self.rows} rows of "
-                f"{self.bytes_per_token} bytes a token"
-            )
+            rows = f"{self.rows} rows of {self.bytes_per_token} bytes a token"
+            raise self._broken(f"its files have {sizes[0]} and {sizes[1]} bytes, which do not fit {rows}")
         return epochs
 
     def _broken(self, what: str) -> UserError:

@@ -55,8 +55,7 @@ class SkipCertain(Gate):
     by_row: ClassVar[bool] = True
 
     def at_rows(self, entropy_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Return 0 or 1 for each position, `(B, T)` float32; the number skipped is rounded down, the first of equals
-        goes first."""
+        """See `Gate`: 0 or 1; the number skipped is rounded down, and of equals the first is skipped."""
         entropy_BT = entropy_BT.masked_fill(~mask_BT, math.inf)
         rank_BT = entropy_BT.argsort(stable=True, dim=-1).argsort(-1)
         # A share such as 0.29 of 100 is a little less than 29 in floating point.
@@ -71,7 +70,6 @@ class Advantage(Gate):
     scale: float
 
     def at_tokens(self, teachers: TeacherView, student_N: Tensor, targets_N: Tensor, vocab_size: int) -> Tensor:
-        """See `Gate`."""
         known_N = targets_N != IGNORE
         # Where the text gives no answer, only the teachers can be learned from.
         return self.weights(student_N, teachers.loss(targets_N.clamp_min(0))).where(known_N, 1.0)
@@ -86,7 +84,6 @@ class Confidence(Gate):
     """Higher where the teachers are surer: 1 less their entropy's share of the largest possible one."""
 
     def at_tokens(self, teachers: TeacherView, student_N: Tensor, targets_N: Tensor, vocab_size: int) -> Tensor:
-        """See `Gate`."""
         return self.weights(teachers.entropy(), vocab_size)
 
     def weights(self, entropy_N: Tensor, vocab_size: int) -> Tensor:

@@ -14,23 +14,18 @@ from tutelage.corpus.tokens import TokenStore
 
 
 def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: Sequence[str]) -> dict[str, Any]:
-    """Return everything about rows and teachers that decides what the teachers say.
+    """Return everything that decides what the teachers say.
 
-    Args:
-        data: the recipe's.
-        store: the training split.
-        source: its rows as the student reads them.
-        teachers: a digest of each teacher's weights, in order.
+    That is: the training split, its rows as the student reads them, a digest of each teacher's weights in order.
     """
     unused = {"buckets"} if data.rows.kind == "chunks" else {"chunking"}
     rows = data.rows.model_dump(mode="json", exclude=unused)
     if isinstance(source.rows, Examples):
         rows["borders"] = hashlib.sha256(source.rows.starts.tobytes() + source.rows.lengths.tobytes()).hexdigest()
-    masking = asdict(source.masking) if source.masking is not None else None
-    if masking is not None:
-        masking["special_ids"] = list(masking["special_ids"])
     # Through JSON, since a key is compared with one that was read from a file.
-    mixture = {} if source.mixture is None else {"ul2": json.loads(json.dumps(asdict(source.mixture)))}
+    masking, mixture = (
+        None if part is None else json.loads(json.dumps(asdict(part))) for part in (source.masking, source.mixture)
+    )
     return {
         "tokens": store.digest,
         "tokenizer": store.tokenizer_id,
@@ -39,4 +34,4 @@ def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: 
         "seed": data.seed,
         "masking": masking,
         "teachers": list(teachers),
-    } | mixture
+    } | ({} if mixture is None else {"ul2": mixture})

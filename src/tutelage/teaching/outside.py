@@ -16,12 +16,9 @@ from tutelage.teaching.teachers import check_same_vocabulary
 
 
 def check(teacher: Teacher, tokenizer: Any, known: Iterable[str]) -> None:
-    """Make sure that a teacher from outside exists and shares the vocabulary, without loading its weights.
+    """Make sure that a teacher from outside exists and shares the recipe's vocabulary, without loading its weights.
 
-    Args:
-        teacher: a reference that names no model of the recipe.
-        tokenizer: the recipe's.
-        known: names of the recipe's models, of which this may be a misspelling.
+    Its name may be a misspelling of one of the recipe's models, those `known`.
 
     Raises:
         UserError: nothing of that name, no tokenizer, another vocabulary, or a seed or step of an outside model.
@@ -51,10 +48,8 @@ def identity(source: str) -> str:
     if is_path(source):
         files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
         if not files[0].is_file():
-            raise UserError(
-                f"{path} is no model folder (any more): it has no config.json. A run that depends on it cannot be "
-                "checked without it: put it back"
-            )
+            raise UserError(f"{path} is no model folder (any more): it has no config.json. A run that depends on it "
+                            "cannot be checked without it: put it back")  # fmt: skip
         return fingerprint([_digest(file, file.stat().st_mtime_ns) for file in files])
     return f"{source}@{_commit(source)}"
 
@@ -83,10 +78,8 @@ def _tokenizer_of(source: str, known: Iterable[str]) -> Any:
         if not (path / "config.json").is_file():
             raise UserError(f"teacher '{source}' is no model folder: it has no config.json")
         if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
-            raise UserError(
-                f"teacher '{source}' has no tokenizer beside it (tokenizer.json): without one its vocabulary cannot be "
-                "compared; `tokenizer.save_pretrained` puts it there"
-            )
+            raise UserError(f"teacher '{source}' has no tokenizer (tokenizer.json): its vocabulary cannot be compared; "
+                            "`tokenizer.save_pretrained` puts it there")  # fmt: skip
     try:
         return AutoTokenizer.from_pretrained(str(path) if path.exists() else source, trust_remote_code=False)
     except Exception as error:  # many kinds: no such model, no network, a broken file

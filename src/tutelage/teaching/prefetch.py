@@ -1,12 +1,11 @@
 """Teachers that read several steps' rows at once, ahead of the student.
 
-A student's batch is often too small to fill a GPU, the more so for each launch of a large teacher. What teachers say
-depends on the rows alone, and the rows of all steps are known; so the teachers of a stage read those of several coming
-steps in one forward pass, and their signal is handed out in slices.
+A student's batch is often too small to fill a GPU with its teachers' forward pass. Their signal depends on the rows
+alone, and the rows of all steps are known; so they read those of several coming steps at once, and the signal is handed
+out in slices.
 
-Steps are grouped by their absolute number, whatever the step a run starts or goes on from, and a group is always read
-whole, past the end of the stage too: a row is read in the same place of the same batch in a resumed run, which so
-computes the very same numbers, and all groups have one shape.
+Steps are grouped by their absolute number, wherever a run starts or resumes, and a group is always read whole, past the
+end of the stage too: so a resumed run computes the very same numbers, and all groups have one shape.
 
 Shapes: B rows of a step, R rows of a group in one process, T tokens, D width.
 """
@@ -30,13 +29,9 @@ Micros = Callable[[Batch], Sequence[Batch]]
 
 
 def prefetching(teachers: Ensemble, source: BatchSource, step: int, micros: Micros) -> Ensemble | PrefetchingTeachers:
-    """Let teachers read ahead where that is possible: rows of running text, models whole in every process.
+    """Let teachers, on their device, read ahead from `step` on where that is possible.
 
-    Args:
-        teachers: the models, on their device.
-        source: the training batches.
-        step: the next one.
-        micros: how this process cuts them; the same for every batch.
+    It is for rows of running text, cut alike in every batch, and models whole in every process.
     """
     device = next(teachers.parameters()).device.type
     if not isinstance(source.rows, Chunks) or teachers.is_shared_out:
@@ -63,11 +58,7 @@ class PrefetchingTeachers:
         return self
 
     def signal(self, batch: Batch, precision: str) -> DenseSignal:
-        """Return the teachers' distributions at every position of a micro-batch; see `TeacherSource`.
-
-        Raises:
-            ValueError: a micro-batch that belongs neither to this group of steps nor to the next.
-        """
+        """Return the teachers' distributions at every position of a micro-batch of this group of steps, or the next."""
         if _key(batch) not in self._signals:
             self._signals = {}  # before the next ones take their place in memory
             self._signals = self._read(self._group, batch.tokens_BT.device, precision)

@@ -12,23 +12,19 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class WeightSchedule:
-    """The weight of a stage's teachers as a share of the whole, step by step.
-
-    Attributes:
-        kind: the course; see `recipe.WeightScheduleSettings`.
-        start: the stage's first step.
-        over: steps from there until they no longer teach.
-        warmup: of these, steps of the rise (`wsd`).
-        decay: of these, steps of the fall (`wsd`).
-        ratio: their whole weight over the text's (`ratio_linear`).
-    """
+    """The weight of a stage's teachers as a share of the whole, step by step; see `recipe.WeightScheduleSettings`."""
 
     kind: Literal["step", "linear", "cosine", "wsd", "ratio_linear"]
     start: int
+    """The stage's first step."""
     over: int
+    """Steps from there until they no longer teach."""
     warmup: int = 0
+    """Of these, steps of the rise (`wsd`)."""
     decay: int = 0
+    """Of these, steps of the fall (`wsd`)."""
     ratio: float = 1.0
+    """Their whole weight over the text's (`ratio_linear`)."""
 
     @property
     def end(self) -> int:
@@ -60,7 +56,6 @@ class WeightSchedule:
                 return left * (1 + self.ratio) / (1 + self.ratio * left)
 
     def __str__(self) -> str:
-        """Say it in words, for the log."""
         until = f"in the {self.over:,} steps from {self.start:,}"
         parts = {"step": f"whole {until}", "wsd": f"wsd {until}, rising in {self.warmup:,}, falling in {self.decay:,}"}
         return parts.get(self.kind, f"falls to 0 ({self.kind}) {until}")
@@ -68,15 +63,7 @@ class WeightSchedule:
 
 @dataclass(frozen=True)
 class TemperatureSchedule:
-    """The temperature of a stage, step by step.
-
-    Attributes:
-        kind: the way from one to the other.
-        start: the stage's first step.
-        over: steps until the last temperature is reached.
-        first: temperature at the start.
-        last: temperature from `start + over` on.
-    """
+    """The temperature of a stage, step by step: `first` at its first step `start`, `last` from `start + over` on."""
 
     kind: Literal["linear", "cosine"]
     start: int
@@ -92,5 +79,4 @@ class TemperatureSchedule:
         return self.last + (self.first - self.last) * left
 
     def __str__(self) -> str:
-        """Say it in words, for the log."""
         return f"{self.first:g} to {self.last:g} ({self.kind}) in the {self.over:,} steps from {self.start:,}"

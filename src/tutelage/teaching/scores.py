@@ -4,8 +4,8 @@ Six bytes a token: negative log-likelihood (float16, nats), rank of the token am
 is the likeliest, 0 stands where nothing is predicted, as at a row's last position), entropy of the prediction (float16,
 nats). The values of position t are about the prediction of token t + 1.
 
-Beyond the model's plain forward pass there is one softmax for all three numbers. A long pass on a CPU compiles it to
-one loop over the logits, which takes less than half the time of the plain operations, and the model's layers as well.
+One softmax gives all three numbers. A long pass on a CPU compiles it to one loop over the logits, which takes less than
+half the time of the plain operations, and the model's layers as well.
 
 Shapes: N positions, D width, V vocabulary.
 """
@@ -33,14 +33,11 @@ from tutelage.teaching.encoding import Field
 from tutelage.teaching.signal import DenseSignal
 from tutelage.teaching.teachers import Ensemble
 
-FORMAT = 1
 FIELDS = (Field("nll", "<f2", 1), Field("rank", "<u2", 1), Field("entropy", "<f2", 1))
 BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
 """Tokens in a forward pass; fixed, so that an interrupted pass ends with the same bytes."""
 COMPILED_TOKENS = 1 << 22
 """Rows of more tokens pay for compiling, which takes half a minute."""
-HIGHEST_RANK = (1 << 16) - 1
-INFO = "info.json"
 
 TokenScores = tuple[Tensor, Tensor, Tensor]
 """Loss, rank and entropy, `(N,)` each."""
@@ -49,33 +46,23 @@ ScoreFunction = Callable[[Tensor, Tensor], TokenScores]
 
 
 class Scores:
-    """The scores of one model for all rows of a source.
+    """The scores of one model for all rows of a source, which must read alike in every epoch.
 
-    Args:
-        folder: where they lie.
-        key: everything that decides them: rows, tokenizer, weights, precision.
-        source: the training rows, which must read alike in every epoch.
-        load: loads the model; compiled, if it is told so.
-        precision: in which it runs.
+    `key` is everything else that decides them: rows, tokenizer, weights. `load` loads the model; compiled, if told so.
     """
 
     def __init__(
         self, folder: Path, key: dict[str, Any], source: BatchSource, load: Callable[[bool], Ensemble], precision: str
     ) -> None:
         self.folder, self.source, self.precision = folder, source, precision
-        self.key = {"format": FORMAT, **key, "precision": precision}
+        self.key = full_key(key, precision)
         self.store = SlotStore(folder, source.row_lengths, FIELDS, "score store")
         self._load = load
 
     # --- life
 
     def create(self) -> None:
-        """Make the files, or check that they are of these rows and this model; only one process may at a time.
-
-        Raises:
-            UserError: the folder holds scores of other rows, another tokenizer or another model, or is damaged; or the
-                disk is too small.
-        """
+        """Make the files, or check that they are of this key; one process at a time. See `SlotStore.create`."""
         self.store.create(self.key, 1, float("inf"), "name another folder for runs")
 
     def open(self, writable: bool = True) -> None:
@@ -99,23 +86,15 @@ class Scores:
     @property
     def seconds(self) -> float:
         """How long the pass took, over all its parts."""
-        path = self.folder / INFO
+        path = self.folder / "info.json"
         return float(read_json(path)["seconds"]) if path.is_file() else 0.0
 
     # --- the pass
 
     def build(self, device: torch.device, rank: int, size: int, stopped: Callable[[], bool], label: str) -> bool:
-        """Score every row that is not scored yet; of several processes, each takes its share of the batches.
+        """Score every row that is not scored yet; process `rank` of `size` takes its share of the batches.
 
-        Args:
-            device: where to compute.
-            rank: number of this process.
-            size: how many there are.
-            stopped: asked before every batch.
-            label: for the progress bar.
-
-        Returns:
-            Whether it came to its end rather than was stopped.
+        `stopped` is asked before every batch. Returns whether it came to its end rather than was stopped.
 
         Raises:
             UserError: the model's predictions are not finite.
@@ -150,7 +129,7 @@ class Scores:
                 bar.advance(batch.token_count)
         self.store.sync()
         if rank == 0 and left:
-            write_json(self.folder / INFO, {"seconds": before + time.monotonic() - began})
+            write_json(self.folder / "info.json", {"seconds": before + time.monotonic() - began})
         return finished
 
     def _score(self, model: Ensemble, batch: Batch, device: torch.device, measure: ScoreFunction) -> None:
@@ -172,15 +151,12 @@ class Scores:
     def blocks(self, tokens: int = 1 << 20) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[Any]]]]:
         """Yield rows of one length, and their scores by field, `(R, T)`: the predicted tokens alone.
 
-        All rows come once. Sorted by length, a block has at most about so many tokens.
-
-        Raises:
-            UserError: a row is damaged, or not scored.
+        All rows come once, sorted by length, in blocks of at most about so many tokens. A row that is damaged or not
+        scored is a `UserError`.
         """
         lengths = self.source.row_lengths
         for length in np.unique(lengths):
-            same = np.flatnonzero(lengths == length)
-            most = max(1, tokens // int(length))
+            same, most = np.flatnonzero(lengths == length), max(1, tokens // int(length))
             for start in range(0, len(same), most):
                 rows = same[start : start + most]
                 yield rows, {field.name: self._read(rows, field.name) for field in FIELDS}
@@ -200,10 +176,7 @@ def score_tokens(
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
     """Return loss and rank of each target and the entropy of each prediction, `(N,)` in the types they are kept in.
 
-    Args:
-        signal: one model's distributions at N positions.
-        targets_N: the right answers.
-        measure: from a block of logits to the numbers.
+    `measure` goes from a block of one model's logits to the numbers.
     """
     device, count = targets_N.device.type, len(targets_N)
     block = LOSS.block_rows(device, len(signal.heads[0][0]), signal.hidden[0].element_size())
@@ -216,7 +189,7 @@ def score_tokens(
         raise UserError("the scoring model's predictions are not finite: look at that model, or set precision to fp32")
     # Beyond the range of float16 no difference matters.
     nll = nll_N.clamp_max(torch.finfo(torch.float16).max).numpy().astype(np.float16)
-    return nll, rank_N.clamp_max(HIGHEST_RANK).numpy().astype(np.uint16), entropy_N.numpy().astype(np.float16)
+    return nll, rank_N.clamp_max((1 << 16) - 1).numpy().astype(np.uint16), entropy_N.numpy().astype(np.float16)
 
 
 def in_tiles(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
@@ -263,6 +236,11 @@ def compiled_measures() -> ScoreFunction:
     return run
 
 
+def full_key(key: dict[str, Any], precision: str) -> dict[str, Any]:
+    """Return everything that decides scores: the key with format and precision."""
+    return {"format": 1, **key, "precision": precision}
+
+
 def folder_of(scores: Path, key: dict[str, Any], precision: str) -> Path:
     """Return where scores of a key lie in the folder of all scores."""
-    return scores / fingerprint({"format": FORMAT, **key, "precision": precision})[:16]
+    return scores / fingerprint(full_key(key, precision))[:16]

@@ -18,13 +18,9 @@ from tutelage.base.types import Bools, Floats, Ints
 
 
 def salt_ds(nll_RT: Floats, rank_RT: Ints, k: int, unlearnable: Literal["zero", "drop"] = "zero") -> Floats:
-    """Return each row's median loss of learnable tokens, `(R,)` nats.
+    """Return each row's median loss of learnable tokens, `(R,)` nats: those up to rank k of the scorer's predictions.
 
-    Args:
-        nll_RT: loss of each token.
-        rank_RT: its place among the scorer's predictions, from 1.
-        k: a token is learnable up to this rank.
-        unlearnable: other tokens count as 0, or not at all; a row without any learnable token then gets -inf.
+    Other tokens count as 0, or not at all (`drop`); a row without any learnable token then gets -inf.
     """
     learnable_RT = rank_RT <= k
     if unlearnable == "zero":
@@ -47,7 +43,7 @@ def mean_loss(nll_RT: Floats) -> Floats:
 
 def highest(values_N: Floats, count: int) -> Bools:
     """Return which values are the `count` highest, `(N,)`; of equal ones, the first."""
-    threshold = np.partition(values_N, len(values_N) - count)[len(values_N) - count]
+    threshold = np.partition(values_N, len(values_N) - count)[-count]
     chosen_N: Bools = values_N > threshold
     equal = np.flatnonzero(values_N == threshold)
     chosen_N[equal[: count - np.count_nonzero(chosen_N)]] = True

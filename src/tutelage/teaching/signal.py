@@ -1,8 +1,7 @@
 """The teachers' distributions for a batch, as a value.
 
 A dense signal keeps each teacher's last hidden states and its output layer, from which the exact distribution follows
-at any temperature and weighting. The (weighted) mean of logits is one linear map of all hidden states together; the
-mean of probabilities takes a softmax for each teacher.
+at any temperature and weighting.
 
 Shapes: N positions (rows and tokens flattened), D width (each teacher its own), V vocabulary.
 """
@@ -10,7 +9,7 @@ Shapes: N positions (rows and tokens flattened), D width (each teacher its own),
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -28,30 +27,25 @@ Heads = tuple[tuple[Tensor, Tensor | None], ...]
 
 @dataclass(frozen=True)
 class DenseSignal:
-    """Hidden states and output layers of one or more teachers.
-
-    Attributes:
-        hidden: each teacher's hidden states, `(..., D)`.
-        heads: each teacher's output weight `(V, D)` and bias `(V,)` or None.
-        weights: share of each teacher; they sum to 1.
-        combine: `mean_logits` (a geometric mean of the distributions, as BabyLlama published) or
-            `mean_probabilities` (an arithmetic mean).
-    """
+    """Hidden states and output layers of one or more teachers."""
 
     hidden: tuple[Tensor, ...]
+    """Of each teacher, `(..., D)`."""
     heads: Heads
     weights: tuple[float, ...]
+    """Share of each teacher; they sum to 1."""
     combine: Combine = "mean_logits"
+    """`mean_logits` (a geometric mean of the distributions, as BabyLlama published) or `mean_probabilities` (an
+    arithmetic mean)."""
 
     def at(self, index: Tensor | slice) -> DenseSignal:
         """Return the signal at some positions: `index` selects from the flattened rows and tokens."""
-        picked = tuple(h.reshape(-1, h.shape[-1])[index] for h in self.hidden)
-        return DenseSignal(picked, self.heads, self.weights, self.combine)
+        return replace(self, hidden=tuple(h.reshape(-1, h.shape[-1])[index] for h in self.hidden))
 
     def cast(self, dtype: torch.dtype) -> DenseSignal:
         """Return the signal with hidden states and heads in another type, so that no chunk casts them again."""
         heads = tuple((weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in self.heads)
-        return DenseSignal(tuple(h.to(dtype) for h in self.hidden), heads, self.weights, self.combine)
+        return replace(self, hidden=tuple(h.to(dtype) for h in self.hidden), heads=heads)
 
     def products(self) -> tuple[Tensor, ...]:
         """Return each teacher's logits, `(..., V)`, in the type of its hidden states; with `.at` block by block."""
@@ -67,14 +61,10 @@ class DenseSignal:
         and the caller may overwrite what is returned.
         """
         if self.combine == "mean_logits":
-            mean: Tensor | None = None
-            for logits, share in zip(products, self.weights, strict=True):
-                factor = share / temperature
-                if mean is None:
-                    mean = logits.float() if factor == 1 else logits.float().mul_(factor)
-                else:
-                    mean.add_(logits, alpha=factor)
-            assert mean is not None
+            first, *others = (share / temperature for share in self.weights)
+            mean = products[0].float() if first == 1 else products[0].float().mul_(first)
+            for logits, factor in zip(products[1:], others, strict=True):
+                mean.add_(logits, alpha=factor)
             # A bias of minus infinity excludes a token; a very small probability does as well, and 0 * inf is avoided.
             return mean if all(bias is None for _, bias in self.heads) else mean.clamp_min_(-1e4)
         mixed = [
@@ -125,21 +115,18 @@ class DenseSignal:
 
 @dataclass(frozen=True)
 class SparseSignal:
-    """A few tokens and their shares instead of a whole distribution.
-
-    Attributes:
-        ids_NK: tokens, int64; a token may stand there more than once.
-        shares_NK: their probabilities, float32, at `temperature`; a position's sum is 1 for unbiased draws.
-        entropy_N: of the teachers' whole distribution at `temperature`, float32, in nats.
-        gold_N: log-probability the teachers gave to the target, float32; 0 where there is none.
-        temperature: at which the teachers were asked.
-    """
+    """A few tokens and their shares instead of a whole distribution, all float32 but for the ids."""
 
     ids_NK: Tensor
+    """Tokens, int64; a token may stand there more than once."""
     shares_NK: Tensor
+    """Their probabilities at `temperature`; a position's sum is 1 for unbiased draws."""
     entropy_N: Tensor
+    """Of the teachers' whole distribution at `temperature`, in nats."""
     gold_N: Tensor
+    """Log-probability the teachers gave to the target; 0 where there is none."""
     temperature: float
+    """At which the teachers were asked."""
 
     def at(self, index: Tensor | slice) -> SparseSignal:
         """Return the signal at some positions, as `DenseSignal.at` does."""
@@ -156,11 +143,7 @@ class SparseSignal:
         return self.entropy_N
 
     def block(self, part: slice, temperature: float) -> Callable[[slice], SparseTile]:
-        """Return what cuts tiles out of a block of positions.
-
-        Raises:
-            ValueError: the signal was made at another temperature.
-        """
+        """Return what cuts tiles out of a block of positions; refuse another temperature than the signal's."""
         if self.temperature != temperature:
             raise ValueError(f"the teachers were asked at temperature {self.temperature}, the loss has {temperature}")
         there = self.at(part)
@@ -188,53 +171,45 @@ class TeacherTile(Protocol):
 
 
 class DenseTile:
-    """A tile of a dense signal; its logits are overwritten by `divergence`."""
+    """A `TeacherTile` of a dense signal; its logits are overwritten by `divergence`."""
 
     def __init__(self, logits_nV: Tensor) -> None:
         self._logits = logits_nV
         self._q, self._total = softmax(logits_nV, log=quick_log)
 
     def entropy(self) -> Tensor:
-        """See `TeacherTile`."""
         entropy: Tensor = self._total - torch.linalg.vecdot(self._q, self._logits)
         return entropy
 
     def loss(self, gold_n: Tensor) -> Tensor:
-        """See `TeacherTile`."""
         return self._total - self._logits.gather(1, gold_n[:, None]).squeeze(1)
 
     def divergence(self, logits_nV: Tensor, total_n: Tensor) -> Tensor:
-        """See `TeacherTile`."""
         return self._logits.sub_(logits_nV).mul_(self._q).sum(-1) - self._total + total_n
 
     def pull(self, p_nV: Tensor, beta_n1: Tensor) -> None:
-        """See `TeacherTile`."""
         p_nV.addcmul_(self._q, beta_n1, value=-1)
 
 
 class SparseTile:
-    """A tile of a sparse signal."""
+    """A `TeacherTile` of a sparse signal; `loss` is known of the targets alone."""
 
     def __init__(self, signal: SparseSignal) -> None:
         self._signal = signal
 
     def entropy(self) -> Tensor:
-        """See `TeacherTile`."""
         return self._signal.entropy_N
 
     def loss(self, gold_n: Tensor) -> Tensor:
-        """See `TeacherTile`; known of the targets alone, which these must be."""
         lost: Tensor = -self._signal.gold_N
         return lost
 
     def divergence(self, logits_nV: Tensor, total_n: Tensor) -> Tensor:
-        """See `TeacherTile`."""
         there = self._signal
         lost_nK = there.shares_NK * (total_n[:, None] - logits_nV.gather(1, there.ids_NK))
         return lost_nK.sum(-1) - there.entropy_N
 
     def pull(self, p_nV: Tensor, beta_n1: Tensor) -> None:
-        """See `TeacherTile`."""
         p_nV.scatter_add_(1, self._signal.ids_NK, -beta_n1 * self._signal.shares_NK)
 
 

@@ -21,12 +21,9 @@ from tutelage.teaching.signal import Combine, DenseSignal, Heads, narrow_heads
 
 
 class Ensemble(nn.Module):
-    """Frozen models with one distribution.
+    """Frozen models with one distribution: one or more over the same vocabulary, all causal or all masked.
 
-    Args:
-        models: one or more models over the same vocabulary, all causal or all masked.
-        weights: relative shares; equal unless given.
-        combine: how distributions are combined; see `DenseSignal`.
+    `weights` are relative shares, equal unless given.
     """
 
     def __init__(
@@ -41,22 +38,17 @@ class Ensemble(nn.Module):
         if len(shares) != len(models) or min(shares) <= 0:
             raise UserError(f"{len(models)} models need as many positive weights, not {shares}")
         self.models = nn.ModuleList(models)
-        self.shares = tuple(share / sum(shares) for share in shares)
-        self.combine = combine
-        self.kind = models[0].kind
-        self.vocab_size = models[0].vocab_size
+        self.shares, self.combine = tuple(share / sum(shares) for share in shares), combine
+        self.kind, self.vocab_size = models[0].kind, models[0].vocab_size
         self._narrow: Heads | None = None
         self.requires_grad_(False)
         self.eval()
 
     @torch.no_grad()
     def dense_signal(self, tokens_BT: Tensor, lengths_B: Tensor | None = None, precision: str = "fp32") -> DenseSignal:
-        """Return these models' distributions at every position of a batch.
+        """Return these models' distributions at every position of a batch; in `bf16` they run under autocast.
 
-        Args:
-            tokens_BT: token ids, masked where a masked model shall predict.
-            lengths_B: tokens before padding, or None where no row is padded.
-            precision: `bf16` runs the models under autocast; `fp32` as they are.
+        Tokens are masked where a masked model shall predict; lengths are None where no row is padded.
         """
         with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
             hidden = tuple(model.hidden(tokens_BT, lengths_B) for model in self._each())
@@ -103,16 +95,7 @@ class Ensemble(nn.Module):
 
 
 def check_same_vocabulary(ours: Any, theirs: Any, name: str) -> None:
-    """Refuse a teacher whose tokenizer gives other ids to the same strings.
-
-    Args:
-        ours: the recipe's tokenizer.
-        theirs: the teacher's tokenizer.
-        name: the teacher, for the message.
-
-    Raises:
-        UserError: with the first differences and the way out.
-    """
+    """Refuse a teacher whose tokenizer gives other ids to the same strings; name the first, and the way out."""
     vocabulary, other = ours.get_vocab(), theirs.get_vocab()
     differing = [(token, index, other.get(token)) for token, index in vocabulary.items() if other.get(token) != index]
     if differing:

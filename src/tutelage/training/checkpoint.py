@@ -1,11 +1,8 @@
 """Checkpoints that are whole or absent, verified when loaded, and exact to resume from.
 
-A checkpoint is a folder of safetensors and JSON (no pickles), written under a temporary name, flushed, hashed into a
-manifest and renamed; older ones are removed only afterwards. Loading verifies every hash and falls back to the newest
-good one, saying so and keeping the bad one.
-
-What is shared out over processes is put together tensor by tensor while saving, and taken apart while loading: a
-checkpoint looks the same, however many processes wrote it and will read it.
+A folder of safetensors and JSON (no pickles), written under a temporary name, flushed, hashed into a manifest and
+renamed; older ones are removed only afterwards. It looks the same however many processes write and read it: what they
+share out is put together tensor by tensor while saving, and taken apart while loading.
 """
 
 from __future__ import annotations
@@ -26,8 +23,6 @@ from tutelage.base.files import new_folder, read_json, sha256, write_json
 from tutelage.base.progress import console
 from tutelage.training.sharding import part_of, reshard, whole
 
-NAME = re.compile(r"step-(\d{9})")
-FORMAT = 1
 OPTIMIZER = "optimizer.safetensors"
 
 
@@ -61,7 +56,7 @@ def folder_of(checkpoints: Path, step: int) -> Path:
 
 def steps_in(checkpoints: Path) -> list[int]:
     """List the steps that have a checkpoint, oldest first."""
-    names = [NAME.fullmatch(path.name) for path in checkpoints.glob("step-*")] if checkpoints.is_dir() else []
+    names = [re.fullmatch(r"step-(\d{9})", path.name) for path in checkpoints.glob("step-*")]
     return sorted(int(name[1]) for name in names if name)
 
 
@@ -80,12 +75,8 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def _gather(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """Put tensors together, one at a time on the device; only the process that keeps them holds them all."""
-    found = {}
-    for name, tensor in tensors.items():
-        all_of_it = whole(tensor)
-        if keep:
-            found[name] = all_of_it.cpu().contiguous()
-    return found
+    each = ((name, whole(tensor)) for name, tensor in tensors.items())
+    return {name: tensor.cpu().contiguous() for name, tensor in each if keep}
 
 
 def save(
@@ -96,19 +87,13 @@ def save(
     timing: dict[str, float],
     write: bool = True,
 ) -> None:
-    """Write the checkpoint of `state.step`; every process must call it.
+    """Write the checkpoint of `state.step`, with `timing` (clock readings in seconds) for reports.
 
-    Args:
-        checkpoints: the folder of checkpoints.
-        state: where the run stands.
-        model: its weights and buffers are kept.
-        optimizer: its moments are kept.
-        timing: clock readings in seconds, kept beside it for reports.
-        write: whether this process writes; exactly one does, and holds everything in host memory meanwhile.
+    Every process must call it; exactly one is to `write`, and holds all tensors of a file in host memory meanwhile.
     """
     if not write:
-        for tensors in (_weights(model), _optimizer_tensors(optimizer)):
-            _gather(tensors, keep=False)
+        _gather(_weights(model), keep=False)
+        _gather(_optimizer_tensors(optimizer), keep=False)
         return
     with new_folder(folder_of(checkpoints, state.step)) as folder:
         save_file(_gather(_weights(model), keep=True), folder / "model.safetensors")
@@ -116,13 +101,12 @@ def save(
         write_json(folder / "state.json", asdict(state))
         write_json(folder / "timing.json", timing)
         files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-        write_json(folder / "manifest.json", {"format": FORMAT, "step": state.step, "sha256": files})
+        write_json(folder / "manifest.json", {"format": 1, "step": state.step, "sha256": files})
 
 
 def prune(checkpoints: Path, keep: set[int], light: set[int] | None = None) -> None:
     """Remove all checkpoints but the last two and those to keep; of these, `light` ones are left their weights only."""
-    steps = steps_in(checkpoints)
-    for step in steps[:-2]:
+    for step in steps_in(checkpoints)[:-2]:
         folder = folder_of(checkpoints, step)
         if step not in keep:
             shutil.rmtree(folder)
@@ -133,8 +117,7 @@ def prune(checkpoints: Path, keep: set[int], light: set[int] | None = None) -> N
 def _drop_optimizer(folder: Path) -> None:
     """Remove the moments of a checkpoint, two thirds of it, which only resuming needs."""
     if not (folder / OPTIMIZER).exists() or verify(folder) is not None:
-        # What is damaged stays as it is.
-        return
+        return  # what is damaged stays as it is
     manifest = read_json(folder / "manifest.json")
     if manifest["sha256"].pop(OPTIMIZER, None) is not None:
         # First the manifest, so that the checkpoint is whole at any moment.
@@ -157,30 +140,26 @@ def verify(folder: Path) -> str | None:
 
 
 def newest_good(checkpoints: Path) -> int | None:
-    """Return the step of the newest checkpoint that verifies and can be gone on from; None where there is none at all.
+    """Return the step of the newest checkpoint that verifies and has moments; None where there is no checkpoint at all.
 
-    Raises:
-        UserError: there are checkpoints, but every one is damaged, or holds weights only.
+    Damaged ones are named and kept; if none is good, that is a `UserError`.
     """
     steps, light = steps_in(checkpoints), ""
     for step in reversed(steps):
         folder = folder_of(checkpoints, step)
-        fault = verify(folder)
-        if fault is None and OPTIMIZER not in read_json(folder / "manifest.json")["sha256"]:
-            light = ", or holds weights only"
-            continue
-        if fault is None:
+        if fault := verify(folder):
+            before = "falling back to the one before (the damaged one is kept)"
+            console.print(f"[bold red]checkpoint {folder} is damaged: {fault}; {before}")
+        elif OPTIMIZER in read_json(folder / "manifest.json")["sha256"]:
             return step
-        console.print(
-            f"[bold red]checkpoint {folder} is damaged: {fault}; "
-            "falling back to the one before (the damaged one is kept)"
-        )
-    if steps:
-        raise UserError(
-            f"every checkpoint in {checkpoints} is damaged{light}; nothing was changed. Restore one from a "
-            "backup, or delete the folder to train from the start"
-        )
-    return None
+        else:
+            light = ", or holds weights only"
+    if not steps:
+        return None
+    raise UserError(
+        f"every checkpoint in {checkpoints} is damaged{light}; nothing was changed. Restore one from a backup, or "
+        "delete the folder to train from the start"
+    )
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

@@ -23,12 +23,9 @@ TokenLoss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CustomTerm:
-    """A term of the loss that is a user's function.
+    """A term of the loss that is a user's function, its settings filled in.
 
-    Attributes:
-        name: of the function.
-        function: with its settings.
-        factor: before the sum over targets, weight and count multiplied out; 0 where the stage does not have it.
+    `factor` stands before the sum over targets, weight and count multiplied out; 0 where the stage does not have it.
     """
 
     name: str
@@ -42,10 +39,8 @@ def custom_loss(
     """Return the scaled loss (differentiable once) and the plain sum over targets (float64, detached).
 
     As with `fused_loss`, the gradient of a block's logits is found at once, here by autograd, and only hidden states'
-    and weights' gradients wait for the backward pass.
-
-    Raises:
-        UserError: the function returns something else than a loss for each position.
+    and weights' gradients wait for the backward pass. A function that returns anything else than the loss of each
+    position is a `UserError`.
     """
     loss, total = _ByBlocks.apply(hidden_ND, weight_VD, bias_V, targets_N, term)  # type: ignore[no-untyped-call]
     return loss, total

@@ -1,9 +1,8 @@
 """The mode of a model's arithmetic: attention, compilation, CUDA graphs. Results differ by rounding alone.
 
 What is fastest depends on the processor and the shape, so a run that is long enough to repay it begins with a few timed
-steps of each mode. A mode that fails, or whose first step comes to another loss or gradient than that of the plain
-mode, is left out, with a message. What was chosen is written down and kept for the whole run: resuming must repeat
-every bit.
+steps of each mode. A mode that fails, or comes to another loss or gradient than the plain one, is left out, with a
+message. What was chosen is kept for the whole run: resuming must repeat every bit.
 """
 
 from __future__ import annotations
@@ -34,29 +33,20 @@ WORTH = 0.05
 """Share of the time that a mode must save to be preferred to the plain one."""
 MEASURED_STEPS = 500
 """Shorter runs are not worth the timing."""
-STEPS = 5
-"""Steps to time."""
 TOLERANCE = {"bf16": 2e-3, "fp32": 1e-5}
 """Relative difference up to which the losses of two modes' first steps are held to be the same."""
-LOOSE = 0.03
-"""The same where dropout draws: modes draw in other orders."""
-NORM = 10.0
-"""The norm of a gradient may differ by so many times as much."""
 
 
 @dataclass(frozen=True)
 class ExecutionMode:
-    """A mode of arithmetic.
-
-    Attributes:
-        attention: `causal` (see `models.attention`), or the name of a transformers implementation.
-        compiled: whether the layers run as code made for their shapes (`torch.compile`).
-        graphed: whether the trunk trains by CUDA graphs (see `models.recorded`).
-    """
+    """A mode of arithmetic."""
 
     attention: str
+    """`causal` (see `models.attention`), or the name of a transformers implementation."""
     compiled: bool = False
+    """Whether the layers run as code made for their shapes (`torch.compile`)."""
     graphed: bool = False
+    """Whether the trunk trains by CUDA graphs (see `models.recorded`)."""
 
     def apply(self, model: LanguageModel) -> LanguageModel:
         """Let a model compute in this mode; its weights and their names stay."""
@@ -71,7 +61,6 @@ class ExecutionMode:
         return model
 
     def __str__(self) -> str:
-        """Say it in words."""
         compiled = "compiled" if self.compiled else "not compiled"
         return f"{self.attention} attention, {compiled}{', CUDA graphs' if self.graphed else ''}"
 
@@ -85,11 +74,7 @@ def plain_mode(model: recipe.Model) -> ExecutionMode:
 
 
 def check(name: str, model: recipe.Model, processes: int) -> None:
-    """Refuse CUDA graphs where there can be none.
-
-    Raises:
-        UserError: `cuda_graphs: on` without a GPU, with several processes or with several micro-batches.
-    """
+    """Refuse `cuda_graphs: on` without a GPU, with several processes or with several micro-batches."""
     key, optim = f"models.{name}.cuda_graphs=on", model.optim
     if model.cuda_graphs != "on":
         return
@@ -115,15 +100,14 @@ def choose(
     """Choose the mode for a run, by measurement where the recipe leaves it open and the run is long.
 
     Args:
-        model: the recipe's model, whose wishes come first.
+        model: the recipe's model, whose settings come first.
         build: makes the model, on its device.
         source: training batches of one process, one micro-batch each.
         precision: `bf16` or `fp32`.
         steps: micro-batches of the whole run.
         at_once: whether a step is one micro-batch of one process, as CUDA graphs need it.
 
-    Returns:
-        The mode, and seconds of a step by mode, for the record.
+    Returns the mode, and seconds of a step by mode, for the record.
     """
     mode, gpu = plain_mode(model), on_gpu()
     static = isinstance(source.rows, Chunks)
@@ -135,7 +119,7 @@ def choose(
     trials = Trials(mode, build, source, recipe.Stage(objectives=_text_objective(model)), precision, steps)
     long = trials.seconds > MEASURED_FROM["cuda" if gpu else "cpu"]
     if open_attention and long:
-        # On a GPU it is mode unless it is slower: the clock stops at every step, and so does not see that the host
+        # On a GPU it is taken unless it is slower: the clock stops at every step, and so does not see that the host
         # no longer waits inside one; and CUDA graphs need it.
         trials.consider(replace(trials.mode, attention=CAUSAL), -WORTH if gpu else WORTH)
     if open_graphs and long:
@@ -149,15 +133,7 @@ def choose(
 
 
 class Trials:
-    """Times modes against a plain one.
-
-    Args:
-        plain: the mode to start from; that it runs is mode for granted.
-        build: makes the model.
-        source: batches to train on.
-        stage: what is learned.
-        precision: `bf16` or `fp32`.
-        steps: of the whole run.
+    """Times modes against a plain one, which is taken to run; see `choose` for the arguments.
 
     Attributes:
         mode: the best so far.
@@ -177,7 +153,10 @@ class Trials:
         self.mode = plain
         self.measured: list[Json] = []
         model = plain.apply(build())
-        self._tolerance = LOOSE if _drops(model) else TOLERANCE[precision]
+        # Where dropout draws, modes draw in other orders. Configurations have many names for it.
+        settings = model.hf.config.to_dict().items()
+        drops = any("drop" in key and isinstance(value, float) and value > 0 for key, value in settings)
+        self._tolerance = 0.03 if drops else TOLERANCE[precision]
         self._plain = self._best = self._time(plain, model)
 
     @property
@@ -215,23 +194,21 @@ class Trials:
         return mode, self._best if mode == self.mode else self._time(mode, model)
 
     def _time(self, mode: ExecutionMode, model: LanguageModel) -> Probe:
-        found = probe(model, [], self._source, self._stage, self._precision, STEPS)
+        found = probe(model, [], self._source, self._stage, self._precision, 5)
         self.measured.append(asdict(mode) | {"first": round(found.first, 3), "usual": round(found.usual, 4)})
         return found
 
     def _agrees(self, found: Probe) -> bool:
-        pairs = (found.loss, self._plain.loss, 1.0), (found.norm, self._plain.norm, NORM)
+        # The norm of a gradient may differ by ten times as much.
+        pairs = (found.loss, self._plain.loss, 1.0), (found.norm, self._plain.norm, 10.0)
         return all(abs(one - other) <= times * self._tolerance * abs(other) for one, other, times in pairs)
 
 
 def remembered(run: Path, shared: Path, key: str, choose: Callable[[], tuple[ExecutionMode, Json]]) -> ExecutionMode:
-    """Return the mode that a run began with; a new run takes that of its like, or chooses.
+    """Return the mode that a run began with, by the file in its folder; a new run takes that of its like, or chooses.
 
-    Args:
-        run: file in the run's folder.
-        shared: file in the experiment's folder, by key: models that are compared compute in the same mode.
-        key: digest of whatever the choice depends on.
-        choose: measures.
+    Models that are compared compute in the same mode: the file `shared`, in the experiment's folder, has it by `key`,
+    a digest of whatever the choice depends on.
     """
     if not run.is_file():
         known = read_json(shared) if shared.is_file() else {}
@@ -247,12 +224,6 @@ def remembered(run: Path, shared: Path, key: str, choose: Callable[[], tuple[Exe
 def on_gpu() -> bool:
     """Tell whether training goes on a GPU here."""
     return torch.cuda.is_available()
-
-
-def _drops(model: LanguageModel) -> bool:
-    """Tell whether a model has dropout, by the names that configurations have for it."""
-    settings = model.hf.config.to_dict().items()
-    return any("drop" in key and isinstance(value, float) and value > 0 for key, value in settings)
 
 
 def _text_objective(model: recipe.Model) -> recipe.Objectives:

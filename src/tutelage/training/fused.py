@@ -9,10 +9,8 @@ for the backward pass:
 
 with p the student's and q the teachers' distribution, both at temperature T where marked. A gate's weights follow from
 the same numbers on the way; no gradient goes through them. The backward pass only scales what was found.
-`training.reference` holds the plain definition in float64; tests compare values and gradients.
-
-Logits come by blocks and tiles (`models.logits`), whose gradients replace them; each head of dense teachers takes as
-much again.
+`training.reference` holds the plain definition in float64; tests compare values and gradients. Logits come by blocks
+and tiles (`models.logits`); each head of dense teachers takes as much again.
 
 Shapes: N positions, D width, V vocabulary, K tokens of a sparse signal.
 """
@@ -83,10 +81,9 @@ class PositionWeights:
 
     def take(self, other: PositionWeights) -> None:
         """Become what others are."""
-        for mine, theirs in zip(
-            (self.alpha_N, self.beta_N, self.rate_N), (other.alpha_N, other.beta_N, other.rate_N), strict=True
-        ):
-            mine.copy_(theirs)
+        self.alpha_N.copy_(other.alpha_N)
+        self.beta_N.copy_(other.beta_N)
+        self.rate_N.copy_(other.rate_N)
 
 
 def fused_loss(
@@ -104,9 +101,7 @@ def fused_loss(
     Args:
         hidden_ND: student's hidden states, in any float type.
         weight_VD: student's output layer; its gradient is accumulated in the weight's own type.
-        bias_V: its bias, or None.
         targets_N: right answers; `IGNORE` where there is none.
-        scales: factors of the sums.
         signal: the teachers' output at the same N positions; None without teachers.
         distill_mask_N: weight of the divergence at each position, or which positions it covers; all unless given.
         gate_weight_N: the gate's weights, float32, for a gate that looks at whole rows; others are computed here.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -28,23 +28,18 @@ BINS = 10
 def gate_by_difficulty(
     student: LanguageModel, teachers: Ensemble, gate: Gate, temperature: float, source: BatchSource
 ) -> list[Json]:
-    """Return what the gate of a trained student comes to, by how hard tokens are for the teachers, in fp32.
+    """Return what the gate of a trained student comes to on held-out rows, in fp32.
 
-    Args:
-        student: on the teachers' device.
-        teachers: those of the stage.
-        gate: of the stage.
-        temperature: of the divergence.
-        source: held-out rows.
-
-    Returns:
-        For each part of the tokens, from the easiest to the hardest: `loss`, the teachers' in nats per token at the
-        temperature, `student`, the student's, `entropy`, the teachers', `gate_weight`, the mean weight, and `tokens`.
+    For each part of the tokens, from the easiest for the teachers to the hardest: `loss`, the teachers' in nats per
+    token at the temperature, `student`, the student's, `entropy`, the teachers', `gate_weight`, the mean weight, and
+    `tokens`. Student and teachers are on one device.
     """
     rows = max(1, VALUES // (source.row_length * student.vocab_size))
     parts, seen, device = [], 0, student.weight_VD.device
     with progress("gate by difficulty", TOKENS, "tok") as bar:
-        for batch in _spread(source.with_batch_rows(rows)):
+        # From all over the split, about as many as are looked at.
+        every = max(1, source.tokens_per_epoch // TOKENS)
+        for batch in islice(source.with_batch_rows(rows).once(), 0, None, every):
             parts.append(_measures(student, teachers, gate, temperature, batch.to(device)).cpu())
             seen += batch.token_count
             bar.advance(batch.token_count)
@@ -57,14 +52,6 @@ def gate_by_difficulty(
         | {"tokens": len(part)}
         for part in order.chunk(BINS)
     ]
-
-
-def _spread(source: BatchSource) -> Iterator[Batch]:
-    """Yield batches from all over a split, about as many as are looked at."""
-    every = max(1, source.tokens_per_epoch // TOKENS)
-    for number, batch in enumerate(source.once()):
-        if number % every == 0:
-            yield batch
 
 
 @dataclass(frozen=True)

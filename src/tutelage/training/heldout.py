@@ -25,18 +25,9 @@ def held_out(
     should_stop: Callable[[], bool] = lambda: False,
     label: str = "held-out loss",
 ) -> HeldOut | None:
-    """Measure the loss over every row of a source once.
+    """Measure the loss over every row of a source once; None where `should_stop`, asked before every batch, says yes.
 
-    Args:
-        predict: the model, or the ensemble.
-        source: rows in order, unshuffled.
-        bytes_per_token: of the split, for bits per byte.
-        device: where to compute.
-        should_stop: asked before every batch.
-        label: for the progress bar.
-
-    Returns:
-        The measures, or None where `should_stop` answered yes.
+    `bytes_per_token` of the split gives bits per byte.
     """
     total, tokens = 0.0, 0
     # Not inference mode: weights of a sharded model that were first put together inside it could not be trained.

@@ -15,36 +15,27 @@ from tutelage.training.plan import Plan
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that training one model with one seed needs.
-
-    Attributes:
-        name: of the model, for display.
-        model: the recipe's model.
-        seed: of weights and dropout.
-        source: training batches, `batch_rows` each.
-        val: held-out rows, in order.
-        val_bytes_per_token: of the held-out text.
-        plan: steps, stages, evaluations.
-        milestones: steps whose checkpoints are kept.
-        teachers: loads the teachers of a stage by its index, once those of the stage before are released; None in a
-            stage without teachers, and for None. A function, since teachers take memory while they teach only.
-        precision: `bf16` or `fp32`.
-        selected: the batches of stages, by index, that learn from a selection of the rows; others read on in `source`.
-        task_weights: of each stage, what each head's mean loss weighs; empty where no labels are learned.
-    """
+    """Everything that training one model with one seed needs."""
 
     name: str
     model: recipe.Model
     seed: int
+    """Of weights and dropout."""
     source: BatchSource
     val: BatchSource
+    """Held-out rows, in order."""
     val_bytes_per_token: float
     plan: Plan
     milestones: frozenset[int]
+    """Steps whose checkpoints are kept."""
     teachers: Callable[[int | None], TeacherSource | None]
+    """Loads the teachers of a stage by its index, once those of the stage before are released; None in a stage without
+    teachers, and for None. A function, since teachers take memory while they teach only."""
     precision: str
     selected: Mapping[int, BatchSource] = field(default_factory=dict)
+    """The batches of stages, by index, that learn from a selection of the rows; others read on in `source`."""
     task_weights: tuple[tuple[float, ...], ...] = ()
+    """Of each stage, what each head's mean loss weighs; empty where no labels are learned."""
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Compute in the job's precision on a device."""
@@ -57,5 +48,4 @@ class Job:
         return (self.source, 0) if selected is None else (selected, self.plan.start_of(index))
 
     def __str__(self) -> str:
-        """Write name and seed, as messages do."""
         return f"{self.name}[{self.seed}]"

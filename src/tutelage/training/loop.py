@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import signal as signals
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -32,11 +33,7 @@ SYNC_EVERY = {"cpu": 1, "cuda": 16}
 def train(job: Job, learner: Learner, run: RunFolder, group: Group) -> State:
     """Train to the end, from the newest good checkpoint if there is one; return the final state.
 
-    Args:
-        job: what is trained, and on what.
-        learner: the model and its heads with their initial weights, in host memory.
-        run: the run's folder.
-        group: the processes that work together.
+    The learner comes with its initial weights, in host memory.
 
     Raises:
         Interrupted: SIGTERM or SIGINT came; a checkpoint of the current step was written.
@@ -45,7 +42,8 @@ def train(job: Job, learner: Learner, run: RunFolder, group: Group) -> State:
     plan, optim, device = job.plan, job.model.optim, group.device
     session, stages = Session(job, learner, run, group), StageRunner(job, group)
     state, shown = session.state, session.state.tokens
-    with session.record as record, stop_flag() as stop, progress(f"train {job}", session.tokens_left, "tok") as bar:
+    record = session.record
+    with closing(record), stop_flag() as stop, progress(f"train {job}", session.tokens_left, "tok") as bar:
         while True:
             # --- evaluate, keep the best
             if state.step in plan.evaluations and state.evaluated < state.step:

@@ -39,23 +39,20 @@ SUMS = ("target", "teacher", "gate_weight")
 
 @dataclass(frozen=True)
 class LossCounts:
-    """How many targets a whole batch has.
-
-    Attributes:
-        target: positions with a right answer (next or masked tokens).
-        distilled: positions where the divergence is measured.
-        distilled_rows: rows with at least one such position.
-        tokens: tokens read, padding left out.
-        tasks: labels of each task that is learned, each as much as it is sure.
-        custom: targets of each function of the user's, 0 where the stage does not have it.
-    """
+    """How many targets a whole batch has."""
 
     target: int
+    """Positions with a right answer (next or masked tokens)."""
     distilled: int
+    """Positions where the divergence is measured."""
     distilled_rows: int
+    """Rows with at least one such position."""
     tokens: int
+    """Tokens read, padding left out."""
     tasks: tuple[float, ...] = ()
+    """Labels of each task that is learned, each as much as it is sure."""
     custom: tuple[int, ...] = ()
+    """Targets of each function of the user's, 0 where the stage does not have it."""
 
 
 def count(batch: Batch) -> LossCounts:
@@ -104,7 +101,6 @@ def scales_for(
     """Multiply a stage's weights, reductions and the batch's counts out to the factor of each sum.
 
     Args:
-        objectives: the stage's.
         counts: of the whole batch.
         share: of the teachers' weight that is left; what is gone is the text's.
         temperature: where it changes over the stage; the recipe's number unless given.
@@ -161,19 +157,14 @@ class Learner(nn.Module):
 
     def __init__(self, model: LanguageModel, heads: TaskHeads | None = None) -> None:
         super().__init__()
-        self.model = model
-        self.heads = heads
+        self.model, self.heads = model, heads
 
     def forward(
         self, batch: Batch, scales: LossScales, signal: Signal | None = None, used_N: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the batch's share of the loss and its plain sums: three as in `SUMS`, then of tasks and custom terms.
 
-        Args:
-            batch: rows on the model's device.
-            scales: factors of the sums.
-            signal: the teachers' output for the batch.
-            used_N: what `used_positions` found; all positions unless given.
+        The batch is on the model's device; `used_N` is what `used_positions` found, all positions unless given.
         """
         hidden_BTD = self.model.hidden(batch.tokens_BT, batch.lengths_B)
         hidden_ND = hidden_BTD.flatten(0, 1)

@@ -1,8 +1,9 @@
-"""The optimizer, its parameter groups and its learning-rate schedules."""
+"""Optimizers and learning-rate schedules: a new one is a function, a line in its table, and a name in the recipe."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -16,21 +17,29 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = Fa
     Matrices and embeddings decay; biases and the weights of norms, which have one dimension, do not, unless
     `decay_all`.
     """
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for _, p in trained if decay_all or p.ndim >= 2]
-    rest = [p for _, p in trained if not decay_all and p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if decay_all or p.ndim >= 2]
+    rest = [p for p in trained if not decay_all and p.ndim < 2]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def adamw(model: nn.Module, optim: recipe.Optim) -> torch.optim.AdamW:
-    """Make the optimizer; its learning rate is set at every step by `lr_at`."""
-    return torch.optim.AdamW(
-        parameter_groups(model, optim.weight_decay),
-        lr=optim.lr,
-        betas=optim.betas,
-        eps=optim.eps,
-        fused=True,
-    )
+    """Make AdamW."""
+    groups = parameter_groups(model, optim.weight_decay)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, recipe.Optim], torch.optim.Optimizer]] = {"adamw": adamw}
+"""By `optim.kind`. An optimizer leaves weights alone where its `found_inf` is set; the loop sets rates by `lr_at`."""
+
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda done, falling: 1.0,
+    "linear": lambda done, falling: 1 - done,
+    "cosine": lambda done, falling: 0.5 * (1 + math.cos(math.pi * done)),
+    "wsd": lambda done, falling: min(1.0, (1 - done) / falling),
+}
+"""By `optim.schedule`, from the share of the steps after the warm-up that are done, and the share in which the rate is
+to fall, to a height from 1 (the peak) to 0 (`final_lr`)."""
 
 
 def lr_at(optim: recipe.Optim, step: int, total: int) -> float:
@@ -49,17 +58,5 @@ def learning_rate(
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     left = max(1, total - warmup_steps)
-    done = min(1.0, (step - warmup_steps) / left)
-    match schedule:
-        case "constant":
-            share = 1.0
-        case "linear":
-            share = final_lr + (1 - final_lr) * (1 - done)
-        case "cosine":
-            share = final_lr + (1 - final_lr) * 0.5 * (1 + math.cos(math.pi * done))
-        case "wsd":
-            falling = decay_share * total / left
-            share = final_lr + (1 - final_lr) * min(1.0, (1 - done) / falling)
-        case _:
-            raise ValueError(f"no schedule of learning rates is called '{schedule}'")
-    return peak * share
+    height = SCHEDULES[schedule](min(1.0, (step - warmup_steps) / left), decay_share * total / left)
+    return peak * (final_lr + (1 - final_lr) * height)

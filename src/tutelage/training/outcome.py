@@ -17,37 +17,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How well held-out text is predicted.
-
-    Attributes:
-        loss: cross-entropy in nats per predicted token.
-        perplexity: its exponential.
-        bits_per_byte: the same information per byte of text, comparable between tokenizers.
-        tokens: predicted tokens; a run has their number, a summary leaves it out.
-    """
+    """How well held-out text is predicted."""
 
     loss: float
+    """Cross-entropy in nats per predicted token."""
     perplexity: float | None = None
     bits_per_byte: float | None = None
+    """The same information per byte of text, comparable between tokenizers."""
     tokens: Annotated[NonNegativeInt | None, Field(exclude=True)] = None
+    """Predicted tokens; a run has their number, a summary leaves it out."""
 
 
 @dataclass(frozen=True)
 class GateBin:
     """Tokens of about the same difficulty, and how much of the teachers' weight a gate let through there.
 
-    Attributes:
-        loss: the teachers', in nats per token at the divergence's temperature.
-        student: the student's loss, likewise.
-        entropy: the teachers', in nats per token.
-        gate_weight: the gate's mean weight.
-        tokens: how many.
+    Losses and entropy are in nats per token, at the divergence's temperature.
     """
 
     loss: float
+    """The teachers'."""
     student: float
+    """The student's loss."""
     entropy: float
+    """The teachers'."""
     gate_weight: Annotated[float, Field(ge=0, le=1)]
+    """The gate's mean weight."""
     tokens: NonNegativeInt
 
 
@@ -61,56 +56,46 @@ class GateStage:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What `finished.json` of a run folder holds; its being there says that training is over.
-
-    Attributes:
-        steps: of the optimizer.
-        tokens: read, repeats included.
-        words: likewise.
-        epochs: passes over the training split.
-        seconds: of wall time, caches and scoring for selections included.
-        seconds_teaching: the part in which teachers were asked; None on a GPU, where it cannot be told.
-        seconds_ahead: the part before the first step.
-        flops: of the model's own training.
-        teacher_flops: of its teachers' forward passes.
-        seconds_scoring: the part of `seconds` in which rows were scored for selections.
-        scoring_flops: of these passes.
-        clip_rate: share of steps whose gradient was clipped.
-        best_step: the step whose checkpoint was kept.
-        val: its held-out loss.
-        cost: size and arithmetic of the model.
-        architecture: as transformers names it.
-        gate_report: of the stages with a gate.
-        heads: of the tasks, if the model has some: `parameters`, and the names of the `tasks`.
-    """
+    """What `finished.json` of a run folder holds; its being there says that training is over."""
 
     steps: int
+    """Of the optimizer."""
     tokens: int
+    """Read, repeats included; words likewise."""
     words: int
     epochs: float
+    """Passes over the training split."""
     seconds: float
+    """Of wall time, caches and scoring for selections included."""
     seconds_teaching: float | None
+    """The part in which teachers were asked; None on a GPU, where it cannot be told."""
     seconds_ahead: float
+    """The part before the first step."""
     flops: float
+    """Of the model's own training."""
     teacher_flops: float
+    """Of its teachers' forward passes."""
     seconds_scoring: float
+    """The part of `seconds` in which rows were scored for selections."""
     scoring_flops: float
+    """Of these passes."""
     clip_rate: float
+    """Share of steps whose gradient was clipped."""
     best_step: int
+    """The step whose checkpoint was kept."""
     val: HeldOut
+    """Its held-out loss."""
     cost: Cost
     architecture: str
+    """As transformers names it."""
     gate_report: list[GateStage] = field(default_factory=list)
     heads: dict[str, Any] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the record as JSON; without gates or heads, without their keys."""
-        optional = ("gate_report", "heads")
-        return {key: value for key, value in asdict(self).items() if key not in optional or value}
+    """Of the tasks, if the model has some: `parameters`, and the names of the `tasks`."""
 
     def write(self, path: Path) -> None:
-        """Write the record, atomically."""
-        write_json(path, self.as_json())
+        """Write the record, atomically; without gates or heads, without their keys."""
+        optional = ("gate_report", "heads")
+        write_json(path, {key: value for key, value in asdict(self).items() if key not in optional or value})
 
     @classmethod
     def read(cls, path: Path) -> Finished:
@@ -118,8 +103,6 @@ class Finished:
         from tutelage.models.cost import Cost
 
         value = read_json(path)
-        gates = [
-            GateStage(one["stage"], [GateBin(**part) for part in one["bins"]]) for one in value.get("gate_report", [])
-        ]
+        gates = [GateStage(g["stage"], [GateBin(**part) for part in g["bins"]]) for g in value.get("gate_report", [])]
         parts = {"val": HeldOut(**value["val"]), "cost": Cost(**value["cost"]), "gate_report": gates}
         return cls(**value | parts)

@@ -25,13 +25,7 @@ from tutelage.training.sharding import is_sharded, shard, whole
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together.
-
-    Attributes:
-        rank: this process's number.
-        size: how many there are.
-        device: where this process computes.
-    """
+    """The processes that train together: this one's number, how many there are, where this one computes."""
 
     rank: int
     size: int
@@ -52,8 +46,7 @@ class Group:
         """Return of each flag whether some process has raised it."""
         if self.size == 1:
             return flags
-        raised = self.sum(torch.tensor(flags, dtype=torch.float32, device=self.device))
-        return tuple((raised > 0).tolist())
+        return tuple((self.sum(torch.tensor(flags, dtype=torch.float32, device=self.device)) > 0).tolist())
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -69,14 +62,10 @@ class Group:
         return box[0]
 
     def place(self, module: nn.Module, sharding: str, precision: str) -> None:
-        """Bring a module to this process's device, or with `fsdp` share the models in it out.
+        """Bring a student or its teachers from host memory to this process's device.
 
-        Parameters become others when they are shared out: make the optimizer afterwards.
-
-        Args:
-            module: a student or its teachers, in host memory.
-            sharding: `none` or `fsdp`; one process has nobody to share with.
-            precision: `bf16` or `fp32`.
+        With `sharding` `fsdp`, the models in it are shared out, unless there is one process only. Parameters become
+        others then: make the optimizer afterwards.
         """
         models = [part for part in module.modules() if isinstance(part, LanguageModel)]
         if self.size > 1 and sharding == "fsdp":
@@ -102,10 +91,6 @@ class Group:
 
         A process without rows would miss the exchange of weights or gradients and leave the others waiting for ever;
         where rows run out, a row without any loss takes their place.
-
-        Args:
-            batch: the whole batch.
-            rows: in a micro-batch, at most.
         """
         mine = list(batch.part(slice(self.rank, None, self.size)).split(rows))
         spare = batch.part(slice(0, 1)).silenced()

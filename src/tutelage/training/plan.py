@@ -14,23 +14,19 @@ from tutelage.teaching.schedule import TemperatureSchedule, WeightSchedule
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run.
-
-    Attributes:
-        total: optimizer steps in all.
-        ends: the step at which each stage is over.
-        evaluations: steps after which `val` is measured, the last one included.
-        words: numbers of words at which a checkpoint is kept, in rising order, with the step that reaches them.
-        weight_schedules: the course of the teachers' weight, for stages where it changes.
-        temperature_schedules: the course of the temperature, for stages where it changes.
-    """
+    """The optimizer steps of a run."""
 
     total: int
     ends: tuple[int, ...]
+    """The step at which each stage is over."""
     evaluations: frozenset[int]
+    """Steps after which `val` is measured, the last one included."""
     words: Mapping[int, int] = field(default_factory=dict)
+    """Numbers of words at which a checkpoint is kept, in rising order, with the step that reaches them."""
     weight_schedules: Mapping[int, WeightSchedule] = field(default_factory=dict)
+    """The course of the teachers' weight, for stages where it changes."""
     temperature_schedules: Mapping[int, TemperatureSchedule] = field(default_factory=dict)
+    """The course of the temperature, likewise."""
 
     def stage_at(self, step: int) -> int:
         """Return the index of the stage that a step (counted from 0) belongs to."""
@@ -62,13 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Scale:
-    """Turns written lengths into steps.
-
-    Attributes:
-        total: steps of the run.
-        tokens: read in a step.
-        words_per_token: of the training split.
-    """
+    """Turns written lengths into steps: `total` of the run, so many `tokens` in each."""
 
     total: int
     tokens: float
@@ -100,10 +90,10 @@ def plan(
 
     Args:
         name: of the model, for messages.
-        model: the recipe's model.
+        model: the recipe's.
         source: its training batches.
         words_per_token: of the training split.
-        milestones: steps whose checkpoints others need; checked, and saved by the loop.
+        milestones: steps whose checkpoints others need; checked here, and saved by the loop.
         words: numbers of words seen at which others need a checkpoint; likewise.
 
     Raises:
@@ -119,20 +109,16 @@ def plan(
         tokens = model.tokens if model.tokens is not None else (model.words or 0) / words_per_token
         total = int(tokens / per_step)
     if total < 1:
-        raise UserError(
-            f"models.{name}: its length is less than one step of {model.optim.batch_rows} rows (an epoch "
-            f"has {source.steps_per_epoch:.2f} steps); train longer or lower optim.batch_rows"
-        )
+        raise UserError(f"models.{name}: its length is less than one step of {model.optim.batch_rows} rows (an epoch "
+                        f"has {source.steps_per_epoch:.2f} steps); train longer or lower optim.batch_rows")  # fmt: skip
     scale = Scale(total, per_step, words_per_token)
     ends: list[int] = []
     for stage in model.stages:
         start = ends[-1] if ends else 0
         end = total if stage.span is None else start + scale.steps(stage.span)
         if end <= start or end > total:
-            raise UserError(
-                f"models.{name}.stages: a span of {stage.span or 'the rest'} after step {start} does not fit "
-                f"into {total} steps"
-            )
+            span = f"a span of {stage.span or 'the rest'} after step {start}"
+            raise UserError(f"models.{name}.stages: {span} does not fit into {total} steps")
         ends.append(end)
     if milestones and max(milestones) > total:
         raise UserError(f"a teacher is '{name}@step-{max(milestones)}', but {name} has only {total} steps")
@@ -154,27 +140,25 @@ def plan(
         if distill is None:
             continue
         if distill.schedule is not None:
-            weight_schedules[index] = _weight_schedule(
-                f"{place}.schedule", distill, stage.objectives, scale, start, end, total
-            )
+            weight_schedules[index] = _weight_schedule(f"{place}.schedule", stage.objectives, scale, start, end)
             end = weight_schedules[index].end
-        if isinstance(distill.temperature, recipe.TemperatureScheduleSettings):
-            temperature_schedules[index] = _temperature_schedule(
-                f"{place}.temperature", distill.temperature, scale, start, end
-            )
+        if isinstance(course := distill.temperature, recipe.TemperatureScheduleSettings):
+            what = "the time in which the teachers teach"
+            over = _steps(f"{place}.temperature.over", course.over, scale, end - start, what)
+            temperature_schedules[index] = TemperatureSchedule(course.kind, start, over, course.start, course.end)
     return Plan(total, tuple(ends), frozenset(spaced | {total}), reached, weight_schedules, temperature_schedules)
 
 
-def _weight_schedule(
-    place: str, distill: recipe.Distill, terms: recipe.Objectives, scale: Scale, start: int, end: int, total: int
-) -> WeightSchedule:
-    settings, text = distill.schedule, terms.next_token or terms.masked
-    assert settings is not None
+def _weight_schedule(place: str, terms: recipe.Objectives, scale: Scale, start: int, end: int) -> WeightSchedule:
+    distill, text = terms.distill, terms.next_token or terms.masked
+    assert distill is not None
     assert text is not None
+    settings = distill.schedule
+    assert settings is not None
     over = _steps(f"{place}.over", settings.over, scale, end - start, "the stage")
-    if settings.kind == "step" and start + over == total:
+    if settings.kind == "step" and start + over == scale.total:
         raise UserError(
-            f"{place}: kind=step over={settings.over} never ends: the teacher would teach to the last of {total} "
+            f"{place}: kind=step over={settings.over} never ends: the teacher would teach to the last of {scale.total} "
             "steps; shorten `over`, or leave `schedule` out if that is meant"
         )
     warmup = 0 if settings.warmup is None else _steps(f"{place}.warmup", settings.warmup, scale, over, "`over`")
@@ -187,13 +171,6 @@ def _weight_schedule(
             "shorten one of the two, or lengthen `over`"
         )
     return WeightSchedule(settings.kind, start, over, warmup, decay, distill.weight / text.weight)
-
-
-def _temperature_schedule(
-    place: str, settings: recipe.TemperatureScheduleSettings, scale: Scale, start: int, end: int
-) -> TemperatureSchedule:
-    over = _steps(f"{place}.over", settings.over, scale, end - start, "the time in which the teachers teach")
-    return TemperatureSchedule(settings.kind, start, over, settings.start, settings.end)
 
 
 def _steps(place: str, written: str | int | None, scale: Scale, most: int, what: str) -> int:

@@ -20,19 +20,16 @@ from tutelage.training.parallel import clip_gradient
 
 @dataclass(frozen=True)
 class Probe:
-    """What a few steps showed.
-
-    Attributes:
-        first: seconds of the first step, which warms up.
-        usual: median seconds of the others.
-        loss: of the first step.
-        norm: of its gradient.
-    """
+    """What a few steps showed."""
 
     first: float
+    """Seconds of the first step, which warms up."""
     usual: float
+    """Median seconds of the others."""
     loss: float
+    """Of the first step."""
     norm: float
+    """Of its gradient."""
 
 
 def probe(
@@ -43,15 +40,9 @@ def probe(
     precision: str,
     steps: int,
 ) -> Probe:
-    """Time training steps of a model with its teachers.
+    """Time so many training steps, after a first one, of a model with its teachers.
 
-    Args:
-        model: a model with any weights; it is changed.
-        teachers: models as large as the real teachers, whose weights may be random.
-        source: batches of the size to time.
-        stage: what is learned.
-        precision: `bf16` or `fp32`.
-        steps: how many to time, after the first.
+    Model and teachers need the real shapes only; their weights may be random, and the model's are changed.
     """
     learner = Learner(model).train()
     optimizer = adamw(learner, recipe.Optim())
@@ -76,5 +67,4 @@ def probe(
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
-    loss_, norm_ = learned.tolist()
-    return Probe(times[0], statistics.median(times[1:]), loss_, norm_)
+    return Probe(times[0], statistics.median(times[1:]), *learned.tolist())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,40 +23,24 @@ class Stopwatch:
     seconds: float = 0.0
 
     def __enter__(self) -> None:
-        """Start."""
         self._start = time.perf_counter()
 
     def __exit__(self, *error: object) -> None:
-        """Stop."""
         self.seconds += time.perf_counter() - self._start
-
-
-class StepSums(NamedTuple):
-    """What a step measures, over all processes: the gradient's norm, the plain sums."""
-
-    norm: float
-    target: float
-    teacher: float
-    gate_weight: float
-    tasks: tuple[float, ...]
-    custom: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What changes from step to step by plan.
-
-    Attributes:
-        rate: the learning rate.
-        weight: the teachers', where it changes over the stage.
-        temperature: likewise.
-        gated: whether a gate weighs the teachers' tokens.
-    """
+    """What changes from step to step by plan."""
 
     rate: float
+    """The learning rate."""
     weight: float | None = None
+    """The teachers', where it changes over the stage."""
     temperature: float | None = None
+    """Likewise."""
     gated: bool = False
+    """Whether a gate weighs the teachers' tokens."""
 
 
 class Record:
@@ -85,7 +68,8 @@ class Record:
         self.loss = math.nan
 
     def step(self, state: State, measured: Tensor, counts: LossCounts, settings: StepSettings) -> None:
-        """Take note of the step that `state` now counts; `measured` is as `StepSums` says."""
+        """Take note of the step that `state` now counts; over all processes, `measured` holds the gradient's norm and
+        the plain sums: those of `objectives.SUMS`, of tasks and of custom terms."""
         self._unread.append((state.step, state.tokens, counts, settings, measured))
 
     def sync(self, state: State, clip: float) -> tuple[int, str] | None:
@@ -96,74 +80,61 @@ class Record:
         """
         numbers = torch.stack([measured for *_, measured in self._unread]).tolist() if self._unread else []
         for (step, tokens, counts, settings, _), row in zip(self._unread, numbers, strict=True):
-            norm, target, teacher, gate_weight, *rest = row
-            tasks, custom = rest[: len(self._tasks)], rest[len(self._tasks) :]
-            found = StepSums(norm, target, teacher, gate_weight, tuple(tasks), tuple(custom))
             if not all(map(math.isfinite, row)):
-                return step - 1, f"sums {[found.target, found.teacher]}, gradient norm {found.norm}"
-            self._add(state, step, tokens, counts, found, clip, settings)
+                return step - 1, f"sums {row[1:3]}, gradient norm {row[0]}"
+            state.clipped += row[0] > clip
+            window = state.window = self._added(state.window, row, counts, row[0] > clip, settings.gated)
+            self.loss = window["target"] / max(window["targets"], 1)
+            if step % self._log_every:
+                continue
+            state.window = {}
+            if self._files is not None:
+                self._files[0].write({"step": step, "tokens": tokens, **self._means(window, settings)})
+                self._files[1].write({"step": step, "tokens": tokens, "seconds": round(self.seconds(), 3)})
         self._unread.clear()
         return None
 
-    def _add(
-        self,
-        state: State,
-        step: int,
-        tokens: int,
-        counts: LossCounts,
-        found: StepSums,
-        clip: float,
-        settings: StepSettings,
-    ) -> None:
-        clipped = found.norm > clip
-        state.clipped += clipped
-        add = {
-            "target": found.target,
+    def _added(
+        self, window: dict[str, float], row: list[float], counts: LossCounts, clipped: bool, gated: bool
+    ) -> dict[str, float]:
+        """Return a window with a step's numbers added."""
+        norm, target, teacher, gate_weight, *rest = row
+        add: dict[str, float] = {
+            "target": target,
             "targets": counts.target,
-            "teacher": found.teacher,
+            "teacher": teacher,
             "distilled": counts.distilled,
-            "gate_weight": found.gate_weight,
-            "gated": counts.distilled * settings.gated,
-            "norm": found.norm,
+            "gate_weight": gate_weight,
+            "gated": counts.distilled * gated,
+            "norm": norm,
             "clipped": clipped,
             "steps": 1,
         }
-        for task, lost, labels in zip(self._tasks, found.tasks, counts.tasks, strict=True):
-            add |= {f"task {task}": lost, f"labels {task}": labels}
-        for name, lost, targets in zip(self._custom, found.custom, counts.custom, strict=True):
-            add |= {f"objective {name}": lost, f"targets {name}": targets}
-        window = {key: state.window.get(key, 0.0) + value for key, value in add.items()}
-        self.loss = window["target"] / max(window["targets"], 1)
-        state.window = window
-        if step % self._log_every:
-            return
-        state.window = {}
-        if self._files is None:
-            return
-        line: Json = {
-            "step": step,
-            "tokens": tokens,
+        tasks = [(f"task {name}", f"labels {name}") for name in self._tasks]
+        custom = [(f"objective {name}", f"targets {name}") for name in self._custom]
+        for keys, found in zip(tasks + custom, zip(rest, counts.tasks + counts.custom, strict=True), strict=True):
+            add |= zip(keys, found, strict=True)
+        return {key: window.get(key, 0.0) + value for key, value in add.items()}
+
+    def _means(self, window: dict[str, float], settings: StepSettings) -> Json:
+        def each(names: tuple[str, ...], lost: str, labels: str) -> Json | None:
+            counts = {name: window[f"{labels} {name}"] for name in names}
+            return {name: window[f"{lost} {name}"] / n for name, n in counts.items() if n} if names else None
+
+        optional: Json = {
+            "kl": window["teacher"] / max(window["distilled"], 1) if window["teacher"] else None,
+            "weight": settings.weight,
+            "temperature": settings.temperature,
+            "gate_weight": window["gate_weight"] / window["gated"] if window["gated"] else None,
+            "tasks": each(self._tasks, "task", "labels"),
+            "objectives": each(self._custom, "objective", "targets"),
+        }
+        return {
             "loss": self.loss,
             "lr": settings.rate,
             "grad_norm": window["norm"] / window["steps"],
             "clip_rate": window["clipped"] / window["steps"],
-        }
-        if window["teacher"]:
-            line["kl"] = window["teacher"] / max(window["distilled"], 1)
-        if settings.weight is not None:
-            line["weight"] = settings.weight
-        if settings.temperature is not None:
-            line["temperature"] = settings.temperature
-        if window["gated"]:
-            line["gate_weight"] = window["gate_weight"] / window["gated"]
-        if self._tasks:
-            sure = {task: window[f"labels {task}"] for task in self._tasks}
-            line["tasks"] = {task: window[f"task {task}"] / count for task, count in sure.items() if count}
-        if self._custom:
-            counted = {name: window[f"targets {name}"] for name in self._custom}
-            line["objectives"] = {name: window[f"objective {name}"] / count for name, count in counted.items() if count}
-        self._files[0].write(line)
-        self._files[1].write({"step": step, "tokens": tokens, "seconds": round(self.seconds(), 3)})
+        } | {key: value for key, value in optional.items() if value is not None}
 
     def evaluation(self, state: State, result: HeldOut) -> None:
         """Write an evaluation down."""
@@ -190,11 +161,7 @@ class Record:
         """Flush the metrics to the disk; return their length in bytes."""
         return self._files[0].sync() if self._files is not None else 0
 
-    def __enter__(self) -> Record:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         """Close the files."""
         for file in self._files or ():
             file.close()

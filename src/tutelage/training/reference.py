@@ -33,19 +33,15 @@ from tutelage.training.fused import LossScales
 
 
 class Terms(NamedTuple):
-    """The loss, and what it is made of at each position.
-
-    Attributes:
-        loss: a number.
-        surprise_N: cross-entropy with the target, 0 where there is none.
-        divergence_N: from the teachers, 0 where it does not count.
-        gate_N: weights of the gate, 1 without one.
-    """
+    """The loss, and what it is made of at each position."""
 
     loss: Tensor
     surprise_N: Tensor
+    """Cross-entropy with the target, 0 where there is none."""
     divergence_N: Tensor
+    """From the teachers, 0 where it does not count."""
     gate_N: Tensor
+    """Weights of the gate, 1 without one."""
 
 
 def distillation_loss(
@@ -71,7 +67,10 @@ def distillation_loss(
         if gate_weight_N is not None:
             gate_N = gate_weight_N.double()
         elif scales.gate is not None:
-            gold_N = _gold(signal, q_NV, targets_N)
+            if isinstance(signal, DenseSignal):
+                gold_N = q_NV.gather(1, targets_N.clamp_min(0)[:, None]).squeeze(1).log()
+            else:
+                gold_N = signal.gold_N.double()
             gate_N = gate_weights(scales.gate, log_p_NV.detach(), entropy_N, gold_N, targets_N)
     per_target_N = scales.target + (1 - gate_N) * scales.yielded
     loss = (per_target_N * surprise_N + gate_N * scales.teacher * divergence_N).sum()
@@ -100,14 +99,9 @@ def teacher_distribution(signal: Signal, temperature: float, vocab_size: int) ->
 
 
 def gate_weights(gate: Gate, log_p_NV: Tensor, entropy_N: Tensor, gold_N: Tensor, targets_N: Tensor) -> Tensor:
-    """Return a gate's weights, one position after another.
+    """Return the weights of a gate that takes each token by itself, one position after another.
 
-    Args:
-        gate: one that takes each token by itself.
-        log_p_NV: the student's log-probabilities at the temperature.
-        entropy_N: the teachers' entropy.
-        gold_N: the teachers' log-probability of the target.
-        targets_N: right answers, `IGNORE` where there is none.
+    From the student's log-probabilities at the temperature, the teachers' entropy and log-probability of the target.
     """
     found = []
     for n, target in enumerate(targets_N.tolist()):
@@ -119,10 +113,3 @@ def gate_weights(gate: Gate, log_p_NV: Tensor, entropy_N: Tensor, gold_N: Tensor
         else:
             raise TypeError(f"{gate} compares the tokens of a row: give its weights")
     return torch.tensor(found, dtype=torch.float64)
-
-
-def _gold(signal: Signal, q_NV: Tensor, targets_N: Tensor) -> Tensor:
-    """Return the teachers' log-probability of each target."""
-    if not isinstance(signal, DenseSignal):
-        return signal.gold_N.double()
-    return q_NV.gather(1, targets_N.clamp_min(0)[:, None]).squeeze(1).log()

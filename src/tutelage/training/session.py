@@ -18,7 +18,7 @@ from tutelage.training.checkpoint import State
 from tutelage.training.heldout import held_out
 from tutelage.training.job import Job
 from tutelage.training.objectives import Learner, LossCounts
-from tutelage.training.optim import adamw
+from tutelage.training.optim import OPTIMIZERS
 from tutelage.training.outcome import HeldOut
 from tutelage.training.parallel import Group
 from tutelage.training.record import Record, StepSettings
@@ -31,17 +31,8 @@ LOG_LINES = 400
 class Session:
     """What the loop works on.
 
-    Args:
-        job: what is trained.
-        learner: the model and its heads, with initial weights in host memory; it is placed on the device, and takes
-            the weights of the newest good checkpoint if there is one.
-        run: the run's folder.
-        group: the processes that work together.
-
-    Attributes:
-        wrapped: the learner as the forward pass needs it, its gradients averaged over the processes.
-        state: where the run stands.
-        record: its metrics and clock.
+    The learner comes with initial weights in host memory; it is placed on the device, and takes the weights of the
+    newest good checkpoint if there is one. As `wrapped`, its gradients are averaged over the processes.
 
     Raises:
         UserError: fewer rows in a batch than processes, or damaged checkpoints.
@@ -55,7 +46,7 @@ class Session:
         # What is compiled is counted for the whole process; beyond a limit, layers would silently run uncompiled.
         torch.compiler.reset()
         group.place(learner.train(), job.model.sharding, job.precision)
-        self._optimizer = adamw(learner, job.model.optim)
+        self._optimizer = OPTIMIZERS[job.model.optim.kind](learner, job.model.optim)
         self.state, timing = self._resume()
         self.wrapped = group.wrap(learner)
         tasks = tuple(task.name for task in learner.heads.tasks) if learner.heads is not None else ()
@@ -72,10 +63,7 @@ class Session:
     def update(self, measured: Tensor, counts: LossCounts, settings: StepSettings) -> None:
         """Take the optimizer's step, unless a number of this or an earlier step is not finite; the next sync tells.
 
-        Args:
-            measured: the gradient's norm and the plain sums, over all processes.
-            counts: of the whole batch.
-            settings: of the step.
+        `measured` is as `Record.step` says.
         """
         self._broken = torch.maximum(self._broken, 1 - measured.isfinite().all().float())
         self._optimizer.found_inf = self._broken  # type: ignore[attr-defined]
@@ -88,13 +76,8 @@ class Session:
         self.record.step(self.state, measured, counts, settings)
 
     def sync(self) -> None:
-        """Read what was measured since the last time.
-
-        Raises:
-            UserError: a loss or gradient that is not finite.
-        """
-        broken = self.record.sync(self.state, self._job.model.optim.clip or math.inf)
-        if broken is not None:
+        """Read what was measured since the last time; refuse a loss or gradient that is not finite."""
+        if broken := self.record.sync(self.state, self._job.model.optim.clip or math.inf):
             raise self._not_finite(*broken)
 
     def evaluate(self, stop: Stop) -> None:

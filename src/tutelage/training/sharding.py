@@ -26,23 +26,15 @@ from tutelage.models.language_model import LanguageModel
 
 
 def shard(model: LanguageModel, device: torch.device, size: int, sent_as: torch.dtype | None = None) -> None:
-    """Share a model out, in place; only one layer at a time is whole on the device.
+    """Share a model out over `size` processes, in place; only one layer at a time is whole on the device.
 
-    Args:
-        model: with all its weights, equal in every process; best in host memory.
-        device: where this process computes.
-        size: how many processes there are.
-        sent_as: type in which layers are put together; as they are unless given.
-
-    Raises:
-        UserError: the model does not keep its layers in a list.
+    The model comes with all its weights, equal in every process, best in host memory. Layers are put together in the
+    type `sent_as`, as they are unless given.
     """
     layers = model.layers
     if not layers:
-        raise UserError(
-            f"sharding=fsdp needs a model with a list of layers, and {type(model.hf).__name__} has none; "
-            "set sharding=none"
-        )
+        name = type(model.hf).__name__
+        raise UserError(f"sharding=fsdp needs a model with a list of layers, and {name} has none; set sharding=none")
     # Hugging Face models return a slice of their logits. Nothing here changes hidden states in place.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (size,))

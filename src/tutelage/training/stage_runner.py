@@ -26,27 +26,17 @@ from tutelage.training.tasks import in_words
 
 
 class StageRunner:
-    """The stages of a run; go to a step before asking about it.
-
-    Args:
-        job: what is trained.
-        group: the processes that work together.
-
-    Attributes:
-        teachers: those of the step; None where there are none.
-        custom: names of the user's functions that any stage learns, in the order of their sums.
-    """
+    """The stages of a run; go to a step before asking about it or its `teachers`."""
 
     def __init__(self, job: Job, group: Group) -> None:
         self.teachers: TeacherSource | None = None
         self._job, self._group = job, group
-        self.custom = custom_names(job.model.stages)
+        self._custom = custom_names(job.model.stages)
         self._stage, self._taught = -1, False
         self._source, self._first = job.source, 0
         # The teachers' weight is written down where it changes.
-        self._weight_changes = (
-            bool(job.plan.weight_schedules) or len({bool(stage.teachers) for stage in job.model.stages}) > 1
-        )
+        taught = {bool(stage.teachers) for stage in job.model.stages}
+        self._weight_changes = bool(job.plan.weight_schedules) or len(taught) > 1
 
     @property
     def objectives(self) -> recipe.Objectives:
@@ -72,14 +62,14 @@ class StageRunner:
         """Count a batch's targets; without teachers, none of the divergence."""
         found = count(batch)
         mine = self.objectives.custom or {}
-        found = replace(found, custom=tuple(found.target * (name in mine) for name in self.custom))
+        found = replace(found, custom=tuple(found.target * (name in mine) for name in self._custom))
         return found if self.teachers is not None else replace(found, distilled=0, distilled_rows=0)
 
     def scales(self, step: int, counts: LossCounts) -> LossScales:
         """Return the factors of a step's sums."""
         plan = self._job.plan
         tasks = self._job.task_weights[self._stage] if self._job.task_weights else ()
-        return scales_for(self.objectives, counts, plan.share_at(step), plan.temperature_at(step), tasks, self.custom)
+        return scales_for(self.objectives, counts, plan.share_at(step), plan.temperature_at(step), tasks, self._custom)
 
     def settings(self, step: int, rate: float) -> StepSettings:
         """Return what the log says of a step beside what was measured; `rate` is the learning rate."""

@@ -18,15 +18,7 @@ from tutelage.corpus.labels import LabelTask
 
 
 def learned(what: recipe.Tasks, known: Sequence[LabelTask]) -> list[LabelTask]:
-    """Return the tasks of a corpus that a stage learns.
-
-    Args:
-        what: the objective.
-        known: the corpus's tasks.
-
-    Raises:
-        UserError: a task that the corpus does not have, or none that is left.
-    """
+    """Return those of a corpus's tasks that a stage learns; refuse one that it does not have, or none at all."""
     names = [task.name for task in known]
     for name in what.only or ():
         if name not in names:
@@ -34,21 +26,14 @@ def learned(what: recipe.Tasks, known: Sequence[LabelTask]) -> list[LabelTask]:
                             f"(it has {', '.join(names) or 'none'})")  # fmt: skip
     found = [task for task in known if task.kind in what.families and (what.only is None or task.name in what.only)]
     if not found:
-        raise UserError(
-            f"objectives.tasks: nothing to learn: the corpus has labels for {', '.join(names) or 'no task at all'}, "
-            f"and the families wanted are {', '.join(what.families)}"
-        )
+        labelled = ", ".join(names) or "no task at all"
+        raise UserError(f"objectives.tasks: nothing to learn: the corpus has labels for {labelled}, and the families "
+                        f"wanted are {', '.join(what.families)}")  # fmt: skip
     return found
 
 
 def task_weights(what: recipe.Tasks, tasks: Sequence[LabelTask], labels: Mapping[str, int]) -> dict[str, float]:
-    """Return what the mean loss of each task weighs in a stage's loss.
-
-    Args:
-        what: the objective.
-        tasks: those that are learned.
-        labels: of each task in the training split.
-    """
+    """Return what the mean loss of each task weighs in a stage's loss; `labels` counts those of the training split."""
     found: dict[str, float] = {}
     for tags, weight in ((False, what.weight), (True, what.tagging_weight or what.weight)):
         family = [task.name for task in tasks if task.tags == tags]

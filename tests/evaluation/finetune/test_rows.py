@@ -271,8 +271,9 @@ def test_loss_gradient_and_weights_are_those_of_a_plain_loop(
     assert min(len(parts(train.lengths_N[:8], "cpu")), len(lines(train.lengths_N[:8]))) > 1
     model = model_of(world, architecture, tokenizer)
     # AdamW divides by the gradient's size and would blow rounding up; its groups have tests of their own.
+    plain = torch.optim.SGD
     monkeypatch.setattr(
-        torch.optim, "AdamW", lambda groups, lr, **_: torch.optim.SGD([p for g in groups for p in g["params"]], lr=lr)
+        torch.optim, "AdamW", lambda groups, lr, **_: plain([p for group in groups for p in group["params"]], lr=lr)
     )
     settings = settings_of(
         pooling="last_token", batch_rows=8, epochs=2, dropout=0.0, warmup_share=0.0, lr=0.3, clip=0.5

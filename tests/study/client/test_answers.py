@@ -65,10 +65,10 @@ def test_json_may_be_plain_and_hold_line_breaks() -> None:
     ],
 )
 def test_what_is_no_json_is_refused_soon(text, fault) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(Unusable, match=fault):
         read_json(text)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def test_what_is_no_json_is_refused_soon(text, fault) -> None:
 )
 @pytest.mark.parametrize("begin", ["", "<think>", "<think>" + " " * 30_000, "```\n", '["', "[1.", '{"a": "'])
 def test_time_is_in_proportion_to_length(begin, part) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with contextlib.suppress(Unusable):
         read_json(begin + part * (60_000 // len(part)))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_thoughts_without_an_end_are_looked_through_for_json() -> None:

@@ -14,8 +14,7 @@ from tutelage.study.filter.quarantine import Refused, write_refused
 from tutelage.study.filter.text import word_forms
 from tutelage.study.settings import Planning
 from tutelage.study.write.drafts import DraftText
-from tutelage.study.write.extenders import DIFFICULTIES, cycle, rare_words
-from tutelage.study.write.prompting import Prompts, fenced
+from tutelage.study.write.prompting import DIFFICULTIES, Prompts, cycle, fenced, rare_words
 from tutelage.study.write.writing import Writer
 
 

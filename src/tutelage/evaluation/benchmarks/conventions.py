@@ -26,8 +26,6 @@ import numpy as np
 from tutelage.base.types import Bools, Floats, Ints
 
 Reduction = Literal["sum", "mean"]
-Precision = Literal["fp32", "bf16"]
-"""Arithmetic of the models."""
 Backend = Literal["causal", "mlm", "mntp"]
 """How a model predicts: a causal one; a masked one at the mask (`mlm`), or from the position before it (`mntp`)."""
 

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tutelage import recipe
 from tutelage.base.files import read_json, write_json
-from tutelage.base.types import Floats, Json
+from tutelage.base.types import Floats, Json, Precision
 from tutelage.corpus.batches import BatchSource
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention, Precision
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
 from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.models.heads import TaskHeads
 from tutelage.models.language_model import LanguageModel

@@ -23,8 +23,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Floats, Ints
-from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Precision, Reduction
+from tutelage.base.types import Floats, Ints, Precision
+from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Reduction
 from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode, keep_ends
 from tutelage.evaluation.likelihood.batching import batch_size, batches, places, target_log_probs, whole_float32
 from tutelage.evaluation.likelihood.frozen import FrozenProducts

@@ -29,8 +29,8 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Ints
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Precision
+from tutelage.base.types import Ints, Precision
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.likelihood.batching import batch_size, whole_float32
 from tutelage.evaluation.likelihood.causal import Likelihood

@@ -32,14 +32,9 @@ from tutelage.evaluation.benchmarks.conventions import Convention
 from tutelage.evaluation.benchmarks.data import find
 from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
+from tutelage.evaluation.psychometrics import trajectory
 from tutelage.evaluation.psychometrics.acquisition_2023 import evaluate_acquisition_2023, mean_surprisals
 from tutelage.evaluation.psychometrics.acquisition_data import AcquisitionData, find_acquisition, read_predictors
-from tutelage.evaluation.psychometrics.trajectory import (
-    WordSurprisal,
-    as_submission,
-    checkpoint_surprisals,
-    contexts_cut,
-)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -83,20 +78,12 @@ RULES: Mapping[str, AcquisitionRules] = {
 def evaluate_acquisition(
     surprisals: Mapping[str, Any], data: AcquisitionData, convention: Convention, tokenizer: PreTrainedTokenizerFast
 ) -> MeasuredResult:
-    """Score the order in which a model learned words.
+    """Score the order in which a model learned words by the rules of 2025 or 2026, which needs the vocabulary.
 
-    Args:
-        surprisals: a `surprisal.json`, from `trajectory` or the official pipeline.
-        data: from `find_acquisition`.
-        convention: 2025 or 2026.
-        tokenizer: the model's; 2026 needs its vocabulary.
-
-    Returns:
-        `aoa`, the year's score; `correlation`, the same before a year counts it as 0; `words_learned`, the share of the
-        words with a child's age for which the model has one. Floats that cannot be told are None, with the reason.
-
-    Raises:
-        UserError: entries without their fields, or a year without this task.
+    `surprisals` are a `surprisal.json`, from `trajectory` or the official pipeline. Returns `aoa`, the year's score;
+    `correlation`, the same before a year counts it as 0; `words_learned`, the share of the words with a child's age for
+    which the model has one. Floats that cannot be told are None, with the reason. Entries without their fields and a
+    year without this task are a `UserError`.
     """
     year = convention.year
     if year not in RULES:
@@ -140,8 +127,7 @@ def _correlate(learned: Sequence[tuple[float, float]], rules: AcquisitionRules) 
 def learning_curves(surprisals: Mapping[str, Any]) -> dict[str, tuple[Floats, Floats]]:
     """Return by word the words seen and the surprisals, `(N,)` each, by rising words seen; NaN is left out.
 
-    Raises:
-        UserError: entries without their fields.
+    Entries without their fields are a `UserError`.
     """
     entries = surprisals.get("results")
     if not isinstance(entries, list) or not entries:
@@ -210,12 +196,7 @@ def model_age(seen_N: Floats, surprisal_N: Floats, ceiling: float, rules: Acquis
     """Return log10(words seen + 1) at which the fitted curve is half the way from `ceiling` to the lowest surprisal.
 
     None where the fit fails, the curve falls or stays flat, or never crosses between the first and last checkpoint.
-
-    Args:
-        seen_N: words seen at each point, rising.
-        surprisal_N: in nats.
-        ceiling: surprisal of ignorance.
-        rules: of the year.
+    `seen_N` rises; surprisals are in nats.
     """
     if len(seen_N) < 3:
         return None
@@ -224,10 +205,8 @@ def model_age(seen_N: Floats, surprisal_N: Floats, ceiling: float, rules: Acquis
     start = (height, 1.0, float(x.mean()), float(y.min()))
     bounds = None
     if rules.bounded:
-        bounds = (
-            (0.0, 0.0, x.min() - 1, y.min() - 2 * height - 1),
-            (10 * height + 1, 100.0, x.max() + 1, y.max() + 1),
-        )
+        least = (0.0, 0.0, x.min() - 1, y.min() - 2 * height - 1)
+        bounds = least, (10 * height + 1, 100.0, x.max() + 1, y.max() + 1)
     half = -(ceiling + float(surprisal_N.min())) / 2
     age = _crossing(x, y, half, start, bounds, rules.evaluations, rules.least)
     return age if age is not None and x[0] <= age <= x[-1] else None
@@ -260,14 +239,14 @@ def _crossing(
 def _aoa(context: Context) -> MeasuredResult:
     known = find_acquisition()
 
-    def measured(at: Checkpoint) -> list[WordSurprisal]:
-        def compute() -> list[WordSurprisal]:
-            return checkpoint_surprisals(
+    def measured(at: Checkpoint) -> list[trajectory.WordSurprisal]:
+        def compute() -> list[trajectory.WordSurprisal]:
+            return trajectory.checkpoint_surprisals(
                 at.load(), context.tokenizer, known.contexts, at.name, at.words_seen,
                 batch_tokens=context.settings.batch_tokens, precision=context.precision,
             )  # fmt: skip
 
-        entries: list[WordSurprisal] = context.part(at.name, compute)
+        entries: list[trajectory.WordSurprisal] = context.part(at.name, compute)
         return entries
 
     if context.convention.name == "2023":
@@ -279,9 +258,9 @@ def _aoa(context: Context) -> MeasuredResult:
         nothing = {"aoa": MeasuredValue(None, "correlation", note=note)}
         return MeasuredResult("aoa", context.convention.name, "aoa", nothing)
     rows = [entry for at in context.checkpoints for entry in measured(at)]
-    surprisals = as_submission(rows, context.label, len(context.checkpoints))
+    surprisals = trajectory.as_submission(rows, context.label, len(context.checkpoints))
     result = evaluate_acquisition(surprisals, known, context.convention, context.tokenizer)
-    cut = contexts_cut(context.ensemble, context.tokenizer, known.contexts)
+    cut = trajectory.contexts_cut(context.ensemble, context.tokenizer, known.contexts)
     if not cut:
         return result
     note = f"of {cut:,} contexts longer than the model's positions only the end was read"

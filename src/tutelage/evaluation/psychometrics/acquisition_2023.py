@@ -37,19 +37,11 @@ def mean_surprisals(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def evaluate_acquisition_2023(
     surprisals: Mapping[str, float], predictors: Predictors, predictions: Any = None
 ) -> MeasuredResult:
-    """Score a model's surprisals as predictors of children's ages.
+    """Score a model's mean surprisal by word (nats) as a predictor of children's ages; words without one are left out.
 
-    Args:
-        surprisals: mean surprisal by word in nats; words without one are left out.
-        predictors: from `read_predictors`.
-        predictions: what to keep with the result.
-
-    Returns:
-        Months, lower is better: `aoa` over all words, `aoa_nouns`, `aoa_predicates`, `aoa_function_words`, and
-        `aoa_without_surprisal`.
-
-    Raises:
-        UserError: no word of the list has a surprisal, or the `statsmodels` library is missing.
+    Returns months, lower is better: `aoa` over all words, `aoa_nouns`, `aoa_predicates`, `aoa_function_words`, and
+    `aoa_without_surprisal`; `predictions` are kept with them. Raises a `UserError` where no word of the list has a
+    surprisal, or the `statsmodels` library is missing.
     """
     kept = np.array([word in surprisals and np.isfinite(surprisals[word]) for word in predictors.words])
     if not kept.any():

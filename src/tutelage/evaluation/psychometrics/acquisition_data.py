@@ -28,58 +28,40 @@ Contexts = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class AcquisitionData:
-    """Words of the CDI.
-
-    Attributes:
-        contexts: by word, texts that it follows; words without any are kept, and cannot be scored.
-        ages: months, `(A,)`.
-        shares: by word, the share of children who say it at each age, `(A,)`; NaN where unknown.
-    """
+    """Words of the CDI."""
 
     contexts: Contexts
+    """By word, texts that it follows; words without any are kept, and cannot be scored."""
     ages: Floats
+    """Months, `(A,)`."""
     shares: Mapping[str, Floats]
+    """By word, the share of children who say it at each age, `(A,)`; NaN where unknown."""
 
 
 @dataclass(frozen=True)
 class Predictors:
-    """What the linear model of 2023 knows of N words beside their surprisal.
-
-    Attributes:
-        words: as texts write them; one may stand there twice, with two meanings.
-        ages: age of acquisition in months, `(N,)`.
-        categories: of `CATEGORIES`.
-        concreteness: rating from 1 to 5, `(N,)`.
-        unigram: frequencies, `(N,)`; surprisals where `scaled`.
-        scaled: whether `unigram` is the surprisal of the word's frequency already, up to scale and origin.
-    """
+    """What the linear model of 2023 knows of N words beside their surprisal; numbers have the shape `(N,)`."""
 
     words: tuple[str, ...]
+    """As texts write them; one may stand there twice, with two meanings."""
     ages: Floats
+    """Of acquisition, in months."""
     categories: tuple[str, ...]
     concreteness: Floats
+    """Rating from 1 to 5."""
     unigram: Floats
+    """Frequencies; where `scaled`, the surprisals of the frequencies already, up to scale and origin."""
     scaled: bool
 
 
 def find_acquisition() -> AcquisitionData:
-    """Read the benchmark where `evaluation/benchmarks/data.py` looks for it.
-
-    Raises:
-        UserError: it is not on this machine, or broken.
-    """
+    """Read the benchmark where `find` looks for it; a `UserError` where it is not on this machine, or broken."""
     folder = find("aoa")
-    contexts = read_contexts(folder / "cdi_childes.json")
-    ages, shares = read_shares(folder / "cdi_human.csv")
-    return AcquisitionData(contexts, ages, shares)
+    return AcquisitionData(read_contexts(folder / "cdi_childes.json"), *read_shares(folder / "cdi_human.csv"))
 
 
 def read_contexts(path: Path) -> Contexts:
-    """Read `{word: [{"context": text}, ...]}`.
-
-    Raises:
-        UserError: no such file, another encoding or shape, an empty context, or no word with a context.
-    """
+    """Read `{word: [{"context": text}, ...]}`; another shape or encoding, or an empty context, is a `UserError`."""
     content = json_file(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object of words with lists of contexts")
@@ -100,16 +82,12 @@ def read_contexts(path: Path) -> Contexts:
 def read_shares(path: Path) -> tuple[Floats, dict[str, Floats]]:
     """Read `cdi_human.csv`: a word, and in columns named by months the share of children who say it.
 
-    Raises:
-        UserError: a missing or broken file, column or cell, a share outside 0 and 1, a word twice, or fewer than three
-            of the months 16 to 30.
+    Broken files and cells, shares outside 0 and 1, words twice and fewer than three months are a `UserError`.
     """
     table = read_table(path, ["word"])
     columns = [str(age) for age in AGES if str(age) in table.rows[0]]
-    if len(columns) < 3:
-        raise UserError(
-            f"{path} has {len(columns)} columns of the months {AGES[0]} to {AGES[-1]}; at least 3 are needed"
-        )
+    if (count := len(columns)) < 3:
+        raise UserError(f"{path} has {count} columns of the months {AGES[0]} to {AGES[-1]}; at least 3 are needed")
     shares_NA = np.column_stack([table.numbers(column) for column in columns])
     outside = (shares_NA < 0) | (shares_NA > 1)
     if outside.any():
@@ -127,10 +105,8 @@ def read_predictors(path: Path) -> Predictors:
     """Read a table of 2023: BabyLM's `word_list.csv`, or a list with unigram surprisals instead of frequencies.
 
     Columns: `word_clean` or `definition`; `aoa` or `aoa_months`; `lexical_category` (nouns, predicates,
-    function_words); `concreteness`; `frequency` or `unigram_surprisal_scaled`.
-
-    Raises:
-        UserError: a missing or broken file, column or cell, another category, or a frequency below 1.
+    function_words); `concreteness`; `frequency` or `unigram_surprisal_scaled`. A missing or broken file, column or
+    cell, another category and a frequency below 1 are a `UserError`.
     """
     # BabyLM's own list puts cells with commas between bars.
     table = read_table(path, ["lexical_category", "concreteness"], barred="word_clean")
@@ -147,14 +123,8 @@ def read_predictors(path: Path) -> Predictors:
     if unigram == "frequency" and (numbers[unigram] < 1).any():
         line = int(np.argmax(numbers[unigram] < 1)) + 2
         raise UserError(f"{path}:{line}: 'frequency' is {numbers[unigram][line - 2]:g}, not a count of at least 1")
-    return Predictors(
-        tuple(table.words(word)),
-        numbers[age],
-        tuple(categories),
-        numbers["concreteness"],
-        numbers[unigram],
-        unigram != "frequency",
-    )
+    words, scaled = tuple(table.words(word)), unigram != "frequency"
+    return Predictors(words, numbers[age], tuple(categories), numbers["concreteness"], numbers[unigram], scaled)
 
 
 def _either(table: CsvTable, one: str, other: str) -> str:

@@ -21,8 +21,8 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.base.files import sha256
-from tutelage.base.types import Floats, Json
-from tutelage.evaluation.benchmarks.conventions import Backend, Convention, Precision
+from tutelage.base.types import Floats, Json, Precision
+from tutelage.evaluation.benchmarks.conventions import Backend, Convention
 from tutelage.evaluation.benchmarks.data import find
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
@@ -44,26 +44,19 @@ SPILL_OVER = ("prev_length", "prev_pred")
 
 @dataclass(frozen=True)
 class ReadingData:
-    """Words that people read.
-
-    Attributes:
-        words: each word with what stands before it.
-        previous: the same of the word before it; None where that begins the sentence.
-        measures: by column, reading times in milliseconds and the baseline's predictors, `(N,)`; NaN where missing.
-    """
+    """Words that people read, each with what stands before it."""
 
     words: tuple[Following, ...]
     previous: tuple[Following | None, ...]
+    """The same of the word before; None where that begins the sentence."""
     measures: Mapping[str, Floats]
+    """By column, reading times in milliseconds and the baseline's predictors, `(N,)`; NaN where missing."""
 
 
 def read_reading(path: Path) -> ReadingData:
-    """Read BabyLM's `reading_data.csv`.
+    """Read BabyLM's `reading_data.csv`; a `UserError` names line and column of what is missing or broken.
 
     An empty context is read as "None", as published: the one sentence that begins with that word has lost it.
-
-    Raises:
-        UserError: a missing or broken file, column or cell, with line and column.
     """
     texts = ("item", "word", "prev_item", "prev_word")
     numbers = (*BASELINE, "prev_length", *EYE_TRACKING, SELF_PACED)
@@ -78,11 +71,7 @@ def read_reading(path: Path) -> ReadingData:
 
 
 def find_reading() -> ReadingData:
-    """Read the benchmark where `evaluation/benchmarks/data.py` looks for it.
-
-    Raises:
-        UserError: it is not on this machine, or broken.
-    """
+    """Read the benchmark where `find` looks for it; a `UserError` where it is not on this machine, or broken."""
     return read_reading(find("reading") / "reading_data.csv")
 
 
@@ -96,26 +85,15 @@ def evaluate_reading(
     batch_tokens: int | None = None,
     precision: Precision = "fp32",
 ) -> MeasuredResult:
-    """Score a model on reading times.
+    """Score a model on reading times; for settings and errors see `surprisals`.
 
-    Args:
-        ensemble: the model, or several as one.
-        tokenizer: their Hugging Face fast tokenizer.
-        data: from `find_reading` or `read_reading`.
-        convention: the year, for the record: the rule of 2025 and 2026 is one.
-        backend: how the model predicts; by default `causal` or `mlm`, as the model reads.
-        as_published: take surprisals as the published code does (`surprisal.py`), and drop the one previous
-            context that it mistakes for a missing cell.
-        batch_tokens: tokens of a batch, padding included.
-        precision: `bf16` runs the models under autocast.
+    The convention is for the record: the rule of 2025 and 2026 is one. `as_published` takes surprisals as the published
+    code does, and drops the one previous context that it mistakes for a missing cell.
 
-    Returns:
-        Percent of the remaining variance: `eye_tracking` (mean of the four measures), `self_paced_reading`, and each
-        measure by its column's name. `predictions` has the shape of a submission, `{"reading": {"predictions": [{"id",
-        "pred", "prev_pred"}]}}`, in nats; null where there is no previous word.
-
-    Raises:
-        UserError: the `statsmodels` library is missing, or what `surprisals` raises.
+    Returns percent of the remaining variance: `eye_tracking` (mean of the four measures), `self_paced_reading`, and
+    each measure by its column's name. `predictions` has the shape of a submission, `{"reading": {"predictions": [{"id",
+    "pred", "prev_pred"}]}}`, in nats; null where there is no previous word. A `UserError` where `statsmodels` is
+    missing.
     """
     linear_models()
     known = [pair is not None and not (as_published and pair.context == "None") for pair in data.previous]
@@ -136,24 +114,13 @@ def _json(value: float) -> float | None:
 
 
 def explained(data: ReadingData, pred: Floats, prev_pred: Floats) -> dict[str, MeasuredValue]:
-    """Return how much the surprisals explain.
-
-    Args:
-        data: the reading times.
-        pred: surprisal of each word in nats, `(N,)`.
-        prev_pred: of the word before it, NaN where there is none, `(N,)`.
-    """
+    """Return how much the surprisals explain: of each word and of the one before it (NaN: none), `(N,)` nats."""
     columns = {**data.measures, "prev_pred": prev_pred}
     values = {name: _gain(columns, name, BASELINE, pred) for name in EYE_TRACKING}
     told = [value.value for value in values.values() if value.value is not None]
     notes = sorted({value.note for value in values.values() if value.note})
-    complete = len(told) == len(values)
-    eye = MeasuredValue(
-        float(np.mean(told)) if complete else None,
-        "percent",
-        n=min(value.n for value in values.values()),
-        note="; ".join(notes),
-    )
+    mean = float(np.mean(told)) if len(told) == len(values) else None
+    eye = MeasuredValue(mean, "percent", n=min(value.n for value in values.values()), note="; ".join(notes))
     spilled = _gain(columns, SELF_PACED, (*BASELINE, *SPILL_OVER), pred)
     return {"eye_tracking": eye, "self_paced_reading": spilled, **values}
 
@@ -186,14 +153,10 @@ def design(predictors_NP: Floats) -> Floats:
 
 def _reading(context: Context) -> MeasuredResult:
     result = evaluate_reading(
-        context.ensemble,
-        context.tokenizer,
-        find_reading(),
-        context.convention,
-        as_published=context.argument == PUBLISHED,
-        batch_tokens=context.settings.batch_tokens,
+        context.ensemble, context.tokenizer, find_reading(), context.convention,
+        as_published=context.argument == PUBLISHED, batch_tokens=context.settings.batch_tokens,
         precision=context.precision,
-    )
+    )  # fmt: skip
     return replace(result, name=context.name)
 
 

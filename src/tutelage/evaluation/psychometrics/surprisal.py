@@ -21,13 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tutelage.base.errors import UserError
-from tutelage.base.types import Floats, Ints
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Convention, Precision
+from tutelage.base.types import Floats, Ints, Precision
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Convention
 from tutelage.evaluation.benchmarks.items import Item, TokenRows
 from tutelage.evaluation.likelihood.causal import log_probs, score_rows
 from tutelage.teaching.teachers import Ensemble
@@ -49,8 +49,7 @@ class Following:
     context: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
+class _Ask(NamedTuple):
     """A token at a place in a row of tokens; what stands in the row at that place is the token itself."""
 
     row: tuple[int, ...]
@@ -68,14 +67,9 @@ def surprisals(
 ) -> Floats:
     """Return the surprisal of each word, `(N,)` nats.
 
-    Args:
-        ensemble: the model, or several as one.
-        tokenizer: their Hugging Face fast tokenizer.
-        pairs: words and contexts.
-        backend: how the model predicts; by default `causal` or `mlm`, as the model reads.
-        as_published: tokenize as the published code does.
-        batch_tokens: tokens of a batch, padding included.
-        precision: `bf16` runs the models under autocast.
+    The tokenizer is a Hugging Face fast one. `backend` is how the model predicts, by default `causal` or `mlm`, as the
+    model reads; `as_published` tokenizes as the published code does. `batch_tokens` are those of a batch, padding
+    included; the precision `bf16` runs the models under autocast.
 
     Raises:
         UserError: a backend that does not fit the model, a tokenizer without mask or one that cannot write a word, an
@@ -109,10 +103,8 @@ def item_surprisals(
 ) -> Floats:
     """Return the surprisal of completions by the rules of 2025, `(N,)` nats; see `surprisals` for the settings.
 
-    `cut` leaves the beginning of a prefix out where the models have no positions for all of it.
-
-    Raises:
-        UserError: a completion that the tokenizer writes with no token.
+    `cut` leaves the beginning of a prefix out where the models have no positions for all of it. A completion that the
+    tokenizer writes with no token is a `UserError`.
     """
     scored = log_probs(ensemble, tokenizer, items, rules_of(backend), batch_tokens, precision, LABEL, cut)
     if not scored.tokens_N.all():
@@ -131,10 +123,8 @@ def _check(
     ensemble: Ensemble, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Following], backend: Backend
 ) -> None:
     if (ensemble.kind == "causal") != (backend == "causal"):
-        raise UserError(
-            f"backend '{backend}' does not fit a {ensemble.kind} model: "
-            f"{'causal' if ensemble.kind == 'causal' else 'mlm or mntp'}"
-        )
+        fitting = "causal" if ensemble.kind == "causal" else "mlm or mntp"
+        raise UserError(f"backend '{backend}' does not fit a {ensemble.kind} model: {fitting}")
     if backend != "causal" and tokenizer.mask_token_id is None:
         raise UserError("a masked model is scored by masking, and its tokenizer has no mask token: name one")
     for pair in pairs:

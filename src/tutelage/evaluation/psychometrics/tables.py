@@ -23,12 +23,7 @@ from tutelage.evaluation.benchmarks.reading import read_text
 
 @dataclass(frozen=True)
 class CsvTable:
-    """The cells of a CSV file with a header.
-
-    Attributes:
-        path: the file.
-        rows: cells by column.
-    """
+    """The cells of a CSV file with a header, by column; errors name the line."""
 
     path: Path
     rows: tuple[dict[str, str], ...]
@@ -38,22 +33,14 @@ class CsvTable:
         return [row[column] for row in self.rows]
 
     def words(self, column: str) -> list[str]:
-        """Return a column's cells, none of which may be empty.
-
-        Raises:
-            UserError: an empty cell, with its line.
-        """
+        """Return a column's cells; an empty one is a `UserError`."""
         for line, text in enumerate(self.texts(column), start=2):
             if not text.strip():
                 raise UserError(f"{self.path}:{line} has no '{column}'; fill the cell or remove the line")
         return self.texts(column)
 
     def numbers(self, column: str) -> Floats:
-        """Return a column as numbers, `(N,)`; NaN where a cell is empty.
-
-        Raises:
-            UserError: a cell that is no finite number, with its line.
-        """
+        """Return a column as numbers, `(N,)`, NaN where a cell is empty; one that is no finite number is an error."""
         found = np.full(len(self.rows), np.nan)
         for index, text in enumerate(self.texts(column)):
             if not text.strip():
@@ -66,16 +53,10 @@ class CsvTable:
 
 
 def read_table(path: Path, columns: Sequence[str], barred: str | None = None) -> CsvTable:
-    """Read a CSV file in UTF-8; other columns than those asked for are kept too.
+    """Read a CSV file in UTF-8 that must have `columns`; others are kept too.
 
-    Args:
-        path: the file.
-        columns: what it must have.
-        barred: a column whose presence tells that cells with commas stand between bars, not quotes.
-
-    Raises:
-        UserError: no such file, another encoding, no rows, a missing column (with the nearest), or a line with too few
-            or too many cells.
+    Where there is a column `barred`, cells with commas stand between bars, not quotes. No such file, another encoding,
+    no rows, a missing column and a line with too few or too many cells are a `UserError`.
     """
     text = read_text(path)
     try:
@@ -96,11 +77,7 @@ def read_table(path: Path, columns: Sequence[str], barred: str | None = None) ->
 
 
 def linear_models() -> Any:
-    """Return `statsmodels.api`.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Return `statsmodels.api`; a `UserError` where it is not installed."""
     try:
         return importlib.import_module("statsmodels.api")
     except ImportError as error:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tutelage.base.errors import UserError
-from tutelage.base.types import Json
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend, Precision
+from tutelage.base.types import Json, Precision
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Backend
 from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.benchmarks.measurement import Checkpoint
 from tutelage.evaluation.likelihood.causal import row_limit
@@ -17,9 +17,6 @@ from tutelage.teaching.teachers import Ensemble
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-if TYPE_CHECKING:
-    pass
 
 
 class WordSurprisal(TypedDict):
@@ -51,26 +48,13 @@ def checkpoint_surprisals(
 
     The sum over the word's tokens behind context and space; of a masked model the pseudo-log-likelihood, one mask at a
     time, with nothing behind the word. Of a context longer than the model's learned positions the end is read; see
-    `contexts_cut`.
-
-    Args:
-        ensemble: the model, or several as one.
-        tokenizer: their Hugging Face fast tokenizer.
-        contexts: from `read_contexts`.
-        name: of the checkpoint.
-        words_seen: words trained on so far.
-        backend: `mntp` for masked models that predict one position early.
-        batch_tokens: tokens of a batch, padding included.
-        precision: `bf16` runs the model under autocast.
-
-    Raises:
-        UserError: a word that the tokenizer cannot write.
+    `contexts_cut`. `name` is the checkpoint's; the backend `mntp` is for masked models that predict one position early;
+    see `surprisals` for the other settings. A word that the tokenizer cannot write is a `UserError`.
     """
     if backend is not None and (ensemble.kind == "causal") != (backend == "causal"):
         raise UserError(f"backend '{backend}' does not fit a {ensemble.kind} model")
     asked = [(word, number, text) for word, texts in contexts.items() for number, text in enumerate(texts)]
-    items = _items(contexts)
-    found = item_surprisals(ensemble, tokenizer, items, batch_tokens, precision, backend, cut=True)
+    found = item_surprisals(ensemble, tokenizer, _items(contexts), batch_tokens, precision, backend, cut=True)
     return [
         {
             "step": name,
@@ -106,21 +90,12 @@ def trajectory(
 ) -> Json:
     """Return surprisals over a training in the shape of a submission's `surprisal.json`; one model in memory at a time.
 
-    Args:
-        checkpoints: in any order.
-        tokenizer: of all of them.
-        contexts: from `read_contexts`.
-        model_name: for the record.
-        settings: further arguments of `checkpoint_surprisals`.
+    The checkpoints come in any order; `settings` are further arguments of `checkpoint_surprisals`.
     """
-    results: list[WordSurprisal] = []
-    count = 0
-    for checkpoint in checkpoints:
-        results += checkpoint_surprisals(
-            checkpoint.load(), tokenizer, contexts, checkpoint.name, checkpoint.words_seen, **settings
-        )
-        count += 1
-    return as_submission(results, model_name, count)
+    results = [
+        checkpoint_surprisals(at.load(), tokenizer, contexts, at.name, at.words_seen, **settings) for at in checkpoints
+    ]
+    return as_submission([entry for entries in results for entry in entries], model_name, len(results))
 
 
 def as_submission(results: list[WordSurprisal], model_name: str, checkpoints: int) -> Json:

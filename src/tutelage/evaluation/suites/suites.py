@@ -22,12 +22,11 @@ from tutelage import starter
 from tutelage.base.errors import MissingData, UserError, nearest
 from tutelage.base.functions import is_function_name, load_function
 from tutelage.base.progress import console
-from tutelage.base.types import Floats, Ints
+from tutelage.base.types import Floats, Ints, Precision
 from tutelage.evaluation.benchmarks.conventions import (
     CONVENTIONS,
     Convention,
     ItemRules,
-    Precision,
     Reduction,
     choose,
     strictly_right,

@@ -17,7 +17,8 @@ MAX_DEPTH = 64
 MAX_CONTAINERS = 200_000
 """Objects and lists of an answer: they take a hundred times the memory of their text."""
 
-THOUGHTS, THOUGHTS_END = "<think>", "</think>"
+# What a reasoning model thinks aloud before its answer; thoughts without an end stay.
+_THOUGHTS = re.compile(r"\A<think>.*?</think>\s*", re.DOTALL)
 # A string, ended or not, or a bracket. Possessive: nothing is tried twice, so that time is linear.
 _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)```", re.DOTALL)
@@ -47,15 +48,13 @@ def read_json(text: str) -> Any:
     Raises:
         Unusable: no JSON, nested too deeply, too many parts, not finite, or with characters that no text has.
     """
-    text = _without_thoughts(text)
+    text = _THOUGHTS.sub("", text.strip())
     if not text:
         raise Unusable("the answer is empty")
-    fenced = None if text[0] in "[{" else _FENCE.search(text)
-    if fenced:
+    if text[0] not in "[{" and (fenced := _FENCE.search(text)):
         text = fenced[1]
     elif text[0] not in '[{"':
-        start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=0)
-        text = text[start:]
+        text = text[min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=0) :]
     return parse_json(text)
 
 
@@ -78,17 +77,9 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def _without_thoughts(text: str) -> str:
-    """Take off what a reasoning model thought aloud before its answer; thoughts without an end stay."""
-    text = text.strip()
-    end = text.find(THOUGHTS_END) if text.startswith(THOUGHTS) else -1
-    return text[end + len(THOUGHTS_END) :].strip() if end >= 0 else text
-
-
 def check_text(text: str) -> str:
     """Tell what makes a text unsound, control characters or halves of a surrogate pair; empty if nothing does."""
-    found = unsound(text)
-    return f"it has the character {found}, which no text has" if found else ""
+    return f"it has the character {found}, which no text has" if (found := unsound(text)) else ""
 
 
 def unsound(text: str) -> str:

@@ -70,12 +70,10 @@ def check_any(value: Any, request: Request) -> str | None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request.
+    """What came of a request: checked JSON, None if no answer could be used.
 
-    Attributes:
-        value: checked JSON; None if no answer could be used.
-        keys: of all stored requests that led to it; the last one gave the value.
-        fault: why there is no value; empty if there is.
+    `keys` are those of all stored requests that led to it; the last one gave the value. `fault` says why there is no
+    value; it is empty if there is.
     """
 
     value: Any | None
@@ -98,13 +96,8 @@ def ask_json(
 ) -> list[Outcome | None]:
     """Ask requests with schemas until each has a usable answer or `settings.repairs` more answers were no better.
 
-    Args:
-        teacher: who is asked.
-        requests: each with its schema.
-        check: what else a value has to be.
-        settings: says whether the teacher first answers freely and then turns its answer into JSON (`two_steps`).
-        label: what progress bars say.
-        spend: whether anything is asked that is not stored.
+    With `settings.two_steps` the teacher first answers freely and then turns its answer into JSON. Without `spend`
+    nothing is asked that is not stored. `check` says what else a value has to be, progress bars say `label`.
 
     Returns:
         An outcome each; None where the budget ended before there was one.
@@ -119,8 +112,7 @@ def ask_json(
             answers = teacher.ask(wave, f"{label}, again" if attempt else label, spend)
             spend = spend and None not in answers
             for one, request, answer in zip(again, wave, answers, strict=True):
-                if answer is None:
-                    # The budget's end.
+                if answer is None:  # the budget's end
                     one.open, one.outcome = False, None
                 elif freely:
                     one.take_text(answer, last=attempt == settings.repairs)
@@ -137,10 +129,7 @@ def _seed(seed: int, attempt: int) -> int:
 class _Asked:
     """One request on its way to an outcome.
 
-    Attributes:
-        free: its answer in plain text, where one was asked for and came.
-        open: whether it is to be asked again.
-        outcome: what came of it so far.
+    `free` is its answer in plain text, where one was asked for and came; `open` tells whether it is to be asked again.
     """
 
     def __init__(self, request: Request, check: Check) -> None:
@@ -154,14 +143,9 @@ class _Asked:
 
     def request_for_text(self, attempt: int) -> Request:
         """Return the request without its schema."""
-        request = self._request
-        return replace(
-            request,
-            messages=_with_line(request.messages, FREELY),
-            purpose=f"{request.purpose}/text",
-            schema=None,
-            seed=_seed(request.seed, attempt),
-        )
+        request, seed = self._request, _seed(self._request.seed, attempt)
+        messages = _with_line(request.messages, FREELY)
+        return replace(request, messages=messages, purpose=f"{request.purpose}/text", schema=None, seed=seed)
 
     def request_for_json(self, attempt: int) -> Request:
         """Return the request, with what was wrong before; after a free answer, the request to turn it into JSON."""
@@ -186,10 +170,8 @@ class _Asked:
     def take_json(self, answer: Answer, request: Request) -> None:
         """Take an answer in JSON; it stays open if the answer is unusable."""
         self._keys.append(answer.key)
-        value = None
-        self._fault = answer.fault
         # Nothing that the teacher or its server wrote becomes part of a question.
-        self._told = answer.fault.partition(":")[0]
+        value, self._fault, self._told = None, answer.fault, answer.fault.partition(":")[0]
         if not self._fault:
             try:
                 value = read_json(answer.text)

@@ -9,6 +9,7 @@ asked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,13 +25,7 @@ TOKENS_A_MESSAGE = 16
 
 @dataclass(frozen=True)
 class Spending:
-    """What requests cost.
-
-    Attributes:
-        requests: sendings, repeats included.
-        read: tokens of prompts.
-        written: tokens of answers.
-    """
+    """What requests cost: sendings, repeats included, tokens of prompts (`read`) and of answers (`written`)."""
 
     requests: int = 0
     read: int = 0
@@ -70,12 +65,7 @@ def worst_case(request: Request) -> Spending:
 
 
 class Ledger:
-    """What was spent and what is set aside for requests under way.
-
-    Attributes:
-        spent: known costs, over the whole life of a study.
-        reserved: worst cases of what is under way.
-    """
+    """What was spent, over the whole life of a study, and the worst cases of requests under way (`reserved`)."""
 
     def __init__(self, limits: StudyBudget, prices: Prices | None, spent: Spending) -> None:
         self._limits, self._prices = limits, prices
@@ -103,20 +93,16 @@ class Ledger:
 
     def left(self) -> str:
         """Say what is left, in words; empty without limits."""
-        limits, spent = self._limits, self.spent
-        parts = []
-        if limits.requests is not None:
-            parts.append(f"{max(0, limits.requests - spent.requests):,} requests")
-        if limits.tokens is not None:
-            parts.append(f"{max(0, limits.tokens - spent.tokens):,} tokens")
-        if limits.money is not None:
-            parts.append(f"{max(0.0, limits.money - self.money):.2f} of money")
-        return ", ".join(parts)
+        return ", ".join(told.format(max(0, most - spent)) for most, spent, told in self._limited(self.spent))
 
     def _fits(self, cost: Spending) -> bool:
-        limits = self._limits
-        return not (
-            (limits.requests is not None and cost.requests > limits.requests)
-            or (limits.tokens is not None and cost.tokens > limits.tokens)
-            or (limits.money is not None and cost.money(self._prices) > limits.money)
-        )
+        return all(spent <= most for most, spent, _ in self._limited(cost))
+
+    def _limited(self, cost: Spending) -> Iterator[tuple[float, float, str]]:
+        """Yield what is limited, each with its limit, what a cost takes of it, and its name."""
+        limits, money = self._limits, cost.money(self._prices)
+        for most, spent, told in ((limits.requests, cost.requests, "{:,} requests"),
+                                  (limits.tokens, cost.tokens, "{:,} tokens"),
+                                  (limits.money, money, "{:.2f} of money")):  # fmt: skip
+            if most is not None:
+                yield most, spent, told

@@ -25,11 +25,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Constraint:
-    """What an answer may be made of, where the teacher decodes within a grammar.
+    """What an answer may be made of, where the teacher decodes within a grammar: words or tokens.
 
-    Attributes:
-        words: words, in any order, with single spaces and plain punctuation between them; or
-        tokens: token ids of the teacher's vocabulary, to which the token that ends an answer is added.
+    Words come in any order, with single spaces and plain punctuation between them. Tokens are ids of the teacher's
+    vocabulary, to which the token that ends an answer is added.
     """
 
     words: tuple[str, ...] | None = None
@@ -38,15 +37,13 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Request:
-    """A question to the teacher.
+    """A question to the teacher: the conversation so far.
 
     Attributes:
-        messages: the conversation so far.
         purpose: what it is for, such as `write/diary/12`: for people and displays, no part of the key.
         schema: JSON schema that the answer should follow; free text without.
         seed: of the teacher's draws; differs where the same question is asked again.
         max_tokens: longest answer.
-        constraint: what the answer may be made of.
     """
 
     messages: tuple[Message, ...]
@@ -59,24 +56,17 @@ class Request:
     @cached_property
     def key(self) -> str:
         """Digest of all that shapes the answer."""
-        return fingerprint(
-            {
-                "messages": [[message.role, message.content] for message in self.messages],
-                "schema": self.schema,
-                "seed": self.seed,
-                "max_tokens": self.max_tokens,
-                "constraint": None if self.constraint is None else [self.constraint.words, self.constraint.tokens],
-            }
-        )
+        shaping = {"schema": self.schema, "seed": self.seed, "max_tokens": self.max_tokens}
+        messages = [[message.role, message.content] for message in self.messages]
+        constraint = None if self.constraint is None else [self.constraint.words, self.constraint.tokens]
+        return fingerprint({**shaping, "messages": messages, "constraint": constraint})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """What came back to the request with this key: the text as it came, empty where there is none.
 
     Attributes:
-        key: of the request.
-        text: the answer, as it came; empty where there is none.
         fault: why there is no usable text (too large, too slow, refused, not UTF-8); empty if there is.
         finish: `stop`, or `length` where it was cut at `max_tokens`.
         read: tokens of the prompt, by the teacher's own count.
@@ -95,15 +85,10 @@ class TeacherLLM(Protocol):
     """Anybody who answers requests; answers are stored before they are returned."""
 
     def ask(self, requests: Sequence[Request], label: str, spend: bool = True) -> list[Answer | None]:
-        """Answer requests, in their order; those in the store at no cost.
+        """Answer requests, in their order; those in the store at no cost, and the others only if told to `spend`.
 
-        Args:
-            requests: any number; a request that occurs twice is answered once.
-            label: what the progress bar says.
-            spend: whether those that are not in the store are asked.
-
-        Returns:
-            An answer each; None where the budget ended before there was one. What is stored behind its end is there.
+        A request that occurs twice is answered once. None stands where the budget ended before there was an answer;
+        what is stored behind its end is there. Progress bars say `label`.
 
         Raises:
             UserError: the endpoint cannot be reached or refuses everything.

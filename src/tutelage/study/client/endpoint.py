@@ -11,7 +11,6 @@ import asyncio
 import email.utils
 import os
 import re
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -51,16 +50,14 @@ _TOO_LONG = re.compile(
     r"|max_new_tokens. must be"
 )
 SHORTEST_KEY = 8
-"""Characters. What is shorter may stand in any text, and is no key that anybody was given."""
+"""Characters; what is shorter may stand in any text, and is no key that anybody was given."""
 
 
 class Failed(Exception):
     """A sending came to nothing, and may go better another time.
 
-    Attributes:
-        pause: seconds that the endpoint asks to wait; None if it does not say.
-        limited: the endpoint only had too much to do.
-        billed: the answer may have been written, and counted, all the same.
+    `pause` is in seconds, None if the endpoint does not say; `limited`: it only had too much to do; `billed`: the
+    answer may have been written, and counted, all the same.
     """
 
     def __init__(self, why: str, pause: float | None = None, limited: bool = False, billed: bool = False) -> None:
@@ -76,11 +73,8 @@ class NeverAnswered(Exception):
 class Reply:
     """A chat completion.
 
-    Attributes:
-        text: the answer; empty where `fault` says why it cannot be used.
-        finish: `stop` or `length`.
-        read: tokens of the prompt; None where the endpoint did not tell.
-        written: tokens of the answer; None likewise.
+    The text is empty where `fault` says why it cannot be used; `finish` is `stop` or `length`; `read` and `written` are
+    tokens of prompt and answer, None where the endpoint did not tell.
     """
 
     text: str
@@ -91,10 +85,7 @@ class Reply:
 
 
 class Clients:
-    """HTTP clients of one connection each, as many as are needed at once.
-
-    One client with many connections looks at all of them for each request, which with 64 takes most of its time.
-    """
+    """HTTP clients of one connection each: one with 64 would spend most of its time looking at all for each request."""
 
     def __init__(self, stack: AsyncExitStack, new: Callable[[], httpx2.AsyncClient]) -> None:
         self._stack, self._new = stack, new
@@ -113,8 +104,7 @@ class Clients:
 class Endpoint:
     """The address of a teacher, its key and the limits of what is taken from it.
 
-    Attributes:
-        shown: the address as it may be told; the settings let nothing secret into it.
+    `shown` is the address as it may be told; the settings let nothing secret into it.
     """
 
     def __init__(self, settings: TeacherSettings) -> None:
@@ -142,7 +132,7 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self._key}"
         # The whole answer has its own limit of time; here, only connecting has one.
         timeout = httpx2.Timeout(None, connect=min(CONNECT_SECONDS, self._settings.timeout))
-        verify = _trust()
+        verify = _system_certificates()
         async with AsyncExitStack() as stack:
             yield Clients(stack, lambda: httpx2.AsyncClient(headers=headers, timeout=timeout, verify=verify))
 
@@ -199,9 +189,8 @@ class Endpoint:
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise Failed(f"no connection ({self.hide(str(error))})") from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise Failed(
-                f"the connection broke ({self.hide(str(error)) or type(error).__name__})", billed=True
-            ) from error
+            why = self.hide(str(error)) or type(error).__name__
+            raise Failed(f"the connection broke ({why})", billed=True) from error
         if response.status_code != 200:
             self._refuse(response.status_code, bytes(raw), response.headers)
         return bytes(raw)
@@ -216,19 +205,14 @@ class Endpoint:
             raise Failed(told, _pause(headers))
         if 300 <= status < 400:
             place = self.hide(headers.get("Location", "elsewhere"))
-            raise UserError(
-                f"{self.shown} sends us on to {place}; redirects are not followed, since the key would go with them: "
-                "name the right address as `teacher.endpoint`"
-            )
+            raise UserError(f"{self.shown} sends us on to {place}; redirects are not followed, since the key would go "
+                            "with them: name the right address as `teacher.endpoint`")  # fmt: skip
         if status in STOPPING:
-            why = STOPPING[status].format(variable=self._settings.key_variable)
-            raise UserError(f"{self.shown} {why} ({told})")
+            raise UserError(f"{self.shown} {STOPPING[status].format(variable=self._settings.key_variable)} ({told})")
         if status == 413 or _TOO_LONG.search(said.lower()):
             raise NeverAnswered(told)
-        raise UserError(
-            f"{self.shown} does not take our requests ({told}). If it does not know a setting, take that out: "
-            "`teacher.sampling.top_k: null`, `teacher.sampling.repetition_penalty: null`"
-        )
+        raise UserError(f"{self.shown} does not take our requests ({told}). If it does not know a setting, take that "
+                        "out: `teacher.sampling.top_k: null`, `teacher.sampling.repetition_penalty: null`")  # fmt: skip
 
     def _json(self, raw: bytes) -> Any:
         try:
@@ -259,27 +243,23 @@ class Endpoint:
             fault = "the answer has the key in it, and is not kept"
         elif _HALF.search(content):
             fault = "the answer has half of a surrogate pair, which is no character"
-        finish = "length" if choice.get("finish_reason") == "length" else "stop"
         # Some servers report 0 for whatever they do not count. No prompt has no tokens, and no text has.
         told = _count(written)
         if content and fault and not told:
             # The text is not kept, so nobody can guess by its length later.
             told = len(content.encode("utf-8", "replace")) // BYTES_A_TOKEN
-        return Reply(
-            "" if fault else content, fault, finish, _count(read) or None, None if content and not told else told
-        )
+        finish = "length" if choice.get("finish_reason") == "length" else "stop"
+        written = None if content and not told else told
+        return Reply("" if fault else content, fault, finish, _count(read) or None, written)
 
 
-@cache
-def _trust() -> ssl.SSLContext:
-    """Read the certificates that the system trusts, which takes a moment."""
-    return httpx2.create_ssl_context()
+_system_certificates = cache(httpx2.create_ssl_context)
+"""Reads the certificates that the system trusts, which takes a moment."""
 
 
 def _count(value: Any) -> int | None:
     """Return a number of tokens if it can be one."""
-    known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
-    return value if known else None
+    return value if type(value) is int and 0 <= value <= LARGEST_COUNT else None
 
 
 def _message(raw: bytes) -> str:

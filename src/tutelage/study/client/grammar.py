@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import llguidance
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.base.types import Bools
-from tutelage.study.client.client import Request
+from tutelage.study.client.client import Constraint, Request
 
 WORDS = r"""
 start: WORD (BREAK WORD)* END?
@@ -66,13 +65,7 @@ def grammar_rule(grammar: str, tokenizer: llguidance.LLTokenizer, width: int) ->
 
 
 class AnswerRules:
-    """The rules of a teacher's requests.
-
-    Args:
-        tokenizer: a fast Hugging Face tokenizer.
-        ends: tokens that end an answer.
-        width: of the model's output, V.
-    """
+    """The rules of the requests to a teacher whose output is V wide, and whose answers end with some tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, ends: Sequence[int], width: int) -> None:
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=width, eos_token=list(ends))
@@ -85,27 +78,21 @@ class AnswerRules:
             ValueError: a schema, words or tokens that cannot be followed.
         """
         if request.schema is not None:
-            return self._grammar(json_grammar(request.schema))
-        constraint = request.constraint
-        if constraint is not None and constraint.words is not None:
+            schema, overrides = dict(request.schema), JSON_TEXT
+            return self._grammar(llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=overrides))  # type: ignore[arg-type]
+        constraint = request.constraint or Constraint()
+        if constraint.words is not None:
             return self._grammar(word_grammar(constraint.words))
-        if constraint is not None and constraint.tokens is not None:
-            return token_rule(constraint.tokens, self._ends, self._width)
-        return None
+        return None if constraint.tokens is None else token_rule(constraint.tokens, self._ends, self._width)
 
     def _grammar(self, grammar: str) -> Rule:
         return grammar_rule(grammar, self._tokenizer, self._width)
 
 
-def json_grammar(schema: Mapping[str, Any]) -> str:
-    """Return the grammar of a schema's JSON."""
-    return llguidance.LLMatcher.grammar_from_json_schema(dict(schema), overrides=JSON_TEXT)  # type: ignore[arg-type]
-
-
 def word_grammar(words: Sequence[str]) -> str:
-    """Return the grammar of texts of these words.
+    """Return the grammar of texts of these words, each with a capital or not, with one space between two.
 
-    Each may also begin with a capital; between two stands one space, with a punctuation mark before it or not.
+    A punctuation mark may stand before the space.
 
     Raises:
         ValueError: no words, or one with white space in it.

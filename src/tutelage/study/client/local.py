@@ -10,6 +10,7 @@ import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -48,11 +49,8 @@ class LocalTeacher:
         if importlib.util.find_spec("llguidance") is None:
             raise UserError("a teacher that runs here needs llguidance: pip install 'tutelage[local-teacher]'")
         self._settings, self._budget, self._store = study.teacher, study.budget, store
-        self._identity: Json = {
-            "kind": "weights",
-            "model": self._settings.weights,
-            "sampling": self._settings.sampling.model_dump(mode="json"),
-        }
+        sampling = self._settings.sampling.model_dump(mode="json")
+        self._identity: Json = {"kind": "weights", "model": self._settings.weights, "sampling": sampling}
         self._writer: _Writer | None = None
         store.expect(self._identity)
 
@@ -108,29 +106,24 @@ class LocalTeacher:
 
 
 class _Writer:
-    """A model with its tokenizer.
-
-    Args:
-        weights: folder or hub id.
-        sampling: how tokens are drawn.
-    """
+    """A model (folder or hub id) with its tokenizer."""
 
     def __init__(self, weights: str, sampling: Sampling) -> None:
         set_up()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
-            self._model = AutoModelForCausalLM.from_pretrained(
-                weights, dtype="auto", use_safetensors=True, trust_remote_code=False
-            )
+            safe = {"use_safetensors": True, "trust_remote_code": False}
+            self._model = AutoModelForCausalLM.from_pretrained(weights, dtype="auto", **safe)
         except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
             raise UserError(f"teacher.weights: cannot load the model '{weights}': {error}") from error
         self._model = self._model.to(device).eval()
-        config = self._model.config
-        self._ends = _ends(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
+        told = (self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
+        ends = chain.from_iterable([one] if isinstance(one, int) else one or () for one in told)
+        self._ends: list[int] = list(dict.fromkeys(ends))
         if not self._ends:
             raise UserError(f"teacher.weights: '{weights}' has no token that ends an answer (eos_token_id)")
-        self._context = getattr(config, "max_position_embeddings", None) or UNBOUND_CONTEXT
+        self._context = getattr(self._model.config, "max_position_embeddings", None) or UNBOUND_CONTEXT
         self._sampling = sampling
         added = self._tokenizer.added_tokens_decoder.values()
         control = sorted((str(token) for token in added if token.special), key=len, reverse=True)
@@ -140,26 +133,21 @@ class _Writer:
     def write(self, requests: Sequence[Request], stop: Stop) -> list[Answer]:
         """Answer a batch of requests, in parts within which each has all the room that its own prompt leaves it."""
         prompts = [self._encode(request) for request in requests]
-        faults = [
-            f"the prompt has {len(prompt):,} tokens; the model reads {self._context:,}"
-            if len(prompt) >= self._context
-            else ""
-            for prompt in prompts
-        ]
         rows = {
             at: _Row(request, prompt, self._rules.rule(request), min(request.max_tokens, self._context - len(prompt)))
-            for at, (request, prompt, fault) in enumerate(zip(requests, prompts, faults, strict=True))
-            if not fault
+            for at, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
+            if len(prompt) < self._context
         }
         written: dict[int, list[int]] = {}
         for part in self._parts(rows):
             written |= zip(part, self._generate([rows[at] for at in part], stop), strict=True)
         return [
-            Answer(request.key, "", fault, read=len(prompt))
-            if fault
-            else self._decode(request, len(prompt), written[at])
-            for at, (request, prompt, fault) in enumerate(zip(requests, prompts, faults, strict=True))
-        ]
+            self._decode(request, len(prompt), written[at])
+            if at in written
+            else Answer(request.key, "", f"the prompt has {len(prompt):,} tokens; the model reads {self._context:,}",
+                        read=len(prompt))
+            for at, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
+        ]  # fmt: skip
 
     def _parts(self, rows: Mapping[int, _Row]) -> list[list[int]]:
         """Part rows, given by their places, so that the longest prompt and the longest answer of a part fit together.
@@ -193,15 +181,10 @@ class _Writer:
         real_BT = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
         s = self._sampling
         config = GenerationConfig(
-            do_sample=s.temperature > 0,
-            temperature=s.temperature or None,
-            top_p=s.top_p,
-            top_k=s.top_k or 0,
-            repetition_penalty=s.repetition_penalty or 1.0,
-            max_new_tokens=max(row.room for row in rows),
-            eos_token_id=self._ends,
-            pad_token_id=pad,
-        )
+            do_sample=s.temperature > 0, temperature=s.temperature or None, top_p=s.top_p, top_k=s.top_k or 0,
+            repetition_penalty=s.repetition_penalty or 1.0, max_new_tokens=max(row.room for row in rows),
+            eos_token_id=self._ends, pad_token_id=pad,
+        )  # fmt: skip
         device = self._model.device
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(int(fingerprint([row.request.key for row in rows])[:15], 16))
@@ -212,12 +195,10 @@ class _Writer:
                 logits_processor=LogitsProcessorList([_Bound([row.rule for row in rows], longest)]),
                 stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
             )
-        return [self._cut(row, list(out)) for row, out in zip(rows, out_BT[:, longest:].tolist(), strict=True)]
-
-    def _cut(self, row: _Row, tokens: list[int]) -> list[int]:
-        """Cut a row after the token that ends it, or where its own room ends."""
-        end = next((at + 1 for at, token in enumerate(tokens) if token in self._ends), len(tokens))
-        return tokens[: min(end, row.room)]
+        # Each row is cut after the token that ends it, or where its own room ends.
+        written = [list(out[: row.room]) for row, out in zip(rows, out_BT[:, longest:].tolist(), strict=True)]
+        ends = [next((at + 1 for at, token in enumerate(out) if token in self._ends), len(out)) for out in written]
+        return [out[:end] for out, end in zip(written, ends, strict=True)]
 
     def _decode(self, request: Request, read: int, tokens: list[int]) -> Answer:
         ended = bool(tokens) and tokens[-1] in self._ends
@@ -259,11 +240,3 @@ class _Stopped(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         return torch.full((len(input_ids),), bool(self._stop.number), device=input_ids.device)
-
-
-def _ends(*values: int | Sequence[int] | None) -> list[int]:
-    """Return the tokens that end an answer, from what model and tokenizer say."""
-    found: list[int] = []
-    for value in values:
-        found += [value] if isinstance(value, int) else list(value or ())
-    return list(dict.fromkeys(found))

@@ -54,10 +54,8 @@ class RemoteTeacher:
     def probe_schemas(self) -> bool:
         """Find out whether the endpoint follows schemas by force, once; where it does not, prompts tell them."""
         if self._enforces is None:
-            probes = [
-                Request((Message("user", text),), f"probe/{number}", PROBE, seed=number, max_tokens=64)
-                for number, text in enumerate(PROBE_QUESTIONS)
-            ]
+            texts = [(Message("user", text),) for text in PROBE_QUESTIONS]
+            probes = [Request(asked, f"probe/{n}", PROBE, seed=n, max_tokens=64) for n, asked in enumerate(texts)]
             self._enforces = all(map(_follows_probe, self._all(probes, "looking whether schemas are enforced")))
         return self._enforces
 
@@ -95,10 +93,9 @@ class RemoteTeacher:
         try:
             names = await self._endpoint.models(clients)
         except (Failed, NeverAnswered) as error:
-            raise UserError(
-                f"{self._endpoint.shown} does not tell which model it has: {error}; start the server if it is not "
-                f"running, correct `teacher.endpoint` if this is not its address, or {remedy}"
-            ) from error
+            raise UserError(f"{self._endpoint.shown} does not tell which model it has: {error}; start the server if it "
+                            "is not running, correct `teacher.endpoint` if this is not its address, or "
+                            f"{remedy}") from error  # fmt: skip
         if len(names) != 1:
             shown = ", ".join(names[:20]) or "none"
             raise UserError(f"{self._endpoint.shown} has {len(names)} models ({shown}); choose one: {remedy}")
@@ -106,26 +103,16 @@ class RemoteTeacher:
 
     def _body(self, request: Request, seed: int) -> Json:
         """Return what is sent. Names of the penalty: vLLM's and llama.cpp's; each ignores the other."""
-        sampling = self._settings.sampling
-        messages = request.messages
-        body: Json = {
-            "model": self._model,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": request.max_tokens,
-            "seed": seed,
-            "stream": False,
-        }
-        if sampling.top_k is not None:
-            body["top_k"] = sampling.top_k
-        if sampling.repetition_penalty is not None:
-            body["repetition_penalty"] = body["repeat_penalty"] = sampling.repetition_penalty
+        sampling, messages = self._settings.sampling, request.messages
+        penalty = sampling.repetition_penalty
+        body: Json = {"model": self._model, "temperature": sampling.temperature, "top_p": sampling.top_p,
+                      "max_tokens": request.max_tokens, "seed": seed, "stream": False}  # fmt: skip
+        body |= {} if sampling.top_k is None else {"top_k": sampling.top_k}
+        body |= {} if penalty is None else {"repetition_penalty": penalty, "repeat_penalty": penalty}
         if request.schema is not None:
             schema = for_servers(request.schema)
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": schema, "strict": True},
-            }
+            answer = {"name": "answer", "schema": schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": answer}
             if self._enforces is False:
                 told = f"{messages[-1].content}\n\n{SCHEMA.format(schema=json.dumps(schema, ensure_ascii=False))}"
                 messages = (*messages[:-1], replace(messages[-1], content=told))

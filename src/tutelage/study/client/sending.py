@@ -40,10 +40,9 @@ Send = Callable[[Request, int], Awaitable[Reply]]
 
 
 class Wave:
-    """Sends requests until all are answered, the budget ends or something forbids to continue.
+    """Sends requests, none of them answered yet, until all are, the budget ends or something forbids to continue.
 
     Args:
-        requests: none of them answered yet.
         send: raises Failed, NeverAnswered or UserError where there is no reply.
         store: what is sent and answered goes there first.
         ledger: says what the budget still allows.
@@ -156,9 +155,8 @@ class Wave:
                 if over:
                     raise UserError(
                         f"the teacher at {self._settings.endpoint} does not answer: {failures} failures in a row, the "
-                        f"last one: {error}; see whether it runs and `teacher.endpoint` is its address. Everything "
-                        "answered is stored: run the same command again when it is well"
-                    ) from error
+                        f"last one: {error}; see whether it runs, at this address. Everything answered is stored: run "
+                        "the same command again") from error  # fmt: skip
                 # Its room in the budget is kept for it meanwhile, or requests behind it would take it.
                 if not await self._admitted(worst):
                     return
@@ -168,7 +166,9 @@ class Wave:
     async def _send_when_free(self, request: Request, seed: int) -> Reply | None:
         """Send a request once, when it has a slot and nobody is to wait; None if all is over by then."""
         async with self._slots:
-            await self._pause_for_all(request)
+            if (left := self._not_before - time.monotonic()) > 0:
+                # The endpoint asked everybody to wait; then not all at once.
+                await self._sleep(left + random.Random(request.key).random() * min(1.0, left))
             # What concerns everybody is noted before the slot is free, so that whoever has it next knows.
             try:
                 return None if self._over else await self._send(request, seed)
@@ -200,11 +200,9 @@ class Wave:
     async def _keep(self, request: Request, worst: Spending, reply: Reply) -> None:
         """Store a reply, count it and show it."""
         size = len(reply.text.encode()) // BYTES_A_TOKEN
-        cost = Spending(
-            1,
-            worst.read if reply.read is None else reply.read,
-            min(size, request.max_tokens) if reply.written is None else reply.written,
-        )
+        read = worst.read if reply.read is None else reply.read
+        written = min(size, request.max_tokens) if reply.written is None else reply.written
+        cost = Spending(1, read, written)
         answer = Answer(request.key, reply.text, reply.fault, reply.finish, cost.read, cost.written)
         await self._journal.write([answer_line(answer)])
         self._settle(worst, cost)
@@ -226,19 +224,12 @@ class Wave:
         """Wait before a request is sent again."""
         asked = error.pause or 0.0
         if asked > PATIENCE:
-            raise UserError(
-                f"the teacher asks to wait {duration(asked)} ({error}); everything answered is stored: run the same "
-                "command again then"
-            )
+            raise UserError(f"the teacher asks to wait {duration(asked)} ({error}); everything answered is stored: run "
+                            "the same command again then")  # fmt: skip
         own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (sendings - 1))
         seconds = asked + own * (0.5 + random.Random(f"{request.key} {sendings}").random())
         self._bar.advance(0, f"waiting {duration(seconds)}: {error}")
         await self._sleep(seconds)
-
-    async def _pause_for_all(self, request: Request) -> None:
-        """Wait while the endpoint asked everybody to wait; then not all at once."""
-        if (left := self._not_before - time.monotonic()) > 0:
-            await self._sleep(left + random.Random(request.key).random() * min(1.0, left))
 
     async def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -256,29 +247,19 @@ class _Journal:
     """Appends to the store without holding up the loop: what comes while the disk is busy goes together, next."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._waiting: list[tuple[list[Json], asyncio.Future[None]]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._store, self._disk = store, asyncio.Lock()
+        self._waiting: list[Json] = []
+        self._batch: asyncio.Task[None] | None = None
 
     async def write(self, lines: list[Json]) -> None:
         """Return when the lines are on the disk."""
-        done = asyncio.get_running_loop().create_future()
-        self._waiting.append((lines, done))
-        if self._task is None:
-            self._task = asyncio.create_task(self._flush())
-        await done
+        self._waiting += lines
+        if self._batch is None:
+            self._batch = asyncio.create_task(self._flush())
+        # Whoever is cancelled while waiting does not take the lines of the others along.
+        await asyncio.shield(self._batch)
 
     async def _flush(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            try:
-                await asyncio.to_thread(self._store.append, [line for lines, _ in batch for line in lines])
-            except Exception as error:
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(error)
-            else:
-                for _, done in batch:
-                    if not done.done():
-                        done.set_result(None)
-        self._task = None
+        async with self._disk:
+            lines, self._waiting, self._batch = self._waiting, [], None
+            await asyncio.to_thread(self._store.append, lines)

@@ -20,7 +20,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,14 @@ SHOW_BYTES = 64 << 20
 
 
 class Store:
-    """Requests and answers on disk; of answers, only their places are in memory.
-
-    Attributes:
-        path: the file.
-        spent: what all requests so far cost.
-    """
+    """Requests and answers on disk; of answers, only their places are in memory; `spent` is what all cost so far."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spent = Spending()
         self.teacher: Json | None = None
         self._places: dict[str, int] = {}
-        self._faults: set[str] = set()
-        self._shared: set[str] = set()
-        self._asked: set[str] = set()
+        self._faults, self._shared, self._asked = set[str](), set[str](), set[str]()
         self._torn = False
         with explain_disk_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,10 +76,9 @@ class Store:
         changes = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in pairs.items()
                    if old != new and not (key in teacher and new is None)]  # fmt: skip
         if changes:
-            raise UserError(
-                f"{self.path} holds answers of another teacher:\n" + "\n".join(changes) + "\n"
-                "Answers never mix: set that back; or give the study another name (name: ...), which asks again"
-            )
+            told = "\n".join(changes)
+            raise UserError(f"{self.path} holds answers of another teacher:\n{told}\nAnswers never mix: set that back; "
+                            "or give the study another name (name: ...), which asks again")  # fmt: skip
 
     def claim(self, teacher: Mapping[str, Any]) -> None:
         """Write down who answers, if nobody has answered yet; else refuse as `expect` does."""
@@ -97,9 +89,9 @@ class Store:
     def asking(self, request: Request, **more: Any) -> list[Json]:
         """Return the lines to append before a request is sent; the content of one that was asked before is there."""
         worst = worst_case(request)
-        cost = {"worst": [worst.read, worst.written]}
+        more = {"worst": [worst.read, worst.written], **more}
         if request.key in self._asked:
-            return [{"again": request.key, **cost, **more}]
+            return [{"again": request.key, **more}]
         shared: list[Json] = []
 
         def once(value: Any) -> Json:
@@ -115,7 +107,6 @@ class Store:
             "messages": [[m.role, once(m.content) if m.role == "system" else m.content] for m in request.messages],
             "seed": request.seed,
             "max_tokens": request.max_tokens,
-            **cost,
             **more,
         }
         if request.schema is not None:
@@ -147,21 +138,18 @@ class Store:
                     whole = whole[self._file.write(whole) :]
                 os.fsync(self._file.fileno())
             except BaseException:
-                self._take_back(lines)
+                # What was written of these lines is cut off, or the next line would merge with a part of one.
+                for line in lines:
+                    self._shared.discard(line.get("shared", ""))
+                    self._asked.discard(line.get("request", ""))
+                self._torn = True
+                with suppress(OSError):
+                    self._file.truncate(self._end)
+                    self._torn = False
                 raise
         for line, text in zip(lines, encoded, strict=True):
             self._note(line, self._end)
             self._end += len(text)
-
-    def _take_back(self, lines: Sequence[Json]) -> None:
-        """Cut off what was written of some lines, so that the next line does not merge with a part of one."""
-        for line in lines:
-            self._shared.discard(line.get("shared", ""))
-            self._asked.discard(line.get("request", ""))
-        self._torn = True
-        with suppress(OSError):
-            self._file.truncate(self._end)
-            self._torn = False
 
     def answer(self, key: str) -> Answer | None:
         """Return the stored answer to a request, if there is one."""
@@ -171,9 +159,8 @@ class Store:
         with self.path.open("rb") as file:
             file.seek(place)
             line = json.loads(file.readline())
-        return Answer(
-            key, line.get("text", ""), line.get("fault", ""), line.get("finish", "stop"), line["read"], line["written"]
-        )
+        text, fault, finish = line.get("text", ""), line.get("fault", ""), line.get("finish", "stop")
+        return Answer(key, text, fault, finish, line["read"], line["written"])
 
     def answers(self, keys: Sequence[str]) -> list[Answer | None]:
         """Return the stored answers, None for those that are missing."""
@@ -199,10 +186,9 @@ class Store:
 
 def answer_line(answer: Answer) -> Json:
     """Return the line that holds an answer."""
-    line: Json = {"answer": answer.key, "text": answer.text, "finish": answer.finish}
-    if answer.fault:
-        line["fault"] = answer.fault
-    return line | {"read": answer.read, "written": answer.written}
+    fault = {"fault": answer.fault} if answer.fault else {}
+    return {"answer": answer.key, "text": answer.text, "finish": answer.finish, **fault, "read": answer.read,
+            "written": answer.written}  # fmt: skip
 
 
 def _cost(line: Json) -> Spending:
@@ -245,19 +231,15 @@ def open_store(path: Path) -> Iterator[Store]:
     Raises:
         UserError: another process has it, or it is damaged.
     """
-    with locked(path.with_name(f"{path.name}.lock"), str(path)):
-        store = Store(path)
-        try:
-            yield store
-        finally:
-            store.close()
+    with locked(path.with_name(f"{path.name}.lock"), str(path)), closing(Store(path)) as store:
+        yield store
 
 
 def costs(path: Path) -> dict[str, Spending]:
     """Return what each stage cost: the part of a request's purpose before its first slash.
 
-    Together it is what a budget counts, sendings that were lost with their worst case included.
-    Of requests whose line was taken out because it was damaged, the stage is `unknown`.
+    Together it is what a budget counts, sendings that were lost with their worst case included. Requests whose line was
+    taken out because it was damaged have the stage `unknown`.
     """
     account = _Account()
     for _, _, line in read_lines(path):
@@ -307,10 +289,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, int, Json]]:
                 line = json.loads(text)
                 _check_shape(line)
             except ValueError as error:
-                raise UserError(
-                    f"{path}, line {number} is damaged ({error}); take that line out, and what it held will be asked "
-                    "again"
-                ) from error
+                raise UserError(f"{path}, line {number} is damaged ({error}); take that line out, and what it held "
+                                "will be asked again") from error  # fmt: skip
             if bar is not None:
                 bar.advance(len(text))
             yield place, len(text), line

@@ -44,9 +44,7 @@ class TaskAudit:
     """One task.
 
     Attributes:
-        kind: of its lesson.
-        texts: written for it.
-        words: of these.
+        texts, words: written for it.
         could: texts that it could label: single texts, pairs, or for tagging single texts on one line, not too long.
         labelled: texts that have its label.
         labels: how often each label occurs, the plan's first and in its order; words for tagging, else texts.
@@ -88,24 +86,19 @@ class Audit:
     """A corpus in numbers.
 
     Attributes:
-        title: of its plan.
         texts: examples; a pair is one.
         words: by white space, the words of budgets.
-        types: different words, case and punctuation aside.
-        once: of these, those that occur once.
+        types, once: different words, case and punctuation aside; of these, those that occur once.
         kinds: texts and words by kind of lesson.
         lengths: words of each text at the quantiles 0, 5, 25, 50, 75, 95, 100 %.
         histogram: texts by words: upper ends of bins, which grow by a factor, and counts.
         tasks: by name, in the plan's order.
         growth: different words against words read: the whole corpus (`all`) and each kind.
-        variety: how varied the texts are.
         duplicates: equal texts and near duplicates in the corpus itself.
         threshold: similarity from which texts are near duplicates.
         related: two classification tasks, Cramér's V of their labels, corrected for bias (Bergsma 2013), and texts that
             have both; the strongest first, by what chance can hardly account for.
-        overlap: with evaluation sets.
         refused: by stage, what went into quarantine and how often.
-        costs: by stage.
         samples: by task, a few texts drawn at random.
     """
 
@@ -149,12 +142,9 @@ def audit_examples(
     """Measure a corpus.
 
     Args:
-        examples: the corpus.
-        plan: what it was written after.
         settings: similarity of near duplicates and size of overlaps.
         suites: sentences of evaluation sets by name.
         refused: refusals by stage and fault.
-        costs: by stage.
         tagged_words: longest text whose words were to be labelled, where that is known.
     """
     settings = settings or Filters()
@@ -175,9 +165,7 @@ def audit_examples(
         **_by_kind(drawn, words),
         lengths=tuple(int(n) for n in np.quantile(lengths, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))) if lengths else (),
         histogram=_histogram(lengths),
-        tasks={
-            task.name: _task(task, lesson.kind, examples, takes) for lesson in plan.lessons for task in lesson.tasks
-        },
+        tasks={one.name: _task(one, lesson.kind, examples, takes) for lesson in plan.lessons for one in lesson.tasks},
         variety=diversity(words, ["\n".join(example.texts) for example in drawn]),
         duplicates=_duplicates(examples, threshold),
         threshold=threshold,
@@ -216,10 +204,8 @@ def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
 def _task(task: Task, kind: TaskKind, examples: Sequence[Example], takes: Sequence[Sequence[TaskKind]]) -> TaskAudit:
     own = [example for example in examples if example.task == task.name]
     labelled = [example for example in examples if task.name in example.labels]
-    found = Counter[str]()
-    for example in labelled:
-        label = example.labels[task.name]
-        found.update([label] if isinstance(label, str) else label)
+    given = [example.labels[task.name] for example in labelled]
+    found = Counter(chain.from_iterable([label] if isinstance(label, str) else label for label in given))
     sure = [example.confidence[task.name] for example in labelled if task.name in example.confidence]
     return TaskAudit(
         kind=kind,
@@ -257,9 +243,8 @@ def _related(examples: Sequence[Example], plan: StudyPlan) -> tuple[tuple[str, s
 def _codes(labels: Sequence[Label | None]) -> NDArray[np.int64]:
     """Labels as numbers, (N,); -1 for none, and for a label of the wrong form."""
     numbers: dict[str, int] = {}
-    return np.array(
-        [numbers.setdefault(label, len(numbers)) if isinstance(label, str) else -1 for label in labels], dtype=np.int64
-    )
+    codes = [numbers.setdefault(label, len(numbers)) if isinstance(label, str) else -1 for label in labels]
+    return np.array(codes, dtype=np.int64)
 
 
 def cramers_v(counts_RC: NDArray[np.int64]) -> tuple[float | None, float]:
@@ -270,8 +255,7 @@ def cramers_v(counts_RC: NDArray[np.int64]) -> tuple[float | None, float]:
     independence, over a maximum that is corrected likewise. What chance adds varies the more, the fewer the texts; the
     second number leaves out what so many standard deviations of it could account for.
 
-    Args:
-        counts_RC: how many texts have both labels; rows and columns of zeros do not count.
+    Rows and columns of zeros do not count.
 
     Returns:
         V (0 independent, 1 one follows from the other) or None where one of the two never varies; and the lower one.

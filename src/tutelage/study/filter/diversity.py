@@ -57,11 +57,9 @@ class Diversity:
 
 
 def diversity(words: Sequence[Sequence[str]], texts: Sequence[str]) -> Diversity:
-    """Measure how varied texts are.
+    """Measure how varied texts are, by the plain words of each and by the texts as written.
 
-    Args:
-        words: the plain words of each text, in random order: the first ones are compared with each other.
-        texts: the same texts as written.
+    They come in random order: the first ones are compared with each other.
     """
     flat = list(chain.from_iterable(words))
     window = min(WINDOW, len(flat))
@@ -99,12 +97,9 @@ def _distinct(flat: Sequence[str], n: int, window: int) -> float:
     """Distinct over all n-grams, averaged over whole windows."""
     if window < n:
         return 0.0
-    shares = []
-    for start in range(0, len(flat) - window + 1, window):
-        part = flat[start : start + window]
-        grams = set(zip(*(part[i:] for i in range(n)), strict=False))
-        shares.append(len(grams) / (window - n + 1))
-    return float(np.mean(shares))
+    parts = [flat[start : start + window] for start in range(0, len(flat) - window + 1, window)]
+    distinct = [len(set(zip(*(part[i:] for i in range(n)), strict=False))) for part in parts]
+    return float(np.mean([count / (window - n + 1) for count in distinct]))
 
 
 def _compression(text: bytes) -> float:

@@ -40,14 +40,10 @@ class Duplicate:
 
 
 def near_duplicates(texts: Sequence[Texts], threshold: float) -> list[Duplicate | None]:
-    """Find the texts that are as similar as `threshold` to an earlier one that is kept itself.
+    """Find the texts that are as similar as `threshold` (above 0, up to 1) to an earlier one that is kept itself.
 
     Texts of fewer than three words have their words as one triple. Two pairs are as similar as their first texts or
     their second ones, whichever are less so; a pair and a single text are never similar.
-
-    Args:
-        texts: in the order in which the first is kept.
-        threshold: Jaccard similarity, above 0 and up to 1.
 
     Returns:
         For each text the first kept one that it repeats, or None where it is kept.

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 from tutelage.corpus.examples import Example, Label
 from tutelage.corpus.study_plan import StudyPlan, Task, TaskKind
@@ -43,7 +42,6 @@ class Filtered:
 
     Attributes:
         kept: the texts that stay, in their order, with the labels that are sound.
-        refused: everything else.
         overlap: what evaluation sets share with the texts that came to that filter.
     """
 
@@ -60,14 +58,7 @@ class Filtered:
 def filter_examples(
     examples: Sequence[Example], plan: StudyPlan, settings: Filters, suites: Mapping[str, Sequence[str]] | None = None
 ) -> Filtered:
-    """Sort examples into kept and refused.
-
-    Args:
-        examples: in the order in which the first of duplicates is kept.
-        plan: whose tasks and labels are sound.
-        settings: what to look for.
-        suites: sentences of evaluation sets by name, for the overlap.
-    """
+    """Sort examples into kept and refused; of duplicates the first is kept. `suites`: sentences to look for by name."""
     refused: list[Refused] = []
 
     def drop(found: Sequence[str | None], left: list[Example]) -> list[Example]:
@@ -104,30 +95,23 @@ def filter_examples(
 def control_characters(example: Example, joiners: bool = False) -> str | None:
     """Tell of a character that cannot be seen or is none: control, direction and tag characters, surrogates, U+FFFD.
 
-    Args:
-        example: whose texts are looked at; newline, carriage return and tab are layout.
-        joiners: let joiners and direction marks pass, which some scripts need.
+    Newline, carriage return and tab are layout. `joiners` and direction marks, which some scripts need, may pass.
     """
-    for character in _special(example):
-        if is_hidden(character) and not (joiners and character in JOINERS):
-            return f"control character: U+{ord(character):04X}"
-    return None
+    hidden = (one for one in _special(example) if is_hidden(one) and not (joiners and one in JOINERS))
+    return next((f"control character: U+{ord(one):04X}" for one in hidden), None)
 
 
 def foreign_letters(example: Example, letters: str) -> str | None:
     """Tell of a letter of another script than `ascii` or `latin`; `any` lets all pass."""
     if letters == "any":
         return None
-    for character in _special(example):
-        if _letter(character) and (letters == "ascii" or not _latin(character)):
-            return f"letter: U+{ord(character):04X} {unicodedata.name(character, 'without a name')}"
-    return None
+    foreign = (one for one in _special(example) if _letter(one) and (letters == "ascii" or not _latin(one)))
+    return next((f"letter: U+{ord(one):04X} {unicodedata.name(one, 'without a name')}" for one in foreign), None)
 
 
 def wrong_length(example: Example, least: int, most: int) -> str | None:
     """Tell of too few or too many words, those of both texts of a pair together."""
-    words = example.word_count
-    if words < least:
+    if (words := example.word_count) < least:
         return f"too short: {words} words"
     return f"too long: {words} words" if words > most else None
 
@@ -182,9 +166,8 @@ def _sound_labels(example: Example, tasks: PlannedTasks, refused: list[Refused])
         return example
     for task, why in bad.items():
         origins = example.label_origins.get(task, ())
-        content: dict[str, Any] = {"id": example.id, "task": task, "label": example.labels[task]}
-        if task in example.confidence:
-            content["confidence"] = example.confidence[task]
+        sure = {"confidence": example.confidence[task]} if task in example.confidence else {}
+        content = {"id": example.id, "task": task, "label": example.labels[task], **sure}
         refused.append(Refused(why, origins[-1] if origins else "", content))
     kept = example.labels.keys() - bad.keys()
     return replace(

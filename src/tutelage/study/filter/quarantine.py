@@ -16,12 +16,9 @@ from tutelage.corpus.reading import json_records
 
 @dataclass(frozen=True)
 class Refused:
-    """One thing that was not taken.
+    """One thing that was not taken, and the key of the stored request that it came from.
 
-    Attributes:
-        reason: why.
-        origin: key of the stored request that it came from.
-        content: the thing: a text, a pair, or the id of a text with the task whose label is missing.
+    The content is a text, a pair, or the id of a text with the task whose label is missing.
     """
 
     reason: str

@@ -35,18 +35,13 @@ class DraftText:
 
     def example(self, kind: TaskKind, task: str) -> Example:
         """Make an example: short texts on one line, the words of tagging texts parted at its spaces."""
-        text, pair = " ".join(self.text.split()), self.pair
+        text = " ".join(self.text.split())
         if kind == "generation":
             lines = (" ".join(line.split()) for line in self.text.strip().splitlines())
             text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
-        return Example(
-            kind=kind,
-            text=text,
-            text_pair=None if pair is None else " ".join(pair.split()),
-            words=tuple(text.split()) if kind == "tagging" else None,
-            task=task,
-            origin=self.origin,
-        )
+        pair = None if self.pair is None else " ".join(self.pair.split())
+        words = tuple(text.split()) if kind == "tagging" else None
+        return Example(kind=kind, text=text, text_pair=pair, words=words, task=task, origin=self.origin)
 
 
 def drafts_of(outcome: Outcome, purpose: str, refused: list[Refused]) -> list[DraftText]:

@@ -13,21 +13,17 @@ def forecast(study: Study, plan: StudyPlan | None = None) -> dict[str, int]:
     """Return the requests expected for each stage (`plan`, `write`, `label`).
 
     Texts of writing tasks are taken to have several lines, so that their words are not labelled: those on one line, of
-    at most `labelling.tagged_words` words, take more requests. Before there is a plan, each kind is taken to have as
-    many of `labelling.tasks` as it can, which is too many where several kinds are planned.
-
-    Args:
-        study: the settings.
-        plan: the plan, if it is there; else its size follows from the settings.
+    at most `labelling.tagged_words` words, take more requests. Before there is a plan its size follows from the
+    settings, with as many of `labelling.tasks` in each kind as it can have: too many where several kinds are planned.
     """
     planned = study.plan if isinstance(study.plan, Planning) else Planning()
     topics = study.writing.corpus != "multi_task"
     kinds: tuple[TaskKind, ...] = ("generation",) if topics else planned.kinds
-    tasks = {
-        kind: planned.tasks if plan is None else len(plan.tasks(kind)) for kind in (kinds if plan is None else EXPECTED)
-    }
-    labelled = sum(tasks.get(kind, 0) for kind in ANNOTATED)
-    planning = 0
+    if plan is None:
+        tasks = dict.fromkeys(kinds, planned.tasks)
+    else:
+        tasks = {kind: len(plan.tasks(kind)) for kind in EXPECTED}
+    labelled, planning = sum(tasks.get(kind, 0) for kind in ANNOTATED), 0
     if plan is None and isinstance(study.plan, Planning):
         planning = len(kinds) + labelled + sum(tasks.values())
     writing, texts = _writing(study, {} if topics else {kind: tasks.get(kind, 0) for kind in ANNOTATED}, tasks)
@@ -64,20 +60,18 @@ def _writing(
         texts = {kind: round(share * count) for kind, count in wanted.items()}
         if tasks.get("generation"):
             texts["generation"] = round(max(0.0, left - needed) / EXPECTED["generation"])
-    sizes = {
-        kind: writing.generation_per_request if kind == "generation" else writing.examples_per_request for kind in texts
-    }
+    sizes = dict.fromkeys(ANNOTATED, writing.examples_per_request) | {"generation": writing.generation_per_request}
     return sum(ceil(count / sizes[kind]) for kind, count in texts.items()), texts
 
 
 def _labelling(study: Study, tasks: dict[TaskKind, int], texts: dict[TaskKind, int]) -> int:
     """Return the requests for labels of so many texts, each for so many tasks."""
-    by_task, found = study.labelling.ask == "task", 0
+    at_once = study.labelling.ask == "family"
+    asked: dict[TaskKind, tuple[TaskKind, ...]] = {
+        "pair_classification": ("pair_classification",), "generation": ("classification",)
+    }  # fmt: skip
+    found = 0
     for kind, count in texts.items():
-        asked: tuple[TaskKind, ...] = ("classification", "tagging")
-        if kind == "pair_classification":
-            asked = ("pair_classification",)
-        elif kind == "generation":
-            asked = ("classification",)
-        found += count * sum(tasks.get(one, 0) if by_task else min(1, tasks.get(one, 0)) for one in asked)
+        planned = [tasks.get(one, 0) for one in asked.get(kind, ("classification", "tagging"))]
+        found += count * sum(min(1, many) if at_once else many for many in planned)
     return found * study.labelling.votes

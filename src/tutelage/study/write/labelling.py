@@ -23,7 +23,7 @@ from typing import Any
 from tutelage.base.errors import UserError, nearest
 from tutelage.corpus.examples import Example, Label
 from tutelage.corpus.study_plan import ANNOTATED, StudyPlan, Task, TaskKind
-from tutelage.study.client.asking import TEXT, Outcome, ask_json, one_of, question, record
+from tutelage.study.client.asking import TEXT, ask_json, one_of, question, record
 from tutelage.study.client.budget import budget_ended
 from tutelage.study.client.client import Request, TeacherLLM
 from tutelage.study.filter.quarantine import Refused
@@ -51,11 +51,11 @@ class Labelled:
     """What labelling came to.
 
     Attributes:
-        texts: labelled texts, those without any label included.
+        texts: all of them, those without any label included.
         labels: by task, how many texts have a label.
         could: by task, how many texts could have one: pairs, single texts, or such of one line.
         refused: labels that did not come to anything.
-        budget_ended: whether texts were left without labels because the budget ended.
+        budget_ended: whether labels are missing because the budget ended.
     """
 
     texts: int
@@ -77,16 +77,9 @@ _Votes = dict[str, list[tuple[Label, str]]]
 class Labeller:
     """Labels the texts of a study.
 
-    Args:
-        teacher: who labels.
-        study: its settings.
-        plan: the tasks and their labels.
-
     Attributes:
         refused: labels that did not come to anything: reason, key of the request, `{id, task}`.
-        labels: by task, how many were given.
-        could: by task, how many texts could have one.
-        budget_ended: whether some labels or votes are missing because the budget ended.
+        labels, could, budget_ended: as in `Labelled`, so far.
 
     Raises:
         UserError: as `check_labelling` says.
@@ -97,21 +90,17 @@ class Labeller:
         self._prompts = Prompts(plan, study.prompts)
         check_labelling(study, plan)
         wanted = study.labelling.tasks
-        self._tasks: dict[TaskKind, tuple[Task, ...]] = {
-            kind: tuple(task for task in plan.tasks(kind) if wanted is None or task.name in wanted)
-            for kind in ANNOTATED
-        }
+        asked = {task.name for task in plan.tasks(*ANNOTATED) if wanted is None or task.name in wanted}
+        self._tasks = {kind: tuple(task for task in plan.tasks(kind) if task.name in asked) for kind in ANNOTATED}
         self.refused: list[Refused] = []
         self.labels: Counter[str] = Counter({task.name: 0 for tasks in self._tasks.values() for task in tasks})
         self.could = self.labels.copy()
         self.budget_ended = False
 
     def examples(self, texts: Iterable[Example], total: int | None = None) -> Iterator[Example]:
-        """Label texts; yields them in their order, all of them, with the labels that came.
+        """Label texts; yields them in their order, all of them, with the labels that came in place of any earlier ones.
 
-        Args:
-            texts: any number; labels that they have already are replaced by those asked for.
-            total: how many, for the display.
+        `total` tells how many there are, for the display.
         """
         rest, done = iter(texts), 0
         while part := list(islice(rest, PART)):
@@ -128,53 +117,43 @@ class Labeller:
 
     def _questions(self, part: Sequence[Example]) -> list[LabelQuestion]:
         """List what is asked about each text: all tasks of a kind at once, or each by itself; once for each vote."""
-        found = []
-        for number, example in enumerate(part):
-            for kind in example.takes(self._study.labelling.tagged_words):
-                tasks = self._tasks[kind]
-                at_once = [tasks] if self._study.labelling.ask == "family" else [(task,) for task in tasks]
-                found += [
-                    LabelQuestion(number, kind, group, vote)
-                    for group in at_once
-                    if group
-                    for vote in range(self._study.labelling.votes)
-                ]
-        return found
+        settings = self._study.labelling
+        return [
+            LabelQuestion(number, kind, group, vote)
+            for number, example in enumerate(part)
+            for kind in example.takes(settings.tagged_words)
+            for group in ([self._tasks[kind]] if settings.ask == "family" else [(task,) for task in self._tasks[kind]])
+            if group
+            for vote in range(settings.votes)
+        ]
 
     def _ask(
         self, part: Sequence[Example], questions: Sequence[LabelQuestion], votes: Sequence[_Votes], label: str
     ) -> list[LabelQuestion]:
         """Ask, and put the labels to the votes; returns the questions about several tasks that came to nothing."""
         requests = [self._request(part[one.number], one) for one in questions]
-        words = {
-            request.key: tuple(part[one.number].text.split())
-            for one, request in zip(questions, requests, strict=True)
-            if one.kind == "tagging"
-        }
+        tagged = [(request.key, one) for one, request in zip(questions, requests, strict=True) if one.kind == "tagging"]
+        words = {key: tuple(part[one.number].text.split()) for key, one in tagged}
 
         def check(value: Any, request: Request) -> str | None:
             found = self._tags(value, words[request.key]) if request.key in words else None
             return found if isinstance(found, str) else None
 
-        failed = []
-        spend = not self.budget_ended
+        failed, spend = [], not self.budget_ended
         outcomes = ask_json(self._teacher, requests, check, self._study.teacher, label, spend)
         for one, request, outcome in zip(questions, requests, outcomes, strict=True):
             if outcome is None:
                 self.budget_ended = True
             elif outcome.value is not None:
-                self._vote(votes[one.number], one, outcome, words.get(request.key))
+                found: Any = outcome.value if one.kind != "tagging" else self._tags(outcome.value, words[request.key])
+                for task in one.tasks:
+                    votes[one.number][task.name].append((found[task.name], outcome.origin))
             elif len(one.tasks) > 1:
                 failed.append(one)
             else:
                 content = {"id": part[one.number].id, "task": one.tasks[0].name}
                 self.refused.append(Refused(f"malformed label: {outcome.fault}", outcome.origin, content))
         return failed
-
-    def _vote(self, votes: _Votes, one: LabelQuestion, outcome: Outcome, words: tuple[str, ...] | None) -> None:
-        found: Any = outcome.value if words is None else self._tags(outcome.value, words)
-        for task in one.tasks:
-            votes[task.name].append((found[task.name], outcome.origin))
 
     def _tags(self, value: Any, words: tuple[str, ...]) -> dict[str, Label] | str:
         """Return the tags of an answer by task, or what is wrong with it."""
@@ -195,10 +174,8 @@ class Labeller:
         messages = self._prompts.messages(
             "tag_pairs" if pairs else "tag_list", tasks=tasks, words=fenced("\n".join(words), "words"), count=len(words)
         )
-        if pairs:
-            schema = record({"words": {"type": "array", "items": record({WORD: TEXT, **labels})}})
-        else:
-            schema = record({name: {"type": "array", "items": tag} for name, tag in labels.items()})
+        listed = {name: {"type": "array", "items": tag} for name, tag in labels.items()}
+        schema = record({"words": {"type": "array", "items": record({WORD: TEXT, **labels})}} if pairs else listed)
         return question(self._study, purpose, messages, schema)
 
     def _labelled(self, example: Example, votes: _Votes) -> Example:
@@ -206,9 +183,8 @@ class Labeller:
         asked = self._study.labelling.votes
         decided = {name: majority([label for label, _ in given], asked) for name, given in votes.items()}
         self.labels.update(decided.keys())
-        self.could.update(
-            task.name for kind in example.takes(self._study.labelling.tagged_words) for task in self._tasks[kind]
-        )
+        takes = example.takes(self._study.labelling.tagged_words)
+        self.could.update(task.name for kind in takes for task in self._tasks[kind])
         tagged = any(isinstance(label, tuple) for label, _ in decided.values())
         return replace(
             example,
@@ -238,11 +214,8 @@ def check_labelling(study: Study, plan: StudyPlan) -> None:
 def majority(given: Sequence[Label], asked: int) -> tuple[Label, float]:
     """Return the label that most votes gave, and its share of the votes asked for.
 
-    Of equally frequent labels the one given first wins. Tags are decided word by word; their share is the mean.
-
-    Args:
-        given: the votes that came.
-        asked: how many there should have been: one that came to nothing counts against the label.
+    Of equally frequent labels the one given first wins. Tags are decided word by word; their share is the mean. A vote
+    that was asked for and came to nothing counts against the label.
     """
     if isinstance(given[0], tuple):
         words = [majority(tags, asked) for tags in zip(*given, strict=True)]
@@ -252,21 +225,16 @@ def majority(given: Sequence[Label], asked: int) -> tuple[Label, float]:
 
 
 def tags_of_pairs(value: Any, words: Sequence[str]) -> dict[str, Label] | str:
-    """Return the tags by task of `{"words": [{"_word": ..., TASK: ...}, ...]}`, or what is wrong with it.
-
-    Args:
-        value: an answer that follows its schema.
-        words: of the text.
-    """
+    """Return the tags by task of `{"words": [{"_word": ..., TASK: ...}, ...]}`, or what is wrong with it."""
     rows: list[dict[str, str]] = []
     for row in value["words"]:
-        word = row[WORD].strip()
-        if len(rows) < len(words) and _same(word, words[len(rows)]):
+        word, bare = row[WORD].strip(), _bare(row[WORD])
+        # A word of punctuation alone has nothing else to be known by.
+        if len(rows) < len(words) and (word == words[len(rows)] or (bare and bare == _bare(words[len(rows)]))):
             rows.append(row)
-        elif _bare(word):
-            return (
-                f"word {len(rows) + 1} of the text does not stand at its place; repeat all {len(words)} words in order"
-            )
+        elif bare:
+            place = f"word {len(rows) + 1} of the text"
+            return f"{place} does not stand at its place; repeat all {len(words)} words in order"
     if len(rows) < len(words):
         return f"only the first {len(rows)} of the {len(words)} words are there"
     return {task: tuple(row[task] for row in rows) for task in rows[0] if task != WORD}
@@ -278,12 +246,6 @@ def tags_of_list(value: Any, words: Sequence[str]) -> dict[str, Label] | str:
         if len(tags) != len(words):
             return f"{len(tags)} labels for {task}, but the text has {len(words)} words"
     return {task: tuple(tags) for task, tags in value.items()}
-
-
-def _same(given: str, word: str) -> bool:
-    bare = _bare(word)
-    # A word of punctuation alone has nothing else to be known by.
-    return given == word or (bool(bare) and _bare(given) == bare)
 
 
 def _bare(word: str) -> str:

@@ -32,12 +32,7 @@ _KindAndTask = tuple[TaskKind, Task]
 
 
 class Planner:
-    """Asks a teacher for a plan.
-
-    Args:
-        teacher: who plans.
-        study: its settings.
-        attempt: 0 for the first plan of a study; another number asks with other seeds.
+    """Asks a teacher for a plan: for another one, with other seeds, at another `attempt` than 0.
 
     Attributes:
         kinds: of the lessons that are asked for.
@@ -68,10 +63,8 @@ class Planner:
             first = f": {self.refused[0].reason}" if self.refused else ""
             raise UserError(f"the teacher planned nothing that could be used{first}; try another model, or see its "
                             "answers in requests.jsonl")  # fmt: skip
-        asked_for = self._asked_for
-        return StudyPlan(
-            title=asked_for.title, language=asked_for.language, audience=asked_for.audience, lessons=tuple(lessons)
-        )
+        title, language, audience = self._asked_for.title, self._asked_for.language, self._asked_for.audience
+        return StudyPlan(title=title, language=language, audience=audience, lessons=tuple(lessons))
 
     def _tasks(self) -> list[_KindAndTask]:
         """First wave: what each lesson's tasks are.
@@ -127,14 +120,11 @@ class Planner:
             for _, task in tasks
         ]  # fmt: skip
         outcomes = self._ask(requests, partial(_check_prompts, count=count), "planning prompts")
-        values = [
-            self._value(outcome, f"{task.name}: its prompts").get("prompts", ())
-            for (_, task), outcome in zip(tasks, outcomes, strict=True)
-        ]
-        return [
-            (kind, _with(task, prompts=tuple(dict.fromkeys(map(_one_line, prompts)))))
-            for (kind, task), prompts in zip(tasks, values, strict=True)
-        ]
+        found = []
+        for (kind, task), outcome in zip(tasks, outcomes, strict=True):
+            prompts = self._value(outcome, f"{task.name}: its prompts").get("prompts", ())
+            found.append((kind, _with(task, prompts=tuple(dict.fromkeys(map(_one_line, prompts))))))
+        return found
 
     def _question(self, prompt: str, purpose: str, schema: dict[str, Any], **values: object) -> Request:
         return question(self._study, self._purpose(purpose), self._prompts.messages(prompt, **values), schema)
@@ -163,15 +153,12 @@ def _with(task: Task, **values: Any) -> Task:
 
 
 def _check_tasks(value: Any, request: Request, count: int) -> str | None:
-    tasks = value["tasks"]
-    if not tasks:
-        return "the list of tasks is empty"
-    if len(tasks) > MANY * count:
-        return f"{len(tasks)} tasks, far more than the {count} asked for"
-    for number, task in enumerate(tasks, 1):
+    if fault := _check_count(value["tasks"], "tasks", count):
+        return fault
+    for number, task in enumerate(value["tasks"], 1):
         if not any(map(str.isalpha, task["name"])):
             return f"the name of task {number} has no letters"
-    return _check_lines([task["description"] for task in tasks], "description")
+    return _check_lines([task["description"] for task in value["tasks"]], "description")
 
 
 def _check_labels(value: Any, request: Request) -> str | None:
@@ -185,11 +172,13 @@ def _check_labels(value: Any, request: Request) -> str | None:
 
 
 def _check_prompts(value: Any, request: Request, count: int) -> str | None:
-    if not value["prompts"]:
-        return "the list of prompts is empty"
-    if len(value["prompts"]) > MANY * count:
-        return f"{len(value['prompts'])} prompts, far more than the {count} asked for"
-    return _check_lines(value["prompts"], "prompt")
+    return _check_count(value["prompts"], "prompts", count) or _check_lines(value["prompts"], "prompt")
+
+
+def _check_count(items: Sequence[object], what: str, count: int) -> str | None:
+    if not items:
+        return f"the list of {what} is empty"
+    return f"{len(items)} {what}, far more than the {count} asked for" if len(items) > MANY * count else None
 
 
 def _check_lines(lines: Sequence[str], what: str, longest: int = MAX_LINE) -> str | None:

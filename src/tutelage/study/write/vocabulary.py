@@ -25,11 +25,7 @@ _DIGITS = re.compile(r"\d+")
 
 @dataclass(frozen=True)
 class WordList:
-    """Words that may be used.
-
-    Attributes:
-        words: forms, most frequent first.
-    """
+    """Words that may be used: forms, most frequent first."""
 
     words: tuple[str, ...]
 
@@ -65,25 +61,19 @@ def frequent_words(counts: Counter[str], size: int) -> WordList:
 
 
 def frequent_tokens(weights: str, texts: Iterable[str], size: int) -> tuple[int, ...]:
-    """Return the tokens of a teacher that occur most often in texts (the paper counted them in Wikipedia).
-
-    Args:
-        weights: folder or hub id of the teacher, for its tokenizer.
-        texts: to count in.
-        size: tokens.
+    """Return the tokens that occur most often in texts (the paper counted them in Wikipedia).
 
     Raises:
-        UserError: no such model, or none with a tokenizer.
+        UserError: there is no model of this name (folder or hub id of the teacher), or none with a tokenizer.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds; each means that there is no tokenizer to be had
-        raise UserError(
-            f"teacher.weights: cannot load the tokenizer of '{weights}', which `writing.vocabulary.mode: tokens` "
-            f"counts by; name the folder or hub id of a model with its tokenizer: {error}"
-        ) from error
+        raise UserError(f"teacher.weights: cannot load the tokenizer of '{weights}', which `writing.vocabulary.mode: "
+                        "tokens` counts by; name the folder or hub id of a model with its tokenizer: "
+                        f"{error}") from error  # fmt: skip
     counts: Counter[int] = Counter()
     for text in texts:
         counts.update(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -13,13 +13,12 @@ from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.corpus.study_plan import Task
-from tutelage.study.client.asking import TEXT, ask_json, check_any, list_of, question, record, seed_of
+from tutelage.study.client.asking import TEXT, Outcome, ask_json, check_any, list_of, question, record, seed_of
 from tutelage.study.client.client import Answer, Constraint, Request, TeacherLLM
 from tutelage.study.filter.quarantine import Refused
 from tutelage.study.settings import Study
 from tutelage.study.write.drafts import DraftText, drafts_of
-from tutelage.study.write.extenders import cycle
-from tutelage.study.write.prompting import Prompts, fenced
+from tutelage.study.write.prompting import Prompts, cycle, fenced
 from tutelage.study.write.vocabulary import WordList, frequent_tokens, frequent_words, lines_of, read_words
 
 MAX_NAMED = 50
@@ -27,17 +26,9 @@ MAX_NAMED = 50
 
 
 class Within:
-    """Asks for texts within a vocabulary.
+    """Asks for texts within a vocabulary: where no file is named, words of the counts, or tokens of the texts, so far.
 
-    Args:
-        teacher: who writes.
-        study: its settings.
-        prompts: of the study.
-        counts: words written so far, from which the list is taken where no file is named.
-        texts: likewise for tokens.
-
-    Attributes:
-        one_by_one: whether a request is for one text (local teachers, whose answer is the text).
+    `one_by_one` tells whether a request is for one text (local teachers, whose answer is the text).
     """
 
     def __init__(
@@ -47,21 +38,21 @@ class Within:
         assert vocabulary is not None
         self._teacher, self._study, self._prompts = teacher, study, prompts
         self._list, self._constraint = WordList(()), None
+        found: Sequence[object]
         if vocabulary.mode == "tokens":
             assert study.teacher.weights is not None
             counted = texts if vocabulary.words is None else lines_of(vocabulary.words)
-            tokens = frequent_tokens(study.teacher.weights, counted, vocabulary.size)
-            _refuse_nothing(tokens)
+            found = tokens = frequent_tokens(study.teacher.weights, counted, vocabulary.size)
             self._constraint = Constraint(tokens=tokens)
         else:
-            self._list = (
-                frequent_words(counts, vocabulary.size)
-                if vocabulary.words is None
-                else read_words(vocabulary.words, vocabulary.size)
-            )
-            _refuse_nothing(self._list.words)
+            file, size = vocabulary.words, vocabulary.size
+            self._list = frequent_words(counts, size) if file is None else read_words(file, size)
+            found = self._list.words
             if study.teacher.weights is not None:
                 self._constraint = Constraint(words=self._list.words)
+        if not found:
+            raise UserError("writing.vocabulary: there is nothing to take the vocabulary from, since nothing is written"
+                            " before it; name a file (`words`), or write less within it (`share`)")  # fmt: skip
         self.one_by_one = self._constraint is not None
 
     def request(self, task: Task, number: int, count: int) -> Request:
@@ -82,18 +73,21 @@ class Within:
     def ask(self, requests: Sequence[Request], label: str, refused: list[Refused]) -> list[list[DraftText] | None]:
         """Ask for the texts of some requests; None from where the budget ended, and what strays goes to `refused`."""
         batches: list[list[DraftText]] = []
-        if self._constraint is not None:
-            for request, answer in zip(requests, self._teacher.ask(requests, label), strict=True):
-                # What is stored behind the budget's end waits: what it would follow is not known yet.
-                if answer is None:
-                    break
-                batches.append(self._constrained(answer, request, refused))
+        answers: Sequence[Answer | Outcome | None]
+        if self._constraint is None:
+            answers = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
         else:
-            outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
-            for request, outcome in zip(requests, outcomes, strict=True):
-                if outcome is None:
-                    break
-                batches.append(drafts_of(outcome, request.purpose, refused))
+            answers = self._teacher.ask(requests, label)
+        for request, answer in zip(requests, answers, strict=True):
+            # What is stored behind the budget's end waits: what it would follow is not known yet.
+            if answer is None:
+                break
+            batches.append(
+                self._constrained(answer, request, refused)
+                if isinstance(answer, Answer)
+                else drafts_of(answer, request.purpose, refused)
+            )
+        if self._constraint is None:
             batches = self._rewritten(requests, batches, label, refused)
         return [*batches, *[None] * (len(requests) - len(batches))]
 
@@ -121,43 +115,32 @@ class Within:
             for place, draft in enumerate(batch)
             if draft.fault() is None and (outside := self._list.outside(draft.text))
         ]
-        questions = [
-            self._question_again(f"{requests[number].purpose}/rewrite/{place}", draft, outside)
-            for number, place, draft, outside in straying
-        ]
+        questions = []
+        for number, place, draft, outside in straying:
+            words = fenced(", ".join(outside[:MAX_NAMED]), "words")
+            messages = self._prompts.messages("rewrite", text=fenced(draft.text), words=words)
+            purpose = f"{requests[number].purpose}/rewrite/{place}"
+            questions.append(question(self._study, purpose, messages, record({"text": TEXT})))
         outcomes = ask_json(self._teacher, questions, self._check, self._study.teacher, f"{label}, rewriting")
         mended: list[list[DraftText | None]] = [list(batch) for batch in batches]
         for (number, place, draft, outside), outcome in zip(straying, outcomes, strict=True):
             if outcome is None:
                 mended = mended[:number]
                 break
+            mended[number][place] = None
             if outcome.value is None:
                 refused.append(Refused(f"{_strays(outside)}; {outcome.fault}", outcome.origin, draft.text))
-            text = None if outcome.value is None else outcome.value["text"]
-            mended[number][place] = None if text is None else DraftText(text, None, outcome.origin)
+            else:
+                mended[number][place] = DraftText(outcome.value["text"], None, outcome.origin)
         return [[draft for draft in batch if draft is not None] for batch in mended]
-
-    def _question_again(self, purpose: str, draft: DraftText, outside: Sequence[str]) -> Request:
-        words = fenced(", ".join(outside[:MAX_NAMED]), "words")
-        messages = self._prompts.messages("rewrite", text=fenced(draft.text), words=words)
-        return question(self._study, purpose, messages, record({"text": TEXT}))
 
     def _check(self, value: Any, request: Request) -> str | None:
         outside = self._list.outside(value["text"])
         # Not in the text's order, and words alone: what a teacher wrote is no part of what it is told.
         named = sorted(word for word in outside if word.replace("'", "").isalpha())[:MAX_NAMED]
-        return (
-            f"it still has words that the learner does not know: {', '.join(named) or 'numbers'}" if outside else None
-        )
+        told = f"it still has words that the learner does not know: {', '.join(named) or 'numbers'}"
+        return told if outside else None
 
 
 def _strays(outside: Sequence[str]) -> str:
     return f"words outside the vocabulary: {', '.join(outside[:MAX_NAMED])}"
-
-
-def _refuse_nothing(found: Sequence[object]) -> None:
-    if not found:
-        raise UserError(
-            "writing.vocabulary: there is nothing to take the vocabulary from, since nothing is written before it; "
-            "name a file (`words`), or write less within it (`share`)"
-        )

@@ -25,13 +25,10 @@ class TaskLedger:
     """What was written for one task.
 
     Attributes:
-        kind: of the task's lesson.
         requests: answered so far.
         unproductive: of these, how many in a row brought (nearly) nothing new.
-        texts: kept (a pair is one).
-        words: kept, by white space.
-        written_texts: refused ones included.
-        written_words: refused ones included.
+        texts, words: kept; a pair is one text, words go by white space.
+        written_texts, written_words: refused ones included.
     """
 
     kind: TaskKind
@@ -44,16 +41,7 @@ class TaskLedger:
 
 
 class WordLedger:
-    """Counts by task.
-
-    Args:
-        kinds: the tasks to write for and the kinds of their lessons, in the plan's order.
-
-    Attributes:
-        tasks: what was written for each.
-        words: kept so far.
-        ended: why the writing ended.
-    """
+    """Counts by task, for tasks in the plan's order with the kinds of their lessons; `words` are all that were kept."""
 
     def __init__(self, kinds: Mapping[str, TaskKind]) -> None:
         self.tasks = {name: TaskLedger(kind) for name, kind in kinds.items()}
@@ -83,15 +71,12 @@ class WordLedger:
         return found.words / found.texts if found.texts else unknown
 
     def next_task(self, texts: int | None, pending: Counter[str], patience: int) -> str | None:
-        """Choose the task to write for: the least served one with labels, then the least served writing task.
+        """Choose the least served task with labels, then the least served writing task; None if nothing is left to do.
 
         Args:
             texts: for each task with labels; None treats all tasks alike.
             pending: texts of each task that are on their way.
             patience: unproductive requests in a row after which a task is left alone.
-
-        Returns:
-            Its name; None if there is nothing left to do.
         """
         open_tasks = {name: task for name, task in self.tasks.items() if task.unproductive < patience}
         if texts is not None:
@@ -99,9 +84,8 @@ class WordLedger:
             wanting = [name for name, task in labelled.items() if task.texts + pending[name] < texts]
             open_tasks = {name: open_tasks[name] for name in wanting or open_tasks.keys() - labelled.keys()}
         order = list(self.tasks)
-        return min(
-            open_tasks, key=lambda name: (self.tasks[name].texts + pending[name], order.index(name)), default=None
-        )
+        served = {name: (self.tasks[name].texts + pending[name], order.index(name)) for name in open_tasks}
+        return min(served, key=served.__getitem__, default=None)
 
     def exhausted(self, patience: int) -> bool:
         """Tell whether some task was left alone because nothing new came."""
@@ -114,10 +98,5 @@ class WordLedger:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as an object."""
-        tasks = {name: asdict(task) for name, task in self.tasks.items()}
-        return {
-            "words": self.words,
-            "texts": sum(task.texts for task in self.tasks.values()),
-            "ended": self.ended,
-            "tasks": tasks,
-        }
+        return {"words": self.words, "texts": sum(task.texts for task in self.tasks.values()), "ended": self.ended,
+                "tasks": {name: asdict(task) for name, task in self.tasks.items()}}  # fmt: skip

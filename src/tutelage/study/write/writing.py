@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from tutelage.base.errors import UserError
 from tutelage.corpus.examples import Example
@@ -25,8 +24,7 @@ from tutelage.study.filter.quarantine import Refused
 from tutelage.study.filter.text import word_forms
 from tutelage.study.settings import Study
 from tutelage.study.write.drafts import DraftText, drafts_of
-from tutelage.study.write.extenders import TARGETS, cycle, extensions, rare_words
-from tutelage.study.write.prompting import Prompts, labels_text
+from tutelage.study.write.prompting import TARGETS, Prompts, cycle, extensions, labels_text, rare_words
 from tutelage.study.write.within import Within
 from tutelage.study.write.word_ledger import WordLedger
 
@@ -36,23 +34,8 @@ EXPECTED: dict[TaskKind, int] = {"classification": 20, "pair_classification": 25
 """Words of a text of each kind before there is one to go by: only the size of waves depends on it."""
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A request of a wave: the task it is for, and how many texts it asks for."""
-
-    task: Task
-    kind: TaskKind
-    request: Request
-    count: int
-
-
 class Writer:
     """Writes the texts of a study.
-
-    Args:
-        teacher: who writes.
-        study: its settings.
-        plan: what is written.
 
     Attributes:
         ledger: words and texts by task, and why the writing ended.
@@ -65,10 +48,8 @@ class Writer:
         kinds: tuple[TaskKind, ...] = () if study.writing.corpus == "multi_task" else ("generation",)
         self._tasks = {task.name: task for task in plan.tasks(*kinds)}
         if not self._tasks:
-            raise UserError(
-                f"writing.corpus: '{study.writing.corpus}' is written from generation tasks, and the plan has none; "
-                "plan some (`plan.kinds`), or write `corpus: multi_task`"
-            )
+            raise UserError(f"writing.corpus: '{study.writing.corpus}' is written from generation tasks, and the plan "
+                            "has none; plan some (`plan.kinds`), or write `corpus: multi_task`")  # fmt: skip
         self.ledger = WordLedger({name: plan.kind_of(name) for name in self._tasks})
         self.refused: list[Refused] = []
         self._counts: Counter[str] = Counter()
@@ -97,7 +78,7 @@ class Writer:
                 self.ledger.ended = "exhausted" if self.ledger.exhausted(PATIENCE) else "texts"
                 return
             label = f"writing, {self.ledger.words:,} of {self._study.writing.words:,} words"
-            requests = [slot.request for slot in wave]
+            requests = [request for _, request in wave]
             batches: Iterable[list[DraftText] | None]
             if within is None:
                 outcomes = ask_json(self._teacher, requests, check_any, self._study.teacher, label)
@@ -108,55 +89,48 @@ class Writer:
                 )
             else:
                 batches = within.ask(requests, label, self.refused)
-            for slot, batch in zip(wave, batches, strict=True):
+            for (task, _), batch in zip(wave, batches, strict=True):
                 if batch is None:
                     self.ledger.ended = "budget"
                     return
-                yield from self._take(slot, batch, words)
+                yield from self._take(task, batch, words)
             self._waves += 1
         self.ledger.ended = "words"
 
-    def _wave(self, words: int, within: Within | None) -> list[Slot]:
-        """Choose what to ask next, as much as is expected to be needed, at most a wave."""
+    def _wave(self, words: int, within: Within | None) -> list[tuple[Task, Request]]:
+        """Choose what to ask next, as much as is expected to be needed, at most a wave; with the task of each."""
         writing, ledger = self._study.writing, self.ledger
-        rare = self._rare() if within is None else []
-        slots: list[Slot] = []
+        rare: list[str] = []
+        if within is None and writing.rare_words:
+            rare = rare_words(self._counts, TARGETS * writing.wave, self._study.seed, self._waves)
+            rare = rare[: len(rare) // TARGETS * TARGETS]
+        wave: list[tuple[Task, Request]] = []
         asked, pending = Counter[str](), Counter[str]()
         expected = float(ledger.words)
-        while len(slots) < writing.wave and expected < words:
+        while len(wave) < writing.wave and expected < words:
             chosen = ledger.next_task(writing.examples_per_task, pending, PATIENCE)
             if chosen is None:
                 break
             task, kind = self._tasks[chosen], ledger.tasks[chosen].kind
             number = ledger.tasks[chosen].requests + asked[chosen]
             count = 1 if within is not None and within.one_by_one else self._count(chosen, kind, pending)
-            targets = rare[TARGETS * len(slots) :][:TARGETS]
             if within is None:
-                request = self._request(task, kind, number, count, targets)
+                request = self._request(task, kind, number, count, rare[TARGETS * len(wave) :][:TARGETS])
             else:
                 request = within.request(task, number, count)
-            slots.append(Slot(task, kind, request, count))
+            wave.append((task, request))
             asked[chosen] += 1
             pending[chosen] += count
             expected += count * ledger.words_of_text(chosen, EXPECTED[kind])
-        return slots
+        return wave
 
     def _count(self, name: str, kind: TaskKind, pending: Counter[str]) -> int:
         """Return how many texts to ask for: no more than the task still needs."""
         writing = self._study.writing
         if kind == "generation":
             return writing.generation_per_request
-        if writing.examples_per_task is None:
-            return writing.examples_per_request
-        return min(
-            writing.examples_per_request, writing.examples_per_task - self.ledger.tasks[name].texts - pending[name]
-        )
-
-    def _rare(self) -> list[str]:
-        if not self._study.writing.rare_words:
-            return []
-        found = rare_words(self._counts, TARGETS * self._study.writing.wave, self._study.seed, self._waves)
-        return found[: len(found) // TARGETS * TARGETS]
+        most, each = writing.examples_per_request, writing.examples_per_task
+        return most if each is None else min(most, each - self.ledger.tasks[name].texts - pending[name])
 
     def _request(self, task: Task, kind: TaskKind, number: int, count: int, rare: Sequence[str]) -> Request:
         name = {"pair_classification": "write_pairs", "generation": "write_long"}.get(kind, "write_texts")
@@ -172,16 +146,17 @@ class Writer:
         schema = list_of("pairs", ("text", "text_pair"), count) if paired else list_of("texts", count=count)
         return question(self._study, f"write/{task.name}/{number}", messages, schema)
 
-    def _take(self, slot: Slot, drafts: Sequence[DraftText], words: int) -> Iterator[Example]:
+    def _take(self, task: Task, drafts: Sequence[DraftText], words: int) -> Iterator[Example]:
         """Take or refuse each text of an answer, and note both."""
-        name, taken, beyond = slot.task.name, 0, 0
+        name, taken, beyond = task.name, 0, 0
+        kind, most = self.ledger.tasks[name].kind, self._study.writing.examples_per_task
         for draft in drafts:
             fault = draft.fault()
-            example = None if fault else draft.example(slot.kind, name)
+            example = None if fault else draft.example(kind, name)
             self.ledger.written(name, example.word_count if example else 0)
             if example is not None and self.ledger.words >= words:
                 fault, beyond = "beyond the words asked for", beyond + 1
-            elif example is not None and self._full(slot):
+            elif example and kind != "generation" and most is not None and self.ledger.tasks[name].texts >= most:
                 fault, beyond = "beyond the texts asked for", beyond + 1
             elif example is not None:
                 fault = self._known(example)
@@ -195,11 +170,6 @@ class Writer:
         # What is not wanted any more says nothing about whether the teacher has something new.
         wanted = len(drafts) - beyond
         self.ledger.asked(name, unproductive=taken * 10 <= wanted and (wanted > 0 or not drafts))
-
-    def _full(self, slot: Slot) -> bool:
-        """Tell whether a task with labels has all its texts."""
-        most = self._study.writing.examples_per_task
-        return slot.kind != "generation" and most is not None and self.ledger.tasks[slot.task.name].texts >= most
 
     def _known(self, example: Example) -> str | None:
         """Refuse a text that was there before, but for case and spaces; remember it otherwise."""
