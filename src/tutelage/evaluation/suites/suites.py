@@ -3,8 +3,8 @@
 A new benchmark is a function that reads its files, and a line in `SOURCES`; outside of the package a function that
 returns paradigms, named `package.module:function`. Where files are looked for stands in `benchmarks/data.py`.
 
-A benchmark becomes questions, whose options are texts; a model gives the log-probability of each (`likelihood/`); `judge`
-makes scores of that.
+A benchmark becomes questions, whose options are texts; a model gives the log-probability of each (`likelihood/`), and
+`judge` makes scores of that.
 """
 
 from __future__ import annotations
