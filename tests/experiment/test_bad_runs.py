@@ -180,7 +180,7 @@ def test_teacher_without_a_tokenizer(runs: Path, trained: Path, tmp_path: Path) 
     shutil.copytree(trained / "bad" / "one" / "seed-0" / "hf", folder)
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(UserError, match="has no tokenizer beside it"):
+    with pytest.raises(UserError, match="has no tokenizer"):
         train(runs, taught_by(folder))
 
 

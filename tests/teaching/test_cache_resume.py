@@ -19,6 +19,7 @@ import transformers.models.gpt2.modeling_gpt2  # once here, rather than in every
 import transformers.models.llama.modeling_llama  # noqa: F401
 import yaml
 
+import tutelage.api.recipes  # noqa: F401 - likewise
 from tutelage import api
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.files import locked

@@ -209,12 +209,11 @@ def test_real_forms_agree_and_wrong_ones_do_not(
 ) -> None:
     """Nothing is pretended here: one step finds attention out that looks ahead."""
     source = BatchSource(store, recipe.Rows(length=64), 16, seed=0)
-    stage = recipe.Stage()
 
     def build():
         return make_model(architecture, 1, dropout=dropout)
 
-    trials = execution.Trials(ExecutionMode("eager"), build, source, stage, "fp32", 1000)
+    trials = execution.Trials(ExecutionMode("eager"), build, source, "fp32", 1000)
     for name in ("sdpa", "causal"):
         trials.mode = ExecutionMode("eager")
         trials.consider(ExecutionMode(name), worth=-1000.0)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers.models.gpt2.modeling_gpt2  # noqa: F401 - once here, rather than in every forked attempt
 
+import tutelage.api.recipes  # noqa: F401 - likewise
 from tutelage import api
 from tutelage.base.errors import Interrupted
 from tutelage.recipe.load import recipe_from_text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from tutelage.models.build import shape
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
 from tutelage.recipe.load import load_recipe, shipped_recipes
+from tutelage.teaching.teachers import Ensemble
+from tutelage.training.objectives import scales_for
 from tutelage.training.parallel import process_group
 from tutelage.training.probe import probe
 
@@ -110,10 +113,13 @@ def _probe(experiment: Experiment, run: TrainingRun, step_flops: float) -> float
         else trained(experiment, teacher, model.reads).to(device)
         for teacher in stage.teachers
     ]
-    if not teachers:
-        stage = stage.model_copy(update={"objectives": recipe.Objectives(next_token=recipe.Objective())})
     student, source = new_model(experiment, run).to(device), run.plan.source.with_batch_rows(rows)
-    found = probe(student, teachers, source, stage, machine.precision(model.precision), steps=3)
+    precision = machine.precision(model.precision)
+    if teachers:
+        ensemble = Ensemble(teachers, None, stage.combine)
+        found = probe(student, source, precision, 3, ensemble, partial(scales_for, stage.objectives))
+    else:
+        found = probe(student, source, precision, 3)
     return step_flops * rows / model.optim.batch_rows / found.usual
 
 

@@ -116,7 +116,7 @@ def choose(
     open_graphs = model.cuda_graphs == "auto" and static and at_once and gpu
     if steps < MEASURED_STEPS or not (open_attention or open_compile or open_graphs):
         return mode, {}
-    trials = Trials(mode, build, source, recipe.Stage(objectives=_text_objective(model)), precision, steps)
+    trials = Trials(mode, build, source, precision, steps)
     long = trials.seconds > MEASURED_FROM["cuda" if gpu else "cpu"]
     if open_attention and long:
         # On a GPU it is taken unless it is slower: the clock stops at every step, and so does not see that the host
@@ -145,11 +145,10 @@ class Trials:
         plain: ExecutionMode,
         build: Callable[[], LanguageModel],
         source: BatchSource,
-        stage: recipe.Stage,
         precision: str,
         steps: int,
     ) -> None:
-        self._build, self._source, self._stage, self._precision, self._steps = build, source, stage, precision, steps
+        self._build, self._source, self._precision, self._steps = build, source, precision, steps
         self.mode = plain
         self.measured: list[Json] = []
         model = plain.apply(build())
@@ -194,7 +193,7 @@ class Trials:
         return mode, self._best if mode == self.mode else self._time(mode, model)
 
     def _time(self, mode: ExecutionMode, model: LanguageModel) -> Probe:
-        found = probe(model, [], self._source, self._stage, self._precision, 5)
+        found = probe(model, self._source, self._precision, 5)
         self.measured.append(asdict(mode) | {"first": round(found.first, 3), "usual": round(found.usual, 4)})
         return found
 
@@ -224,12 +223,3 @@ def remembered(run: Path, shared: Path, key: str, choose: Callable[[], tuple[Exe
 def on_gpu() -> bool:
     """Tell whether training goes on a GPU here."""
     return torch.cuda.is_available()
-
-
-def _text_objective(model: recipe.Model) -> recipe.Objectives:
-    """The objective of plain training: modes are compared without teachers."""
-    if model.reads == "causal":
-        return recipe.Objectives(next_token=recipe.Objective())
-    return recipe.Objectives(
-        masked=next((s.objectives.masked for s in model.stages if s.objectives.masked), recipe.Masked())
-    )

@@ -114,6 +114,11 @@ def scales_for(
     return replace(found, tasks=tuple(factors), custom=tuple(terms))
 
 
+def text_scales(counts: LossCounts) -> LossScales:
+    """Return the factors of plain training: the mean over the text's targets, and no teachers."""
+    return LossScales(1.0 / max(counts.target, 1))
+
+
 def _custom_term(name: str, objectives: recipe.Objectives, counts: LossCounts) -> CustomTerm:
     term, function = (objectives.custom or {}).get(name), load_function(name)
     if term is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from tutelage import recipe
 from tutelage.corpus.batches import BatchSource, to_device
 from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training.objectives import Learner, count, scales_for, used_positions
+from tutelage.training.fused import LossScales
+from tutelage.training.objectives import Learner, LossCounts, count, text_scales, used_positions
 from tutelage.training.optim import adamw
 from tutelage.training.parallel import clip_gradient
 
@@ -34,28 +35,28 @@ class Probe:
 
 def probe(
     model: LanguageModel,
-    teachers: Sequence[LanguageModel],
     source: BatchSource,
-    stage: recipe.Stage,
     precision: str,
     steps: int,
+    teachers: Ensemble | None = None,
+    scales_of: Callable[[LossCounts], LossScales] = text_scales,
 ) -> Probe:
     """Time so many training steps, after a first one, of a model with its teachers.
 
-    Model and teachers need the real shapes only; their weights may be random, and the model's are changed.
+    Model and teachers need the real shapes only; their weights may be random, and the model's are changed. `scales_of`
+    gives the factors of the loss' terms by a batch's counts.
     """
     learner = Learner(model).train()
     optimizer = adamw(learner, recipe.Optim())
-    ensemble = Ensemble(teachers, None, stage.combine) if teachers else None
     device = model.weight_VD.device
     times, learned = [], torch.empty(0)
     for step in range(steps + 1):
         began = time.perf_counter()
         batch = source.batch(step)
         torch.manual_seed(step)
-        scales, used = scales_for(stage.objectives, count(batch)), used_positions(batch, bool(teachers))
+        scales, used = scales_of(count(batch)), used_positions(batch, teachers is not None)
         batch, used = batch.to(device), to_device(used, device)
-        signal = ensemble.signal(batch, precision) if ensemble else None
+        signal = teachers.signal(batch, precision) if teachers else None
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = learner(batch, scales, signal, used)
         loss.backward()
