@@ -26,14 +26,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from tutelage import recipe
 from tutelage.base.machine import cores
 from tutelage.bench.timed import Clock, MadeUpText
+from tutelage.teaching.cache import TeacherCache
+from tutelage.training.parallel import process_group
 
 HERE = Path(__file__).parent
 PEERS = ("torch", "transformers", "accelerate", "trl", "liger-kernel")
@@ -369,3 +373,18 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+@contextmanager
+def filled_cache(cache: TeacherCache, settings: recipe.Cache) -> Iterator[TeacherCache]:
+    """Open a cache of one epoch, filled where it was not and its settings want that ahead."""
+    epochs = range(1)
+    with process_group() as group, ExitStack() as stack:
+        cache.to(group.device).create(epochs, settings.limit_gib * 2**30)
+        cache.open()
+        stack.callback(cache.close)
+        cache.to(group.device)
+        if settings.fill == "ahead" and not cache.complete(epochs):
+            cache.build(epochs, group.rank, group.size, lambda: False, "bench")
+            cache.release()
+        yield cache

@@ -34,6 +34,7 @@ from common import (
     against,
     arguments,
     child,
+    filled_cache,
     gpt2,
     in_mode,
     llama,
@@ -52,7 +53,6 @@ from ways import autocast, ensemble, hf_model, hf_trainer, mode_of, ours, plain_
 from tutelage import recipe
 from tutelage.base import machine
 from tutelage.corpus.batches import BatchSource
-from tutelage.training.parallel import process_group
 
 VOCABULARY = 16000
 TEACHERS = ("teacher-llama", "teacher-gpt2")
@@ -201,7 +201,7 @@ def opened_cache(work: Work) -> Iterator[Any]:
         precision=work.precision,
         seed=0,
     )
-    with process_group() as group, caches.opened(cache, stage.cache, range(1), group, "bench") as opened:
+    with filled_cache(cache, stage.cache) as opened:
         yield opened
 
 

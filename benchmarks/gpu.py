@@ -28,7 +28,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from common import Json, MemoryClock, Modes, Runs, Work, arguments, child, median, run_rounds, table
+from common import Json, MemoryClock, Modes, Runs, Work, arguments, child, filled_cache, median, run_rounds, table
 from common import write as write_page
 
 from tutelage import recipe
@@ -42,7 +42,6 @@ from tutelage.teaching.cache import TeacherCache
 from tutelage.teaching.signal import TeacherSource
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.execution import ExecutionMode
-from tutelage.training.parallel import process_group
 
 ON_PAPER = 989e12
 EPOCH = 14e6
@@ -185,7 +184,7 @@ def teachers_of(case: Case, work: Work, text: MadeUpText, spent: Spent) -> Itera
         precision=precision,
         seed=0,
     )
-    with process_group() as group, caches.opened(cache, stage.cache, range(1), group, "bench") as opened:
+    with filled_cache(cache, stage.cache) as opened:
         spent.tokens, spent.seconds = len(text.tokens), opened.info()["seconds"]
 
         def source(_: ExecutionMode) -> TeacherSource:

@@ -19,7 +19,7 @@ from tutelage.bench.timed import LONG_RUN, Enough, MadeUpText, MadeUpTokenizer, 
 from tutelage.corpus.batches import BatchSource
 from tutelage.models.build import load
 from tutelage.teaching.teachers import Ensemble
-from tutelage.training import loop
+from tutelage.training import session
 from tutelage.training.execution import ExecutionMode
 
 
@@ -67,7 +67,7 @@ def model_of(work: Work, **settings: Any) -> recipe.Model:
 def ours(work: Work, clock: MemoryClock, source: Callable[[ExecutionMode], Any] | None = None) -> Json:
     """Train by tutelage's own loop, from a recipe's model."""
     # A line of metrics for every step: the losses are compared with those of others.
-    loop.LOG_LINES = 10**9
+    session.LOG_LINES = 10**9
     teachers = source or ((lambda mode: ensemble(work, mode)) if work.teachers else None)
     lines, _ = time_training(model_of(work), text_of(work), work.vocabulary, work.length, clock, teachers)
     if [line["step"] for line in lines] != list(range(1, work.steps + 1)):

@@ -174,11 +174,3 @@ def release_memory() -> None:
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
-
-def memory_held() -> int:
-    """Return the bytes of memory that this process holds: on the GPU if there is one."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.memory_reserved()
-    return int(psutil.Process().memory_info().rss)
