@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint docs clean
+.PHONY: quickstart test test-slow lint docs clean
 
 quickstart: $(VENV)/ready ## two teachers, a distilled student and its control on the starter corpus, in minutes
 	$(BIN)/tutelage run quickstart
 
 test: $(VENV)/ready ## everything that matters, in minutes
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: $(VENV)/ready ## the same at sizes that take minutes: fuzzing, sixty kinds of models
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/ready ## style and types
 	$(BIN)/ruff check .

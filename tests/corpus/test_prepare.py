@@ -345,7 +345,6 @@ def test_text_chunks_are_bounded(tmp_path, monkeypatch):
 
 
 @pytest.mark.data
-@pytest.mark.slow
 def test_real_text(real_data, tmp_path):
     """A fiftieth of a real corpus: all its sources, sizes near the budget, nothing lost."""
     made = prepare(

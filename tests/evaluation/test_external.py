@@ -421,7 +421,6 @@ def from_hub(endpoint: str, folder: Path, *arguments: str, **more: str) -> subpr
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
 def test_a_hub_model_is_fetched_once_and_works_offline(made: Path, tmp_path: Path, hub: tuple[str, type[Hub]]) -> None:
     endpoint, _ = hub
     first = from_hub(endpoint, tmp_path, "--revision", "main", "--out", "one")
@@ -439,7 +438,6 @@ def test_a_hub_model_is_fetched_once_and_works_offline(made: Path, tmp_path: Pat
     assert offline.returncode == 0, offline.stderr
 
 
-@pytest.mark.slow
 def test_a_hub_model_that_cannot_be_had_says_why(tmp_path: Path, made: Path, hub: tuple[str, type[Hub]]) -> None:
     endpoint, handler = hub
     handler.folder = tmp_path / "pickles"
@@ -453,7 +451,6 @@ def test_a_hub_model_that_cannot_be_had_says_why(tmp_path: Path, made: Path, hub
     assert "error: 'owner/name' is no folder, and cannot be reached on the hub" in nowhere.stderr
 
 
-@pytest.mark.slow
 def test_the_check_against_lm_eval(made: Path) -> None:
     pytest.importorskip("lm_eval")
     pytest.importorskip("datasets")

@@ -336,7 +336,6 @@ def test_metrics_do_not_depend_on_how_often_one_looks(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_exits(runs: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     recipe = tmp_path / "bad.yaml"
@@ -354,7 +353,6 @@ def test_a_signal_saves_and_exits(runs: Path, tmp_path: Path, number: signal.Sig
     assert step >= 250
 
 
-@pytest.mark.slow
 def test_ctrl_c_twice_leaves_at_once_and_keeps_what_was_saved(runs: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "bad.yaml"
     recipe.write_text(RECIPE.replace("steps: 20", "steps: 100000").replace("evaluations: 4", "evaluations: 1000"))

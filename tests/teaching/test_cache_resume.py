@@ -171,7 +171,6 @@ def outcome(runs: Path) -> dict[str, bytes]:
     return {str(path.relative_to(runs)): path.read_bytes() for path in sorted(places) if path.name in kept}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fill"), [("hidden", "first_epoch"), ("hidden", "ahead"), ("sparse", "first_epoch"), ("top_k", "ahead")]
 )
@@ -373,7 +372,6 @@ def hold(path: Path) -> None:
     os._exit(0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("fill", "sharding"), [("ahead", "none"), ("first_epoch", "none"), ("first_epoch", "fsdp")])
 def test_two_ranks_fill_and_read_one_cache(taught, tmp_path, fill, sharding) -> None:
     text = recipe("hidden", fill, precision="fp32", sharding=sharding)

@@ -164,7 +164,6 @@ def fresh(prepared: Path, tmp_path: Path, name: str) -> Path:
     return runs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("size", "sharding"), [(1, "none"), (2, "none"), (2, "fsdp")])
 def test_killed_ten_times_equals_undisturbed(prepared: Path, tmp_path: Path, size: int, sharding: str) -> None:
     text = RECIPE.replace("    evaluations", f"    sharding: {sharding}\n    evaluations")

@@ -1,7 +1,6 @@
 """A real llama.cpp server with a tiny model of random weights: the wire, schemas by force, its ways to fail."""
 
 import json
-import time
 from collections import Counter
 
 import numpy as np
@@ -185,12 +184,10 @@ def test_a_prompt_that_is_too_long_is_a_fault(server, tmp_path) -> None:
 
 
 def test_failures_of_this_server_are_repeated(server, tmp_path) -> None:
-    began = time.monotonic()
     with open_store(tmp_path / "requests.jsonl") as store:
         RemoteTeacher(study(server), store).ask(questions(12, schema=SCHEMA), "asking")
     failed = [line for line in entries(tmp_path / "requests.jsonl") if "failed" in line]
     assert all("HTTP 500" in line["why"] for line in failed)
-    assert time.monotonic() - began < 60
 
 
 RECIPE = """
@@ -218,7 +215,7 @@ def test_the_whole_way(server, tmp_path) -> None:
         server,
         {
             "plan": {"tasks": 2, "prompts": 2},
-            "writing": {"words": 400, "examples_per_task": 35, "examples_per_request": 4, "generation_per_request": 1,
+            "writing": {"words": 150, "examples_per_task": 14, "examples_per_request": 4, "generation_per_request": 1,
                         "wave": 4},
             "labelling": {"ask": "task", "tags": "list", "tagged_words": 4},
             # Words in any order are no natural language.

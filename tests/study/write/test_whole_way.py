@@ -161,7 +161,6 @@ def check_store(folder: Path, server: Any) -> None:
     assert server.sent.total() <= sendings.total()
 
 
-@pytest.mark.slow
 def test_twenty_kills_change_nothing(server: Any, study: Any, tmp_path: Path) -> None:
     settings = study(teacher={"endpoint": server.address, "two_steps": True}, writing={"words": 1500})
     whole = everything(settings, tmp_path / "whole")
@@ -190,7 +189,6 @@ def test_twenty_kills_change_nothing(server: Any, study: Any, tmp_path: Path) ->
     assert needed <= server.sent.total() <= needed + kills * settings.teacher.concurrency
 
 
-@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_answered(server: Any, study: Any, tmp_path: Path) -> None:
     settings = study(teacher={"endpoint": server.address})
     whole = everything(settings, tmp_path / "whole")
@@ -359,7 +357,6 @@ evaluate: [test, tasks]
 """
 
 
-@pytest.mark.slow
 def test_one_command_goes_all_the_way_and_a_student_learns_from_it(
     server: Any, study: Any, tmp_path: Path, capsys: Any
 ) -> None:
