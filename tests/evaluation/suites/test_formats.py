@@ -164,6 +164,30 @@ def test_zorro(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "phenomenon"),
+    [
+        ("filler-gap-wh_question_object", "filler-gap"),
+        ("island-effects-adjunct_island", "island-effects"),
+        ("quantifiers-superlative", "quantifiers"),
+        ("p", "p"),
+    ],
+)
+def test_a_phenomenon_of_zorro_may_have_a_dash(tmp_path, name, phenomenon):
+    (tmp_path / f"{name}.txt").write_text("a .\nb .\n", encoding="utf-8")
+    assert find_suite(f"zorro:{tmp_path}").paradigms[0].phenomenon == phenomenon
+
+
+@pytest.mark.parametrize("key", ["UID", "paradigm", "category"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte-order mark"])
+def test_pairs_of_one_file_fall_into_the_paradigms_that_they_name(tmp_path, key, mark):
+    rows = [{"sentence_good": f"De hond {n}.", "sentence_bad": f"Hond de {n}.", key: kind}
+            for n, kind in enumerate(("agreement", "order", "agreement"))]  # fmt: skip
+    (tmp_path / "all.jsonl").write_text(mark + "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = {p.uid: len(p.questions) for p in find_suite(f"pairs:{tmp_path}").paradigms}
+    assert found == {"agreement": 2, "order": 1}
+
+
+@pytest.mark.parametrize(
     ("content", "complaint"),
     [
         ("a .\nb .\nc .\n", r"p\.txt has 3 lines"),
