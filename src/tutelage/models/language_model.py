@@ -168,7 +168,7 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
 
 def _probe(hf: Any) -> Tensor:
     """A row of different tokens, `(1, 8)`, without the padding's, at which some models stop or leave a position out."""
-    weight, padding = hf.get_output_embeddings().weight, hf.config.get_text_config().pad_token_id
+    weight, padding = hf.get_output_embeddings().weight, getattr(hf.config, "pad_token_id", None)
     tokens = [token for token in range(1, min(10, len(weight))) if token != padding]
     return torch.tensor([(tokens * 8)[:8]], device=weight.device)
 

@@ -54,7 +54,7 @@ def test_what_formulas_mean(formula, margin):
         ("(1;%a%) & (1;%b%)", "a comparison .* is missing"),
         ("__import__('os').system('x') > 1", "a region such as"),
         ("(1;%a%) > 1 ** 9", "something follows"),
-        ("[(1;%a%) > (1;%b%))", r"a bracket `\\[` is not closed"),
+        ("[(1;%a%) > (1;%b%))", r"a bracket `\[` is not closed"),
         ("", "a region such as"),
         ("(" * 300, "more than 200 brackets"),
     ],

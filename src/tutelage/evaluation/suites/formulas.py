@@ -1,9 +1,10 @@
 """Predictions about surprisals, as SyntaxGym writes them: parsed and computed, never run as code.
 
 A region of a condition is `(2;%match%)`, all its regions together `(*;%match%)`. Floats, `+` and `-`, comparisons `<`,
-`>` and `=` (approximate), `&` and `|`, round and square brackets, which mean the same: github.com/cpllab/syntaxgym-core, `docs/suite_json.rst` and
-`syntaxgym/prediction.py`. Operators of one rank group from the left, `&` before `|`. (The published evaluator gives `+`
-precedence over `-`, and of a chain such as `a + b + c` it adds the first two only; published suites use brackets.)
+`>` and `=` (approximate), `&` and `|`, round and square brackets, which mean the same: github.com/cpllab/syntaxgym-core,
+`docs/suite_json.rst` and `syntaxgym/prediction.py`. Operators of one rank group from the left, `&` before `|`. (The
+published evaluator gives `+` precedence over `-`, and of a chain such as `a + b + c` it adds the first two only;
+published suites use brackets.)
 
 A formula is computed for all items at once, as a *margin*: the number of bits by which it holds, negative where it does
 not. `a > b` holds by a - b, `&` by the smaller of two margins, `|` by the larger.

@@ -16,9 +16,9 @@ AS_PUBLISHED = {"syntax_semantics": "syntax/semantics", "s-selection": "argument
 def read_pairs(folder: Traversable) -> tuple[Paradigm, ...]:
     """Read the paradigms of a folder of `.jsonl` files, sorted by name.
 
-    One object a line with `sentence_good` and `sentence_bad`. `UID`, `paradigm` or `category` names the paradigm
-    (the file's name where all are absent), `field` and `linguistics_term` what it belongs to; other keys are ignored. It is the format of BLiMP
-    (Warstadt et al. 2020), and of BabyLM's supplement, which has the two sentences only.
+    One object a line with `sentence_good` and `sentence_bad`. `UID`, `paradigm` or `category` names the paradigm (the
+    file's name where all are absent), `field` and `linguistics_term` what it belongs to; other keys are ignored. It is
+    the format of BLiMP (Warstadt et al. 2020), and of BabyLM's supplement, which has the two sentences only.
 
     Raises:
         UserError: no folder, no such file, an empty file, a line that is no JSON object with two non-empty sentences,
