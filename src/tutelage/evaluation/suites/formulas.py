@@ -1,9 +1,9 @@
 """Predictions about surprisals, as SyntaxGym writes them: parsed and computed, never run as code.
 
 A region of a condition is `(2;%match%)`, all its regions together `(*;%match%)`. Floats, `+` and `-`, comparisons `<`,
-`>` and `=` (approximate), `&` and `|`, round and square brackets, which mean the same: github.com/cpllab/syntaxgym-core,
-`docs/suite_json.rst` and `syntaxgym/prediction.py`. Operators of one rank group from the left, `&` before `|`. (The
-published evaluator gives `+` precedence over `-`, and of a chain such as `a + b + c` it adds the first two only;
+`>` and `=` (approximate), `&` and `|`, round and square brackets, which mean the same. Operators of one rank group from
+the left, `&` before `|`. Source: github.com/cpllab/syntaxgym-core, `docs/suite_json.rst`, `syntaxgym/prediction.py`.
+(The published evaluator gives `+` precedence over `-`, and of a chain such as `a + b + c` it adds the first two only;
 published suites use brackets.)
 
 A formula is computed for all items at once, as a *margin*: the number of bits by which it holds, negative where it does
@@ -117,7 +117,7 @@ class _Parser:
         if sign == "-":
             return "number", _both(np.subtract, lambda _surprisals: np.array(0.0), self._number(self._atom()))
         inner = self._any()
-        if self._take() != CLOSING[sign]:
+        if self._take() != CLOSING[str(sign)]:
             raise self._error(f"a bracket `{sign}` is not closed")
         return inner
 
