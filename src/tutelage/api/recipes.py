@@ -32,6 +32,7 @@ from tutelage.experiment.loading import trained
 from tutelage.experiment.score import Scoring, check_names
 from tutelage.experiment.score_external import evaluate_external
 from tutelage.experiment.setup import Experiment
+from tutelage.experiment.sharing import helpers, train_shared
 from tutelage.experiment.summary import summarise
 from tutelage.experiment.train import train_run
 from tutelage.models.build import save
@@ -82,10 +83,11 @@ def prepare(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = 
         return experiment.data
 
 
-def train(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, model: str | None = None) -> None:
-    """Train one model and those that teach it, or all models."""
+def train(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, model: str | None = None,
+          share: bool = False) -> None:  # fmt: skip
+    """Train one model and those that teach it, or all models; with `share`, beside other processes that do the same."""
     with _open(source, overrides, runs) as experiment:
-        _train(experiment, model)
+        _train(experiment, model, share)
 
 
 def evaluate(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
@@ -132,10 +134,14 @@ def report(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = R
 
 
 def run(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
-        publish: Folder | None = None) -> Summary | None:  # fmt: skip
-    """Do everything: prepare, train teachers before students, score, report. Helping processes get no summary."""
+        publish: Folder | None = None, workers: int = 1) -> Summary | None:  # fmt: skip
+    """Do everything: prepare, train teachers before students, score, report. Helping processes get no summary.
+
+    With `workers`, as many processes train models side by side, each on its share of the cores.
+    """
     with _open(source, overrides, runs) as experiment:
-        scoring = _train(experiment, None)
+        with helpers(experiment, workers - 1):
+            scoring = _train(experiment, None, share=workers > 1)
         _evaluate(scoring, None)
         return _report(scoring, publish) if experiment.group.is_main else None
 
@@ -273,12 +279,14 @@ def _refuse_recipe(model: Folder) -> None:
                         "--suite goes with a model's folder or hub id")  # fmt: skip
 
 
-def _train(experiment: Experiment, model: str | None) -> Scoring:
+def _train(experiment: Experiment, model: str | None, share: bool = False) -> Scoring:
     runs = checked(experiment, model)
     if "test" in experiment.recipe.evaluate:
         experiment.data.check_test(experiment.recipe.data.rows)
     # Reading the benchmarks now tells of a missing one before hours of training.
     scoring = Scoring.of(experiment)
+    if share:
+        train_shared(experiment, runs)
     for run in runs:
         train_run(experiment, run)
     if experiment.group.is_main:

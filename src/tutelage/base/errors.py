@@ -15,6 +15,10 @@ class MissingData(UserError):
     """Files of a benchmark are not on this machine; it names where to get them and where to put them."""
 
 
+class InUse(UserError):
+    """Another process holds the lock of what was asked for."""
+
+
 class Interrupted(Exception):
     """Training was asked to stop, by the signal `number`; everything is saved."""
 

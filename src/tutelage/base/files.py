@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Literal
 import psutil
 from safetensors import SafetensorError
 
-from tutelage.base.errors import UserError
+from tutelage.base.errors import InUse, UserError
 from tutelage.base.progress import console
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<process>\d{1,9})@(?P<host>.*)")
@@ -195,7 +195,8 @@ def locked(file: Path, what: str, *, waiting: str | None = None) -> Iterator[Non
         waiting: wait for the lock rather than refuse, and tell this meanwhile.
 
     Raises:
-        UserError: another process has the lock, or the file system has no locks.
+        InUse: another process has the lock.
+        UserError: the file system has no locks.
     """
     with explain_disk_errors(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +207,7 @@ def locked(file: Path, what: str, *, waiting: str | None = None) -> Iterator[Non
             holder = handle.read().decode(errors="replace").strip() or "another process"
             if waiting is None:
                 remedy = "wait for it, stop it, or give this run another name (name=...)"
-                raise UserError(f"{what} is in use by {holder}; {remedy}")
+                raise InUse(f"{what} is in use by {holder}; {remedy}")
             console.print(f"{waiting} ({holder})")
             _lock(handle, file, 0)
         with explain_disk_errors(file.parent):

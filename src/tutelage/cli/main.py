@@ -45,11 +45,18 @@ app.add_typer(submission, name="submission")
 
 
 @app.command()
-def run(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, publish: Publish = None) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    publish: Publish = None,
+    workers: Annotated[int, typer.Option(min=1, help="Train so many models side by side, on a share of the cores each; "
+                                         "small models gain.")] = 1,
+) -> None:  # fmt: skip
     """Do everything: prepare the corpus, train teachers before students, score, report."""
     from tutelage import api
 
-    _show_table(api.run(recipe, overrides or (), runs, publish))
+    _show_table(api.run(recipe, overrides or (), runs, publish, workers))
 
 
 @app.command()
@@ -80,11 +87,18 @@ def prepare(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RU
 
 
 @app.command()
-def train(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, model: OneModel = None) -> None:
+def train(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    model: OneModel = None,
+    share: Annotated[bool, typer.Option("--share", help="Leave out what another process is training, and end when all "
+                                        "is trained: for several processes, also of several machines.")] = False,
+) -> None:  # fmt: skip
     """Train all models, or one and those that teach it."""
     from tutelage import api
 
-    api.train(recipe, overrides or (), runs, model)
+    api.train(recipe, overrides or (), runs, model, share)
 
 
 @app.command()
