@@ -202,8 +202,8 @@ def variants(full: dict[str, Any], minimal: dict[str, Any]) -> dict[str, tuple[d
         "no test": (drop_from_runs(copy.deepcopy(full), "test"), "Yes: on blimp accuracy"),
         "no curves": (drop_from_runs(copy.deepcopy(full), "curves", "val", "seconds"), "Yes"),
         "no flops": (drop_from_runs(copy.deepcopy(full), "flops", "teacher_flops"), "Yes"),
-        "one seed": (one_seed, "Not tested: on held-out loss student came out 0."),
-        "untrained": (untrained, "Not tested: no comparison"),
+        "one seed": (one_seed, "Cannot tell: on held-out loss student came out 0."),
+        "untrained": (untrained, "Cannot tell: no comparison"),
         "no control": (without(full, "control"), "Cannot tell"),
         "no student": (without(full, "student", "control"), "This run has no student"),
         "ensemble alone": (without(full, *(n for n in everyone if n != ensemble)), "This run has no student"),
@@ -218,8 +218,8 @@ NAMES = list(variants({"models": {"student": {"seeds": {"0": {}}}, "control": {"
 def test_a_run_that_lacks_something_still_reports(name: str, full: dict[str, Any], minimal: dict[str, Any]) -> None:
     summary, beginning = variants(full, minimal)[name]
     summary = with_comparisons(summary)
-    answers = headline(read_summary(summary))
-    assert answers[0].sentence.startswith(beginning)
+    answer = headline(read_summary(summary))
+    assert answer.sentence.startswith(beginning)
     page = report.html_report(summary)
     tags_of(page)
     assert "nan" not in page.lower().replace("finance", "")
@@ -232,9 +232,9 @@ def test_not_shown_says_what_could_not_be_seen(full: dict[str, Any]) -> None:
         run["test"]["loss"] = full["models"]["control"]["seeds"][seed]["test"]["loss"] + (-1) ** int(seed) * 0.01
     summary = with_comparisons(full)
     entry = summary["comparisons"][0]
-    answer = headline(read_summary(summary))[0]
+    answer = headline(read_summary(summary))
     assert entry["verdict"] == "not shown"
-    assert answer.sentence.startswith("Not shown")
+    assert answer.sentence.startswith("Cannot tell")
     assert f"effects below about {entry['detectable']:.4f} nats per token mostly go unseen" in answer.details
 
 
@@ -252,7 +252,7 @@ def test_what_was_shown_is_green(compared: dict[str, Any], page: str) -> None:
 def test_a_worse_student_is_said_to_be_worse(full: dict[str, Any]) -> None:
     for run in full["models"]["student"]["seeds"].values():
         run["test"]["loss"] += 1
-    answer = headline(read_summary(with_comparisons(full)))[0]
+    answer = headline(read_summary(with_comparisons(full)))
     assert answer.sentence.startswith("No: on held-out loss student fell behind control")
 
 
