@@ -48,7 +48,7 @@ def refused(attempt, tmp_path, message, files, **options):
     ],
 )
 def test_files_that_are_no_text(attempt, tmp_path, content, message):
-    refused(attempt, tmp_path, message, {"a.txt": content})
+    refused(attempt, tmp_path, message, {"a.txt": content}, encoding="utf-8")
 
 
 def test_missing_and_empty(attempt, tmp_path):

@@ -181,7 +181,7 @@ def test_two_processes_prepare_one_folder(corpus, tmp_path, monkeypatch, first_d
 
     def tell(text, **options):
         printed(text, **options)
-        if text.startswith(f"waiting for another process that prepares {out} (process "):
+        if str(text).startswith(f"waiting for another process that prepares {out} (process "):
             (tmp_path / "waiting").touch()
 
     def slow(*arguments):

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from tutelage.base.errors import UserError
-from tutelage.corpus import reading
+from tutelage.corpus import reading, tables
 
 
 def read(path, encoding="utf-8"):
@@ -96,18 +96,20 @@ def test_endless_line_is_refused_in_bounded_memory(tmp_path):
 def test_json_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one\\r\\ntwo"}\n\n{"text": "three", "n": 1}\n')
-    assert list(reading.json_texts(path, "text")) == ["one\ntwo", "three"]
+    assert list(tables.texts(path, "jsonl", "text", "utf-8", [])) == ["one\ntwo", "three"]
     for line, message in [
         ('{"text": "x"', "line 2: not valid JSON"),
-        ("[1]", "line 2: a JSON list"),
         ('{"body": "x"}', r"line 2: no 'text' \(it has \['body'\]\).*data\.text_field"),
-        ('{"text": 3}', "line 2: 'text' is not text"),
         ('{"text": "a\\u0000"}', "line 2: a NUL"),
         ("[" * 100_000, "line 2: not valid JSON"),
     ]:
         path.write_text('{"text": "x"}\n' + line + "\n")
         with pytest.raises(UserError, match=message):
-            list(reading.json_texts(path, "text"))
+            list(tables.texts(path, "jsonl", "text", "utf-8", []))
+    left_out: list[int] = []
+    path.write_text('{"text": "x"}\n[1]\n{"text": 3}\n{"text": null}\n{"text": "y"}\n')
+    assert list(tables.texts(path, "jsonl", "text", "utf-8", left_out)) == ["x", "y"]
+    assert left_out == [2, 3, 4]
 
 
 def test_lines_only_end_at_newlines():

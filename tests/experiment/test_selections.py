@@ -45,10 +45,10 @@ models:
       - {}
 evaluate: [val]
 """
-SALT_DS = "{by: salt_ds, scorer: small@step-4, share: 25%}"
+SALT_DS = "{by: salt_ds, scorer: small@step-4, share: 25%, k: 150}"
 WAYS = [
     SALT_DS,
-    "{by: salt_ds, scorer: small@step-4, rows: 100, k: 3, unlearnable: drop}",
+    "{by: salt_ds, scorer: small@step-4, rows: 100, k: 20, unlearnable: drop}",
     "{by: difference, scorer: small, reference: small@step-4, share: 25%}",
     "{by: perplexity, scorer: small, band: [20%, 80%]}",
     "{by: random, share: 25%}",
@@ -105,7 +105,7 @@ def test_selected_rows_are_those_of_the_formula(done: Path) -> None:
         for batch in source.once():
             log_p = torch.log_softmax(model.logits(batch.tokens_BT).float(), -1)[:, :-1]
             gold = log_p.gather(-1, batch.tokens_BT[:, 1:, None])
-            loss = -gold.squeeze(-1) * ((log_p > gold).sum(-1) < 10)
+            loss = -gold.squeeze(-1) * ((log_p > gold).sum(-1) < 150)
             expected += np.median(loss.numpy(), axis=1).tolist()
     found = selections.read(experiment.run(Teacher(model="chosen", seed=0)).folder, 0)
     count = round(0.25 * source.count)
@@ -152,6 +152,25 @@ def test_every_way_trains(small_done: Path, select: str) -> None:
     scorers = 0 if "random" in select else 2 if "reference" in select else 1
     per_pass = experiment.plans.cost_of("small", "causal").forward_flops * rows * 16
     assert finished.scoring_flops == pytest.approx(scorers * per_pass)
+
+
+def test_a_selection_that_is_mostly_chance_is_refused(small_done: Path) -> None:
+    """After four steps hardly any token is among the ten likeliest, and nearly every row's median is 0."""
+    hardly = "{by: salt_ds, scorer: small@step-4, share: 25%, k: 10}"
+    match = r"cannot decide: [\d,]+ of the [\d,]+ rows it would keep have the same value .*a larger `k`"
+    with pytest.raises(UserError, match=match):
+        api.train(recipe_from_text(text(hardly)), runs=small_done, model="chosen")
+    assert not list((small_done / "toy" / "chosen").rglob("stage-1.*"))
+
+
+def test_ties_among_what_is_kept_are_warned_of(small_done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    api.train(recipe_from_text(text(SALT_DS.replace("150", "75"))), runs=small_done, model="chosen")
+    (facts,) = selections.facts_of(
+        opened(small_done, SALT_DS.replace("150", "75")).run(Teacher(model="chosen", seed=0))
+    )
+    assert 0.01 * facts["kept"] < facts["ties"] <= 0.5 * facts["kept"]
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{facts['ties']:,} of what is kept has the same value as rows left out" in told
 
 
 @pytest.mark.parametrize("step", [3, 6, 9])  # inside the first stage, at the switch, inside the second

@@ -299,7 +299,7 @@ def validate_submission(
 
 def _read(file: Path, place: str) -> tuple[Any, list[Fault]]:
     try:
-        return json.loads(file.read_text(encoding="utf-8")), []
+        return json.loads(file.read_text(encoding="utf-8-sig")), []
     except (ValueError, OSError, RecursionError) as error:
         return None, [Fault(place, f"cannot be read as JSON ({error})")]
 

@@ -100,6 +100,8 @@ class SelectionSummary(Strict):
     what: Literal["rows", "tokens"]
     kept: NonNegativeInt
     of: NonNegativeInt
+    ties: NonNegativeInt | None = None
+    """How many of those kept equal one that was left out, so that a draw decided; None where it was not counted."""
     unit: str
     """Of the values by which was selected."""
     lowest: float | None

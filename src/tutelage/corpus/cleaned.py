@@ -15,11 +15,13 @@ from tutelage.base.types import Bools, Ints
 from tutelage.corpus import reading, splits
 from tutelage.corpus.cleaning import clean_blocks, cleaner
 from tutelage.corpus.encoding import Text
+from tutelage.corpus.encodings import encoding_of
 from tutelage.corpus.examples import Example, read_examples
 from tutelage.corpus.sources import Corpus, SourceFile
 from tutelage.corpus.splits import Passages, Split
+from tutelage.corpus.tables import texts
 
-STUDIED = ("starter", "study")  # formats whose records are examples of a study
+STUDIED: tuple[Literal["starter", "study"], ...] = ("starter", "study")  # formats whose records are examples of a study
 
 
 @dataclass
@@ -32,6 +34,8 @@ class CleanedFile:
     passages: Passages
     size: int  # bytes of the original
     sha256: str  # of the original
+    encoding: str  # of the original's text
+    left_out: tuple[int, ...]  # records without text, by number
     chosen: dict[Split, Bools] = field(default_factory=dict)  # the passages of each split (see `choosing`)
 
     @property
@@ -94,20 +98,24 @@ def clean_file(corpus: Corpus, source: SourceFile, folder: Path, data: recipe.Da
     """
     path = folder / f"{source.split}-{source.name}.txt"
     size, done = source.path.stat().st_size, 0
-    indexer = splits.Indexer()
+    indexer, left_out = splits.Indexer(), list[int]()
+    encoding = "utf-8" if source.format in (*STUDIED, "parquet") else encoding_of(source.path, data.encoding)
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        for text in _cleaned(source, data, indexer):
+        for text in _cleaned(source, data, encoding, indexer, left_out):
             file.write(text)
             done += (step := min(len(text), size - done))
             bar.advance(step, source.name)
     bar.advance(size - done)
-    return CleanedFile(corpus, source, path, indexer.passages(), size, files.sha256(source.path))
+    digest = files.sha256(source.path)
+    return CleanedFile(corpus, source, path, indexer.passages(), size, digest, encoding, tuple(left_out))
 
 
-def _cleaned(source: SourceFile, data: recipe.Data, indexer: splits.Indexer) -> Iterator[str]:
+def _cleaned(
+    source: SourceFile, data: recipe.Data, encoding: str, indexer: splits.Indexer, left_out: list[int]
+) -> Iterator[str]:
     """Yield cleaned text and tell the indexer its lines or records."""
     if source.format == "text":
-        blocks = clean_blocks(reading.blocks(source.path, data.encoding), source.cleaner, data.cleaning)
+        blocks = clean_blocks(reading.blocks(source.path, encoding), source.cleaner, data.cleaning)
         rest = ""
         for block in blocks:
             # A block may end inside a line where newlines were deleted.
@@ -118,16 +126,16 @@ def _cleaned(source: SourceFile, data: recipe.Data, indexer: splits.Indexer) -> 
         if rest:
             indexer.line(rest)
         return
-    for record in _records(source, data):
+    for record in _records(source, data, encoding, left_out):
         text = record.strip("\n") + "\n\n"
         indexer.record(text, whole=data.separator == "brackets" and source.format in STUDIED)
         yield text
 
 
-def _records(source: SourceFile, data: recipe.Data) -> Iterator[str]:
-    if source.format == "jsonl":
-        texts = reading.json_texts(source.path, data.text_field, data.encoding)
-        yield from map(cleaner(source.cleaner, data.cleaning), texts)
+def _records(source: SourceFile, data: recipe.Data, encoding: str, left_out: list[int]) -> Iterator[str]:
+    if source.format != "starter" and source.format != "study" and source.format != "text":
+        found = texts(source.path, source.format, data.text_field, encoding, left_out)
+        yield from map(cleaner(source.cleaner, data.cleaning), found)
         return
     for example in read_examples(source.path):
         # Pairs become two lines; words are joined by single spaces, so that tags stay aligned with them.

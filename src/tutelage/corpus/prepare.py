@@ -30,6 +30,7 @@ from tutelage.corpus.choosing import choose
 from tutelage.corpus.cleaned import STUDIED, CleanedFile, clean_file
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.labels import FILES, LabelTask, LabelWriter, tasks_of
+from tutelage.corpus.read_table import tell
 from tutelage.corpus.reading import split_lines
 from tutelage.corpus.sources import Corpus, is_local, mix_prefix, resolve_all
 from tutelage.corpus.splits import SPLITS, Split
@@ -227,11 +228,13 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
         "vocab_size": len(made),
         "splits": entries,
         "sources": [_describe(file) for file in [*cleaned, *empty]],
+        "left_out": [{"file": name, "reason": why} for corpus in corpora for name, why in corpus.left_out],
         "notes": notes,
         "versions": versions | {name: metadata.version(name) for name in packages},
     } | ({"tasks": _described(tasks)} if tasks else {})
     _move_into_place(building, folder)
     files.write_json(folder / "manifest.json", manifest)
+    tell(corpora, everything, entries)
     for note in notes:
         console.print(f"corpus {corpora[0].name}: {note}", soft_wrap=True)
 
@@ -339,4 +342,5 @@ def _move_into_place(building: Path, folder: Path) -> None:
 def _describe(file: CleanedFile) -> Json:
     described = {key: getattr(file.source, key) for key in ("name", "split", "format", "cleaner")}
     lines = int(file.passages.lines.sum())
+    described |= {"encoding": file.encoding, "records_left_out": len(file.left_out)}
     return described | {"bytes": file.size, "sha256": file.sha256, "words": file.words, "lines": lines}

@@ -13,15 +13,16 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tutelage.base.errors import UserError
 from tutelage.base.types import Json
+from tutelage.corpus.encodings import MARKS, opened
 
 BLOCK_BYTES = 1 << 20
 MAX_LINE = 16 << 20  # characters; a longer line is a dump, not text: splitting and cleaning work by lines
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 def blocks(path: Path, encoding: str = "utf-8") -> Iterator[str]:
@@ -32,7 +33,7 @@ def blocks(path: Path, encoding: str = "utf-8") -> Iterator[str]:
     """
     decoder, newlines = _decoder(encoding), io.IncrementalNewlineDecoder(None, translate=True)
     line, column, offset = 1, 0, 0
-    with path.open("rb") as file:
+    with opened(path) as file:
         while True:
             raw = file.read(BLOCK_BYTES)
             if offset == 0 and _is_utf8(encoding):
@@ -81,22 +82,6 @@ def split_lines(text: str) -> list[str]:
     return [line + "\n" for line in whole] + ([rest] if rest else [])
 
 
-def json_texts(path: Path, field: str, encoding: str = "utf-8") -> Iterator[str]:
-    """Yield the text of each record of a JSON-lines file.
-
-    Raises:
-        UserError: a line that is no JSON object, lacks `field`, or holds something else than text there.
-    """
-    for number, record in json_records(path, encoding):
-        text = record.get(field)
-        if not isinstance(text, str):
-            problem = f"'{field}' is not text" if field in record else f"no '{field}' (it has {sorted(record)})"
-            raise UserError(f"{path}, line {number}: {problem}; set data.text_field to the field that holds the text")
-        if fault := unsound(text):
-            raise UserError(f"{path}, line {number}: {fault} in '{field}'; take it out")
-        yield text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 def unsound(text: str) -> str | None:
     """Name what JSON can write and no text file can hold: a NUL character, or half of a pair of surrogates."""
     if "\0" in text:
@@ -107,6 +92,14 @@ def unsound(text: str) -> str | None:
 
 def json_records(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Json]]:
     """Yield the line number and the object of each line of a JSON-lines file; blank lines are passed over."""
+    for number, record in json_values(path, encoding):
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number}: a JSON {type(record).__name__}, not an object with fields")
+        yield number, record
+
+
+def json_values(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Any]]:
+    """Yield the line number and the value of each line of a JSON-lines file, an object or not."""
     for number, line in enumerate(lines(path, encoding), 1):
         if not line.strip():
             continue
@@ -115,8 +108,6 @@ def json_records(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Jso
         except (json.JSONDecodeError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
             raise UserError(f"{path}, line {number}: not valid JSON ({reason}); mend or delete the line") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{path}, line {number}: a JSON {type(record).__name__}, not an object with fields")
         yield number, record
 
 
@@ -134,7 +125,7 @@ def _is_utf8(encoding: str) -> bool:
 
 def _check_mark(path: Path, raw: bytes) -> int:
     """Return the length of a UTF-8 byte-order mark; refuse those of other encodings."""
-    for mark, name in _MARKS:
+    for mark, name in MARKS:
         if raw.startswith(mark):
             raise UserError(f"{path}: begins with the byte-order mark of {name}; set data.encoding={name}")
     return len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0

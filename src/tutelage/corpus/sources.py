@@ -19,12 +19,16 @@ from tutelage.corpus import catalogue, huggingface
 from tutelage.corpus.archive import unpack
 from tutelage.corpus.catalogue import CORPORA, RELEASES, PartName
 from tutelage.corpus.download import download
+from tutelage.corpus.encodings import OPENERS
+from tutelage.corpus.tables import TableFormat
 
-FileFormat = Literal["text", "jsonl", "starter", "study"]
+FileFormat = Literal["text", "starter", "study"] | TableFormat
 
 _HELD_OUT = ("dev", "val", "valid", "validation", "test")
 """Names of held-out files and folders; the first kind that is there becomes the test split."""
-_FORMATS: dict[str, FileFormat] = {".txt": "text", ".jsonl": "jsonl"}
+_FORMATS: dict[str, FileFormat] = {
+    ".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
+}  # fmt: skip
 _CARVED = ("no dev or test files: the test split is another 5 % (data.test_share) of each file, after the part held "
            "out as val")  # fmt: skip
 
@@ -52,6 +56,7 @@ class Corpus:
     plan: Path | None = None  # the study plan that its examples are labelled after
     share: float = 1.0  # its part of the words to train on, where several are mixed
     held: bool = True  # whether it gives a test split
+    left_out: tuple[tuple[str, str], ...] = ()  # files of its folder that are not read, and why
 
     @property
     def brings_test(self) -> bool:
@@ -171,39 +176,67 @@ def _folder(corpus: str, folder: Path) -> Corpus:
     subfolders = {path.name: path for path in folder.iterdir() if path.is_dir()}
     if "train" in subfolders:
         inside = {kind: path for kind, path in subfolders.items() if kind in ("train", *_HELD_OUT)}
-        held_out = {kind: sorted(_readable(path, kind) + _readable(path, "")) for kind, path in inside.items()}
+        held_out = {kind: sorted({*_readable(path, kind), *_readable(path, "")}) for kind, path in inside.items()}
         train = held_out.pop("train")
     else:
         # Where files say what they are for, others (a README.txt) are not part of the corpus.
         train = _readable(folder, "train") or _readable(folder, "")
         held_out = {kind: _readable(folder, kind) for kind in _HELD_OUT}
     if not train:
-        raise UserError(f"data.corpus: {folder} holds no text: it needs *.train (with *.dev), *.txt or *.jsonl files, "
-                        "or sub-folders train/ and dev/ with such files")  # fmt: skip
+        raise UserError(f"data.corpus: {folder} holds no text: it needs *.train (with *.dev) or text files "
+                        f"({', '.join(_FORMATS)}, also compressed), or sub-folders train/ and dev/ with "
+                        "such files")  # fmt: skip
     kind = next((kind for kind in _HELD_OUT if held_out.get(kind)), None)
-    sources = [_source(path, "train") for path in train]
-    sources += [_source(path, "test") for path in held_out[kind]] if kind else []
+    at = {"train": folder / "train", **{name: folder / name for name in _HELD_OUT}} if "train" in subfolders else {}
+    sources = [_source(path, "train", at.get("train", folder)) for path in train]
+    sources += [_source(path, "test", at.get(kind, folder)) for path in held_out[kind]] if kind else []
     note = f"the test split is the corpus's {kind} files" if kind else _CARVED
-    return Corpus(name=corpus, files=tuple(_distinct(sources)), origin_of_test=note)
+    left_out = _left_out(folder, {source.path for source in sources}, kind)
+    return Corpus(name=corpus, files=tuple(_distinct(sources)), origin_of_test=note, left_out=left_out)
+
+
+def _left_out(folder: Path, read: Collection[Path], kind: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the files of a folder that are not read, and why."""
+    found = []
+    for path in _files(folder):
+        if path in read:
+            continue
+        is_text = _name_and_kind(path)[1] is not None
+        test = f"the {kind} files are the test split" if kind else "train and held-out files are named so"
+        found.append((str(path.relative_to(folder)), f"{test}, this is another" if is_text else "no format of text"))
+    return tuple(found)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files in a folder and in those below it, sorted; hidden ones are none of a corpus."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def _readable(folder: Path, kind: str) -> list[Path]:
     """Return a folder's text files of a kind, sorted: `train` finds `a.train` and `a.train.txt`, '' finds `a.txt`."""
-    visible = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return sorted(path for path in visible if _name_and_kind(path)[1] == kind)
+    return [path for path in _files(folder) if _name_and_kind(path)[1] == kind]
 
 
 def _name_and_kind(path: Path) -> tuple[str, str | None]:
     """Take a file's name apart: its source, and `train`, `dev`, ..., '' for plain text or None for what is no text."""
-    text = path.suffix in _FORMATS
-    name = path.stem if text else path.name
+    plain = _uncompressed(path)
+    text = plain.suffix.lower() in _FORMATS
+    name = plain.stem if text else plain.name
     stem, _, kind = name.rpartition(".")
     return (stem, kind) if stem and kind in ("train", *_HELD_OUT) else (name, "" if text else None)
 
 
-def _source(path: Path, split: Literal["train", "test"]) -> SourceFile:
-    name, format_ = _name_and_kind(path)[0], _FORMATS.get(path.suffix, "text")
-    return SourceFile(name=name, split=split, path=path, cleaner=name if format_ == "text" else "", format=format_)
+def _uncompressed(path: Path) -> Path:
+    """Return the name that a file has, or had before it was compressed."""
+    return path.with_suffix("") if path.suffix.lower() in OPENERS else path
+
+
+def _source(path: Path, split: Literal["train", "test"], folder: Path | None = None) -> SourceFile:
+    """Describe a file; the name of one in a sub-folder of the corpus tells the way there."""
+    stem, format_ = _name_and_kind(path)[0], _FORMATS.get(_uncompressed(path).suffix.lower(), "text")
+    name = "--".join([*(path.relative_to(folder).parts[:-1] if folder else ()), stem])
+    return SourceFile(name=name, split=split, path=path, cleaner=stem if format_ == "text" else "", format=format_)
 
 
 def _distinct(sources: list[SourceFile]) -> Iterator[SourceFile]:

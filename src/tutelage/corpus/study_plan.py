@@ -120,7 +120,7 @@ def read_plan(path: Path) -> StudyPlan:
         UserError: no such file, not YAML, unknown keys, or a plan that cannot be, with the line of the fault (YAML).
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there; `tutelage study plan` writes one") from error
     except OSError as error:

@@ -7,6 +7,7 @@ convention measures again. Held-out losses are measured here, all else by `evalu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -229,6 +230,11 @@ class Scoring:
             label=f"{split} {subject}",
         )
         assert result is not None
+        if not math.isfinite(result.loss):
+            raise UserError(
+                f"{subject}: its loss on {split} is not finite, so its weights are damaged: delete its folder "
+                "and run again"
+            )
         return asdict(result)
 
     @property

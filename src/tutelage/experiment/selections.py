@@ -34,6 +34,10 @@ BINS = 40
 EXAMPLES = 3
 """Texts shown of what was kept and of what was dropped."""
 EXAMPLE_TOKENS = 40
+TIES_TOLD, TIES_REFUSED = 0.01, 0.5
+"""Shares of what is kept that equal something left out: told from the one on, refused beyond the other."""
+TIES_STREAM = 7
+"""Of the random numbers that decide between equal values; see `keyed_generator`."""
 UNITS = {
     "salt_ds": "median loss of learnable tokens, nats",
     "difference": "log p of scorer minus reference, nats a token",
@@ -120,10 +124,11 @@ def _choose(experiment: Experiment, run: TrainingRun, index: int, select: recipe
         if not experiment.group.is_main:
             return
         if select.by == "excess":
-            arrays, facts = _choose_tokens(select, scores, source, tokenizer)
+            arrays, facts = _choose_tokens(select, scores, source, tokenizer, experiment.recipe.data.seed)
         else:
             arrays, facts = _choose_rows(select, scores, source, tokenizer, experiment.recipe.data.seed)
         seconds = {str(scorer): one.seconds for scorer, one in zip(select.scorers, scores, strict=True)}
+    _refuse_ties(f"{run} stage {index + 1}", select, facts)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     path.parent.mkdir(exist_ok=True)
@@ -149,11 +154,12 @@ def _choose_rows(
 
 
 def _choose_tokens(
-    select: recipe.Select, scores: Sequence[Scores], source: BatchSource, tokenizer: PreTrainedTokenizerFast
+    select: recipe.Select, scores: Sequence[Scores], source: BatchSource, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> tuple[dict[str, Any], Json]:
     excess_N, real_N = token_excess(scores[0], scores[1], source.row_lengths)
     kept_N = np.zeros(len(excess_N), dtype=np.bool_)
-    kept_N[real_N] = selection.highest(excess_N[real_N], max(1, round((select.share or 0.0) * int(real_N.sum()))))
+    count = max(1, round((select.share or 0.0) * int(real_N.sum())))
+    kept_N[real_N] = selection.highest(excess_N[real_N], count, keyed_generator(seed, TIES_STREAM))
     facts = _facts(excess_N[real_N], kept_N[real_N], UNITS[select.by], "tokens")
     texts = {"texts_kept": _bracketed(tokenizer, source, kept_N), "texts_dropped": []}
     return {"rows": np.arange(source.count), "targets": np.packbits(kept_N)}, facts | texts
@@ -180,9 +186,10 @@ def chosen_rows(select: recipe.Select, values_R: Floats | None, rows: int, seed:
     """Return which rows are kept, `(rows,)`."""
     if values_R is None:
         values_R = keyed_generator(seed, 6).permutation(rows).astype(np.float64)
+    draw = keyed_generator(seed, TIES_STREAM)
     if select.band is not None:
-        return selection.between(values_R, *select.band)
-    return selection.highest(values_R, select.count(rows))
+        return selection.between(values_R, *select.band, draw)
+    return selection.highest(values_R, select.count(rows), draw)
 
 
 def token_excess(scorer: Scores, reference: Scores, lengths_R: Ints) -> tuple[Floats, Bools]:
@@ -201,8 +208,9 @@ def token_excess(scorer: Scores, reference: Scores, lengths_R: Ints) -> tuple[Fl
 
 
 def _facts(values: Floats | None, kept: Bools, unit: str, what: str) -> Json:
-    """Sum a selection up: sizes, thresholds, a histogram of the values."""
+    """Sum a selection up: sizes, ties, thresholds, a histogram of the values."""
     facts: Json = {"what": what, "kept": int(kept.sum()), "of": len(kept), "unit": unit}
+    facts["ties"] = 0 if values is None else selection.ties(values, kept)
     finite = values[np.isfinite(values)] if values is not None else np.empty(0)
     if values is None or not len(finite):
         return facts | {"lowest": None, "highest": None, "edges": [], "counts": [], "counts_kept": []}
@@ -255,6 +263,21 @@ def _text(tokenizer: PreTrainedTokenizerFast, tokens: Any) -> str:
     return str(tokenizer.decode(tokens)).replace("\n", " ")
 
 
+def _refuse_ties(stage: str, select: recipe.Select, facts: Json) -> None:
+    """Refuse a selection that is mostly chance.
+
+    Raises:
+        UserError: more than half of what is kept has the same value as something that is left out.
+    """
+    if facts["ties"] > TIES_REFUSED * facts["kept"]:
+        remedy = "take a scorer that has trained longer, or a smaller `share`"
+        remedy += ", a larger `k` or `unlearnable: drop`" if select.by == "salt_ds" else ""
+        raise UserError(
+            f"{stage}: select by {select.by} cannot decide: {facts['ties']:,} of the {facts['kept']:,} {facts['what']} "
+            f"it would keep have the same value as {facts['what']} it would leave out; {remedy}"
+        )
+
+
 def _announce(run: TrainingRun, index: int, found: Selection) -> None:
     """Say what was kept, and warn where the stage reads rows again."""
     facts, steps = found.facts, run.plan.steps.ends[index] - run.plan.steps.start_of(index)
@@ -262,6 +285,11 @@ def _announce(run: TrainingRun, index: int, found: Selection) -> None:
     ends = f", from {facts['lowest']:.3g} to {facts['highest']:.3g} ({facts['unit']})" if facts["edges"] else ""
     what = f"{facts['kept']:,} of {facts['of']:,} {facts['what']}"
     console.print(f"{stage}: {what} selected by {facts['by']}{ends}")
+    if facts["ties"] > TIES_TOLD * facts["kept"]:
+        console.print(
+            f"[yellow]{stage}: {facts['ties']:,} of what is kept has the same value as {facts['what']} left out; which "
+            "of them was drawn at random"
+        )
     if read_rows > rows:
         console.print(
             f"[yellow]{stage}: its {steps:,} steps read the {rows:,} selected rows {read_rows / rows:.1f} times; with "

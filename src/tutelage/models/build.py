@@ -5,6 +5,8 @@ Only safetensors weights and architectures that `transformers` itself carries: n
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import new_folder
+from tutelage.base.progress import console
 from tutelage.corpus.tokenizer import save as save_tokenizer
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
@@ -42,9 +45,17 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
             )
         settings |= PRESETS[model.preset]
     settings |= model.config or {}
+    for key in ("dtype", "torch_dtype"):
+        if key in settings:
+            raise UserError(
+                f"models.*.config.{key} ({settings[key]}) would train and keep the weights in that type: leave it out; "
+                "weights are float32 here, and models.*.precision chooses the arithmetic"
+            )
     architecture = settings.pop("model_type", None)
     if architecture is None:
         raise UserError("models.*.config needs `model_type`, as in {model_type: llama, hidden_size: 256}")
+    if taken := [key for key in settings if key == "vocab_size" or key.endswith("_token_id")]:
+        raise UserError(f"models.*.config.{taken[0]} comes from the recipe's tokenizer (data.tokenizer): leave it out")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     if model.reads == "masked":
         ids |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep")}
@@ -59,11 +70,13 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
             there = settings.get(key, getattr(config, key, None))
             if isinstance(there, int) and there < needed:
                 settings[key] = needed
-        return AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **ids, **settings)
+        return AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **ids | settings)
     except UserError:
         raise
-    except (ValueError, TypeError) as error:
-        raise UserError(f"the configuration of a '{architecture}' model was refused: {error}") from error
+    except Exception as error:  # each architecture checks its settings in its own way
+        raise UserError(
+            f"the configuration of a '{architecture}' model with {_given(settings)} was refused: {_told(error)}"
+        ) from error
 
 
 def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> LanguageModel:
@@ -74,7 +87,15 @@ def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> La
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         hf = _from_config(config, model.reads)
-    return LanguageModel(hf, model.reads, len(tokenizer))
+    try:
+        return LanguageModel(hf, model.reads, len(tokenizer))
+    except UserError:
+        raise
+    except Exception as error:  # the first time that it computes
+        raise UserError(
+            f"a {config.model_type} model with {_given(config.to_diff_dict())} cannot compute: {_told(error)}; mend "
+            "these settings at models.*.config"
+        ) from error
 
 
 def shape(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
@@ -109,8 +130,22 @@ def _from_config(config: Any, reads: ModelKind) -> Any:
     factory = AutoModelForMaskedLM if reads == "masked" else AutoModelForCausalLM
     try:
         return factory.from_config(config, attn_implementation=attention())
-    except (ValueError, KeyError) as error:
-        raise UserError(f"cannot build a {reads} model of type '{config.model_type}': {error}") from error
+    except Exception as error:  # each architecture refuses settings in its own way
+        raise UserError(
+            f"cannot build a {reads} model of type '{config.model_type}' with {_given(config.to_diff_dict())}: "
+            f"{_told(error)}"
+        ) from error
+
+
+def _given(settings: dict[str, Any]) -> str:
+    """Name the numbers of a configuration, but for those of tokens."""
+    numbers = {key: value for key, value in settings.items() if isinstance(value, int | float)}
+    return ", ".join(f"{key}={value}" for key, value in numbers.items() if not key.endswith("_token_id"))
+
+
+def _told(error: Exception) -> str:
+    """What an error of another library says, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def load(source: str, tokenizer: Any, kind: ModelKind, row_length: int = 0) -> LanguageModel:
@@ -149,7 +184,32 @@ def read_weights(source: str, kind: ModelKind) -> Any:
     if found["missing_keys"] or found["mismatched_keys"]:
         names = sorted(found["missing_keys"] or found["mismatched_keys"])
         raise UserError(f"'{source}' lacks weights that a {kind} {hf.config.model_type} needs: {', '.join(names[:5])}")
+    _check_surplus(hf, sorted(found["unexpected_keys"]), source)
     return hf
+
+
+def _check_surplus(hf: Any, names: Sequence[str], source: str) -> None:
+    """Refuse weights of layers that the configuration lacks; tell others that no part of the model takes.
+
+    Raises:
+        UserError: the file has more layers than the model.
+    """
+    if not names:
+        return
+    listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    known = {_layer_of(name) for name in hf.state_dict()}
+    if any(layer is not None and layer not in known for layer in map(_layer_of, names)):
+        raise UserError(
+            f"'{source}' has weights of layers that its config.json does not have ({listed}): the two do not belong "
+            "together; put the config.json beside the weights it was saved with"
+        )
+    console.print(f"[yellow]{source}: weights that a {type(hf).__name__} has no place for are left out: {listed}")
+
+
+def _layer_of(name: str) -> str | None:
+    """The layer that a weight belongs to, as in `model.layers.3`; None outside of layers."""
+    found = re.match(r"(.*?\.\d+)\.", name)
+    return found and found[1]
 
 
 def attention() -> str:

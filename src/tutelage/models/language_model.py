@@ -4,7 +4,8 @@ Losses take hidden states and the output layer's weights, so that logits over th
 chunk. The cut is generic: the output layer's `forward` is replaced by the identity, and what the model then calls its
 logits is what the output layer would have read, after the final norm and any transform of the head. Names, tied
 weights and `save_pretrained` stay as they are. A model that alters its logits afterwards (soft caps, scales) would be
-cut wrongly, so the cut is checked once against the uncut model, on random tokens.
+cut wrongly, so the cut is checked once against the uncut model. So is what a token sees: a model that reads ahead would
+pass for the best causal one there is.
 
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
@@ -21,6 +22,9 @@ from tutelage.base.errors import UserError
 from tutelage.models.products import use_onednn_linear
 from tutelage.models.recorded import Recorded
 
+SIGHT = 1e-6
+"""Smaller changes, relative to the largest value, are rounding."""
+
 
 def _identity(hidden: Tensor) -> Tensor:
     return hidden
@@ -36,7 +40,8 @@ class LanguageModel(nn.Module):
     `vocab_size` counts the tokenizer's entries; rows of a padded output layer beyond it are never predicted.
 
     Raises:
-        UserError: the model has no output layer, a smaller vocabulary, or logits that are more than one linear map.
+        UserError: the model has no output layer, a smaller vocabulary, or logits that are more than one linear map;
+            or it is called causal and sees what follows a token, or masked and does not.
     """
 
     def __init__(self, hf: Any, kind: Literal["causal", "masked"], vocab_size: int) -> None:
@@ -60,6 +65,7 @@ class LanguageModel(nn.Module):
             if hasattr(module, "warn_if_padding_and_no_attention_mask"):
                 module.warn_if_padding_and_no_attention_mask = _say_nothing
         _cut(hf, output)
+        self._check_sight()
 
     @property
     def weight_VD(self) -> Tensor:
@@ -104,6 +110,30 @@ class LanguageModel(nn.Module):
             return self.recorded(tokens_BT)
         return self._read(tokens_BT, lengths_B)
 
+    @torch.no_grad()
+    def _check_sight(self) -> None:
+        """Change the last token of a row: what is made of those before it may move in a masked model alone."""
+        was_training = self.hf.training
+        self.hf.eval()
+        row_1T = _probe(self.hf)
+        other_1T = row_1T.clone()
+        other_1T[0, -1] = row_1T[0, 0]
+        before, after = (self._read(tokens)[:, :-1] for tokens in (row_1T, other_1T))
+        self.hf.train(was_training)
+        moved = bool((before - after).abs().max() > SIGHT * before.abs().max())
+        name = type(self.hf).__name__
+        if self.kind == "causal" and moved:
+            raise UserError(
+                f"{name} with these settings sees the tokens that follow, so as a causal model it would copy what it "
+                "is asked to predict: use it as a masked model (objectives: {masked: 1}, or --kind masked), or make it "
+                "causal (config: {is_decoder: true}, where its type knows that)"
+            )
+        if self.kind == "masked" and not moved:
+            raise UserError(
+                f"{name} with these settings does not see the tokens that follow, so it is no masked model: use it as "
+                "a causal one (objectives: {next_token: 1}, or --kind causal)"
+            )
+
     def record(self) -> None:
         """Train by CUDA graphs from now on; see `Recorded`, whose rules the caller keeps."""
         self.recorded = Recorded(self._read, self.hf)
@@ -136,12 +166,19 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else _layers(child)
 
 
+def _probe(hf: Any) -> Tensor:
+    """A row of different tokens, `(1, 8)`, without the padding's, at which some models stop or leave a position out."""
+    weight, padding = hf.get_output_embeddings().weight, getattr(hf.config, "pad_token_id", None)
+    tokens = [token for token in range(1, min(10, len(weight))) if token != padding]
+    return torch.tensor([(tokens * 8)[:8]], device=weight.device)
+
+
 @torch.no_grad()
 def _cut(hf: Any, output: nn.Linear) -> None:
     """Replace the output layer's forward by the identity, after checking that nothing follows it."""
     was_training = hf.training
     hf.eval()
-    tokens = torch.arange(1, 9, device=output.weight.device)[None] % output.weight.shape[0]
+    tokens = _probe(hf)
     # A soft cap hardly bends small logits: compare large ones. A power of two is undone without rounding.
     output.weight.mul_(1024)
     whole = hf(input_ids=tokens).logits

@@ -173,8 +173,9 @@ class Data(Section):
     separator: Literal["none", "end", "brackets"] = "end"
     """`end`: the token `</s>` closes every document. `none`: documents follow one another, as BabyLlama's did.
     `brackets`: `<cls> text <sep>`, pairs `<cls> text <sep> text <sep>`; labels need it (`objectives.tasks`)."""
-    encoding: str = "utf-8"
-    """Text encoding of the files; a file that does not decode is refused by name and position."""
+    encoding: str = "auto"
+    """Text encoding of the files. `auto`: of each by itself, UTF-8 where it decodes so, else what its byte-order mark
+    says, else the likeliest one, which is told. A file that does not decode is refused by name and position."""
     text_field: str = "text"
     """Where the text stands in JSON lines and datasets."""
     tokenizer: Tokenizer = Tokenizer()

@@ -278,7 +278,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         near = nearest(name, shipped)
         raise UserError(f"no recipe '{source}': give a file, or one of {', '.join(sorted(shipped))}{near}")
     try:
-        text = (path if path.is_file() else shipped[name]).read_text(encoding="utf-8")
+        text = (path if path.is_file() else shipped[name]).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a YAML file") from error
     return recipe_from_text(text, str(source), overrides)

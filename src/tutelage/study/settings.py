@@ -243,7 +243,7 @@ def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
     """
     path = Path(source)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"no study '{path}': give a YAML file; docs/study.md shows one") from error
     except UnicodeDecodeError as error:

@@ -5,6 +5,9 @@
     mean_loss    mean over a row's tokens of the loss                             bands of perplexity
     excess       of a token: its loss by the scorer minus by the reference        Rho-1, arXiv 2404.07965
 
+Values are often equal: of an early scorer most rows' median is 0. Which of equal ones are kept is drawn, since their
+order is that of the files, and `ties` counts them.
+
 Shapes: R rows of the same length, T predicted tokens of a row, N values.
 """
 
@@ -41,18 +44,25 @@ def mean_loss(nll_RT: Floats) -> Floats:
     return np.asarray(nll_RT.mean(axis=1))
 
 
-def highest(values_N: Floats, count: int) -> Bools:
-    """Return which values are the `count` highest, `(N,)`; of equal ones, the first."""
+def highest(values_N: Floats, count: int, draw: np.random.Generator) -> Bools:
+    """Return which values are the `count` highest, `(N,)`; of equal ones, as many as are wanted are drawn."""
     threshold = np.partition(values_N, len(values_N) - count)[-count]
     chosen_N: Bools = values_N > threshold
     equal = np.flatnonzero(values_N == threshold)
-    chosen_N[equal[: count - np.count_nonzero(chosen_N)]] = True
+    chosen_N[draw.permutation(equal)[: count - np.count_nonzero(chosen_N)]] = True
     return chosen_N
 
 
-def between(values_N: Floats, low: float, high: float) -> Bools:
-    """Return which values lie between two shares of their rising order, `(N,)`; equal ones stand as they came."""
-    order, count = np.argsort(values_N, kind="stable"), len(values_N)
+def between(values_N: Floats, low: float, high: float, draw: np.random.Generator) -> Bools:
+    """Return which values lie between two shares of their rising order, `(N,)`; the order of equal ones is drawn."""
+    count = len(values_N)
+    order = np.lexsort((draw.permutation(count), values_N))
     chosen_N: Bools = np.zeros(count, dtype=np.bool_)
     chosen_N[order[round(low * count) : round(high * count)]] = True
     return chosen_N
+
+
+def ties(values_N: Floats, kept_N: Bools) -> int:
+    """Return how many kept values equal one that is left out, so that chance decided between them."""
+    both = np.intersect1d(values_N[kept_N], values_N[~kept_N])
+    return int(np.isin(values_N[kept_N], both).sum())

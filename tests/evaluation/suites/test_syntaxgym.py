@@ -32,6 +32,9 @@ VALUES = {("1", "a"): 5.0, ("2", "a"): 3.0, ("1", "b"): 2.0, ("2", "b"): 3.0004,
         ("( ( (1;%a%) + (2;%a%) ) ) = (*;%a%)", 1e-3 + 8e-5),
         ("(((((1;%a%)))) > .5)", 4.5),
         ("(01;%a%) > 0", 5),
+        # As all but one of the published suites write it.
+        ("[ (1;%a%) > (1;%b%) ] & [(1;%a%) < (1;%b%)]", -3),
+        ("[(1;%a%) - [(2;%a%) - (1;%b%)]] > 0.5", 5 - (3 - 2) - 0.5),
     ],
 )
 def test_what_formulas_mean(formula, margin):
@@ -45,14 +48,15 @@ def test_what_formulas_mean(formula, margin):
         ("(1;%a%)", "a comparison .* is missing"),
         ("(1;%a%) > ", "a region such as .* is missing"),
         ("(1;%a%) > (1;%b%", "a region such as|not closed"),
-        ("((1;%a%) > (1;%b%)", "a parenthesis is not closed"),
+        ("((1;%a%) > (1;%b%)", "a bracket `\\(` is not closed"),
         ("(1;%a%) > (1;%b%) (2;%a%)", "something follows"),
         ("((1;%a%) > (1;%b%)) > 2", "a comparison where a number belongs"),
         ("(1;%a%) & (1;%b%)", "a comparison .* is missing"),
         ("__import__('os').system('x') > 1", "a region such as"),
         ("(1;%a%) > 1 ** 9", "something follows"),
+        ("[(1;%a%) > (1;%b%))", r"a bracket `\[` is not closed"),
         ("", "a region such as"),
-        ("(" * 300, "more than 200 parentheses"),
+        ("(" * 300, "more than 200 brackets"),
     ],
 )
 def test_what_is_no_formula(formula, complaint):

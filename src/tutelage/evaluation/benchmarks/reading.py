@@ -15,7 +15,7 @@ from tutelage.base.types import Json
 def read_text(file: Traversable | Path) -> str:
     """Return a file's text; a `UserError` where it is not there, or not UTF-8."""
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}") from error
     except UnicodeDecodeError as error:

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tutelage.base.errors import UserError
 from tutelage.base.progress import progress
-from tutelage.base.types import Floats, Ints, Precision
+from tutelage.base.types import Bools, Floats, Ints, Precision
 from tutelage.evaluation.benchmarks.conventions import Convention, MaskedRules, Reduction
 from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode, keep_ends
 from tutelage.evaluation.likelihood.batching import batch_size, batches, places, target_log_probs, whole_float32
@@ -93,7 +93,8 @@ def score_rows(
 ) -> Likelihood:
     """Score token rows that somebody else has made; otherwise as `log_probs`.
 
-    `texts` are what each item is called in a message. A row longer than the models' learned positions is refused.
+    `texts` are what each item is called in a message. A row longer than the models' learned positions is refused, and
+    so are log-probabilities that are not finite.
     """
     _check(ensemble, rows, tokenizer, texts)
     size = batch_size(next(ensemble.parameters()).device.type, batch_tokens)
@@ -104,9 +105,24 @@ def score_rows(
         else:
             values_S = masked_log_probs(ensemble, rows, tokenizer, rules, size, precision, label)
     row_S = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)[rows.scored_S]
+    refuse_broken(np.isin(rows.row_N, row_S[~np.isfinite(values_S[rows.scored_S])]), texts)
     sum_R = np.bincount(row_S, weights=values_S[rows.scored_S], minlength=len(rows.lengths_R))
     tokens_R = np.bincount(row_S, minlength=len(rows.lengths_R))
     return Likelihood(sum_R.astype(np.float64)[rows.row_N], tokens_R.astype(np.int64)[rows.row_N])
+
+
+def refuse_broken(broken_N: Bools, texts: Sequence[str]) -> None:
+    """Refuse to score by log-probabilities that are not finite: a NaN may pass for the best option.
+
+    Raises:
+        UserError: some texts' log-probabilities are NaN or infinite.
+    """
+    if broken_N.any():
+        raise UserError(
+            f"the model's log-probabilities of {int(broken_N.sum()):,} of {len(broken_N):,} texts are not finite (the "
+            f"first: {texts[int(np.argmax(broken_N))][:80]!r}): its weights are damaged or too large; export it again "
+            "from a checkpoint, or score in fp32"
+        )
 
 
 def position_limit(ensemble: Ensemble) -> int | None:

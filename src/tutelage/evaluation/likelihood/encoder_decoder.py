@@ -89,7 +89,7 @@ def encoder_decoder_log_probs(
             for begin in range(0, len(encoder_RE), step):
                 rows = slice(begin, begin + step)
                 ids = encoder_RE[rows], decoder_RD[rows], targets_RT[rows]
-                values = _target_sums(hf, len(tokenizer), *ids, precision)
+                values = _target_sums(hf, *ids, precision)
                 for value, items_of_row in zip(values, owners[rows], strict=True):
                     sums_N[items_of_row] += value
                     counts_N[items_of_row] += targets_RT.shape[1]
@@ -143,15 +143,14 @@ def _prefixed_rows(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item], ma
         )
 
 
-def _target_sums(hf: Any, vocab_size: int, encoder_BE: Ints, decoder_BD: Ints,
+def _target_sums(hf: Any, encoder_BE: Ints, decoder_BD: Ints,
                  targets_BT: Ints, precision: Precision) -> list[float]:  # fmt: skip
     """Sum of the log-probabilities of each row's targets, which the last T positions of the decoder predict."""
     device = next(hf.parameters()).device
     encoder, decoder, targets = (torch.from_numpy(part).to(device) for part in (encoder_BE, decoder_BD, targets_BT))
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits: Tensor = hf(input_ids=encoder, decoder_input_ids=decoder, use_cache=False).logits
-    # Rows of a padded output layer beyond the tokenizer's vocabulary are never predicted.
-    log_p = logits[:, -targets.shape[1] :, :vocab_size].float().log_softmax(-1)
+    log_p = logits[:, -targets.shape[1] :].float().log_softmax(-1)
     sums: list[float] = log_p.gather(-1, targets[..., None]).squeeze(-1).double().sum(-1).tolist()
     return sums
 

@@ -1,9 +1,10 @@
 """Predictions about surprisals, as SyntaxGym writes them: parsed and computed, never run as code.
 
 A region of a condition is `(2;%match%)`, all its regions together `(*;%match%)`. Floats, `+` and `-`, comparisons `<`,
-`>` and `=` (approximate), `&` and `|`, parentheses: github.com/cpllab/syntaxgym-core, `docs/suite_json.rst` and
-`syntaxgym/prediction.py`. Operators of one rank group from the left, `&` before `|`. (The published evaluator gives `+`
-precedence over `-`, and of a chain such as `a + b + c` it adds the first two only; published suites use parentheses.)
+`>` and `=` (approximate), `&` and `|`, round and square brackets, which mean the same. Operators of one rank group from
+the left, `&` before `|`. Source: github.com/cpllab/syntaxgym-core, `docs/suite_json.rst`, `syntaxgym/prediction.py`.
+(The published evaluator gives `+` precedence over `-`, and of a chain such as `a + b + c` it adds the first two only;
+published suites use brackets.)
 
 A formula is computed for all items at once, as a *margin*: the number of bits by which it holds, negative where it does
 not. `a > b` holds by a - b, `&` by the smaller of two margins, `|` by the larger.
@@ -30,8 +31,9 @@ _Found = tuple[Literal["number", "truth"], _Compute]
 RELATIVE, ABSOLUTE = 1e-5, 1e-3
 """Tolerances of `=`, as published."""
 DEPTH = 200
-"""Parentheses that a formula may have: published ones have some twenty."""
-_TOKEN = re.compile(r"\s*(?:\(\s*(\d+|\*)\s*;\s*%([\w-]+)%\s*\)|(\d+\.?\d*|\.\d+)|([-+<>=&|()]))")
+"""Brackets that a formula may have: published ones have some twenty."""
+CLOSING = {"(": ")", "[": "]"}
+_TOKEN = re.compile(r"\s*(?:\(\s*(\d+|\*)\s*;\s*%([\w-]+)%\s*\)|(\d+\.?\d*|\.\d+)|([-+<>=&|()\[\]]))")
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class _Parser:
     def __init__(self, source: str) -> None:
         self.source, self.place = source, 0
         self.regions: list[Region] = []
-        if source.count("(") > DEPTH:
-            raise UserError(f"a formula with more than {DEPTH} parentheses: {source[:80]!r}...")
+        if sum(map(source.count, CLOSING)) > DEPTH:
+            raise UserError(f"a formula with more than {DEPTH} brackets: {source[:80]!r}...")
 
     def parse(self) -> _Compute:
         found = self._truth(self._any())
@@ -102,7 +104,7 @@ class _Parser:
     def _atom(self) -> _Found:
         match = _TOKEN.match(self.source, self.place)
         region, condition, literal, sign = match.groups() if match else (None, None, None, None)
-        if match is None or (region is None and literal is None and sign not in ("-", "(")):
+        if match is None or (region is None and literal is None and sign not in ("-", *CLOSING)):
             raise self._error("a region such as (2;%match%), or a number, is missing")
         self.place = match.end()
         if region is not None and condition is not None:
@@ -115,8 +117,8 @@ class _Parser:
         if sign == "-":
             return "number", _both(np.subtract, lambda _surprisals: np.array(0.0), self._number(self._atom()))
         inner = self._any()
-        if self._take() != ")":
-            raise self._error("a parenthesis is not closed")
+        if self._take() != CLOSING[str(sign)]:
+            raise self._error(f"a bracket `{sign}` is not closed")
         return inner
 
     def _truth(self, found: _Found) -> _Compute:

@@ -16,9 +16,9 @@ AS_PUBLISHED = {"syntax_semantics": "syntax/semantics", "s-selection": "argument
 def read_pairs(folder: Traversable) -> tuple[Paradigm, ...]:
     """Read the paradigms of a folder of `.jsonl` files, sorted by name.
 
-    One object a line with `sentence_good` and `sentence_bad`. `UID` names the paradigm (the file's name where it is
-    absent), `field` and `linguistics_term` what it belongs to; other keys are ignored. It is the format of BLiMP
-    (Warstadt et al. 2020), and of BabyLM's supplement, which has the two sentences only.
+    One object a line with `sentence_good` and `sentence_bad`. `UID`, `paradigm` or `category` names the paradigm (the
+    file's name where all are absent), `field` and `linguistics_term` what it belongs to; other keys are ignored. It is
+    the format of BLiMP (Warstadt et al. 2020), and of BabyLM's supplement, which has the two sentences only.
 
     Raises:
         UserError: no folder, no such file, an empty file, a line that is no JSON object with two non-empty sentences,
@@ -28,7 +28,8 @@ def read_pairs(folder: Traversable) -> tuple[Paradigm, ...]:
     kinds: dict[str, tuple[str | None, str | None]] = {}
     for file in json_files(folder, "minimal pairs (JSON lines with sentence_good and sentence_bad)"):
         for where, row in json_lines(file, ("sentence_good", "sentence_bad")):
-            uid = optional_text(row, "UID", where) or file.name.removesuffix(".jsonl")
+            named = (optional_text(row, key, where) for key in ("UID", "paradigm", "category"))
+            uid = next(filter(None, named), file.name.removesuffix(".jsonl"))
             labels = [optional_text(row, key, where) for key in ("field", "linguistics_term")]
             field, phenomenon = (AS_PUBLISHED.get(label, label) if label else None for label in labels)
             kind = (field, phenomenon)
@@ -44,7 +45,8 @@ def read_zorro(folder: Traversable) -> tuple[Paradigm, ...]:
     """Read a folder of Zorro's text files (Huebner et al. 2021; github.com/phueb/Zorro, `sentences/<vocabulary>`).
 
     One sentence a line: the odd lines (first, third, ...) are ungrammatical, each even one is its grammatical
-    counterpart, says its README. A file is a paradigm, named `<phenomenon>-<paradigm>.txt`. Its sentences are written
+    counterpart, says its README. A file is a paradigm, named `<phenomenon>-<paradigm>.txt`
+    (a phenomenon may have a dash itself: `island-effects-adjunct_island`). Its sentences are written
     with a space before the full stop; they are scored as they are. (UnMasked, its sequel, has good sentences first.)
 
     Raises:
@@ -66,5 +68,5 @@ def read_zorro(folder: Traversable) -> tuple[Paradigm, ...]:
         pairs = zip(lines[1::2], lines[::2], strict=True)
         uid = file.name.removesuffix(".txt")
         questions = tuple(Question((Item(good), Item(bad))) for good, bad in pairs)
-        paradigms.append(Paradigm(uid, questions, phenomenon=uid.partition("-")[0]))
+        paradigms.append(Paradigm(uid, questions, phenomenon=uid.rpartition("-")[0] or uid))
     return tuple(paradigms)

@@ -1,0 +1,47 @@
+"""What was read of a corpus and what was not: the table at the end of preparing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.table import Table
+
+from tutelage.base.progress import console
+from tutelage.base.types import Json
+from tutelage.corpus.cleaned import CleanedFile
+from tutelage.corpus.sources import Corpus
+from tutelage.corpus.splits import SPLITS
+
+MOST = 30
+"""Files that are told one by one, those with a remark first; the manifest has them all."""
+
+
+def tell(corpora: Sequence[Corpus], cleaned: Sequence[CleanedFile], splits: Mapping[str, Json]) -> None:
+    """Print the files that were read and left out, with reasons, and the words and tokens of each split."""
+    rows: list[tuple[str, int, str, str]] = []
+    rows += [(file.source.path.name, file.words, file.source.split, _remark(file)) for file in cleaned]
+    rows += [(name, 0, "left out", why) for corpus in corpora for name, why in corpus.left_out]
+    table = Table("file", "words", "for", "remark", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    told = sorted(rows, key=lambda row: not row[3])[:MOST]
+    for name, words, use, remark in told:
+        table.add_row(name, f"{words:,}" if words else "", use, remark)
+    console.print(table)
+    if len(rows) > len(told):
+        console.print(f"and {len(rows) - len(told):,} more files without a remark")
+    counts = (f"{split} {splits[split]['words']:,} words, {splits[split]['tokens']:,} tokens" for split in SPLITS)
+    console.print("; ".join(counts), soft_wrap=True)
+
+
+def _remark(file: CleanedFile) -> str:
+    return "; ".join(_remarks(file))
+
+
+def _remarks(file: CleanedFile) -> Iterator[str]:
+    if not file.words:
+        yield "holds no words"
+    if file.encoding != "utf-8":
+        yield f"read as {file.encoding}; data.encoding names another"
+    if file.left_out:
+        first = ", ".join(map(str, file.left_out[:3])) + (", ..." if len(file.left_out) > 3 else "")
+        yield f"{len(file.left_out)} records without text were left out ({first})"
