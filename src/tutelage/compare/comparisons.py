@@ -118,7 +118,7 @@ def pairs_to_compare(models: Summary | Mapping[str, Any]) -> list[tuple[str, str
 
 
 def student_and_control(models: Models) -> Iterator[tuple[str, str]]:
-    """Each student with each of its controls: the same model without teachers, trained as long, longer, or at equal FLOPs.
+    """Each student with each of its controls: the same model without teachers, of any length.
 
     Where several models are one another's `like`, all of the student's shape that learn from text alone are controls,
     also those that teach it: seeds of a model may teach a student of its own shape and training. A model as long as
@@ -152,7 +152,7 @@ def _is_kin(models: Models, student: str, name: str) -> bool:
     if not _is_plain(one) or one.scorers or one.selections or one.flops_of is not None or not _alike(one, two):
         return False
     ends = _chain(models, name)[-1], _chain(models, student)[-1]
-    return student in (one.same_settings or ()) or "" not in ends and ends[0] == ends[1]
+    return student in (one.same_settings or ()) or ("" not in ends and ends[0] == ends[1])
 
 
 def _chain(models: Models, name: str) -> list[str]:

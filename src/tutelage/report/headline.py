@@ -67,19 +67,18 @@ def verdicts_table(summary: Summary) -> Table:
     entries = [one.entry for one in pairs if one.entry is not None]
     measures = list(dict.fromkeys(entry.metric for entry in entries))
     rows = [_verdict_row(summary, one, len(measures) > 1) for one in pairs]
-    bold = {(row, 1) for row, one in enumerate(pairs) if one is found[one.student][0]}
-    green = {(row, 6) for row, one in enumerate(pairs) if _answer(one.entry) == "Yes"}
+    green = {(row, 2) for row, one in enumerate(pairs) if _answer(one.entry) == "Yes"}
     on = f" on {_measure_words(entries[0])}" if len(measures) == 1 else ""
-    note = "The strongest control of each student stands first, in bold."
+    note = "The strongest control of each student stands first."
     note += f" {count - len(rows)} weaker controls of other students are left out." if count > len(rows) else ""
-    header = ("student", "control", "its training", "student's", "control's", "difference", "better?")
-    return Table(f"Verdicts{on}", header, rows, note, left=3, bold=bold, green=green)
+    header = ("student", "control", "better?", "difference", "student's", "control's", "control trained for")
+    return Table(f"Verdicts{on}", header, rows, note, left=2, green=green)
 
 
 def _verdict_row(summary: Summary, one: Standing, named: bool) -> tuple[str, ...]:
     models, entry = summary.models, one.entry
     if entry is None:
-        return (one.student, one.control, _training(summary, one), MISSING, MISSING, MISSING, "not compared")
+        return (one.student, one.control, "not compared", MISSING, MISSING, MISSING, _training(summary, one))
     values = (mean_of(values_of(models[name], entry.metric).values()) for name in (one.student, one.control))
     around = f" ± {amount(entry, entry.detectable)}" if entry.detectable is not None else ""
     measure = f" {_measure_words(entry)}" if named else ""
@@ -87,10 +86,10 @@ def _verdict_row(summary: Summary, one: Standing, named: bool) -> tuple[str, ...
     return (
         one.student,
         one.control,
-        _training(summary, one),
-        *(MISSING if value is None else amount(entry, value) for value in values),
-        f"{difference(entry)}{around}{measure}",
         answer,
+        f"{difference(entry)}{around}{measure}",
+        *(MISSING if value is None else amount(entry, value) for value in values),
+        _training(summary, one),
     )
 
 
@@ -136,11 +135,11 @@ def _weak_teachers(summary: Summary, one: Standing) -> str:
     weak = {} if one.entry is None else weak_teachers(summary, one.student, one.control, one.entry)
     if one.entry is None or not weak:
         return ""
-    several = len(weak) > 1
+    whose, them = ("teachers are", "them") if len(weak) > 1 else ("teacher is", "it")
     values = ", ".join(f"{name} {amount(one.entry, value)}" for name, value in weak.items())
     return (
-        f" Its teacher{'s are' if several else ' is'} worse than {one.control} ({values}): train {'them' if several else 'it'} "
-        "longer or with better settings, take larger ones, or let several seeds of the control teach."
+        f" Its {whose} worse than {one.control} ({values}): train {them} longer or with better settings, "
+        "take larger ones, or let several seeds of the control teach."
     )
 
 
@@ -167,7 +166,9 @@ def _further(entries: list[Comparison]) -> list[str]:
     """Other measures of the same pair. Bits per byte and strict accuracies hardly add to what stands first."""
     further = [entry for entry in entries if not entry.metric.endswith(("test.bits_per_byte", ".strict"))]
     told = [_also(entry) for entry in further[:ALSO]]
-    return [*told, f"{_verdicts(further[ALSO:])} The comparisons below have them one by one."] if further[ALSO:] else told
+    return (
+        [*told, f"{_verdicts(further[ALSO:])} The comparisons below have them one by one."] if further[ALSO:] else told
+    )
 
 
 def _condition(summary: Summary, one: Standing) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -21,20 +21,45 @@ NAME_WIDTH = 26
 """Longer names are folded."""
 NARROWEST = 12
 """Names are folded no further than this."""
+LONGEST = 12
+"""Comparisons that are shown; the report has them all."""
 GAP = 2
 """Blanks between columns."""
-DISPENSABLE = ("items", "perplexity", "val perplexity", "role", "words seen", "bits/byte", "params", "seed pairs", "p")
+DISPENSABLE = (
+    "items",
+    "student's",
+    "control's",
+    "control trained for",
+    "perplexity",
+    "val perplexity",
+    "role",
+    "words seen",
+    "bits/byte",
+    "params",
+    "seed pairs",
+    "p",
+)
 """Columns that a narrow terminal leaves out, the first ones first; the report has them all."""
 
 
 def terminal_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
     """Return what `console.print` shows at the end of a run; model names are never read as markup."""
     checked = read_summary(summary)
-    brief = (evaluations_table, comparisons_table, described_table, reached_table)
-    more = [_Fitted(table) for table in (table(checked, brief=True) for table in brief) if table.rows]
+    pairs = (_begun(table(checked, brief=True)) for table in (comparisons_table, described_table))
+    tables = (evaluations_table(checked, brief=True), *pairs, reached_table(checked, brief=True))
+    more = [_Fitted(table) for table in tables if table.rows]
     verdicts, answer = verdicts_table(checked), headline(checked)
     more += [_Fitted(verdicts)] if verdicts.rows else []
     return _apart(_Fitted(models_table(checked)), *more, Text.assemble((answer.sentence, "bold"), " ", answer.details))
+
+
+def _begun(table: Table) -> Table:
+    """A table's first rows, so that the answer below is not lost behind a page of them."""
+    left_out = len(table.rows) - LONGEST
+    if left_out <= 0:
+        return table
+    note = f"{left_out} more rows stand in the report. {table.note}"
+    return replace(table, rows=table.rows[:LONGEST], note=note)
 
 
 def scores_table(summary: Summary | Mapping[str, Any]) -> RenderableType:
@@ -66,16 +91,16 @@ class _Fitted:
             yield self._drawn({at: widths[at] for at in block}, first=i == 0, last=i == len(blocks) - 1)
 
     def _blocks(self, widths: dict[int, int], width: int) -> list[list[int]]:
-        """Columns of words, and as many of numbers as fit beside them; the rest below, beside the first column again."""
+        """Columns of words, and as many of numbers as fit beside them; the rest below, beside names again."""
         words = [i for i in widths if i < self.table.left]
         # Names are folded, and never so far that letters stand below one another.
         while sum(widths[i] + GAP for i in words) > width // 2 and max(widths[i] for i in words) > NARROWEST:
             widest = max(words, key=lambda i: widths[i])
             widths[widest] -= 1
-        again, blocks = words[:1] if len(words) == 1 or self.table.parts else words, [list(words)]
+        blocks = [list(words)]
         for i in [i for i in widths if i not in words]:
-            if len(blocks[-1]) > len(again) and sum(widths[at] + GAP for at in (*blocks[-1], i)) - GAP > width:
-                blocks.append(list(again))
+            if len(blocks[-1]) > len(words) and sum(widths[at] + GAP for at in (*blocks[-1], i)) - GAP > width:
+                blocks.append(list(words))
             blocks[-1].append(i)
         return blocks
 
