@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tutelage.compare.comparisons import student_and_control, with_comparisons
+from tutelage.compare.cost import cost_of
 from tutelage.compare.over_training import crossing, curve_difference, reached
 from tutelage.compare.statistics import paired_t
 from tutelage.compare.summary import read_models, read_summary
 from tutelage.report import plots, report
-from tutelage.report.headline import headline
+from tutelage.report.headline import headline, verdicts_table
 from tutelage.report.table_training import curve_table, reached_table
 
 FLOPS_A_STEP = 1000.0
@@ -102,7 +103,7 @@ def test_a_loss_that_one_seed_never_reaches_has_no_share(models: dict[str, Any])
     row = next(row for row in reached_table(summary).rows if row[0] == "salt-ds")
     assert row[3] == "1 of 2"
     assert set(row[5:]) == {"–"}
-    assert any("in 1 of 2 seeds only" in answer.details for answer in headline(summary))
+    assert "in 1 of 2 seeds only" in headline(summary).details
 
 
 def test_runs_without_clock_or_count_are_measured_in_steps_alone(models: dict[str, Any]) -> None:
@@ -135,14 +136,13 @@ def test_several_students_share_a_baseline(models: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "gone"),
     [
-        ({"salt": {"teachers": ["baseline"]}}, {("salt", "baseline")}),
         ({"baseline": {"parameters": 60}}, {("salt", "baseline"), ("salt-ds", "baseline")}),
         ({"baseline-flops": {"parameters": 60}}, {("salt", "baseline-flops")}),
         ({"salt": {"like": None}}, {("salt", "baseline"), ("salt-ds", "baseline")}),
         ({"salt": {"like": "salt-ds"}}, {("salt", "baseline"), ("salt-ds", "baseline")}),
     ],
 )
-def test_a_teacher_or_another_shape_is_no_control(
+def test_another_shape_is_no_control(
     models: dict[str, Any], change: dict[str, Any], gone: set[tuple[str, str]]
 ) -> None:
     before = set(student_and_control(read_models(models)))
@@ -166,22 +166,58 @@ def test_reports_show_both_and_say_what_the_controls_are(models: dict[str, Any])
         for row in table.rows:
             assert all(cell in page for cell in row)
     assert "curve-differences" in [plot.name for plot in plots.draw(compared)]
-    assert "as salt and its teachers" not in headline(summary)[1].sentence
+    del models["salt-ds"]
+    answer = headline(read_summary(with_comparisons(summarised(models))))
+    assert "trained for as many FLOPs as salt, the strongest of its 2 controls" in answer.sentence
+    assert "Against its other controls: baseline" in answer.details
     models["baseline-flops"]["flops_counted"] = "counted"
-    whole = headline(read_summary(with_comparisons(summarised(models))))[1].sentence
+    whole = headline(read_summary(with_comparisons(summarised(models)))).sentence
     assert "trained for as many FLOPs as salt and its teachers" in whole
-    sentences = [answer.sentence for answer in headline(summary)]
-    assert "trained for as many FLOPs as salt" in sentences[1]
-    assert "baseline-flops took as many FLOPs" in headline(summary)[0].details
     assert with_comparisons(compared) == compared
 
 
-def test_many_untested_pairs_share_one_answer(models: dict[str, Any]) -> None:
-    for i in range(3):
+def test_many_students_have_one_answer_and_a_row_each(models: dict[str, Any]) -> None:
+    for i in range(9):
         models[f"salt-{i}"] = model("student", run([4.0, 3.0, 2.9]), like="salt", teachers=["small"])
-    answers = headline(read_summary(with_comparisons(summarised(models))))
-    untested = [answer for answer in answers if answer.sentence.startswith("Not tested")]
-    assert len(untested) == 1
-    assert "4 more pairs" in untested[0].sentence
-    assert all(f"salt-{i} against baseline" in untested[0].details for i in range(3))
-    assert len(answers) == 3
+    summary = read_summary(with_comparisons(summarised(models)))
+    # Its other control has one seed only, and is left out of the others' rows.
+    assert "the best of 11 students" in headline(summary).details
+    table = verdicts_table(summary)
+    # `salt-ds` is the one judged, for it alone is tested against its strongest control.
+    assert [row[0] for row in table.rows] == ["salt", "salt-ds", *(f"salt-{i}" for i in range(9))]
+    assert [row[2] for row in table.rows] == ["not tested", "not shown", *["not tested"] * 9]
+    assert "1 weaker controls of other students are left out" in table.note
+
+
+def test_teachers_of_the_students_own_shape_are_its_control(models: dict[str, Any]) -> None:
+    models["salt"] |= {"like": None, "teachers": ["baseline[0]", "baseline[1]"]}
+    models["baseline"] |= {"role": "teacher", "same_settings": ["salt"]}
+    models["longer"] = model("model", run([5.0, 4.0, 3.0, 2.9]), run([5.2, 4.2, 3.2, 3.0]), like="baseline")
+    read = read_models(models)
+    assert ("salt", "baseline") in set(student_and_control(read))
+    models["baseline"]["same_settings"] = []
+    assert ("salt", "baseline") not in set(student_and_control(read_models(models)))
+    models["salt"]["like"] = "baseline"
+    pairs = set(student_and_control(read_models(models)))
+    assert {("salt", "baseline"), ("salt", "longer"), ("salt-ds", "longer")} <= pairs
+
+
+def test_seeds_that_teach_cost_as_many_trainings(models: dict[str, Any]) -> None:
+    models["salt"]["teachers"] = ["baseline[0]", "baseline[1]@step-100", "baseline"]
+    assert cost_of(read_models(models), "salt").teachers_training_flops == 2 * 300 * FLOPS_A_STEP
+
+
+@pytest.mark.parametrize(("loss", "warned"), [(4.0, True), (1.0, False)])
+def test_teachers_worse_than_the_control_stand_in_the_headline(
+    models: dict[str, Any], loss: float, warned: bool
+) -> None:
+    models["small"] |= {"seeds": {"0": run([5.0, loss])}}
+    del models["salt-ds"]
+    sentence = headline(read_summary(with_comparisons(summarised(models)))).sentence
+    assert ("Its teacher is worse than baseline-flops (small 4.0000): train it longer" in sentence) == warned
+
+
+def test_an_interval_says_what_it_is_conditional_on(models: dict[str, Any]) -> None:
+    del models["baseline-flops"], models["salt-ds"]
+    details = headline(read_summary(with_comparisons(summarised(models)))).details
+    assert "which share one set of teachers, one corpus and one order of its rows" in details

@@ -201,7 +201,7 @@ def test_pages_say_the_same_as_the_table(many: dict[str, Any]) -> None:
 
 
 def test_the_first_sentences_stay_short(many: dict[str, Any]) -> None:
-    answer = headline(read_summary(with_comparisons(many)))[0]
+    answer = headline(read_summary(with_comparisons(many)))
     assert answer.sentence.startswith("Yes: on held-out loss")
     assert len(answer.details) < 1500
     assert re.search(r"Of 16 more measures, \d+ showed the student better, \d+ the control", answer.details)
@@ -212,7 +212,7 @@ def test_units_are_right_in_sentences(many: dict[str, Any]) -> None:
         run.pop("test")
         run["suites"] = {}
         run["measures"] = {"aoa-2023": run["measures"]["aoa-2023"]}
-    sentence = headline(read_summary(with_comparisons(many)))[0].sentence
+    sentence = headline(read_summary(with_comparisons(many))).sentence
     assert re.match(r"Yes: on aoa-2023 deviation student beat control, .* by 0\.\d\d months \(95 % interval", sentence)
 
 

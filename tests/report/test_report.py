@@ -20,7 +20,7 @@ from tutelage.compare.comparisons import with_comparisons
 from tutelage.compare.cost import cost_of
 from tutelage.compare.summary import read_summary
 from tutelage.report import plots, report
-from tutelage.report.headline import headline
+from tutelage.report.headline import headline, verdicts_table
 from tutelage.report.html import page as page_of
 from tutelage.report.plot_style import MARKERS, styles_of
 from tutelage.report.plot_teaching import describe_objectives, teaching_columns
@@ -202,8 +202,8 @@ def variants(full: dict[str, Any], minimal: dict[str, Any]) -> dict[str, tuple[d
         "no test": (drop_from_runs(copy.deepcopy(full), "test"), "Yes: on blimp accuracy"),
         "no curves": (drop_from_runs(copy.deepcopy(full), "curves", "val", "seconds"), "Yes"),
         "no flops": (drop_from_runs(copy.deepcopy(full), "flops", "teacher_flops"), "Yes"),
-        "one seed": (one_seed, "Not tested: on held-out loss student came out 0."),
-        "untrained": (untrained, "Not tested: no comparison"),
+        "one seed": (one_seed, "Cannot tell: on held-out loss student came out 0."),
+        "untrained": (untrained, "Cannot tell: no comparison"),
         "no control": (without(full, "control"), "Cannot tell"),
         "no student": (without(full, "student", "control"), "This run has no student"),
         "ensemble alone": (without(full, *(n for n in everyone if n != ensemble)), "This run has no student"),
@@ -218,8 +218,8 @@ NAMES = list(variants({"models": {"student": {"seeds": {"0": {}}}, "control": {"
 def test_a_run_that_lacks_something_still_reports(name: str, full: dict[str, Any], minimal: dict[str, Any]) -> None:
     summary, beginning = variants(full, minimal)[name]
     summary = with_comparisons(summary)
-    answers = headline(read_summary(summary))
-    assert answers[0].sentence.startswith(beginning)
+    answer = headline(read_summary(summary))
+    assert answer.sentence.startswith(beginning)
     page = report.html_report(summary)
     tags_of(page)
     assert "nan" not in page.lower().replace("finance", "")
@@ -232,17 +232,18 @@ def test_not_shown_says_what_could_not_be_seen(full: dict[str, Any]) -> None:
         run["test"]["loss"] = full["models"]["control"]["seeds"][seed]["test"]["loss"] + (-1) ** int(seed) * 0.01
     summary = with_comparisons(full)
     entry = summary["comparisons"][0]
-    answer = headline(read_summary(summary))[0]
+    answer = headline(read_summary(summary))
     assert entry["verdict"] == "not shown"
-    assert answer.sentence.startswith("Not shown")
+    assert answer.sentence.startswith("Cannot tell")
     assert f"effects below about {entry['detectable']:.4f} nats per token mostly go unseen" in answer.details
 
 
 def test_what_was_shown_is_green(compared: dict[str, Any], page: str) -> None:
     shown = [entry for entry in compared["comparisons"] if entry["verdict"].startswith("shown:")]
-    table = comparisons_table(read_summary(compared))
+    table, verdicts = comparisons_table(read_summary(compared)), verdicts_table(read_summary(compared))
     assert shown
-    assert len(table.green) == page.count('class="shown"') == len(shown)
+    assert verdicts.green == {(0, verdicts.header.index("better?"))}
+    assert len(table.green) == page.count('class="shown"') - len(verdicts.green) == len(shown)
     assert {table.header[column] for _, column in table.green} == {"verdict"}
     console = Console(width=200, record=True, file=io.StringIO(), force_terminal=True, color_system="standard")
     console.print(report.terminal_table(compared))
@@ -252,7 +253,7 @@ def test_what_was_shown_is_green(compared: dict[str, Any], page: str) -> None:
 def test_a_worse_student_is_said_to_be_worse(full: dict[str, Any]) -> None:
     for run in full["models"]["student"]["seeds"].values():
         run["test"]["loss"] += 1
-    answer = headline(read_summary(with_comparisons(full)))[0]
+    answer = headline(read_summary(with_comparisons(full)))
     assert answer.sentence.startswith("No: on held-out loss student fell behind control")
 
 
@@ -353,3 +354,19 @@ def test_plots_are_saved_as_svg_files(compared: dict[str, Any], tmp_path: Path) 
 
     for file in plots.save(plots.draw(compared)[:2], tmp_path, "svg"):
         assert ElementTree.parse(file).getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_narrow_terminals_keep_every_name_whole_and_end_on_one_answer(width: int, full: dict[str, Any]) -> None:
+    for i in range(8):
+        full["models"][f"student-{i}"] = full["models"]["student"] | {"like": "student"}
+    summary = with_comparisons(full)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(report.terminal_table(summary))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    first = [line.split("  ")[0] for line in lines]
+    assert {"student", "control", "student-7", "teacher-gpt2"} <= set(first)
+    assert sum(line.startswith("Yes:") for line in lines) == 1
+    # No column of single letters.
+    assert not any(re.fullmatch(r"\S( +\S)* *", line) for line in lines)

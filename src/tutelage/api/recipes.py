@@ -112,7 +112,7 @@ def evaluate_models(models: Sequence[Folder], suites: Sequence[str], out: Folder
         batch_tokens: tokens scored at once; changes the speed and nothing else.
     """
     try:
-        rules = {} if convention is None else {"convention": convention, "finetune": {"rules": convention}}
+        rules = {} if convention is None else {"convention": convention}
         settings = Evaluation.model_validate(rules | {"batch_tokens": batch_tokens})
     except ValidationError as error:
         first = error.errors()[0]

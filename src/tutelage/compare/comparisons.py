@@ -118,34 +118,54 @@ def pairs_to_compare(models: Summary | Mapping[str, Any]) -> list[tuple[str, str
 
 
 def student_and_control(models: Models) -> Iterator[tuple[str, str]]:
-    """Each student with each of its controls: the same model without teachers, trained as long or at as many FLOPs.
+    """Each student with each of its controls: the same model without teachers, of any length.
 
-    A control is like its student, or the student is like it: several students may start from one baseline. A student's
-    own teacher is none of its controls, even where it has the same shape.
+    Where several models are one another's `like`, all of the student's shape that learn from text alone are controls,
+    also those that teach it: seeds of a model may teach a student of its own shape and training. A model as long as
+    another one's FLOPs is the control of that one only.
     """
     students = [name for name, model in models.items() if model.role == "student"]
     for student in students:
         baseline = _baseline(models, student)
         for name, model in models.items():
-            if model.role == "control" and (model.like or model.flops_of) is None:
+            if model.role == "control" and (model.like or model.flops_of) is None and model.same_settings is None:
                 # A control that does not say whose it is belongs to the only student there is.
                 own = len(students) == 1
             else:
                 own = model.role == "control" and model.like == student
-            if own or name == baseline or (model.flops_of == student and _alike(model, models[student])):
+            flops = model.flops_of == student and _alike(model, models[student])
+            if own or flops or name == baseline or _is_kin(models, student, name):
                 yield student, name
 
 
 def _baseline(models: Models, student: str) -> str | None:
     """Return the first model without teachers and labels that a student is like, perhaps by way of other students."""
-    seen, name = {student}, models[student].like
-    while name is not None and name in models and name not in seen:
-        if not sources_of(models[name]) and not is_labelled(models[name]):
-            taught_by = {base_name(teacher) for teacher in models[student].teachers}
-            return name if name not in taught_by and _alike(models[name], models[student]) else None
-        seen.add(name)
-        name = models[name].like
+    for name in _chain(models, student)[1:]:
+        if name in models and _is_plain(models[name]):
+            return name if _alike(models[name], models[student]) else None
     return None
+
+
+def _is_kin(models: Models, student: str, name: str) -> bool:
+    """Tell whether a model is the student without its teachers, with other settings at most."""
+    one, two = models[name], models[student]
+    if not _is_plain(one) or one.scorers or one.selections or one.flops_of is not None or not _alike(one, two):
+        return False
+    ends = _chain(models, name)[-1], _chain(models, student)[-1]
+    return student in (one.same_settings or ()) or ("" not in ends and ends[0] == ends[1])
+
+
+def _chain(models: Models, name: str) -> list[str]:
+    """A model, the one it is like, and so on; a circle ends in an empty name."""
+    chain = [name]
+    while chain[-1] in models and (like := models[chain[-1]].like) is not None:
+        chain.append("" if like in chain else like)
+    return chain
+
+
+def _is_plain(model: ModelSummary) -> bool:
+    """Tell whether a model learned from text alone."""
+    return model.role != "ensemble" and not sources_of(model) and not is_labelled(model)
 
 
 def _alike(one: ModelSummary, two: ModelSummary) -> bool:

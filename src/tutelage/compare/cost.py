@@ -1,10 +1,12 @@
 """What a model cost, its teachers included.
 
 A teacher is counted once and whole, however many students or seeds it served: without it none of them would exist.
+Several seeds of one model that teach are several teachers.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
@@ -47,18 +49,20 @@ def cost_of(models: Models, name: str) -> TeachingCost:
     """Add up what one trained copy of a model cost; an ensemble costs what its members cost."""
     model = models[name]
     ancestors = _ancestors(models, name)
-    known = [models[ancestor] for ancestor in ancestors if ancestor in models]
+    known = [(models[one], count) for one, count in ancestors.items() if one in models]
     return TeachingCost(
         flops=_mean(model, "flops"),
         teacher_flops=_mean(model, "teacher_flops") or 0.0,
         scoring_flops=_mean(model, "scoring_flops") or 0.0,
         teachers_training_flops=sum(
-            _mean(teacher, key) or 0.0 for teacher in known for key in ("flops", "teacher_flops", "scoring_flops")
+            count * (_mean(teacher, key) or 0.0)
+            for teacher, count in known
+            for key in ("flops", "teacher_flops", "scoring_flops")
         ),
         seconds=_mean(model, "seconds"),
         seconds_teaching=_mean(model, "seconds_teaching") or 0.0,
-        teachers_training_seconds=sum(_mean(teacher, "seconds") or 0.0 for teacher in known),
-        uncounted=tuple(ancestor for ancestor in ancestors if ancestor not in models),
+        teachers_training_seconds=sum(count * (_mean(teacher, "seconds") or 0.0) for teacher, count in known),
+        uncounted=tuple(one for one in ancestors if one not in models or models[one].outside),
     )
 
 
@@ -72,21 +76,29 @@ def is_labelled(model: ModelSummary) -> bool:
     return any(stage.get("tasks") for stage in model.objectives)
 
 
-def _ancestors(models: Models, name: str) -> list[str]:
-    """Teachers and scorers, their teachers, and so on; each once, `name` itself left out."""
-    found: dict[str, None] = {}
+def _ancestors(models: Models, name: str) -> dict[str, int]:
+    """Teachers and scorers, their teachers, and so on, with how many seeds of each are needed; `name` left out."""
+    found: dict[str, set[str]] = {}
     waiting = _needs_of(models[name])
-    while waiting:
-        source = waiting.pop(0)
-        if source in found or source == name:
+    for reference in waiting:  # which grows meanwhile
+        source = base_name(reference)
+        if source == name:
             continue
-        found[source] = None
-        waiting += _needs_of(models[source]) if source in models else []
-    return list(found)
+        if source not in found:
+            waiting += _needs_of(models[source]) if source in models else []
+        found.setdefault(source, set()).add(_seed_of(models, source, reference))
+    return {source: len(seeds) for source, seeds in found.items()}
+
+
+def _seed_of(models: Models, source: str, reference: str) -> str:
+    """The seed that a reference means: the first one unless it names one."""
+    if named := re.fullmatch(r"\[(\d+)\](@.*)?", reference.removeprefix(source)):
+        return named[1]
+    return next(iter(models[source].seeds), "0") if source in models else "0"
 
 
 def _needs_of(model: ModelSummary) -> list[str]:
-    return list(dict.fromkeys([*sources_of(model), *map(base_name, model.scorers)]))
+    return list(dict.fromkeys([*model.teachers, *model.members, *model.scorers]))
 
 
 def _mean(model: ModelSummary, key: str) -> float | None:

@@ -44,6 +44,10 @@ class ModelSummary(Strict):
     non_embedding_parameters: NonNegativeInt | None = None
     like: str | None = None
     """The model whose settings it took over: of a control without teachers its student, or the other way round."""
+    same_settings: list[str] | None = None
+    """The models of the recipe whose settings are the same but for what they learn from; None in older summaries."""
+    outside: bool = False
+    """Trained elsewhere: a teacher from a folder or the hub."""
     flops_of: str | None = None
     """The model whose operations were its length."""
     flops_counted: Literal["given", "counted"] | None = None

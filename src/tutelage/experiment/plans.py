@@ -124,13 +124,13 @@ class Plans:
         """Return the operations of another model, and of the training of its teachers where they are counted."""
         budget = self.of(wanted.model).flops()
         if wanted.teachers == "counted":
-            for ancestor in self.recipe.ancestors_of(wanted.model):
+            for ancestor, seeds in self.recipe.ancestors_of(wanted.model).items():
                 if ancestor not in self.recipe.models:
                     raise UserError(
                         f"models.{name}.flops_of: the training of '{ancestor}' happened elsewhere, and nobody counted "
                         "it; leave `teachers: counted` out"
                     )
-                budget += self.of(ancestor).flops()
+                budget += seeds * self.of(ancestor).flops()
         return budget
 
 

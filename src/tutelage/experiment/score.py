@@ -18,7 +18,7 @@ import numpy as np
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
-from tutelage.base.files import read_json, write_json
+from tutelage.base.files import fingerprint, read_json, write_json
 from tutelage.base.progress import console
 from tutelage.base.run_folder import differences
 from tutelage.base.types import Floats, Json, Precision
@@ -27,8 +27,9 @@ from tutelage.corpus.tokens import TokenStore
 from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, EvaluatedModels, Need
 from tutelage.evaluation.buckets import row_losses
 from tutelage.evaluation.named import NamedEvaluation, check_name, file_name, find, needs_of, read_score
-from tutelage.experiment.loading import trained
+from tutelage.experiment.loading import scoring_precision, trained, weights_digest
 from tutelage.experiment.measure import in_words, measured
+from tutelage.experiment.runs import seed_of
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import WordCheckpoint, asked_for, word_checkpoints
 from tutelage.models.heads import load_heads
@@ -115,7 +116,7 @@ class Scoring:
         return scoring
 
     def subjects(self, only: str | None = None) -> Iterator[Subject]:
-        """Go through what is scored, in the order of the report."""
+        """Go through what is scored: what is compared, in the order of the report, then the other teachers."""
         what = self.experiment.recipe
         for name in what.compare.models or tuple(what.models):
             if only is not None and name != only:
@@ -125,16 +126,41 @@ class Scoring:
             else:
                 for seed in what.models[name].seed_list:
                     yield Subject(name, seed, (recipe.Teacher(model=name, seed=seed),))
+        if only is None:
+            yield from self._other_teachers
+
+    @cached_property
+    def _other_teachers(self) -> list[Subject]:
+        """Teachers that are not compared, from outside too: their loss on `test` tells what they can teach."""
+        what = self.experiment.recipe
+        if "test" not in self.evaluate:
+            return []
+        compared = what.compare.models or tuple(what.models)
+        named = (teacher for model in what.models.values() for stage in model.stages for teacher in stage.teachers)
+        found: dict[Subject, None] = {}
+        for teacher in named:
+            if teacher.model not in compared:
+                seed = seed_of(what, teacher) if teacher.model in what.models else 0
+                member = recipe.Teacher(model=teacher.model, seed=seed if teacher.model in what.models else None)
+                found[Subject(teacher.model, seed, (member,))] = None
+        return list(found)
+
+    def names(self, subject: Subject) -> tuple[str, ...]:
+        """Return what a finished subject is scored on: all that the recipe names, or `test` for a teacher beside."""
+        return ("test",) if subject in self._other_teachers else self.evaluate
 
     def along(self, subject: Subject) -> dict[int, Subject]:
         """Return by words seen the model as it was at the checkpoints that are scored; an ensemble has none."""
-        kept = self._checkpoints(subject) if self.settings.along else []
+        scored = self.settings.along and subject not in self._other_teachers
+        kept = self._checkpoints(subject) if scored else []
         return {one.words_seen: Subject(subject.name, subject.seed, (one.reference,)) for one in kept}
 
     def folder(self, subject: Subject) -> Path:
         """Return where a subject's scores live."""
         if subject.single:
             [member] = subject.members
+            if member.model not in self.experiment.recipe.models:
+                return self.experiment.folder / "outside" / fingerprint(member.model)[:16] / "scores"
             return self.experiment.run(member).folder.scores_at(member.checkpoint)
         plain = "+".join(str(member) for member in subject.members).replace("/", "_")
         return self.experiment.folder / "ensembles" / plain / "scores"
@@ -146,7 +172,7 @@ class Scoring:
         if waiting:
             # Checkpoints that are not there are told of now, not after the finished model's evaluations.
             word_checkpoints(self.experiment, self.experiment.run(subject.members[0]))
-        self._measure(subject, dict.fromkeys((*self.evaluate, *(along if states else ()))))
+        self._measure(subject, dict.fromkeys((*self.names(subject), *(along if states else ()))))
         for state in waiting:
             self._measure(state, along)
 
@@ -154,7 +180,7 @@ class Scoring:
         missing = [name for name in names if self.read(subject, name) is None]
         if not missing:
             return
-        experiment, reads, folder = self.experiment, self._reads(subject), self.folder(subject)
+        experiment, reads, folder = self.experiment, self.reads(subject), self.folder(subject)
         models = EvaluatedModels(
             lambda: [trained(experiment, member, reads) for member in subject.members], experiment.group.device
         )
@@ -187,19 +213,27 @@ class Scoring:
                     found |= {key: arrays[key] for key in arrays.files}
         return found
 
-    def _reads(self, subject: Subject) -> ModelKind:
+    def reads(self, subject: Subject) -> ModelKind:
+        """Return whether a subject's models are causal or masked."""
         kinds = {self._model(member).reads for member in subject.members}
         if len(kinds) > 1:
             raise UserError(f"{subject.name} mixes causal and masked models; an ensemble needs one kind")
         return kinds.pop()
 
     def _model(self, member: recipe.Teacher) -> recipe.Model:
-        return self.experiment.recipe.models[member.model]
+        """The settings of a member; of one from outside those of its first student, which reads as it does."""
+        models = self.experiment.recipe.models
+        if member.model in models:
+            return models[member.model]
+        taught = (
+            one for one in models.values() for stage in one.stages for t in stage.teachers if t.model == member.model
+        )
+        return next(taught)
 
     def _of(self, subject: Subject, name: str) -> Json:
         """Say what a score depends on."""
         runs, test = self.experiment.run, self.experiment.data.test
-        members = {str(member): runs(member).digest for member in subject.members}
+        members = {str(member): self._digest(member) for member in subject.members}
         if name in HELD_OUT:
             return {"members": members, "tokens": self._split(name).digest}
         found = self.evaluations[name]
@@ -214,11 +248,15 @@ class Scoring:
             of["checkpoints"] = [one.name for one in self._checkpoints(subject)]
         return of
 
+    def _digest(self, member: recipe.Teacher) -> str:
+        outside = member.model not in self.experiment.recipe.models
+        return weights_digest(self.experiment, member) if outside else self.experiment.run(member).digest
+
     def _split(self, split: str) -> TokenStore:
         return self.experiment.data.val if split == "val" else self.experiment.data.test
 
     def _precision(self, subject: Subject) -> Precision:
-        return self.experiment.run(subject.members[0]).precision
+        return scoring_precision(self.experiment, subject.members[0])
 
     def _held_out(self, subject: Subject, ensemble: Ensemble, split: str) -> Json:
         store, precision = self._split(split), self._precision(subject)

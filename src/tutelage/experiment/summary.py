@@ -21,7 +21,7 @@ from tutelage.compare.metrics import HELD_OUT
 from tutelage.compare.summary import Summary, read_models, read_summary
 from tutelage.evaluation.named import save_arrays
 from tutelage.experiment import selections
-from tutelage.experiment.identity import TrainingRun
+from tutelage.experiment.identity import UNCHANGING, TrainingRun
 from tutelage.experiment.score import Scoring, Subject
 from tutelage.experiment.word_checkpoints import words_at_best
 from tutelage.recipe import Compare, Recipe, Teacher, ensemble_members
@@ -42,10 +42,11 @@ def summarise(scoring: Scoring) -> Summary:
     # Teachers that are not compared still cost something.
     beside = [name for name in dict.fromkeys(run.model for run in experiment.order) if name not in names]
     models = {name: _model(scoring, name) for name in names}
-    models |= {name: _model(scoring, name, scored=False) for name in beside if name in _needed(what)}
+    models |= {name: _model(scoring, name) for name in beside if name in _needed(what)}
+    models |= {one.name: _outside(scoring, one) for one in scoring.subjects() if one.name not in models}
     for _, control in student_and_control(read_models(models)):
         # A baseline that its students are like says nowhere that it is their control.
-        if models[control]["role"] == "model":
+        if models[control]["role"] in ("model", "teacher"):
             models[control]["role"] = "control"
     summary = summary_head(what.name) | {
         "resolved_recipe": what.model_dump(mode="json"),
@@ -109,7 +110,14 @@ def _needed(what: Recipe) -> set[str]:
     return {needed.model for model in what.models.values() for stage in model.stages for needed in stage.needs}
 
 
-def _model(scoring: Scoring, name: str, scored: bool = True) -> Json:
+def _outside(scoring: Scoring, subject: Subject) -> Json:
+    """Describe a teacher that was trained elsewhere, whose cost nobody counted."""
+    size = scoring.experiment.plans.cost_of(subject.name, scoring.reads(subject)).parameters
+    seeds = {str(subject.seed): _scores(scoring, subject)}
+    return {"role": "teacher", "outside": True, "parameters": size, "seeds": seeds}
+
+
+def _model(scoring: Scoring, name: str) -> Json:
     experiment = scoring.experiment
     if members := ensemble_members(name):
         subject = next(scoring.subjects(name))
@@ -119,8 +127,8 @@ def _model(scoring: Scoring, name: str, scored: bool = True) -> Json:
     model = experiment.recipe.models[name]
     runs = [experiment.run(Teacher(model=name, seed=seed)) for seed in model.seed_list]
     seeds = {str(run.seed): _training(run) for run in runs}
-    if scored:
-        for subject in scoring.subjects(name):
+    for subject in scoring.subjects():
+        if subject.name == name:
             seeds[str(subject.seed)] |= _scores(scoring, subject)
     finished = runs[0].finished()
     return {
@@ -130,6 +138,7 @@ def _model(scoring: Scoring, name: str, scored: bool = True) -> Json:
         "parameters": finished.cost.parameters,
         "non_embedding_parameters": finished.cost.parameters - finished.cost.embedding_parameters,
         "like": model.like,
+        "same_settings": _same_settings(experiment.recipe, name),
         "flops_of": model.flops_of.model if model.flops_of else None,
         "flops_counted": model.flops_of.teachers if model.flops_of else None,
         "teachers": [str(teacher) for stage in model.stages for teacher in stage.teachers],
@@ -138,6 +147,15 @@ def _model(scoring: Scoring, name: str, scored: bool = True) -> Json:
         "objectives": [stage.objectives.model_dump(mode="json", exclude_none=True) for stage in model.stages],
         "seeds": seeds,
     }
+
+
+def _same_settings(what: Recipe, name: str) -> list[str]:
+    """Name the models whose settings are the same but for what they learn from."""
+    settings = {
+        one: model.model_dump(mode="json", exclude=UNCHANGING | {"stages": True, "evaluations": True, "heads": True})
+        for one, model in what.models.items()
+    }
+    return [one for one in settings if one != name and settings[one] == settings[name]]
 
 
 def _role(what: Recipe, name: str) -> str:
@@ -194,8 +212,9 @@ def _scores(scoring: Scoring, subject: Subject) -> Json:
     """Collect a subject's scores; margins of items go to one file that the summary names."""
     found: Json = {"suites": {}, "measures": {}, "along": _along(scoring, subject)}
     for member in subject.members:
-        scoring.experiment.run(member).finished()
-    for name in scoring.evaluate:
+        if member.model in scoring.experiment.recipe.models:
+            scoring.experiment.run(member).finished()
+    for name in scoring.names(subject):
         score = _score(scoring, subject, name)
         place = found if name in HELD_OUT else found["measures" if "values" in score else "suites"]
         place[name] = score

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tutelage.recipe.data import Count, Section
 from tutelage.recipe.finetune import Finetuning
@@ -35,7 +35,8 @@ class Evaluation(Section):
     """How finished models are scored."""
 
     convention: Literal["2023", "2024", "2025", "2026"] = "2025"
-    """Rules of that year's BabyLM evaluation: start token, leading space, sum or mean, ties."""
+    """Rules of that year's BabyLM evaluation: start token, leading space, sum or mean, ties. Where it is
+    given, it is also `finetune.rules` unless those are."""
     along: tuple[str, ...] = ()
     """Repeated at every checkpoint by words seen (`models.*.checkpoints`) of the models compared, for learning curves:
     suites and other evaluations that need a model alone. The fast ones (`blimp-fast`) are made for it."""
@@ -45,6 +46,17 @@ class Evaluation(Section):
     """The parts of the test split for `buckets`, as in `{by: small, parts: 3}`."""
     finetune: Finetuning = Finetuning()
     """How models are fine-tuned for `glue` and `glue:TASK`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _year_rules_all(cls, value: Any) -> Any:
+        """A convention that is named rules fine-tuning too, unless `finetune.rules` says otherwise."""
+        if not isinstance(value, dict) or value.get("convention") is None:
+            return value
+        given = value.get("finetune", {})
+        if not isinstance(given, dict):
+            return value
+        return value | {"finetune": {"rules": value["convention"]} | given}
 
     @field_validator("convention", mode="before")
     @classmethod

@@ -301,7 +301,7 @@ class Recipe(Section):
                 circle = " -> ".join((*path, name))
                 raise wrong(("models", path[0], "flops_of"), f"lengths depend on each other in a circle: {circle}")
             if of := self.models[name].flops_of:
-                counted = self.ancestors_of(of.model) if of.teachers == "counted" else []
+                counted = self.ancestors_of(of.model) if of.teachers == "counted" else {}
                 for other in (of.model, *(one for one in counted if one in self.models)):
                     visit(other, (*path, name))
 
@@ -309,17 +309,18 @@ class Recipe(Section):
             visit(name, ())
         return self
 
-    def ancestors_of(self, name: str) -> list[str]:
-        """Return a model's teachers and scorers, theirs, and so on; each once, those from outside too."""
-        found: dict[str, None] = {}
+    def ancestors_of(self, name: str) -> dict[str, int]:
+        """Return a model's teachers and scorers, theirs, and so on, from outside too: how many seeds of each."""
+        found: dict[str, set[int]] = {}
         waiting = [name]
         for one in waiting:  # which grows meanwhile
             model = self.models.get(one)
-            needed = (teacher.model for stage in model.stages for teacher in stage.needs) if model else ()
-            new = dict.fromkeys(teacher for teacher in needed if teacher not in found)
-            found |= new
-            waiting += new
-        return list(found)
+            for needed in (needed for stage in model.stages for needed in stage.needs) if model else ():
+                if needed.model not in found:
+                    waiting.append(needed.model)
+                first = self.models[needed.model].seed_list[0] if needed.model in self.models else 0
+                found.setdefault(needed.model, set()).add(first if needed.seed is None else needed.seed)
+        return {model: len(seeds) for model, seeds in found.items()}
 
     def _stages(self) -> Iterator[tuple[str, int, Stage]]:
         """Yield every stage with its model's name and its number."""

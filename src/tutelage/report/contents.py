@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from tutelage.compare.summary import Summary
+from tutelage.report.headline import verdicts_table
 from tutelage.report.selections import examples_table, selections_table
 from tutelage.report.table_scores import evaluations_table, published_table
 from tutelage.report.table_training import curve_table, reached_table
@@ -25,12 +26,12 @@ T = TypeVar("T")
 
 
 def contents(summary: Summary, plots: Sequence[T]) -> list[Table | T]:
-    """Tables, the plots, and further tables; a table without rows is not shown."""
+    """The verdicts, the plots, and the tables; a table without rows is not shown."""
     scores = (models_table, evaluations_table, comparisons_table, described_table, published_table)
     more = (reached_table, curve_table, selections_table, examples_table)
-    before = [table(summary) for table in (*scores, *more)]
-    after = [cost_table(summary), *settings_tables(summary), data_table(summary), origin_table(summary)]
-    return [*before, *plots, *after]
+    tables = [table(summary) for table in (*scores, *more)]
+    about = [cost_table(summary), *settings_tables(summary), data_table(summary), origin_table(summary)]
+    return [verdicts_table(summary), *plots, *tables, *about]
 
 
 def recipe_text(summary: Summary) -> str:

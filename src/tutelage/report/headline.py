@@ -8,66 +8,185 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tutelage.compare.comparisons import student_and_control
 from tutelage.compare.cost import cost_of, mean_of, sources_of
 from tutelage.compare.metrics import MISSING, UNITS, measure_name, values_of
-from tutelage.compare.summary import Summary
+from tutelage.compare.standings import Standing, entries_of, judged, standings, student_better, weak_teachers
+from tutelage.compare.summary import Summary, base_name
 from tutelage.compare.summary_pairs import Comparison
 from tutelage.report.table_training import share
-from tutelage.report.tables import amount, difference, flops_text, interval, p_value
+from tutelage.report.tables import Table, amount, difference, flops_text, interval, p_value
 
 ALSO = 4
 """Further measures told one by one; the rest is counted."""
-FULL = 3
-"""So many pairs are each answered in full, tested or not."""
-_NOT_TESTED = "Not tested"
+ROWS = 10
+"""Of more pairs than this, only each student's strongest control has a row, and all controls of the one judged."""
+_LOSS = {"test.loss": "held-out loss", "test.bits_per_byte": "held-out bits per byte"}
 
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """The verdict on one student, and its circumstances: other measures, and the cost."""
+    """The report's answer, and its circumstances: other controls and measures, and the cost."""
 
     sentence: str
     details: str
 
 
-def headline(summary: Summary) -> list[Conclusion]:
-    """Answer the question for every student and control of the run, or say why it cannot be answered.
+def headline(summary: Summary) -> Conclusion:
+    """Answer for the best student, against its strongest control; or say why it cannot be answered."""
+    found = standings(summary)
+    pairs = judged(summary, found)
+    if pairs is None:
+        return _without_control(summary)
+    strongest = pairs[0]
+    student, control, entry = strongest.student, strongest.control, strongest.entry
+    cost = _cost_sentence(summary, student, control)
+    if entry is None:
+        return Conclusion(f"Cannot tell: no comparison of {student} with its control {control} was made.", cost)
+    what = _what(summary, student, control)
+    what += f", the strongest of its {len(pairs)} controls" if len(pairs) > 1 else ""
+    sentence = verdict(entry, student, control, what)
+    sentence += _numbers(summary, strongest) + _weak_teachers(summary, strongest)
+    details = [
+        _choice(found, student),
+        _caveat(entry),
+        _others(summary, pairs),
+        *_further(entries_of(summary, student, control)[1:]),
+        _condition(summary, strongest),
+        _reached_sentence(summary, student, control),
+        cost,
+    ]
+    return Conclusion(sentence, " ".join(text for text in details if text))
 
-    Of many pairs, those that were not tested share one answer: what has one seed is a side issue beside what has three.
-    """
-    pairs = list(student_and_control(summary.models))
-    if not pairs:
-        return [_without_control(summary)]
-    answers = [_pair_answer(summary, *pair) for pair in pairs]
-    told = [answer for answer in answers if not answer.sentence.startswith(_NOT_TESTED)]
-    if len(answers) <= FULL or not told:
-        return answers
-    untested = [pair for pair, answer in zip(pairs, answers, strict=True) if answer not in told]
-    return [*told, *([_untested(summary, untested)] if untested else [])]
+
+def verdicts_table(summary: Summary) -> Table:
+    """One row a student and control: on the measure of the headline, how far apart, and what may be said."""
+    found = standings(summary)
+    speaks = judged(summary, found)
+    count = sum(map(len, found.values()))
+    pairs = [one for of in found.values() for one in (of if count <= ROWS or of is speaks else of[:1])]
+    entries = [one.entry for one in pairs if one.entry is not None]
+    measures = list(dict.fromkeys(entry.metric for entry in entries))
+    rows = [_verdict_row(summary, one, len(measures) > 1) for one in pairs]
+    green = {(row, 2) for row, one in enumerate(pairs) if _answer(one.entry) == "Yes"}
+    on = f" on {_measure_words(entries[0])}" if len(measures) == 1 else ""
+    note = "The strongest control of each student stands first."
+    note += f" {count - len(rows)} weaker controls of other students are left out." if count > len(rows) else ""
+    header = ("student", "control", "better?", "difference", "student's", "control's", "control trained for")
+    return Table(f"Verdicts{on}", header, rows, note, left=2, green=green)
 
 
-def _untested(summary: Summary, pairs: list[tuple[str, str]]) -> Conclusion:
-    """One answer for all pairs without a test: their differences, and that chance may be all of it."""
-    differences = []
-    for student, control in pairs:
-        found = (entry for entry in summary.comparisons if {entry.a, entry.b} == {student, control})
-        entry = next((_oriented(entry, student) for entry in found), None)
-        shown = MISSING if entry is None else f"{_signed(entry)} on {_measure_words(entry)}"
-        differences.append(f"{student} against {control} {shown}")
-    count = f"{len(pairs)} more pair{'s' if len(pairs) > 1 else ''} of student and control"
-    return Conclusion(
-        f"{_NOT_TESTED}: {count}, for want of seeds.", f"Differences that chance may explain: {'; '.join(differences)}."
+def _verdict_row(summary: Summary, one: Standing, named: bool) -> tuple[str, ...]:
+    models, entry = summary.models, one.entry
+    if entry is None:
+        return (one.student, one.control, "not compared", MISSING, MISSING, MISSING, _training(summary, one))
+    values = (mean_of(values_of(models[name], entry.metric).values()) for name in (one.student, one.control))
+    around = f" ± {amount(entry, entry.detectable)}" if entry.detectable is not None else ""
+    measure = f" {_measure_words(entry)}" if named else ""
+    answer = {"Cannot tell": "not shown" if one.tested else "not tested"}.get(answered := _answer(entry), answered)
+    return (
+        one.student,
+        one.control,
+        answer,
+        f"{difference(entry)}{around}{measure}",
+        *(MISSING if value is None else amount(entry, value) for value in values),
+        _training(summary, one),
     )
+
+
+def _training(summary: Summary, one: Standing) -> str:
+    """A control's length, and what it is long as."""
+    model = summary.models[one.control]
+    passes = mean_of(run.epochs for run in model.seeds.values())
+    whole = " and its teachers'" if model.flops_counted == "counted" else ""
+    parts = [] if passes is None else [f"{passes:.3g} passes"]
+    parts += [f"{model.flops_of}'s{whole} FLOPs"] if model.flops_of is not None else []
+    parts += ["teaches it"] if one.control in map(base_name, summary.models[one.student].teachers) else []
+    return ", ".join(parts) or MISSING
 
 
 def _what(summary: Summary, student: str, control: str) -> str:
     """Say what a control is."""
-    if not sources_of(summary.models[student]):
+    taught, model = summary.models[student], summary.models[control]
+    if not sources_of(taught):
         return "the same model without its labels"
-    model, what = summary.models[control], "the same model without its teachers"
-    whole = " and its teachers" if model.flops_counted == "counted" else ""
-    return f"{what}, trained for as many FLOPs as {model.flops_of}{whole}" if model.flops_of is not None else what
+    what = "the same model without its teachers"
+    if control in map(base_name, taught.teachers):
+        what = "the same model without teachers, seeds of which teach it"
+    if model.flops_of is not None:
+        whole = " and its teachers" if model.flops_counted == "counted" else ""
+        return f"{what}, trained for as many FLOPs as {model.flops_of}{whole}"
+    own, other = (mean_of(run.epochs for run in one.seeds.values()) for one in (model, taught))
+    if own is None or other is None or f"{own:.3g}" == f"{other:.3g}":
+        return what
+    return f"{what}, trained for {own:.3g} passes instead of {other:.3g}"
+
+
+def _numbers(summary: Summary, one: Standing) -> str:
+    """Both values, so that a reader sees how large the difference is."""
+    if one.entry is None:
+        return ""
+    values = (mean_of(values_of(summary.models[n], one.entry.metric).values()) for n in (one.student, one.control))
+    shown = [amount(one.entry, value) for value in values if value is not None]
+    return f" The two have {' and '.join(shown)}{_unit(one.entry)}; {one.entry.better} is better."
+
+
+def _weak_teachers(summary: Summary, one: Standing) -> str:
+    """Tell of teachers that are worse than the control, and what to do."""
+    weak = {} if one.entry is None else weak_teachers(summary, one.student, one.control, one.entry)
+    if one.entry is None or not weak:
+        return ""
+    whose, them = ("teachers are", "them") if len(weak) > 1 else ("teacher is", "it")
+    values = ", ".join(f"{name} {amount(one.entry, value)}" for name, value in weak.items())
+    return (
+        f" Its {whose} worse than {one.control} ({values}): train {them} longer or with better settings, "
+        "take larger ones, or let several seeds of the control teach."
+    )
+
+
+def _choice(found: dict[str, list[Standing]], student: str) -> str:
+    """Say that the best of several students speaks for all."""
+    if len(found) == 1:
+        return ""
+    return f"{student} is the best of {len(found)} students; the interval is not corrected for this choice."
+
+
+def _others(summary: Summary, pairs: list[Standing]) -> str:
+    """How the student stands against its other controls, with numbers."""
+    told = []
+    for one in pairs[1:]:
+        if one.entry is None:
+            continue
+        outcome = {"Yes": "shown better", "No": "shown worse"}.get(_answer(one.entry), "not shown")
+        outcome = outcome if one.tested else "not tested"
+        told.append(f"{one.control} ({_training(summary, one)}) {_signed(one.entry)}, {outcome}")
+    return f"Against its other controls: {'; '.join(told)}." if told else ""
+
+
+def _further(entries: list[Comparison]) -> list[str]:
+    """Other measures of the same pair. Bits per byte and strict accuracies hardly add to what stands first."""
+    further = [entry for entry in entries if not entry.metric.endswith(("test.bits_per_byte", ".strict"))]
+    told = [_also(entry) for entry in further[:ALSO]]
+    return (
+        [*told, f"{_verdicts(further[ALSO:])} The comparisons below have them one by one."] if further[ALSO:] else told
+    )
+
+
+def _condition(summary: Summary, one: Standing) -> str:
+    """What an interval over seeds leaves out."""
+    if not one.tested:
+        return ""
+    taught = "one set of teachers, " if sources_of(summary.models[one.student]) else ""
+    return (
+        f"The interval is over seeds of the two models, which share {taught}one corpus and one order of its rows: it "
+        "does not say what another of these would give."
+    )
+
+
+def _answer(entry: Comparison | None) -> str:
+    """Yes or No where the interval leaves zero out."""
+    if entry is None or entry.interval is None or not entry.verdict.startswith("shown"):
+        return "Cannot tell"
+    return "Yes" if student_better(entry) else "No"
 
 
 def verdict(entry: Comparison, student: str, control: str, what: str) -> str:
@@ -75,22 +194,21 @@ def verdict(entry: Comparison, student: str, control: str, what: str) -> str:
 
     The wording follows from the comparison alone:
 
-    - **Not tested**: there is no interval, for want of seeds or of spread between them. The sentence gives the
-      difference and the reason.
-    - **Not shown**: the interval holds zero.
+    - **Cannot tell**: there is no interval, for want of seeds or of spread between them, and the sentence gives the
+      difference and the reason; or the interval holds zero.
     - **Yes** or **No**: the interval leaves zero out, and the student is on the better side or on the worse.
     """
     measure, size = _measure_words(entry), f"{amount(entry, abs(entry.mean))}{_unit(entry)}"
     if entry.interval is None:
-        side = "ahead of" if _student_better(entry) else "behind"
+        side = "ahead of" if student_better(entry) else "behind"
         found = f"{student} came out {f'{size} {side}' if entry.mean else 'level with'} {control}, {what}"
-        return f"{_NOT_TESTED}: on {measure} {found}, but {_reason(entry)}, so chance cannot be told from effect."
+        return f"Cannot tell: on {measure} {found}, but {_reason(entry)}, so chance cannot be told from effect."
     seeds = f"{entry.n} seed{'s' if entry.n != 1 else ''}"
     p = f"p = {p_value(entry.p)}".replace("= <", "< ")
     evidence = f"({100 * entry.level:g} % interval {_unsigned_interval(entry)}, {seeds}, {p})"
     if entry.verdict == "not shown":
-        return f"Not shown: on {measure} {student} and {control}, {what}, differ by {_signed(entry)} {evidence}."
-    answer, verb = ("Yes", "beat") if _student_better(entry) else ("No", "fell behind")
+        return f"Cannot tell: on {measure} {student} and {control}, {what}, differ by {_signed(entry)} {evidence}."
+    answer, verb = ("Yes", "beat") if student_better(entry) else ("No", "fell behind")
     return f"{answer}: on {measure} {student} {verb} {control}, {what}, by {size} {evidence}."
 
 
@@ -102,28 +220,9 @@ def _caveat(entry: Comparison) -> str:
     return f"That does not prove them equal: with {entry.n} seeds, effects below about {reach} mostly go unseen."
 
 
-def _pair_answer(summary: Summary, student: str, control: str) -> Conclusion:
-    entries = [_oriented(entry, student) for entry in summary.comparisons if {entry.a, entry.b} == {student, control}]
-    order = {"test.loss": 0, "test.bits_per_byte": 1}
-    entries.sort(key=lambda entry: order.get(entry.metric, 2))
-    if not entries:
-        missing = f"{_NOT_TESTED}: no comparison of {student} with its control {control} was made."
-        return Conclusion(missing, _cost_sentence(summary, student, control))
-    details = [_caveat(entries[0])]
-    # Bits per byte and strict accuracies hardly add to what stands first.
-    alike = ("test.bits_per_byte", ".strict")
-    further = [entry for entry in entries[1:] if not entry.metric.endswith(alike)]
-    details += [_also(entry) for entry in further[:ALSO]]
-    if len(further) > ALSO:
-        details.append(f"{_verdicts(further[ALSO:])} The comparisons below have them one by one.")
-    details += [_reached_sentence(summary, student, control), _cost_sentence(summary, student, control)]
-    sentence = verdict(entries[0], student, control, _what(summary, student, control))
-    return Conclusion(sentence, " ".join(text for text in details if text))
-
-
 def _verdicts(entries: list[Comparison]) -> str:
     """How many further measures came out which way; chance alone decides some of so many."""
-    shown = [_student_better(entry) for entry in entries if entry.verdict.startswith("shown")]
+    shown = [student_better(entry) for entry in entries if entry.verdict.startswith("shown")]
     count = f"{len(entries)} more measure" + ("s" if len(entries) > 1 else "")
     return f"Of {count}, {sum(shown)} showed the student better, {len(shown) - sum(shown)} the control."
 
@@ -131,7 +230,7 @@ def _verdicts(entries: list[Comparison]) -> str:
 def _also(entry: Comparison) -> str:
     """A short sentence for a further measure."""
     between = f", {100 * entry.level:g} % interval {interval(entry)}" if entry.interval else ""
-    outcome = entry.verdict if entry.interval is None or entry.verdict == "not shown" else "shown"
+    outcome = {"Yes": "shown better", "No": "shown worse"}.get(_answer(entry), entry.verdict)
     return f"On {_measure_words(entry)} the difference is {_signed(entry)}{between}: {outcome}."
 
 
@@ -188,9 +287,8 @@ def _without_control(summary: Summary) -> Conclusion:
 
 
 def _measure_words(entry: Comparison) -> str:
-    held_out = {"test.loss": "held-out loss", "test.bits_per_byte": "held-out bits per byte"}
     name = measure_name(entry.metric, entry.unit).removesuffix(f" ({UNITS[entry.unit].points})")
-    return held_out.get(entry.metric, name)
+    return _LOSS.get(entry.metric, name)
 
 
 def _unit(entry: Comparison) -> str:
@@ -208,20 +306,6 @@ def _unsigned_interval(entry: Comparison) -> str:
         return interval(entry)
     near, far = sorted((abs(low), abs(high)))
     return f"{amount(entry, near)} to {amount(entry, far)}"
-
-
-def _oriented(entry: Comparison, student: str) -> Comparison:
-    """The comparison with the student first, whichever way round it was made."""
-    if entry.a == student:
-        return entry
-    low, high = entry.interval or (0.0, 0.0)
-    pairs = [(seed, right, left) for seed, left, right in entry.pairs]
-    turned = {"a": entry.b, "b": entry.a, "mean": -entry.mean, "interval": entry.interval and (-high, -low)}
-    return entry.model_copy(update={**turned, "pairs": pairs})
-
-
-def _student_better(entry: Comparison) -> bool:
-    return (entry.mean > 0) == (entry.better == "higher")
 
 
 def _reason(entry: Comparison) -> str:

@@ -16,11 +16,12 @@ from tutelage.report.tables import Table
 def html_report(summary: Summary | Mapping[str, Any], plots: Sequence[Plot] | None = None) -> str:
     """Write the report as a page that needs nothing else; `plots` saves drawing them again."""
     checked = read_summary(summary)
+    answer = headline(checked)
     return page(
         f"{checked.recipe}: did the teacher pay off?",
         f"tutelage {checked.tutelage}, {checked.created}",
         contents(checked, draw(checked) if plots is None else plots),
-        [(answer.sentence, answer.details) for answer in headline(checked)],
+        [(answer.sentence, answer.details)],
         recipe_text(checked),
     )
 

@@ -25,10 +25,10 @@ def markdown_report(
     the drawings just made, where the caller has them.
     """
     checked = read_summary(summary)
+    answer = headline(checked)
     drawn: Sequence[FigurePlan | Plot] = list(plans(checked)) if plots is None else plots
     there = [plot for plot in drawn if plots_folder and (plots_folder / f"{plot.name}.png").is_file()]
-    parts = [f"# {escape(checked.recipe)}"]
-    parts += [f"**{escape(a.sentence)}** {escape(a.details)}".strip() for a in headline(checked)]
+    parts = [f"# {escape(checked.recipe)}", f"**{escape(answer.sentence)}** {escape(answer.details)}".strip()]
     for part in contents(checked, there):
         parts.append(_section(part) if isinstance(part, Table) else _image(part, plots_folder))
     parts.append(_recipe(recipe_text(checked)))

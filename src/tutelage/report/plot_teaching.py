@@ -53,7 +53,7 @@ def teaching_columns(models: Models) -> list[list[str]]:
         if model.role != "control" and sources_of(model):
             _measure_depth(models, name, depths, ())
     for name, model in models.items():
-        if model.role == "control" and not sources_of(model):
+        if model.role == "control" and not sources_of(model) and name not in depths:
             students = (other for other in models if models[other].role == "student" and other in depths)
             of = model.like if model.like in depths else next(students, None)
             if of is not None:
