@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 
 .PHONY: quickstart test test-slow lint docs clean
 
-quickstart: $(VENV)/ready ## two teachers, a distilled student and its control on the starter corpus, in minutes
-	$(BIN)/tutelage run quickstart
+quickstart: $(VENV)/ready ## three controls and three students that these teach, on the starter corpus, in minutes
+	$(BIN)/tutelage run quickstart --workers 2
 
 test: $(VENV)/ready ## everything that matters, in minutes
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist worksteal

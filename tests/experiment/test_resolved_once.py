@@ -13,8 +13,7 @@ from tutelage import api
 from tutelage.corpus.batches import BatchSource
 from tutelage.experiment import identity, plans, setup
 
-SMALL = ["models.gpt2-teacher.epochs=null", "models.gpt2-teacher.steps=2", "models.llama-teacher.epochs=null",
-         "models.llama-teacher.steps=2", "models.student.epochs=null", "models.student.steps=2"]  # fmt: skip
+SMALL = ["models.control.epochs=null", "models.control.steps=2", "models.control.evaluations=1"]
 
 
 def test_quickstart_builds_one_source_plan_and_spec_per_run_and_split(
@@ -34,8 +33,8 @@ def test_quickstart_builds_one_source_plan_and_spec_per_run_and_split(
     monkeypatch.setattr(setup, "resolve", counted("spec", identity.resolve))
     summary = api.run("quickstart", SMALL, tmp_path)
     assert summary is not None
-    runs, splits = 4, 3
-    assert built["plan"] == runs
+    models, runs, splits = 2, 6, 3
+    assert built["plan"] == models
     assert built["spec"] == runs
     # Each model's training rows, and the held-out rows of `val` and `test`, which all causal models share.
-    assert built["source"] == runs + splits - 1
+    assert built["source"] == models + splits - 1

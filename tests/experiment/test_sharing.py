@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tutelage import api
-from tutelage.base.errors import InUse, UserError
+from tutelage.base.errors import InUse
 from tutelage.base.files import sha256
 from tutelage.experiment import sharing
 from tutelage.recipe.load import recipe_from_text
@@ -94,6 +94,11 @@ def test_a_run_in_other_hands_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     assert taken == ["control[0]", "control[1]", "control[0]", "student[0]", "student[1]"]
 
 
-def test_more_workers_than_cores_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--workers 3 is more than the 2 cores here"):
-        api.run(recipe_from_text(RECIPE), runs=tmp_path, workers=3)
+def test_no_more_workers_than_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tutelage.base.machine.cores", lambda: 1)
+    with api.recipes._open(recipe_from_text(RECIPE), (), tmp_path) as experiment, sharing.helpers(experiment, 2):
+        pass
+    assert "--workers 3: there are 1 cores here, so 1 it is" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("worker-*.log"))

@@ -54,12 +54,12 @@ def _trained_here(experiment: Experiment, run: TrainingRun) -> bool:
 
 @contextmanager
 def helpers(experiment: Experiment, count: int) -> Iterator[None]:
-    """Start processes that train along, each on its share of the cores; they end when everything is trained.
+    """Start processes that train along, each on its share of the cores; no more than there are cores.
 
     What they say goes to `worker-<n>.log` in the experiment's folder. Whatever ends this process ends them, saved.
 
     Raises:
-        UserError: more workers than cores, or several processes of `torchrun`.
+        UserError: several processes of `torchrun`.
     """
     import torch
 
@@ -71,7 +71,8 @@ def helpers(experiment: Experiment, count: int) -> Iterator[None]:
             "--workers trains several models side by side, torchrun one model in several processes: take one"
         )
     if count >= (cores := machine.cores()):
-        raise UserError(f"--workers {count + 1} is more than the {cores} cores here: give at most {cores}")
+        console.print(f"--workers {count + 1}: there are {cores} cores here, so {cores} it is")
+        count = cores - 1
     threads = cores // (count + 1)
     torch.set_num_threads(threads)
     settings = experiment.folder / ".workers.yaml"
