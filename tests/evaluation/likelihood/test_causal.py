@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import RobertaConfig, RobertaForMaskedLM
+from transformers import RobertaConfig, RobertaForCausalLM, RobertaForMaskedLM
 
 from tutelage.base.errors import UserError
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
@@ -221,6 +221,22 @@ def test_positions_of_robertas_kind_begin_behind_the_padding_id(world):
     assert np.isfinite(world.score(hf, tokenizer, [Item(text)], "2025").sum_N).all()
     with pytest.raises(UserError, match=r"has 33 tokens and the model has positions for 32"):
         world.score(hf, tokenizer, [Item(text + "x")], "2025")
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_causal_models_of_robertas_kind_are_scored_at_their_own_positions(world, padding):
+    """Shared beginnings are read once, at the positions that the model gives a row by itself."""
+    tokenizer = world.PLAIN
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = RobertaConfig(vocab_size=len(tokenizer), pad_token_id=padding, max_position_embeddings=66, is_decoder=True,
+                           initializer_range=0.5, **shape)  # fmt: skip
+    torch.manual_seed(0)
+    hf = RobertaForCausalLM(config).eval()
+    items = [Item(text) for text in ("The dog saw the cats", "The dog saw the dog", "The dog sees", "The two cats")]
+    found = world.score(hf, tokenizer, items, "2025")
+    for item, total in zip(items, found.sum_N, strict=True):
+        ids = world.plain_ids(item.completion)
+        assert total == pytest.approx(world.slow_causal([hf], ids, list(range(1, len(ids)))), abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "bert"])
