@@ -128,3 +128,35 @@ def test_rows_whose_text_is_never_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": 3}\n')
     with pytest.raises(UserError, match=r"holds no text in any record; set data\.text_field"):
         ready(tmp_path / "a.jsonl", tmp_path / "out")
+
+
+def test_files_of_equal_names_in_several_folders_are_all_read(tmp_path: Path) -> None:
+    # Also a name that looks like the way to another file, and one that ends as if it were told apart already.
+    texts = {"x/a.txt": "xray", "y/a.txt": "yellow", "x--a.txt": "dash", "b.txt": "bear", "b.txt.txt": "twice"}
+    records = {"x/a.jsonl": "xerox", "y/a.jsonl": "yodel", "b.jsonl": "badger"}
+    folder = tmp_path / "equal"
+    for name, word in {**texts, **records}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{word} number {n}." for n in range(40)]
+        text = "\n\n".join(lines) if name in texts else "\n".join(json.dumps({"text": line}) for line in lines)
+        (folder / name).write_text(text + "\n")
+    made = ready(folder, tmp_path / "out")
+    names = [source["name"] for source in made.manifest["sources"]]
+    assert len(set(names)) == len(names) == len(texts) + len(records)
+    assert {"x--a.jsonl", "y--a.txt"} <= set(names)
+    read = "".join(made.tokenizer.decode(getattr(made, split).tokens[:]) for split in ("train", "val", "test"))
+    words = [*texts.values(), *records.values()]
+    assert {word: read.count(f"{word} number") for word in words} == dict.fromkeys(words, 40)
+
+
+def test_the_table_says_nothing_of_the_files_that_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    (folder / "a.txt").write_text("\n\n".join(f"some words {n}." for n in range(80)))
+    for number in range(40):
+        (folder / f"picture{number}.png").write_bytes(b"\x89PNG")
+    made = ready(folder, tmp_path / "out")
+    assert "and 11 more files; manifest.json has them all" in capsys.readouterr().err
+    assert len(made.manifest["left_out"]) == 40

@@ -28,7 +28,7 @@ def tell(corpora: Sequence[Corpus], cleaned: Sequence[CleanedFile], splits: Mapp
         table.add_row(name, f"{words:,}" if words else "", use, remark)
     console.print(table)
     if len(rows) > len(told):
-        console.print(f"and {len(rows) - len(told):,} more files without a remark")
+        console.print(f"and {len(rows) - len(told):,} more files; manifest.json has them all")
     counts = (f"{split} {splits[split]['words']:,} words, {splits[split]['tokens']:,} tokens" for split in SPLITS)
     console.print("; ".join(counts), soft_wrap=True)
 

@@ -240,7 +240,19 @@ def _source(path: Path, split: Literal["train", "test"], folder: Path | None = N
 
 
 def _distinct(sources: list[SourceFile]) -> Iterator[SourceFile]:
-    """Give files of one split that share a name (`a.txt` and `a.jsonl`) their whole file names."""
+    """Give files of one split that share a name (`a.txt` and `a.jsonl`) their whole file names, after the way there.
+
+    Where a name is still taken, it gets a number: texts are cleaned into files of these names.
+    """
     count = Counter((source.split, source.name) for source in sources)
+    taken = set[tuple[str, str]]()
     for source in sources:
-        yield replace(source, name=source.path.name) if count[source.split, source.name] > 1 else source
+        name = source.name
+        if count[source.split, name] > 1:
+            name = name.removesuffix(_name_and_kind(source.path)[0]) + source.path.name
+        whole, number = name, 1
+        while (source.split, name) in taken:
+            number += 1
+            name = f"{whole}-{number}"
+        taken.add((source.split, name))
+        yield replace(source, name=name)
