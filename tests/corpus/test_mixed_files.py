@@ -68,6 +68,7 @@ def test_every_file_of_text_is_read(mixed: Path, tmp_path: Path, capsys: pytest.
     told = " ".join(capsys.readouterr().err.split())
     assert "3 records without text were left out (3, 4, 7)" in told
     assert "read as utf-16" in told
+    assert "nested/deep/n.txt" in told
     assert "picture.png left out no format of text" in told
     assert made.manifest["left_out"] == [{"file": "picture.png", "reason": "no format of text"}]
 
@@ -95,7 +96,7 @@ def test_files_of_train_and_dev_leave_others_out_with_a_reason(tmp_path: Path) -
         (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     corpus = resolve(str(tmp_path))
     assert [(file.split, file.name) for file in corpus.files] == [("train", "a"), ("test", "a")]
-    assert corpus.left_out == (("README.txt", "the dev files are the test split, this is another"),)
+    assert corpus.left_out == (("README.txt", "not named as text for train or dev"),)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32", "iso8859_2", "cp1251", "cp932"])

@@ -52,6 +52,13 @@ def test_parts_are_equal_rise_in_difficulty_and_together_are_the_whole(parts: in
     assert result.headline == values[-1][0] == {2: "hard", 3: "hard", 7: "part_7"}[parts]
 
 
+def test_losses_that_are_not_finite_are_refused(store, make_model) -> None:
+    model = make_model()
+    next(model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(UserError, match="buckets: the model's loss is not finite on some rows"):
+        row_losses(Ensemble([model]), BatchSource(store, recipe.Rows(length=16), 5, seed=0, shuffle=False), CPU)
+
+
 def test_more_parts_than_rows_are_refused() -> None:
     with pytest.raises(UserError, match=r"buckets\.parts: 3 parts of 2 rows"):
         buckets(np.ones((2, 2)), np.ones((2, 2)), 3, "small")

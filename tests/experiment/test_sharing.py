@@ -94,11 +94,25 @@ def test_a_run_in_other_hands_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     assert taken == ["control[0]", "control[1]", "control[0]", "student[0]", "student[1]"]
 
 
+def test_seeds_that_teach_are_so_many_trainings(tmp_path: Path) -> None:
+    """In the length of a control that is given the FLOPs of a student and its teachers."""
+    text = RECIPE.replace(
+        "evaluate:", "  equal: {like: control, flops_of: {model: student, teachers: counted}}\nevaluate:"
+    )
+    recipe = recipe_from_text(text)
+    assert recipe.ancestors_of("student") == {"control": 2}
+    with api.recipes._open(recipe, (), tmp_path) as experiment:
+        plans = experiment.plans
+        whole = plans.of("student").flops() + 2 * plans.of("control").flops()
+        step = plans.of("control").flops() / 20
+        assert plans.of("equal").flops() == pytest.approx(whole, abs=step)
+
+
 def test_no_more_workers_than_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tutelage.base.machine.cores", lambda: 1)
     with api.recipes._open(recipe_from_text(RECIPE), (), tmp_path) as experiment, sharing.helpers(experiment, 2):
         pass
-    assert "--workers 3: there are 1 cores here, so 1 it is" in capsys.readouterr().err
+    assert "--workers 3: this machine has 1 of the cores, so 1 are started" in capsys.readouterr().err
     assert not list(tmp_path.rglob("worker-*.log"))

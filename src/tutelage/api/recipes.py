@@ -287,8 +287,9 @@ def _train(experiment: Experiment, model: str | None, share: bool = False) -> Sc
     scoring = Scoring.of(experiment)
     if share:
         train_shared(experiment, runs)
-    for run in runs:
-        train_run(experiment, run)
+    else:
+        for run in runs:
+            train_run(experiment, run)
     if experiment.group.is_main:
         # A run folder knows its recipe, so that `tutelage report runs/NAME` needs nothing else.
         write_text(experiment.folder / RECIPE_FILE, dump(experiment.recipe.model_dump(mode="json")))

@@ -31,8 +31,3 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the choice closest to `word`, or nothing where none is close."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error that says something; its class where none does."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.table import Table
 
@@ -19,7 +20,7 @@ MOST = 30
 def tell(corpora: Sequence[Corpus], cleaned: Sequence[CleanedFile], splits: Mapping[str, Json]) -> None:
     """Print the files that were read and left out, with reasons, and the words and tokens of each split."""
     rows: list[tuple[str, int, str, str]] = []
-    rows += [(file.source.path.name, file.words, file.source.split, _remark(file)) for file in cleaned]
+    rows += [(_shown(file), file.words, file.source.split, _remark(file)) for file in cleaned]
     rows += [(name, 0, "left out", why) for corpus in corpora for name, why in corpus.left_out]
     table = Table("file", "words", "for", "remark", box=None, pad_edge=False)
     table.columns[1].justify = "right"
@@ -31,6 +32,12 @@ def tell(corpora: Sequence[Corpus], cleaned: Sequence[CleanedFile], splits: Mapp
         console.print(f"and {len(rows) - len(told):,} more files; manifest.json has them all")
     counts = (f"{split} {splits[split]['words']:,} words, {splits[split]['tokens']:,} tokens" for split in SPLITS)
     console.print("; ".join(counts), soft_wrap=True)
+
+
+def _shown(file: CleanedFile) -> str:
+    """Return a file's way from the folder of its corpus, which tells files of equal names apart."""
+    folder, path = Path(file.corpus.name).expanduser(), file.source.path
+    return str(path.relative_to(folder)) if path != folder and path.is_relative_to(folder) else path.name
 
 
 def _remark(file: CleanedFile) -> str:

@@ -202,8 +202,8 @@ def _left_out(folder: Path, read: Collection[Path], kind: str | None) -> tuple[t
         if path in read:
             continue
         is_text = _name_and_kind(path)[1] is not None
-        test = f"the {kind} files are the test split" if kind else "train and held-out files are named so"
-        found.append((str(path.relative_to(folder)), f"{test}, this is another" if is_text else "no format of text"))
+        named = f"not named as text for train or {kind}" if kind else "not named as text for train"
+        found.append((str(path.relative_to(folder)), named if is_text else "no format of text"))
     return tuple(found)
 
 

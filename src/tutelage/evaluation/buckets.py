@@ -41,7 +41,12 @@ def row_losses(
             loss_BT[known_BT] = -signal.target_log_probs(batch.targets_BT.flatten()[index_M]).double()
             found.append(torch.stack([loss_BT.sum(1), known_BT.sum(1).double()], 1).cpu().numpy())
             bar.advance(batch.token_count)
-    return np.concatenate(found) if found else np.zeros((0, 2))
+    losses_R2 = np.concatenate(found) if found else np.zeros((0, 2))
+    if not np.isfinite(losses_R2).all():
+        raise UserError(
+            f"{label}: the model's loss is not finite on some rows, so its weights are damaged: train it again"
+        )
+    return losses_R2
 
 
 def buckets(losses_R2: Floats, reference_R2: Floats, parts: int, by: str) -> MeasuredResult:

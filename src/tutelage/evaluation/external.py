@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, __version__
 
-from tutelage.base.errors import UserError, first_line
+from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, read_json
 from tutelage.base.progress import console, human
 from tutelage.corpus.tokenizer import tokenizer_id
@@ -147,7 +147,7 @@ def _download(source: str, revision: str | None) -> Path:
             return Path(str(fetch(local_files_only=True)))
         except Exception:
             raise UserError(
-                f"'{source}' is no folder, and cannot be reached on the hub: {first_line(error)}. Check the name; a "
+                f"'{source}' is no folder, and cannot be reached on the hub: {_first_line(error)}. Check the name; a "
                 "gated model needs `hf auth login`; without a network, copy its folder here"
             ) from error
     files = [file for file in found if "/" not in file.rfilename]
@@ -166,7 +166,7 @@ def _download(source: str, revision: str | None) -> Path:
         except OSError:
             raise
         except Exception as error:
-            raise UserError(f"downloading '{source}' failed: {first_line(error)}; the same command resumes") from error
+            raise UserError(f"downloading '{source}' failed: {_first_line(error)}; the same command resumes") from error
 
 
 def _labels(sources: Sequence[str], revision: str | None) -> list[str]:
@@ -199,7 +199,7 @@ def _config(folder: Path) -> Any:
             ) from error
         made = settings.get("transformers_version") if isinstance(settings, dict) else None
         by = f"saved by transformers {made}; this is {__version__}" if made else f"this is transformers {__version__}"
-        raise UserError(f"{folder}: its config.json cannot be used ({by}): {first_line(error)}") from error
+        raise UserError(f"{folder}: its config.json cannot be used ({by}): {_first_line(error)}") from error
 
 
 def _kind(config: Any, source: str) -> ModelKind:
@@ -238,7 +238,7 @@ def _tokenizer(folder: Path, source: str) -> tuple[PreTrainedTokenizerFast, list
             remedy = "copy the one it was trained with beside its config.json"
             raise UserError(f"{source} has no tokenizer (tokenizer.json): {remedy}") from error
         raise UserError(
-            f"the tokenizer of {source} cannot be loaded by transformers {__version__}: {first_line(error)}. If "
+            f"the tokenizer of {source} cannot be loaded by transformers {__version__}: {_first_line(error)}. If "
             "another version wrote it, load it there and write it again with `tokenizer.save_pretrained`, or copy the "
             "tokenizer.json it was trained with beside its config.json, without tokenizer_config.json"
         ) from error
@@ -291,3 +291,8 @@ def missing_characters(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str])
     encoded = tokenizer(letters, add_special_tokens=False, verbose=False)["input_ids"] if letters else []
     missing = {c for c, ids in zip(letters, encoded, strict=True) if not ids or tokenizer.unk_token_id in ids}
     return "".join(sorted(missing)), sum(not missing.isdisjoint(text) for text in texts)
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error that says something; its class where none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

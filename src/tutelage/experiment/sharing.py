@@ -29,7 +29,15 @@ PATIENCE = 30.0
 
 
 def train_shared(experiment: Experiment, runs: Sequence[TrainingRun]) -> None:
-    """Train runs that no other process is training, until all of them are finished, here or there."""
+    """Train runs that no other process is training, until all of them are finished, here or there.
+
+    Raises:
+        UserError: several processes of `torchrun`, which train one run together.
+    """
+    if experiment.group.size > 1:
+        raise UserError(
+            "--workers and --share train several models side by side, torchrun one model in several processes: take one"
+        )
     left = list(runs)
     while left := [run for run in left if not run.folder.is_finished]:
         ready = (run for run in left if _is_ready(experiment, run))
@@ -58,20 +66,14 @@ def helpers(experiment: Experiment, count: int) -> Iterator[None]:
 
     What they say goes to `worker-<n>.log` in the experiment's folder. Whatever ends this process ends them, saved.
 
-    Raises:
-        UserError: several processes of `torchrun`.
     """
     import torch
 
     if count == 0:
         yield
         return
-    if experiment.group.size > 1:
-        raise UserError(
-            "--workers trains several models side by side, torchrun one model in several processes: take one"
-        )
     if count >= (cores := machine.cores()):
-        console.print(f"--workers {count + 1}: there are {cores} cores here, so {cores} it is")
+        console.print(f"--workers {count + 1}: this machine has {cores} of the cores, so {cores} are started")
         count = cores - 1
     threads = cores // (count + 1)
     torch.set_num_threads(threads)

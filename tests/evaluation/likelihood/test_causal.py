@@ -237,6 +237,14 @@ def test_causal_models_of_robertas_kind_are_scored_at_their_own_positions(world,
     for item, total in zip(items, found.sum_N, strict=True):
         ids = world.plain_ids(item.completion)
         assert total == pytest.approx(world.slow_causal([hf], ids, list(range(1, len(ids)))), abs=1e-4)
+    # 2024 begins with bos, which may be the padding too: that token then has no position of its own.
+    config.pad_token_id = tokenizer.bos_token_id
+    torch.manual_seed(0)
+    hf = RobertaForCausalLM(config).eval()
+    found = world.score(hf, tokenizer, items, "2024")
+    for item, total in zip(items, found.sum_N, strict=True):
+        ids = [tokenizer.bos_token_id, *world.plain_ids(" " + item.completion)]
+        assert total == pytest.approx(world.slow_causal([hf], ids, list(range(1, len(ids)))), abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "bert"])

@@ -100,6 +100,14 @@ def test_sentinels_stand_in_for_mask_and_bos(world):
     assert found.sum_N[0] == pytest.approx(slow(hf, encoder, decoder, ids), abs=1e-4, rel=2e-6)
 
 
+@pytest.mark.parametrize("way", ["mask", "prefix"])
+def test_a_model_that_returns_nan_is_refused(world, way):
+    hf = t5(len(world.FRAMED))
+    hf.decoder.final_layer_norm.weight.data[0] = float("nan")
+    with pytest.raises(UserError, match=r"log-probabilities of 1 of 1 texts are not finite"):
+        encoder_decoder_log_probs(hf, world.FRAMED, [Item("The cats sleep.")], way)
+
+
 def test_equal_items_and_empty_completions(world):
     hf = t5(len(world.FRAMED))
     for way in ("mask", "prefix"):

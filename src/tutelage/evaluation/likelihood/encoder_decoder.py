@@ -33,7 +33,7 @@ from tutelage.base.types import Ints, Precision
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.benchmarks.items import Item, encode
 from tutelage.evaluation.likelihood.batching import batch_size, whole_float32
-from tutelage.evaluation.likelihood.causal import Likelihood
+from tutelage.evaluation.likelihood.causal import Likelihood, refuse_broken
 from tutelage.evaluation.likelihood.masked import copies
 
 Way = Literal["mask", "prefix"]
@@ -75,7 +75,8 @@ def encoder_decoder_log_probs(
     `batch_tokens` changes the speed and nothing else; `bf16` runs the model under autocast.
 
     Raises:
-        UserError: a tokenizer without the tokens these ways need, or a text longer than the model's positions.
+        UserError: a tokenizer without the tokens these ways need, a text longer than the model's positions,
+            or log-probabilities that are not finite.
     """
     mask = _special(tokenizer, "mask")
     parts = _masked_rows(tokenizer, items, mask) if way == "mask" else _prefixed_rows(tokenizer, items, mask)
@@ -94,6 +95,7 @@ def encoder_decoder_log_probs(
                     sums_N[items_of_row] += value
                     counts_N[items_of_row] += targets_RT.shape[1]
                 tracker.advance(float(len(values)))
+    refuse_broken(~np.isfinite(sums_N), [item.prefix + item.completion for item in items])
     return Likelihood(sums_N, counts_N)
 
 

@@ -122,7 +122,7 @@ def read_bundles(ensemble: Ensemble, tokens_BT: Tensor, depth_BT: Tensor, precis
     mask.masked_fill_(~ancestors(depth_BT)[:, None], torch.finfo(mask.dtype).min)
     with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
         inputs = {"input_ids": tokens_BT, "attention_mask": mask, "use_cache": False}
-        hidden = tuple(model.hf(**inputs, position_ids=depth_BT + model.first_position).logits for model in models)
+        hidden = tuple(model.hf(**inputs, position_ids=depth_BT).logits for model in models)
     heads = tuple((model.weight_VD, model.bias_V) for model in models)
     return DenseSignal(hidden, heads, ensemble.shares, ensemble.combine)
 
@@ -132,17 +132,16 @@ def shares_prefixes(ensemble: Ensemble, length: int) -> bool:
 
     Recurrent models do not, nor those with a window narrower than the row, or positions of their own making.
     """
+    # RoBERTa's kind takes positions from the tokens themselves, and leaves the padding's out.
+    if any(isinstance(model, LanguageModel) and model.first_position for model in ensemble.models):
+        return False
     device = next(ensemble.parameters()).device
     half, rest = length // 2, length - length // 2
-    # Padding among the tokens would have positions of its own in some models; real rows have none.
-    models = [model for model in ensemble.models if isinstance(model, LanguageModel)]
-    paddings = {getattr(model.hf.config, "pad_token_id", None) for model in models}
-    known = torch.tensor([t for t in range(ensemble.vocab_size) if t not in paddings], device=device)
-    place = torch.arange(length, device=device)
-    one = known[place % len(known)]
-    other = torch.cat([one[:half], known[(place[half:] + length) % len(known)]])
+    one = torch.arange(length, device=device) % ensemble.vocab_size
+    other = torch.cat([one[:half], (one[half:] + length) % ensemble.vocab_size])
+    depth = torch.arange(length, device=device)
     try:
-        bundle, depths = torch.cat([one, other[half:]]), torch.cat([place, place[half:]])
+        bundle, depths = torch.cat([one, other[half:]]), torch.cat([depth, depth[half:]])
         shared = read_bundles(ensemble, bundle[None], depths[None], "fp32")
     except Exception:  # each architecture refuses in its own way what it does not know
         return False
