@@ -97,7 +97,8 @@ class LanguageModel(nn.Module):
     @property
     def first_position(self) -> int:
         """The position of a row's first token: RoBERTa's kind counts from behind the padding's id."""
-        table = getattr(getattr(self.hf.base_model, "embeddings", None), "position_embeddings", None)
+        embeddings = getattr(getattr(self.hf, "base_model", None), "embeddings", None)
+        table = getattr(embeddings, "position_embeddings", None)
         padding = getattr(table, "padding_idx", None)
         return 0 if padding is None else int(padding) + 1
 
