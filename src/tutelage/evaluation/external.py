@@ -22,7 +22,7 @@ from tutelage.base.files import explain_disk_errors, fingerprint, read_json
 from tutelage.base.progress import console, human
 from tutelage.corpus.tokenizer import tokenizer_id
 from tutelage.evaluation.benchmarks.conventions import Convention
-from tutelage.models.build import read_weights
+from tutelage.models.build import language_model, read_weights
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import ModelKind, is_path
 from tutelage.teaching import outside
@@ -60,9 +60,7 @@ class ExternalModel:
         Raises:
             UserError: weights that are missing or do not fit, or a model that cannot be scored here.
         """
-        hf = read_weights(str(self.folder), self.kind)
-        output = hf.get_output_embeddings()
-        return LanguageModel(hf, self.kind, 0 if output is None else output.weight.shape[0])
+        return language_model(read_weights(str(self.folder), self.kind), self.kind, None)
 
     @property
     def tokenizer_id(self) -> str:

@@ -17,6 +17,7 @@ from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import new_folder
 from tutelage.base.progress import console
 from tutelage.corpus.tokenizer import save as save_tokenizer
+from tutelage.models.attention import settle
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.presets import PRESETS
@@ -87,14 +88,26 @@ def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> La
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         hf = _from_config(config, model.reads)
+    remedy = f"with {_given(config.to_diff_dict())}; mend these settings at models.*.config"
+    return language_model(hf, model.reads, len(tokenizer), remedy)
+
+
+def language_model(
+    hf: Any, kind: ModelKind, vocab_size: int | None, remedy: str = "so it cannot be used here"
+) -> LanguageModel:
+    """Make a `LanguageModel` of a Hugging Face model, which computes for the first time here.
+
+    Raises:
+        UserError: it cannot compute from tokens alone, or what `LanguageModel` refuses.
+    """
     try:
-        return LanguageModel(hf, model.reads, len(tokenizer))
+        settle(hf)
+        return LanguageModel(hf, kind, vocab_size)
     except UserError:
         raise
-    except Exception as error:  # the first time that it computes
+    except Exception as error:  # each architecture fails in its own way
         raise UserError(
-            f"a {config.model_type} model with {_given(config.to_diff_dict())} cannot compute: {_told(error)}; mend "
-            "these settings at models.*.config"
+            f"a {kind} {hf.config.model_type} model cannot compute ({_told(error)}), {remedy}"
         ) from error
 
 
@@ -153,7 +166,7 @@ def load(source: str, tokenizer: Any, kind: ModelKind, row_length: int = 0) -> L
 
     See `read_weights` for what it refuses.
     """
-    model = LanguageModel(read_weights(source, kind), kind, len(tokenizer))
+    model = language_model(read_weights(source, kind), kind, len(tokenizer))
     if model.positions is not None and model.positions < row_length:
         raise UserError(f"'{source}' has {model.positions} positions, fewer than data.rows.length={row_length}")
     return model
@@ -180,7 +193,7 @@ def read_weights(source: str, kind: ModelKind) -> Any:
     try:
         hf, found = factory.from_pretrained(source, dtype=torch.float32, attn_implementation=attention(), **safe)
     except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
-        raise UserError(f"cannot load the {kind} model '{source}': {error}") from error
+        raise UserError(f"cannot load the {kind} model '{source}': {_told(error)}") from error
     if found["missing_keys"] or found["mismatched_keys"]:
         names = sorted(found["missing_keys"] or found["mismatched_keys"])
         raise UserError(f"'{source}' lacks weights that a {kind} {hf.config.model_type} needs: {', '.join(names[:5])}")

@@ -52,7 +52,7 @@ class Ensemble(nn.Module):
         """
         with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
             hidden = tuple(model.hidden(tokens_BT, lengths_B) for model in self._each())
-        return DenseSignal(hidden, self.heads, self.shares, self.combine)
+        return DenseSignal(hidden, tuple(model.head for model in self._each()), self.shares, self.combine)
 
     @property
     def heads(self) -> Heads:
