@@ -11,6 +11,7 @@ It is right only for models whose layers attend to everything before them; other
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -46,21 +47,28 @@ def settle(hf: Any) -> None:
     """Where a model's `eager` attention is not what its `sdpa` is, take the latter.
 
     For a few models transformers' plain form is another function, not a slower one: Falcon's adds the bias of its
-    ALiBi twice. `sdpa` is what transformers takes unasked, and so what a model was published and is used with.
+    ALiBi twice, in float64 too. `sdpa` is what transformers takes unasked, and so what a model is published and used
+    with.
     """
-    if hf.config._attn_implementation != "eager" or not (hf._supports_sdpa and hf._can_set_attn_implementation()):
+    if hf.config._attn_implementation != "eager" or not hf._supports_sdpa:
         return
     row_1T, was_training = probe_row(hf, 12), hf.training
     hf.eval()
     plain = hf(input_ids=row_1T).logits
+    # Falcon cannot be told so, and yet reads it from its configuration.
+    to = hf.set_attn_implementation if hf._can_set_attn_implementation() else partial(_write, hf)
     try:
-        hf.set_attn_implementation("sdpa")
+        to("sdpa")
         other = hf(input_ids=row_1T).logits
     except Exception:  # each architecture refuses in its own way what it does not know
         other = plain
     hf.train(was_training)
     if bool((other - plain).abs().max() <= TOLERANCE * plain.abs().max()):
-        hf.set_attn_implementation("eager")
+        to("eager")
+
+
+def _write(hf: Any, name: str) -> None:
+    hf.config._attn_implementation = name
 
 
 def attends_without_masks(hf: Any) -> bool:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from inspect import getsource
 from pathlib import Path
+from sys import modules
 from typing import Any
 
 import torch
@@ -62,7 +64,7 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
         ids |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep")}
     try:
         config = AutoConfig.for_model(architecture)
-        unknown = [key for key in settings if not hasattr(config, key) and key not in config.attribute_map]
+        unknown = [key for key in settings if not _knows(config, key)]
         if unknown:
             close = nearest(unknown[0], config.to_dict())
             raise UserError(f"a {architecture} configuration has no '{unknown[0]}'{close}")
@@ -78,6 +80,16 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
         raise UserError(
             f"the configuration of a '{architecture}' model with {_given(settings)} was refused: {_told(error)}"
         ) from error
+
+
+def _knows(config: Any, key: str) -> bool:
+    """Tell whether an architecture has a setting: some read one that their configuration does not list (DeBERTa-v3)."""
+    if hasattr(config, key) or key in config.attribute_map:
+        return True
+    from transformers import AutoModel
+
+    code = getsource(modules[AutoModel._model_mapping[type(config)].__module__])
+    return f'getattr(config, "{key}"' in code
 
 
 def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> LanguageModel:
@@ -106,9 +118,7 @@ def language_model(
     except UserError:
         raise
     except Exception as error:  # each architecture fails in its own way
-        raise UserError(
-            f"a {kind} {hf.config.model_type} model cannot compute ({_told(error)}), {remedy}"
-        ) from error
+        raise UserError(f"a {kind} {hf.config.model_type} model cannot compute ({_told(error)}), {remedy}") from error
 
 
 def shape(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:

@@ -72,8 +72,8 @@ class LanguageModel(nn.Module):
         self.whole = not (linear and _cut(hf, output))
         if self.whole and vocab_size is not None:
             raise UserError(
-                f"{name} changes its logits after the output layer (a soft cap or a scale); such models cannot teach "
-                "or learn here (they can be scored, by `tutelage evaluate`)"
+                f"{name} changes its logits after the output layer (a soft cap, a scale or a bias); such models cannot "
+                "teach or learn here (they can be scored, by `tutelage evaluate`)"
             )
         if vocab_size is None:
             vocab_size = _vocabulary(hf) if self.whole else len(output.weight)
@@ -141,6 +141,13 @@ class LanguageModel(nn.Module):
         self.hf.train(was_training)
         moved = bool((before - after).abs().max() > SIGHT * before.abs().max())
         name = type(self.hf).__name__
+        if self.kind == "causal" and not moved:
+            shorter = self._read(row_1T[:, :-1])
+            if (shorter - before).abs().max() > 1e-4 * before.abs().max():
+                raise UserError(
+                    f"{name} with these settings reads a text otherwise when more follows it, so what it says of a text "
+                    "is not defined: it can neither be scored nor learn here as a causal model"
+                )
         if self.kind == "causal" and moved:
             raise UserError(
                 f"{name} with these settings sees the tokens that follow, so as a causal model it would copy what it "

@@ -51,7 +51,7 @@ class Ensemble(nn.Module):
         Tokens are masked where a masked model shall predict; lengths are None where no row is padded.
         """
         with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            hidden = tuple(model.hidden(tokens_BT, lengths_B) for model in self._each())
+            hidden = tuple(_read(model, tokens_BT, lengths_B) for model in self._each())
         return DenseSignal(hidden, tuple(model.head for model in self._each()), self.shares, self.combine)
 
     @property
@@ -92,6 +92,18 @@ class Ensemble(nn.Module):
 
     def _each(self) -> list[LanguageModel]:
         return [model for model in self.models if isinstance(model, LanguageModel)]
+
+
+def _read(model: LanguageModel, tokens_BT: Tensor, lengths_B: Tensor | None) -> Tensor:
+    try:
+        return model.hidden(tokens_BT, lengths_B)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        rows, tokens = tokens_BT.shape
+        raise UserError(
+            f"{type(model.hf).__name__} cannot read {rows} rows of {tokens} tokens: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def check_same_vocabulary(ours: Any, theirs: Any, name: str) -> None:
