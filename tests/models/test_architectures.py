@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
+    BertForPreTraining,
     PreTrainedTokenizerFast,
 )
 
@@ -30,187 +31,36 @@ from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.external import open_models
 from tutelage.evaluation.likelihood.causal import log_probs
 from tutelage.evaluation.likelihood.encoder_decoder import encoder_decoder_log_probs, load_encoder_decoder
-from tutelage.models.build import load
+from tutelage.models import products
+from tutelage.models.attention import CAUSAL as WITHOUT_MASKS
+from tutelage.models.attention import set_attention, settle
+from tutelage.models.build import config_for, load, read_weights
+from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.objectives import Learner, count, text_scales, used_positions
-from tutelage.training.optim import adamw
+from tutelage.training.optim import adamw, parameter_groups
 
 Kind = Literal["causal", "masked", "encoder-decoder"]
-CAUSAL = [
-    "afmoe",
-    "apertus",
-    "arcee",
-    "bart",
-    "bert",
-    "bert-generation",
-    "bigbird_pegasus",
-    "biogpt",
-    "bitnet",
-    "blenderbot",
-    "bloom",
-    "camembert",
-    "codegen",
-    "cohere",
-    "cohere2",
-    "cohere2_moe",
-    "cpmant",
-    "ctrl",
-    "cwm",
-    "data2vec-text",
-    "deepseek_v4",
-    "diffllama",
-    "doge",
-    "electra",
-    "ernie",
-    "ernie4_5",
-    "ernie4_5_moe",
-    "exaone4",
-    "falcon",
-    "falcon_h1",
-    "falcon_mamba",
-    "flex_olmo",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "gemma3n_text",
-    "git",
-    "glm",
-    "glm4",
-    "glm4_moe",
-    "gpt2",
-    "gpt_bigcode",
-    "gpt_neo",
-    "gpt_neox",
-    "gpt_neox_japanese",
-    "gpt_oss",
-    "gptj",
-    "granite",
-    "granitemoe",
-    "granitemoeshared",
-    "helium",
-    "hrm_text",
-    "jais2",
-    "jetmoe",
-    "lfm2",
-    "llama",
-    "mamba",
-    "mamba2",
-    "marian",
-    "mbart",
-    "megatron-bert",
-    "minimax",
-    "ministral3",
-    "mistral",
-    "mixtral",
-    "modernbert-decoder",
-    "mpt",
-    "mvp",
-    "nanochat",
-    "olmo",
-    "olmo2",
-    "olmo3",
-    "olmoe",
-    "openai-gpt",
-    "opt",
-    "pegasus",
-    "persimmon",
-    "phi",
-    "phi3",
-    "phimoe",
-    "plbart",
-    "prophetnet",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "recurrent_gemma",
-    "reformer",
-    "rembert",
-    "roberta",
-    "roberta-prelayernorm",
-    "roc_bert",
-    "roformer",
-    "rwkv",
-    "seed_oss",
-    "smollm3",
-    "solar_open",
-    "stablelm",
-    "starcoder2",
-    "trocr",
-    "vaultgemma",
-    "xglm",
-    "xlm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xlnet",
-    "xlstm",
-    "xmod",
-]
-MASKED = [
-    "albert",
-    "bart",
-    "bert",
-    "big_bird",
-    "camembert",
-    "convbert",
-    "data2vec-text",
-    "deberta",
-    "deberta-v2",
-    "distilbert",
-    "electra",
-    "ernie",
-    "esm",
-    "esmc",
-    "eurobert",
-    "flaubert",
-    "fnet",
-    "funnel",
-    "ibert",
-    "jina_embeddings_v3",
-    "layoutlm",
-    "mbart",
-    "megatron-bert",
-    "mobilebert",
-    "modernbert",
-    "mpnet",
-    "mra",
-    "mvp",
-    "nomic_bert",
-    "nystromformer",
-    "reformer",
-    "rembert",
-    "roberta",
-    "roberta-prelayernorm",
-    "roc_bert",
-    "roformer",
-    "squeezebert",
-    "tapas",
-    "xlm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-    "yoso",
-]
-ENCODER_DECODER = [
-    "bart",
-    "bigbird_pegasus",
-    "blenderbot",
-    "blenderbot-small",
-    "fsmt",
-    "longt5",
-    "m2m_100",
-    "marian",
-    "mbart",
-    "mt5",
-    "mvp",
-    "nllb-moe",
-    "pegasus",
-    "plbart",
-    "prophetnet",
-    "switch_transformers",
-    "t5",
-    "umt5",
-]
+CAUSAL = """
+afmoe apertus arcee bart bert bert-generation bigbird_pegasus biogpt bitnet blenderbot bloom camembert codegen cohere
+cohere2 cohere2_moe cpmant ctrl cwm data2vec-text deepseek_v4 diffllama doge electra ernie ernie4_5 ernie4_5_moe
+exaone4 falcon falcon_h1 falcon_mamba flex_olmo gemma gemma2 gemma3_text gemma3n_text git glm glm4 glm4_moe gpt2
+gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe granitemoeshared helium hrm_text jais2
+jetmoe lfm2 llama mamba mamba2 marian mbart megatron-bert minimax ministral3 mistral mixtral modernbert-decoder mpt
+mvp nanochat olmo olmo2 olmo3 olmoe openai-gpt opt pegasus persimmon phi phi3 phimoe plbart prophetnet qwen2 qwen2_moe
+qwen3 qwen3_moe recurrent_gemma reformer rembert roberta roberta-prelayernorm roc_bert roformer rwkv seed_oss smollm3
+solar_open stablelm starcoder2 trocr vaultgemma xglm xlm xlm-roberta xlm-roberta-xl xlnet xlstm xmod
+""".split()  # noqa: SIM905
+MASKED = """
+albert bart bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie esm esmc
+eurobert flaubert fnet funnel ibert jina_embeddings_v3 layoutlm mbart megatron-bert mobilebert modernbert mpnet mra
+mvp nomic_bert nystromformer reformer rembert roberta roberta-prelayernorm roc_bert roformer squeezebert tapas xlm
+xlm-roberta xlm-roberta-xl xmod yoso
+""".split()  # noqa: SIM905
+ENCODER_DECODER = """
+bart bigbird_pegasus blenderbot blenderbot-small fsmt longt5 m2m_100 marian mbart mt5 mvp nllb-moe pegasus plbart
+prophetnet switch_transformers t5 umt5
+""".split()  # noqa: SIM905
 QUICK = [
     ("llama", "causal"), ("gemma2", "causal"), ("falcon", "causal"), ("mamba", "causal"), ("mobilebert", "masked"),
     ("deberta", "masked"), ("t5", "encoder-decoder"),
@@ -412,8 +262,8 @@ def check(model_type: str, kind: str, folder: Path) -> str:
         try:
             step(one)
         except UserError as error:
-            assert len(str(error)) < 700
             refused += f"{step.__name__}: {error}\n"
+    assert len(refused) < 1200
     return refused
 
 
@@ -428,3 +278,85 @@ def test_models_are_right_or_refused(model_type: str, kind: str, tmp_path: Path)
 def test_all_models_are_right_or_refused(model_type: str, kind: str, tmp_path: Path) -> None:
     refused = re.findall(r"^(check_\w+):", check(model_type, kind, tmp_path), re.MULTILINE)
     assert set(refused) <= REFUSED.get((model_type, kind), set())
+
+
+def test_falcon_keeps_sdpa_when_eager_is_asked_for(tmp_path: Path) -> None:
+    """Its eager form adds the bias of ALiBi twice; a model without ALiBi keeps what is asked for."""
+    one = made("falcon", "causal", tmp_path)
+    model = load(str(tmp_path), one.tokenizer, "causal")
+    tokens = torch.randint(6, 300, (2, 9))
+    for name in ("eager", WITHOUT_MASKS, "sdpa"):
+        set_attention(model.hf, name, "causal")
+        torch.testing.assert_close(model.logits(tokens), one.hf(input_ids=tokens).logits, rtol=1e-4, atol=1e-5)
+    plain = AutoModelForCausalLM.from_config(AutoConfig.for_model("falcon", **settings("falcon", "causal", 50) | {
+        "alibi": False}), attn_implementation="eager")  # fmt: skip
+    settle(plain)
+    assert plain.config._attn_implementation == "eager"
+
+
+def test_the_first_deberta_reads_under_bf16(tmp_path: Path) -> None:
+    one = made("deberta", "masked", tmp_path)
+    model = load(str(tmp_path), one.tokenizer, "masked").train()
+    tokens = torch.randint(6, 300, (2, 9))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.logits(tokens)
+    found.float().sum().backward()
+    torch.testing.assert_close(found.float(), one.hf(input_ids=tokens).logits, rtol=0.05, atol=0.05)
+
+
+def test_a_model_for_pretraining_is_a_masked_one(tmp_path: Path) -> None:
+    one = made("bert", "masked", tmp_path)
+    torch.manual_seed(0)
+    BertForPreTraining(one.hf.config).save_pretrained(tmp_path)
+    [model] = open_models([str(tmp_path)], CONVENTIONS["2025"], None, None)
+    assert model.kind == "masked"
+    assert not model.load().whole
+
+
+def test_another_kind_is_refused_shortly(tmp_path: Path) -> None:
+    made("llama", "causal", tmp_path)
+    with pytest.raises(UserError, match=r"no masked model of type 'llama'; it has causal ones \(--kind causal\)$"):
+        read_weights(str(tmp_path), "masked")
+
+
+def test_settings_that_only_the_code_of_a_model_reads(tmp_path: Path) -> None:
+    v3 = {"position_buckets": 16, "share_att_key": True, "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3}
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = {"model_type": "deberta-v2", **shape, **v3}
+    found = config_for(recipe.Model(config=config, objectives={"masked": 1}, steps=1), tokenizer(), 16)
+    assert found.position_buckets == 16
+    with pytest.raises(UserError, match="'position_bucket'"):
+        config_for(recipe.Model(config={**config, "position_bucket": 1}, steps=1), tokenizer(), 16)
+
+
+def test_times_and_norms_do_not_decay(tmp_path: Path) -> None:
+    for model_type in ("mamba", "mamba2", "rwkv", "llama", "bert", "falcon_h1"):
+        hf = stock(model_type, "masked" if model_type == "bert" else "causal", 50)
+        names = {id(parameter): name for name, parameter in hf.named_parameters()}
+        decayed, rest = ({names[id(p)] for p in group["params"]} for group in parameter_groups(hf, 0.1))
+        assert decayed | rest == set(names.values())
+        assert not decayed & rest
+        assert not [name for name in decayed if re.search(r"norm|A_log|\.D$|bias$|time_|ln_", name)]
+        assert all(name in decayed for name in names.values() if re.search("proj.weight|dense.weight", name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["torch's", "oneDNN"])
+def test_a_hundred_million_weights_score_as_in_float64(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 1e-5 of a sentence's log-probability, and no pair is turned: what docs/suites.md says."""
+    if library == "oneDNN" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    words = tokenizer()
+    torch.manual_seed(0)
+    shape = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+             "intermediate_size": 1536}  # fmt: skip
+    hf = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=len(words), **shape)).eval()
+    assert sum(parameter.numel() for parameter in hf.parameters()) > 1e8
+    one = Made("causal", Path(), hf, words)
+    rows = words([item.completion for item in ITEMS], add_special_tokens=False)["input_ids"]
+    wide = copy.deepcopy(hf).double()
+    exact = [twin(one, wide, row) for row in rows]
+    ensemble = Ensemble([LanguageModel(hf, "causal", None)])
+    found = log_probs(ensemble, words, ITEMS, CONVENTIONS["2025"]).sum_N
+    assert list(found) == pytest.approx(exact, rel=1e-5, abs=0)
+    assert [found[0] > found[1], found[2] > found[3]] == [exact[0] > exact[1], exact[2] > exact[3]]

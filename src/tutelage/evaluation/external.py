@@ -205,6 +205,7 @@ def _kind(config: Any, source: str) -> ModelKind:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_PRETRAINING_MAPPING_NAMES,
     )
 
     names = getattr(config, "architectures", None) or []
@@ -216,6 +217,12 @@ def _kind(config: Any, source: str) -> ModelKind:
     for name in names:
         if name in causal | masked:
             return "causal" if name in causal else "masked"
+    # What was saved with another head beside it, as BertForPreTraining.
+    if (
+        set(names) & _names(MODEL_FOR_PRETRAINING_MAPPING_NAMES)
+        and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    ):
+        return "masked"
     told = f"names {', '.join(names)}, which is no language model" if names else "names no architecture"
     raise UserError(f"{source}: its config.json {told}; say what it is: --kind causal, or --kind masked")
 

@@ -199,6 +199,7 @@ def read_weights(source: str, kind: ModelKind) -> Any:
                             "those can run code: save them with `model.save_pretrained`")  # fmt: skip
         source = str(path)
     factory = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+    refuse_other_kind(source, kind)
     safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
         hf, found = factory.from_pretrained(source, dtype=torch.float32, attn_implementation=attention(), **safe)
@@ -209,6 +210,25 @@ def read_weights(source: str, kind: ModelKind) -> Any:
         raise UserError(f"'{source}' lacks weights that a {kind} {hf.config.model_type} needs: {', '.join(names[:5])}")
     _check_surplus(hf, sorted(found["unexpected_keys"]), source)
     return hf
+
+
+def refuse_other_kind(source: str, kind: ModelKind) -> None:
+    """Refuse a type of which transformers has no model of this kind: its own message names all that it has.
+
+    Raises:
+        UserError: there is none, or the configuration cannot be read.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
+        raise UserError(f"cannot load the {kind} model '{source}': {_told(error)}") from error
+    factories = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+    if type(config) not in factories[kind]._model_mapping:
+        others = [name for name, factory in factories.items() if type(config) in factory._model_mapping]
+        remedy = f"it has {others[0]} ones (--kind {others[0]})" if others else "and none of the other kind"
+        raise UserError(f"'{source}': transformers has no {kind} model of type '{config.model_type}'; {remedy}")
 
 
 def _check_surplus(hf: Any, names: Sequence[str], source: str) -> None:

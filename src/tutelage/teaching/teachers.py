@@ -100,10 +100,8 @@ def _read(model: LanguageModel, tokens_BT: Tensor, lengths_B: Tensor | None) -> 
     except (UserError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        rows, tokens = tokens_BT.shape
-        raise UserError(
-            f"{type(model.hf).__name__} cannot read {rows} rows of {tokens} tokens: {' '.join(str(error).split())[:200]}"
-        ) from error
+        name, (rows, tokens), told = type(model.hf).__name__, tokens_BT.shape, " ".join(str(error).split())[:200]
+        raise UserError(f"{name} cannot read {rows} rows of {tokens} tokens: {told}") from error
 
 
 def check_same_vocabulary(ours: Any, theirs: Any, name: str) -> None:
