@@ -323,7 +323,7 @@ def test_settings_that_only_the_code_of_a_model_reads(tmp_path: Path) -> None:
     v3 = {"position_buckets": 16, "share_att_key": True, "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3}
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
     config = {"model_type": "deberta-v2", **shape, **v3}
-    found = config_for(recipe.Model(config=config, objectives={"masked": 1}, steps=1), tokenizer(), 16)
+    found = config_for(recipe.Model(config=config, steps=1), tokenizer(), 16)
     assert found.position_buckets == 16
     with pytest.raises(UserError, match="'position_bucket'"):
         config_for(recipe.Model(config={**config, "position_bucket": 1}, steps=1), tokenizer(), 16)

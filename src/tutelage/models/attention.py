@@ -37,9 +37,9 @@ def set_attention(hf: Any, name: str, kind: Literal["causal", "masked"]) -> None
     """
     if name != CAUSAL:
         hf.set_attn_implementation(name)
-        settle(hf)
     elif kind != "causal" or not _attends_to_all_before(hf) or not _take_causal(hf):
         hf.set_attn_implementation("sdpa")
+    settle(hf)
 
 
 @torch.no_grad()

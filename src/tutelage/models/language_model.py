@@ -238,4 +238,4 @@ def _cut(hf: Any, output: nn.Linear) -> bool:
     hf.train(was_training)
     if not same:
         del output.forward
-    return same
+    return bool(same)
