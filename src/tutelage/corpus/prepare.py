@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,11 +22,11 @@ import numpy as np
 
 from tutelage import __version__, recipe, starter
 from tutelage.base import files
-from tutelage.base.errors import UserError
+from tutelage.base.errors import OtherSettings, UserError
 from tutelage.base.functions import code_digest, is_function_name
 from tutelage.base.progress import console, progress
 from tutelage.base.types import Json
-from tutelage.corpus import tokenizer, tokens
+from tutelage.corpus import aside, tokenizer, tokens
 from tutelage.corpus.choosing import choose
 from tutelage.corpus.cleaned import STUDIED, CleanedFile, clean_file
 from tutelage.corpus.encoding import Encoder
@@ -100,6 +101,24 @@ def prepare(data: recipe.Data, folder: Path) -> Prepared:
     return prepared
 
 
+def prepare_aside(data: recipe.Data, folder: Path) -> Prepared:
+    """Make a corpus ready only to be looked at: open that in `folder` if it is the same, else one in the cache.
+
+    `prepare` takes it over from there.
+    """
+    if (folder / "manifest.json").exists():
+        try:
+            return prepare(data, folder)
+        except OtherSettings as error:
+            console.print(f"{error.found}. A run with these settings needs another name (name=...)")
+    place = aside.folder_of(_settings(data))
+    with suppress(OtherSettings):
+        return prepare(data, place)
+    # The texts have changed since.
+    shutil.rmtree(place)
+    return prepare(data, place)
+
+
 def _build_alone(data: recipe.Data, settings: Json, folder: Path) -> bool:
     """Build while no other process does; return False if another one has built meanwhile."""
     waiting = f"waiting for another process that prepares {folder}"
@@ -107,6 +126,9 @@ def _build_alone(data: recipe.Data, settings: Json, folder: Path) -> bool:
         if (folder / "manifest.json").exists():
             return False
         files.sweep(folder)
+        if _is_same(place := aside.folder_of(settings), settings, data) and place != folder:
+            aside.take(place, folder)
+            return True
         try:
             _build(data, settings, folder)
         finally:
@@ -123,11 +145,21 @@ def _settings(data: recipe.Data) -> Json:
     return {key: value for key, value in settings.items() if key not in unsaid}
 
 
-def _refuse_differences(folder: Path, settings: Json, data: recipe.Data) -> None:
+def _is_same(folder: Path, settings: Json, data: recipe.Data) -> bool:
+    """Tell whether a folder holds just this corpus."""
+    return (folder / "manifest.json").is_file() and not _differences(folder, settings, data)
+
+
+def _differences(folder: Path, settings: Json, data: recipe.Data) -> list[str]:
     manifest = tokens.read_manifest(folder)
-    if differences := _changed_settings(manifest["settings"], settings) or _changed_sources(manifest, data):
-        raise UserError(f"{folder} was prepared differently: {'; '.join(differences)}. Put it back, prepare in another "
-                        f"folder, or delete {folder} (and the models trained on it)")  # fmt: skip
+    return _changed_settings(manifest["settings"], settings) or _changed_sources(manifest, data)
+
+
+def _refuse_differences(folder: Path, settings: Json, data: recipe.Data) -> None:
+    if differences := _differences(folder, settings, data):
+        raise OtherSettings(f"{folder} was prepared differently: {'; '.join(differences)}",
+                            ". Put it back, give the new run another name (name=...), or delete "
+                            f"{folder} (and the models trained on it)")  # fmt: skip
 
 
 def _changed_settings(settings: Json, wanted: Json) -> list[str]:
