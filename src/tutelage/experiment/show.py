@@ -94,8 +94,7 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
                 tokens=tokens,
                 words=round(tokens * store.words / len(store)),
                 flops=flops * seeds,
-                # Weights, gradients and two moments in float32; teachers have weights alone.
-                memory=16.0 * cost.parameters + 4.0 * teaching + held * cost.activation_bytes,
+                memory=cost.training_bytes(held, teaching),
                 # Up to three checkpoints of weights and moments while it trains, the exported weights, and those kept.
                 disk=saved + sum(cache.size for cache in kept),
                 seconds=flops * seeds / rate if rate else None,
