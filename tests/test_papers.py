@@ -180,8 +180,8 @@ def test_memory_on_the_page_is_what_is_estimated() -> None:
         assert load_recipe(name).models[model].optim.micro_batch_rows == int(part)
         assert about == f"{memory(name, model) / 1e9:.0f} GB", (name, model)
     # What the page says of GPT-2 705M without parts; it was what the recipe asked for.
-    assert f"{memory('babyllama-paper', 'gpt2-705m', whole=True) / 1e9:.0f} GB" == "88 GB"
-    assert "would take 88 GB" in PAGE
+    assert f"{memory('babyllama-paper', 'gpt2-705m', whole=True) / 1e9:.0f} GB" == "89 GB"
+    assert "would take 89 GB" in PAGE
 
 
 def test_no_page_claims_a_run_at_a_paper_s_size_or_released_code() -> None:
