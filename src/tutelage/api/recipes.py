@@ -38,7 +38,8 @@ from tutelage.experiment.summary import summarise
 from tutelage.experiment.train import train_run
 from tutelage.models.build import save
 from tutelage.recipe import Evaluation, ModelKind, Recipe, Teacher
-from tutelage.recipe.load import load_recipe, shipped_recipes
+from tutelage.recipe.load import load_recipe
+from tutelage.recipe.shipped import shipped
 from tutelage.recipe.yaml import dump
 from tutelage.report.model_card import model_card
 from tutelage.report.report import publish as publish_summary
@@ -311,7 +312,7 @@ def _refuse_recipe(model: Folder) -> None:
     if (path / RECIPE_FILE).is_file():
         found = ", ".join(str(folder) for folder in sorted(path.glob("*/seed-*/hf"))[:3])
         raise UserError(f"{model} is a run, which has models: give the folder of one ({found or 'none is finished'})")
-    if path.suffix in (".yaml", ".yml") or (str(model) in shipped_recipes() and not path.exists()):
+    if path.suffix in (".yaml", ".yml") or (str(model) in shipped("recipe") and not path.exists()):
         example = f"`tutelage evaluate {model} 'evaluate=[test, blimp]'`"
         raise UserError(f"{model} is a recipe: its models are scored on what its `evaluate` names, as in {example}; "
                         "--suite goes with a model's folder or hub id")  # fmt: skip

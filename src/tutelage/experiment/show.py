@@ -27,7 +27,9 @@ from tutelage.experiment.setup import Experiment
 from tutelage.models.build import shape
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
-from tutelage.recipe.load import load_recipe, shipped_recipes
+from tutelage.recipe.load import load_recipe
+from tutelage.recipe.shipped import shipped
+from tutelage.report.study_tables import shipped_studies
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.objectives import scales_for
 from tutelage.training.probe import probe
@@ -90,8 +92,7 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
                 tokens=tokens,
                 words=round(tokens * store.words / len(store)),
                 flops=flops * seeds,
-                # Weights, gradients and two moments in float32; teachers have weights alone.
-                memory=16.0 * cost.parameters + 4.0 * teaching + held * cost.activation_bytes,
+                memory=cost.training_bytes(held, teaching),
                 # Up to three checkpoints of weights and moments while it trains, the exported weights, and those kept.
                 disk=saved + sum(cache.size for cache in kept),
                 seconds=flops * seeds / rate if rate else None,
@@ -181,11 +182,12 @@ def _table(rows: Sequence[RunEstimate]) -> Table:
 
 
 def print_recipes() -> None:
-    """List the recipes that come with the package."""
+    """List the recipes that come with the package, and the studies that write corpora for some of them."""
     table = Table("recipe", "what it is", box=None, padding=(0, 2, 1, 0))
-    for name in sorted(shipped_recipes()):
+    for name in shipped("recipe"):
         table.add_row(f"[bold]{name}[/]", load_recipe(name).description)
     output().print(table)
+    output().print(shipped_studies())
 
 
 def print_presets() -> None:
