@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tutelage.babylm.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TRACKS, TrackRules
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import read_json
-from tutelage.base.run_folder import RunFolder
+from tutelage.base.run_folder import RunFolder, exported_damage
 from tutelage.base.types import Json
 from tutelage.recipe import Model, Rows, Teacher
 from tutelage.recipe.words import revision
@@ -111,6 +111,8 @@ def _findings(trained: _Trained, manifest: Json, rules: TrackRules) -> Iterator[
     folders = [RunFolder(trained.folder / f"seed-{seed}").hf for seed in trained.runs]
     if lacking := [str(folder) for folder in folders if not (folder / "config.json").is_file()]:
         yield "form", "broken", f"no model in {', '.join(lacking)}", CALL[rules.year]
+    elif damaged := [f"{folder}: {fault}" for folder in folders if (fault := exported_damage(folder))]:
+        yield "form", "broken", f"damaged: {'; '.join(damaged)}", CALL[rules.year]
     else:
         yield "form", "kept", "loads with transformers and gives (pseudo-)log-likelihoods", CALL[rules.year]
 

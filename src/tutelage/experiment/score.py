@@ -27,6 +27,7 @@ from tutelage.corpus.tokens import TokenStore
 from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, EvaluatedModels, Need
 from tutelage.evaluation.buckets import row_losses
 from tutelage.evaluation.named import NamedEvaluation, check_name, file_name, find, needs_of, read_score
+from tutelage.experiment.exported import sound
 from tutelage.experiment.loading import scoring_precision, trained, weights_digest
 from tutelage.experiment.measure import in_words, measured
 from tutelage.experiment.runs import seed_of
@@ -292,7 +293,7 @@ class Scoring:
     def _context(self, subject: Subject, models: EvaluatedModels, name: str, parts: Path) -> Context:
         experiment, model = self.experiment, self._model(subject.members[0])
         # An ensemble has no heads.
-        folder = experiment.run(subject.members[0]).folder.hf if len(subject.members) == 1 else None
+        run = experiment.run(subject.members[0]) if len(subject.members) == 1 else None
         return Context(
             name=name,
             label=str(subject),
@@ -308,7 +309,7 @@ class Scoring:
             held_out=lambda: experiment.rows.held_out("test", model),
             reference=lambda: self._reference_rows,
             labelled=lambda: experiment.rows.labelled(model),
-            heads=lambda: load_heads(folder) if folder else None,
+            heads=lambda: load_heads(sound(experiment, run)) if run else None,
         )
 
     def _checkpoints(self, subject: Subject) -> list[WordCheckpoint]:

@@ -16,6 +16,7 @@ from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import new_folder
 from tutelage.base.progress import console
+from tutelage.base.run_folder import check_exported
 from tutelage.corpus.tokenizer import save as save_tokenizer
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
@@ -174,6 +175,7 @@ def read_weights(source: str, kind: ModelKind) -> Any:
         if not any(path.glob("*.safetensors")):
             raise UserError(f"{path} has no weights (*.safetensors); weights in other formats are not loaded, since "
                             "those can run code: save them with `model.save_pretrained`")  # fmt: skip
+        check_exported(path)
         source = str(path)
     factory = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
     safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}

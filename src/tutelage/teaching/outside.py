@@ -7,8 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tutelage.base.checksums import sha256_once
 from tutelage.base.errors import UserError, nearest
-from tutelage.base.files import fingerprint, sha256
+from tutelage.base.files import fingerprint
+from tutelage.base.run_folder import check_exported
 from tutelage.models.build import load
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import ModelKind, Teacher, is_path
@@ -50,7 +52,8 @@ def identity(source: str) -> str:
         if not files[0].is_file():
             raise UserError(f"{path} is no model folder (any more): it has no config.json. A run that depends on it "
                             "cannot be checked without it: put it back")  # fmt: skip
-        return fingerprint([_digest(file, file.stat().st_mtime_ns) for file in files])
+        check_exported(path)
+        return fingerprint([sha256_once(file) for file in files])
     return f"{source}@{_commit(source)}"
 
 
@@ -65,11 +68,6 @@ def _commit(source: str) -> str | None:
     return getattr(config, "_commit_hash", None)
 
 
-@lru_cache(maxsize=64)
-def _digest(file: Path, changed: int) -> str:
-    return sha256(file)
-
-
 def _tokenizer_of(source: str, known: Iterable[str]) -> Any:
     from transformers import AutoTokenizer
 
@@ -77,6 +75,7 @@ def _tokenizer_of(source: str, known: Iterable[str]) -> Any:
     if is_path(source):
         if not (path / "config.json").is_file():
             raise UserError(f"teacher '{source}' is no model folder: it has no config.json")
+        check_exported(path)
         if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
             raise UserError(f"teacher '{source}' has no tokenizer (tokenizer.json): its vocabulary cannot be compared; "
                             "`tokenizer.save_pretrained` puts it there")  # fmt: skip
