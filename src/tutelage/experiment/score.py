@@ -26,7 +26,7 @@ from tutelage.compare.metrics import HELD_OUT
 from tutelage.corpus.tokens import TokenStore
 from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, EvaluatedModels, Need
 from tutelage.evaluation.buckets import row_losses
-from tutelage.evaluation.named import NamedEvaluation, check_name, file_name, find, needs_of, read_score
+from tutelage.evaluation.named import NamedEvaluation, file_name, find, needs_of, read_score
 from tutelage.experiment.exported import sound
 from tutelage.experiment.loading import scoring_precision, trained, weights_digest
 from tutelage.experiment.measure import in_words, measured
@@ -67,10 +67,8 @@ class Subject:
         return str(self.members[0]) if self.single else self.name
 
 
-def check_names(what: Recipe) -> None:
-    """Refuse evaluations that do not exist, before anything is downloaded or prepared."""
-    for name in (*what.evaluate, *what.evaluation.along):
-        check_name(name, HELD_OUT)
+def check_along(what: Recipe) -> None:
+    """Refuse evaluations along the training that need more than a model, before anything is downloaded or prepared."""
     for name in what.evaluation.along:
         needs: frozenset[Need] = frozenset({"held_out"}) if name in HELD_OUT else needs_of(name)
         for need in needs:

@@ -10,6 +10,7 @@ from typing import Any
 from tutelage.base.checksums import sha256_once
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import fingerprint
+from tutelage.base.hub import check_hub
 from tutelage.base.run_folder import check_exported
 from tutelage.models.build import load
 from tutelage.models.language_model import LanguageModel
@@ -23,13 +24,8 @@ def check(teacher: Teacher, tokenizer: Any, known: Iterable[str]) -> None:
     Its name may be a misspelling of one of the recipe's models, those `known`.
 
     Raises:
-        UserError: nothing of that name, no tokenizer, another vocabulary, or a seed or step of an outside model.
+        UserError: nothing of that name, no tokenizer, or another vocabulary.
     """
-    if teacher.seed is not None or teacher.checkpoint != "best":
-        raise UserError(
-            f"teacher '{teacher}': seeds and checkpoints can be named of models of the recipe only, and "
-            f"'{teacher.model}' is none{nearest(teacher.model, known)}"
-        )
     check_vocabulary(teacher.model, tokenizer, known)
 
 
@@ -61,6 +57,7 @@ def identity(source: str) -> str:
 def _commit(source: str) -> str | None:
     from transformers import AutoConfig
 
+    check_hub(source)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # many kinds: no such model, no network
@@ -79,6 +76,8 @@ def _tokenizer_of(source: str, known: Iterable[str]) -> Any:
         if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
             raise UserError(f"teacher '{source}' has no tokenizer (tokenizer.json): its vocabulary cannot be compared; "
                             "`tokenizer.save_pretrained` puts it there")  # fmt: skip
+    else:
+        check_hub(source)
     try:
         return AutoTokenizer.from_pretrained(str(path) if path.exists() else source, trust_remote_code=False)
     except Exception as error:  # many kinds: no such model, no network, a broken file
