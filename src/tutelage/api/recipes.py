@@ -22,7 +22,6 @@ from tutelage.base.errors import OtherSettings, UserError, nearest
 from tutelage.base.files import write_text
 from tutelage.base.progress import overall
 from tutelage.bench import bench as timing
-from tutelage.compare.metrics import HELD_OUT
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.evaluation.benchmarks import data as benchmarks
@@ -30,7 +29,8 @@ from tutelage.experiment import caches, outlook, token_scores
 from tutelage.experiment import show as estimates
 from tutelage.experiment.checks import checked
 from tutelage.experiment.loading import trained
-from tutelage.experiment.score import Scoring, check_names
+from tutelage.experiment.names import check_names, check_suites, named
+from tutelage.experiment.score import Scoring, check_along
 from tutelage.experiment.score_external import evaluate_external
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.sharing import helpers, train_shared
@@ -38,7 +38,7 @@ from tutelage.experiment.summary import summarise
 from tutelage.experiment.train import train_run
 from tutelage.models.build import save
 from tutelage.recipe import Evaluation, ModelKind, Recipe, Teacher
-from tutelage.recipe.load import load_recipe
+from tutelage.recipe.load import RECIPE_FILE, find_recipe
 from tutelage.recipe.shipped import shipped
 from tutelage.recipe.yaml import dump
 from tutelage.report.model_card import model_card
@@ -51,32 +51,34 @@ Folder = str | Path
 RecipeSource = Recipe | Folder
 RUNS = Path("runs")
 EVALUATED = Path("evaluated")
-RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "log.txt"
 
 
-def _read(source: RecipeSource, overrides: Sequence[str], runs: Folder) -> tuple[Recipe, Path]:
-    """Return a recipe and the folder of its runs; of the folder of a run, what it was run with."""
+def _read(source: RecipeSource, overrides: Sequence[str], runs: Folder,
+          wanted: str | Teacher | None = None) -> tuple[Recipe, Path]:  # fmt: skip
+    """Return a recipe, its names and that of a `wanted` model checked, and the folder of its runs."""
     if isinstance(source, Recipe):
+        what = source
         if overrides:
             raise UserError("overrides go with a recipe file or name; change a Recipe with `model_copy(update=...)`")
-        return source, Path(runs)
-    if (Path(source) / RECIPE_FILE).is_file():
-        if overrides:
-            raise UserError(f"{source} is a run with settings of its own; overrides go with its recipe and a new name")
-        return load_recipe(Path(source) / RECIPE_FILE), Path(source).absolute().parent
-    if (Path(source) / "config.json").is_file():
-        raise UserError(f"{source} is a model, not a recipe; to score it, name a suite: --suite blimp")
-    return load_recipe(source, overrides), Path(runs)
+    else:
+        what = find_recipe(source, overrides)
+        runs = Path(source).absolute().parent if (Path(source) / RECIPE_FILE).is_file() else runs
+    check_names(what, wanted)
+    check_along(what)
+    return what, Path(runs)
 
 
 @contextmanager
-def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder, reads: bool = False) -> Iterator[Experiment]:
-    """Open an experiment, with a log in its folder; one that only `reads` a finished experiment leaves none."""
-    what, runs = _read(source, overrides, runs)
+def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder, wanted: str | Teacher | None = None,
+          reads: bool = False) -> Iterator[Experiment]:  # fmt: skip
+    """Open an experiment and prepare its data, with a log in its folder.
+
+    One that only `reads` a finished experiment leaves no log.
+    """
+    what, runs = _read(source, overrides, runs, wanted)
     with process_group() as group:
         experiment = Experiment(what, runs, group)
-        check_names(what)
         log = nullcontext() if reads or not group.is_main else logged(experiment.folder / LOG_FILE)
         with log, _explained(experiment.folder) if reads else nullcontext():
             experiment.prepare()
@@ -88,7 +90,6 @@ def _look(source: RecipeSource, overrides: Sequence[str], runs: Folder) -> Itera
     """Open an experiment that leaves nothing in the folder of runs."""
     what, runs = _read(source, overrides, runs)
     with process_group() as group:
-        check_names(what)
         yield Experiment(what, runs, group, looked_at=True)
 
 
@@ -126,14 +127,14 @@ def prepare(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = 
 def train(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, model: str | None = None,
           share: bool = False) -> None:  # fmt: skip
     """Train one model and those that teach it, or all models; with `share`, beside other processes that do the same."""
-    with _open(source, overrides, runs) as experiment:
+    with _open(source, overrides, runs, model) as experiment:
         _train(experiment, model, share=share)
 
 
 def evaluate(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
              model: str | None = None) -> None:  # fmt: skip
     """Score trained models on what the recipe names."""
-    with _open(source, overrides, runs) as experiment:
+    with _open(source, overrides, runs, model) as experiment:
         _evaluate(Scoring.of(experiment), model)
 
 
@@ -157,10 +158,7 @@ def evaluate_models(models: Sequence[Folder], suites: Sequence[str], out: Folder
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{first['loc'][0]}: {first['msg']} (given: {first['input']!r})") from error
-    if not suites:
-        raise UserError("name what to score the models on, as in --suite blimp")
-    if held := [name for name in suites if name in HELD_OUT]:
-        raise UserError(f"'{held[0]}' is held-out text of a recipe; score this model on a suite, such as blimp")
+    check_suites(suites)
     for model in models:
         _refuse_recipe(model)
     return evaluate_external([str(model) for model in models], suites, Path(out), settings, kind, revision, precision)
@@ -188,7 +186,7 @@ def run(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS
 def cache_build(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
                 model: str | None = None) -> None:  # fmt: skip
     """Fill the caches of trained teachers of a recipe (or of one of its models), and mend what is damaged in them."""
-    with _open(source, overrides, runs) as experiment:
+    with _open(source, overrides, runs, model) as experiment:
         caches.build(experiment, model)
 
 
@@ -214,8 +212,8 @@ def score(source: RecipeSource, model: str, overrides: Sequence[str] = (), runs:
     Raises:
         UserError: the model is not trained, or has another vocabulary, or the folder holds other scores.
     """
-    wanted = _named(model, "name, name[seed], name@step-N, a folder or a hub id")
-    with _open(source, overrides, runs) as experiment:
+    wanted = named(model)
+    with _open(source, overrides, runs, wanted) as experiment:
         if wanted.model not in experiment.recipe.models:
             outside.check(wanted, experiment.data.tokenizer, experiment.recipe.models)
         return token_scores.score(experiment, wanted, None if to is None else Path(to))
@@ -227,8 +225,8 @@ def export(source: RecipeSource, model: str, folder: Folder, overrides: Sequence
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name a new one")
-    wanted = _named(model, "name, name[seed] or name@step-N")
-    with _open(source, overrides, runs, reads=True) as experiment:
+    wanted = named(model, "name, name[seed] or name@step-N")
+    with _open(source, overrides, runs, model, reads=True) as experiment:
         run = experiment.run(wanted)
         model_there = trained(experiment, wanted, run.model.reads)
         card = model_card(experiment.recipe, run.name, run.seed, run.finished())
@@ -240,8 +238,8 @@ def export(source: RecipeSource, model: str, folder: Folder, overrides: Sequence
 def export_babylm(source: RecipeSource, model: str, year: str, folder: Folder, overrides: Sequence[str] = (),
                   runs: Folder = RUNS) -> Path:  # fmt: skip
     """Make an upload folder for BabyLM of a trained model (`name` or `name[seed]`): see `tutelage.babylm.export`."""
-    wanted = _named(model, "name or name[seed]")
-    with _open(source, overrides, runs, reads=True) as experiment:
+    wanted = named(model, "name or name[seed]")
+    with _open(source, overrides, runs, model, reads=True) as experiment:
         return make_upload_folder(experiment, experiment.run(wanted), year, Path(folder))
 
 
@@ -259,8 +257,8 @@ def submission_write(source: RecipeSource, model: str, folder: Folder, track: st
     Returns:
         What was written, and what is missing; None in the helping processes of a group.
     """
-    wanted = _named(model, "name or name[seed]")
-    with _open(source, overrides, runs, reads=True) as experiment:
+    wanted = named(model, "name or name[seed]")
+    with _open(source, overrides, runs, model, reads=True) as experiment:
         run = experiment.run(wanted)
         if not experiment.group.is_main:
             return None
@@ -297,13 +295,6 @@ def bench(preset: str = "llama-4m", vocabulary: int = 8000, rows: int = 32, leng
           steps: int = 8) -> timing.Bench:  # fmt: skip
     """Measure how fast this machine trains a small model, beside a plain PyTorch loop and its matrix products."""
     return timing.measure(preset, vocabulary, rows, length, steps)
-
-
-def _named(model: str, ways: str) -> Teacher:
-    try:
-        return Teacher.model_validate(model)
-    except ValidationError as error:
-        raise UserError(f"'{model}' is no model: write {ways}") from error
 
 
 def _refuse_recipe(model: Folder) -> None:

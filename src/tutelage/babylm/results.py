@@ -23,9 +23,9 @@ from tutelage.babylm.format import (
     schedule,
 )
 from tutelage.babylm.scores import example_ids, surprisal_rows, task_results
-from tutelage.babylm.track_rules import TRACKS
+from tutelage.babylm.track_rules import rules_of
 from tutelage.babylm.write import Fast, Submission, options_of, write_submission
-from tutelage.base.errors import MissingData, UserError, nearest
+from tutelage.base.errors import MissingData, UserError
 from tutelage.base.progress import progress
 from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
@@ -119,9 +119,7 @@ def write_results(
 
 def format_of(track: str) -> tuple[SubmissionFormat, TrackName]:
     """Return a track's form, and its name without the year; an unknown track is refused with the nearest."""
-    if track not in TRACKS:
-        raise UserError(f"unknown track '{track}'{nearest(track, TRACKS)} (known: {', '.join(TRACKS)})")
-    year = cast(Year, TRACKS[track].year)
+    year = cast(Year, rules_of(track).year)
     return FORMATS[year], cast(TrackName, track.removeprefix(f"babylm-{year}-"))
 
 

@@ -109,12 +109,12 @@ def write_json(path: Path, value: Any, compact: bool = False) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, **layout) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file written by `write_json`."""
+def read_json(path: Path, remedy: str = "delete it and run again to rebuild it") -> Any:
+    """Read a JSON file written by `write_json`; the remedy is told where it is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and run again to rebuild it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); {remedy}") from error
 
 
 @contextmanager

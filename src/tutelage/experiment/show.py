@@ -22,7 +22,8 @@ from tutelage.base.progress import console, duration, human, output
 from tutelage.bench.timed import MadeUpTokenizer
 from tutelage.experiment import caches
 from tutelage.experiment.identity import TrainingRun
-from tutelage.experiment.loading import new_model, trained
+from tutelage.experiment.initial import new_model
+from tutelage.experiment.loading import trained
 from tutelage.experiment.setup import Experiment
 from tutelage.models.build import shape
 from tutelage.models.cost import Cost

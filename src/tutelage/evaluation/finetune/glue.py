@@ -13,7 +13,7 @@ from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.evaluation.finetune.run import finetune_together, glue_average
-from tutelage.evaluation.finetune.tasks import TASKS, files_of, trained_together
+from tutelage.evaluation.finetune.tasks import files_of, trained_together
 
 
 def _glue(context: Context) -> MeasuredResult:
@@ -84,4 +84,4 @@ def _glue_inputs(argument: str, settings: recipe.Evaluation) -> Json:
     return {"files": files, "rules": chosen.rules, "seeds": list(chosen.seed_list), "settings": written}
 
 
-GLUE = Measurement(_glue, _glue_inputs, arguments=tuple(TASKS))
+GLUE = Measurement(_glue, _glue_inputs)
