@@ -89,6 +89,8 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> t
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    # Between panels, so that the last number below one does not run into the first of the next.
+    figure.get_layout_engine().set(wspace=0.08)
     return figure, figure.subplots(rows, columns, **grid)
 
 
