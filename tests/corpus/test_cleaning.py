@@ -84,9 +84,10 @@ def reference(text, source):
     return text
 
 
-BITS = ["\n", "\n\n", " ", "  ", "\t", "\u00a0", "a", "B", "lL", "WHY", "u.S.A. ", "What?!", "www.Amara.Org", ".", ",", "! ",
-        "'s", "(", ")", "(ah)", "= = = T = = =\n", "= = = ", "= = = =", " subtitle ", "Subtitles by l", "x = = =\n",
-        "\n   \n", "wörd", "ß", "’t", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "İ", "ǆ"]  # fmt: skip
+BITS = ["\n", "\n\n", " ", "  ", "\t", "\u00a0", "a", "B", "lL", "WHY", "u.S.A. ", "What?!", "www.Amara.Org", ".",
+        ",", "! ", "'s", "(", ")", "(ah)", "= = = T = = =\n", "= = = ", "= = = =", " subtitle ",
+        "Subtitles by l", "x = = =\n", "\n   \n", "wörd", "ß", "’t", "\x0b",
+        "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "İ", "ǆ"]  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=pytest.mark.slow)])

@@ -30,8 +30,8 @@ _TITLE = re.compile("= = = (.+?) = = =\n")
 _UNSPOKEN = re.compile(r"\(.*?\)|[.!?]")
 _SENTENCE_END = re.compile(r"([.!?]\s*)")
 
-REVISIONS = {"qed": 2, "wikipedia": 2, "open_subtitles": 2}
-"""How often the rules of a source were changed in a released way; those that are not named are at their first."""
+REVISED = ("open_subtitles", "qed", "wikipedia")
+"""Sources whose rules changed with `prepare.METHOD` 2."""
 
 
 def spacing(text: str) -> str:
@@ -140,11 +140,6 @@ def cleaner(source: str, behaviour: str) -> Cleaner:
     if is_function_name(behaviour):
         return load_function(behaviour)
     return BEHAVIOURS[behaviour].get(source, unchanged)
-
-
-def revision(source: str, behaviour: str) -> int:
-    """Return how often the rules of a source have changed: text cleaned by others is not the same."""
-    return REVISIONS.get(source, 1) if source in BEHAVIOURS.get(behaviour, {}) else 1
 
 
 def clean(text: str, source: str, behaviour: str) -> str:
