@@ -225,7 +225,7 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
     choose(corpora, cleaned, data, notes)
     notes += shared_documents(cleaned)
     tasks = _tasks(corpora, data)
-    made = _make_tokenizer(cleaned, data)
+    made = _make_tokenizer(cleaned, data, notes)
     if data.tokenizer.kind == "bpe" and len(made) < data.tokenizer.vocab_size:
         notes.append(f"the vocabulary is full at {len(made)} tokens: no more pairs occur often enough")
     frame = _frame(made, data)
@@ -278,7 +278,7 @@ def _clean(corpora: list[Corpus], data: recipe.Data, folder: Path) -> tuple[list
     return cleaned, notes
 
 
-def _make_tokenizer(cleaned: list[CleanedFile], data: recipe.Data) -> PreTrainedTokenizerFast:
+def _make_tokenizer(cleaned: list[CleanedFile], data: recipe.Data, notes: list[str]) -> PreTrainedTokenizerFast:
     if data.tokenizer.path is not None:
         return tokenizer.load(data.tokenizer.path)
 
@@ -290,7 +290,7 @@ def _make_tokenizer(cleaned: list[CleanedFile], data: recipe.Data) -> PreTrained
                         yield from split_lines(chunk)
                     bar.advance(text.words)
 
-    return tokenizer.train(lines(), data.tokenizer, framed=data.separator == "brackets")
+    return tokenizer.train(lines(), data.tokenizer, data.separator == "brackets", notes)
 
 
 def _frame(made: PreTrainedTokenizerFast, data: recipe.Data) -> tuple[int | None, int | None]:
