@@ -29,10 +29,12 @@ from tutelage.base.types import Json
 from tutelage.corpus import aside, tokenizer, tokens
 from tutelage.corpus.choosing import choose
 from tutelage.corpus.cleaned import STUDIED, CleanedFile, clean_file
+from tutelage.corpus.cleaning import PUBLISHED, REVISED
 from tutelage.corpus.encoding import Encoder
 from tutelage.corpus.labels import FILES, LabelTask, LabelWriter, tasks_of
 from tutelage.corpus.read_table import tell
 from tutelage.corpus.reading import split_lines
+from tutelage.corpus.repeats import repeats_of, shared_documents
 from tutelage.corpus.sources import Corpus, is_local, mix_prefix, resolve_all
 from tutelage.corpus.splits import SPLITS, Split
 from tutelage.corpus.study_plan import ANNOTATED, read_plan
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
 _BUILDING = ".building"
 _ENDS = (".bin", ".documents.npy", *(f".{name}.npy" for name in FILES))
 _PARTS = ("tokenizer", *(f"{split}{end}" for split in SPLITS for end in _ENDS))
-_LATER = ("mix", "test_share")
+METHOD = 2
+"""Version of what is made of a corpus by the same settings; what differed before is told by `_changed_method`."""
+_LATER = ("mix", "test_share", "hold_out")
 """Settings that earlier versions did not know: they count once they are not at their default."""
 
 
@@ -152,7 +156,8 @@ def _is_same(folder: Path, settings: Json, data: recipe.Data) -> bool:
 
 def _differences(folder: Path, settings: Json, data: recipe.Data) -> list[str]:
     manifest = tokens.read_manifest(folder)
-    return _changed_settings(manifest["settings"], settings) or _changed_sources(manifest, data)
+    changed = _changed_settings(manifest["settings"], settings)
+    return changed or _changed_method(manifest) or _changed_sources(manifest, data)
 
 
 def _refuse_differences(folder: Path, settings: Json, data: recipe.Data) -> None:
@@ -176,6 +181,22 @@ def _changed_settings(settings: Json, wanted: Json) -> list[str]:
     if codes[0] != codes[1] and before["cleaning"] == now["cleaning"]:
         differences.append(f"the code of data.cleaning, {now['cleaning']}, has changed")
     return differences
+
+
+def _changed_method(manifest: Json) -> list[str]:
+    """Name what an earlier version did otherwise with the same settings."""
+    if manifest.get("method", 1) == METHOD:
+        return []
+    settings, sources = manifest["settings"], manifest["sources"]
+    changed = []
+    revised = sorted({one["cleaner"] for one in sources if one["cleaner"] in REVISED})
+    if revised and settings["cleaning"] in ("published", "mended"):
+        changed.append(f"an earlier version, whose cleaning of {', '.join(revised)} was not the published one, made it")
+    if settings["words"] or settings["test_words"]:
+        changed.append("an earlier version, which gave more words than were asked for, made it")
+    if any(one["format"] not in STUDIED and one["cleaner"] not in PUBLISHED for one in sources):
+        changed.append("an earlier version, which cut documents between the splits, made it")
+    return changed
 
 
 def _changed_sources(manifest: Json, data: recipe.Data) -> list[str]:
@@ -232,10 +253,11 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
     shutil.rmtree(building, ignore_errors=True)
     (building / "clean").mkdir(parents=True)
     everything, notes = _clean(corpora, data, building / "clean")
-    cleaned, empty = [f for f in everything if f.words], [f for f in everything if not f.words]
+    cleaned, repeats = [file for file in everything if file.words], repeats_of(everything)
     choose(corpora, cleaned, data, notes)
+    notes += shared_documents(cleaned)
     tasks = _tasks(corpora, data)
-    made = _make_tokenizer(cleaned, data)
+    made = _make_tokenizer(cleaned, data, notes)
     if data.tokenizer.kind == "bpe" and len(made) < data.tokenizer.vocab_size:
         notes.append(f"the vocabulary is full at {len(made)} tokens: no more pairs occur often enough")
     frame = _frame(made, data)
@@ -255,18 +277,19 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
     versions = {"tutelage": __version__, "python": platform.python_version()}
     manifest = {
         "format": tokens.FORMAT,
+        "method": METHOD,
         "settings": settings,
         "tokenizer_id": tokenizer.tokenizer_id(made),
         "vocab_size": len(made),
         "splits": entries,
-        "sources": [_describe(file) for file in [*cleaned, *empty]],
+        "sources": [_describe(file, count) for file, count in zip(everything, repeats, strict=True)],
         "left_out": [{"file": name, "reason": why} for corpus in corpora for name, why in corpus.left_out],
         "notes": notes,
         "versions": versions | {name: metadata.version(name) for name in packages},
     } | ({"tasks": _described(tasks)} if tasks else {})
     _move_into_place(building, folder)
     files.write_json(folder / "manifest.json", manifest)
-    tell(corpora, everything, entries)
+    tell(corpora, everything, repeats, entries)
     for note in notes:
         console.print(f"corpus {corpora[0].name}: {note}", soft_wrap=True)
 
@@ -287,7 +310,7 @@ def _clean(corpora: list[Corpus], data: recipe.Data, folder: Path) -> tuple[list
     return cleaned, notes
 
 
-def _make_tokenizer(cleaned: list[CleanedFile], data: recipe.Data) -> PreTrainedTokenizerFast:
+def _make_tokenizer(cleaned: list[CleanedFile], data: recipe.Data, notes: list[str]) -> PreTrainedTokenizerFast:
     if data.tokenizer.path is not None:
         return tokenizer.load(data.tokenizer.path)
 
@@ -299,7 +322,7 @@ def _make_tokenizer(cleaned: list[CleanedFile], data: recipe.Data) -> PreTrained
                         yield from split_lines(chunk)
                     bar.advance(text.words)
 
-    return tokenizer.train(lines(), data.tokenizer, framed=data.separator == "brackets")
+    return tokenizer.train(lines(), data.tokenizer, data.separator == "brackets", notes)
 
 
 def _frame(made: PreTrainedTokenizerFast, data: recipe.Data) -> tuple[int | None, int | None]:
@@ -371,8 +394,9 @@ def _move_into_place(building: Path, folder: Path) -> None:
     files.sync_folder(folder)
 
 
-def _describe(file: CleanedFile) -> Json:
+def _describe(file: CleanedFile, repeats: int) -> Json:
     described = {key: getattr(file.source, key) for key in ("name", "split", "format", "cleaner")}
     lines = int(file.passages.lines.sum())
     described |= {"encoding": file.encoding, "records_left_out": len(file.left_out)}
+    described |= {"documents": int((file.passages.document_words > 0).sum()), "repeated_documents": repeats}
     return described | {"bytes": file.size, "sha256": file.sha256, "words": file.words, "lines": lines}

@@ -158,12 +158,15 @@ class Data(Section):
     """Other corpora, human beside synthetic: each takes the place of a share of the words of train and val, so that
     their number stays. The test split is the corpus's alone."""
     words: Words | None = None
-    """Take about this many words (train and val together), spread over the sources like the whole; smaller budgets are
-    subsets of larger ones."""
+    """Take at most this many words (train and val together), within one document; spread over the sources like the
+    whole; smaller budgets are subsets of larger ones."""
     test_words: Words | None = None
     """Likewise for the test split (the corpus's dev files)."""
     val_share: Share = 0.05
-    """Share of the lines of each training file held out, from its end, to choose checkpoints by (BabyLlama-2)."""
+    """Share of the training text held out, from the ends of its files, to choose checkpoints by."""
+    hold_out: Literal["auto", "documents", "lines"] = "auto"
+    """What is held out as val and test: whole documents, or the last lines of each file (BabyLlama-2). `auto`: lines
+    for the sources of BabyLM, known by their file names, else documents. Examples of a study are whole in any case."""
     cleaning: Literal["none", "mended", "published"] | CleaningFunction = "mended"
     """Cleaning of known corpora. `published`: as BabyLlama's code does, paragraphs glued together. `mended`: the same
     rules, with paragraphs and documents kept apart. Or a function of your own for every text, as
