@@ -69,7 +69,6 @@ class RunEstimate:
 def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimate]:
     """Estimate every model of an experiment; prepares its data first."""
     estimates: list[RunEstimate] = []
-    store = experiment.data.train
     for name, model in experiment.recipe.models.items():
         run = experiment.run(recipe.Teacher(model=name))
         plan, cost, source = run.plan, run.plan.cost, run.plan.source
@@ -90,7 +89,7 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
                 cost=cost,
                 steps=plan.steps.total,
                 tokens=tokens,
-                words=round(tokens * store.words / len(store)),
+                words=round(tokens * experiment.rows.words_per_token),
                 flops=flops * seeds,
                 # Weights, gradients and two moments in float32; teachers have weights alone.
                 memory=16.0 * cost.parameters + 4.0 * teaching + held * cost.activation_bytes,

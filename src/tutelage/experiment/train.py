@@ -106,7 +106,7 @@ def _finish(experiment: Experiment, run: TrainingRun, state: checkpoint.State, b
     done = Finished(
         steps=state.step,
         tokens=state.tokens,
-        words=round(state.tokens * data.train.words / len(data.train)),
+        words=round(state.tokens * experiment.rows.words_per_token),
         epochs=state.step / plan.source.steps_per_epoch,
         seconds=timing["seconds"] + building + scoring,
         seconds_teaching=None if experiment.group.device.type == "cuda" else timing["teaching"] + building,

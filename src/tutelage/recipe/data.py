@@ -147,6 +147,9 @@ class Rows(Section):
     number drawn for each epoch. `random`: each chunk shifted by its own draw each epoch (as BabyLlama's code does)."""
     buckets: tuple[Count, ...] = (16, 32, 64)
     """Static lengths for `examples`, beside `length` itself: a row is padded to the smallest that holds it."""
+    framing: Literal["texts", "rows"] = "texts"
+    """What `<cls>` and `<sep>` stand around (`separator: brackets`): whole texts, so that a long one's further rows have
+    none; or every row, as the study plans have it: a row of 256 is 254 tokens of text between both."""
 
 
 class Data(Section):
@@ -187,6 +190,12 @@ class Data(Section):
     """The rows, shared by all models of the recipe."""
     seed: int = 0
     """Order of rows and random offsets; apart from the models' seeds, so that students see the same rows."""
+
+    @model_validator(mode="after")
+    def _framed_rows_have_brackets(self) -> Data:
+        if self.rows.framing == "rows" and (self.separator != "brackets" or self.rows.kind != "examples"):
+            raise ValueError("`rows.framing: rows` goes with `separator: brackets` and `rows.kind: examples`")
+        return self
 
     @model_validator(mode="after")
     def _mix_leaves_something(self) -> Data:
