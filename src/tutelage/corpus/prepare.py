@@ -25,7 +25,7 @@ from tutelage.base.errors import UserError
 from tutelage.base.functions import code_digest, is_function_name
 from tutelage.base.progress import console, progress
 from tutelage.base.types import Json
-from tutelage.corpus import tokenizer, tokens
+from tutelage.corpus import counting, tokenizer, tokens
 from tutelage.corpus.choosing import choose
 from tutelage.corpus.cleaned import STUDIED, CleanedFile, clean_file
 from tutelage.corpus.cleaning import PUBLISHED, REVISED
@@ -47,7 +47,7 @@ _ENDS = (".bin", ".documents.npy", *(f".{name}.npy" for name in FILES))
 _PARTS = ("tokenizer", *(f"{split}{end}" for split in SPLITS for end in _ENDS))
 METHOD = 2
 """Version of what is made of a corpus by the same settings; what differed before is told by `_changed_method`."""
-_LATER = ("mix", "test_share", "hold_out")
+_LATER = ("mix", "test_share", "hold_out", "unit", "byte_premium")
 """Settings that earlier versions did not know: they count once they are not at their default."""
 
 
@@ -61,6 +61,11 @@ class Prepared:
     val: TokenStore
     test: TokenStore
     manifest: Json  # settings, sources, counts, hashes and notes
+
+    @property
+    def unit(self) -> str:
+        """What is counted as words, by its name in tables."""
+        return counting.label(self.manifest["settings"].get("unit", "words"))
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> Prepared:
@@ -257,7 +262,7 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
     } | ({"tasks": _described(tasks)} if tasks else {})
     _move_into_place(building, folder)
     files.write_json(folder / "manifest.json", manifest)
-    tell(corpora, everything, repeats, entries)
+    tell(corpora, everything, repeats, entries, counting.label(data.unit))
     for note in notes:
         console.print(f"corpus {corpora[0].name}: {note}", soft_wrap=True)
 
@@ -275,6 +280,11 @@ def _clean(corpora: list[Corpus], data: recipe.Data, folder: Path) -> tuple[list
             if not any(file.words for file in found if file.source.split == "train"):
                 raise UserError(f"data.corpus: the training files of '{corpus.name}' hold no words "
                                 f"({', '.join(str(file.path) for file in corpus.files)})")  # fmt: skip
+            share = counting.unspaced_share(file.opening for file in found)
+            if data.unit == "words" and share > 0.5:
+                notes.append(f"'{corpus.name}' is written without spaces ({share:.0%} of its letters are), so that "
+                             "counts of words between blanks mean nothing: set data.unit=characters, or "
+                             "data.unit=bytes with data.byte_premium")  # fmt: skip
     return cleaned, notes
 
 

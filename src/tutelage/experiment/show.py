@@ -132,15 +132,15 @@ def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_
         experiment = Experiment(what, runs, group)
         rows, data = estimate(experiment, with_probe), experiment.data
     out.print(
-        f"corpus {what.data.corpus}: {data.train.words:,} words, {len(data.train):,} tokens to train on; "
-        f"val {data.val.words:,} words, test {data.test.words:,} words; vocabulary {len(data.tokenizer):,}"
+        f"corpus {what.data.corpus}: {data.train.words:,} {data.unit}, {len(data.train):,} tokens to train on; "
+        f"val {data.val.words:,} {data.unit}, test {data.test.words:,} {data.unit}; vocabulary {len(data.tokenizer):,}"
     )
     settings, ready = machine.environment(), machine.set_up()
     out.print(f"machine: {settings['gpu'] or settings['cpu']}, {settings['cores']} cores, "
               f"{settings['memory_gib']} GiB; {ready.threads} threads, "
               f"freed memory {'kept' if ready.pages_kept else 'returned'}, "
               f"`auto` precision {machine.precision('auto')}")  # fmt: skip
-    out.print(_table(rows))
+    out.print(_table(rows, data.unit))
     for name, model in what.models.items():
         if model.flops_of is not None:
             whole = ", the training of its teachers counted" if model.flops_of.teachers == "counted" else ""
@@ -169,11 +169,11 @@ def _resolved(what: recipe.Recipe) -> dict[str, Any]:
     return tree
 
 
-def _table(rows: Sequence[RunEstimate]) -> Table:
-    caption = "Steps, tokens, words and memory are of one seed; FLOPs, disk and time of all. About."
+def _table(rows: Sequence[RunEstimate], unit: str) -> Table:
+    caption = f"Steps, tokens, {unit} and memory are of one seed; FLOPs, disk and time of all. About."
     table = Table(title="What it will take", caption=caption, title_justify="left", caption_justify="left", box=None)
     table.add_column("model", overflow="fold")
-    for column in ("seeds", "params", "steps", "tokens", "words", "FLOPs", "memory", "disk", "time"):
+    for column in ("seeds", "params", "steps", "tokens", unit, "FLOPs", "memory", "disk", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
