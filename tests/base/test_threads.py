@@ -41,6 +41,6 @@ def test_ctrl_c_is_heard_while_a_tokenizer_is_trained():
             assert process.stdout.readline() == "begun\n"
             process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=100)[0] == "stopped\n"
-            assert process.returncode == 0
+            assert process.returncode == 130
         finally:
             process.kill()

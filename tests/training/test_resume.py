@@ -164,9 +164,18 @@ def fresh(prepared: Path, tmp_path: Path, name: str) -> Path:
     return runs
 
 
-@pytest.mark.parametrize(("size", "sharding"), [(1, "none"), (2, "none"), (2, "fsdp")])
-def test_killed_ten_times_equals_undisturbed(prepared: Path, tmp_path: Path, size: int, sharding: str) -> None:
+MUON = "kind: muon, muon: {normalise: true, heads: true}, lr: 1.0e-2"
+
+
+@pytest.mark.parametrize(
+    ("size", "sharding", "optimizer"),
+    [(1, "none", None), (2, "none", None), (2, "fsdp", None), (1, "none", MUON), (2, "fsdp", MUON)],
+)
+def test_killed_ten_times_equals_undisturbed(
+    prepared: Path, tmp_path: Path, size: int, sharding: str, optimizer: str | None
+) -> None:
     text = RECIPE.replace("    evaluations", f"    sharding: {sharding}\n    evaluations")
+    text = text.replace("lr: 1.0e-2", optimizer or "lr: 1.0e-2")
     draw = random.Random(size)
     faults = [(draw.randrange(size), "step", draw.randrange(1, 8)) for _ in range(5)]
     # Only the first process writes, so only it can die inside a save.

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tutelage.base.errors import UserError
+from tutelage.base.checksums import FileDigest, damage, read_checked
+from tutelage.base.errors import OtherSettings, UserError
 from tutelage.base.files import explain_disk_errors, locked, read_json, sweep, write_json
 from tutelage.base.machine import environment
 from tutelage.base.types import Json
@@ -44,9 +45,9 @@ class RunFolder:
         return self.scores if checkpoint == "best" else self.scores / checkpoint
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out; the lock goes with the process, however it ends."""
-        with locked(self.path / "lock", str(self.path)):
+    def locked(self, waiting: str | None = None) -> Iterator[None]:
+        """Keep other processes out; the lock goes with the process, however it ends. See `files.locked`."""
+        with locked(self.path / "lock", str(self.path), waiting=waiting):
             # What a killed process was about to replace comes back, what it left half done goes.
             sweep(self.path)
             sweep(self.checkpoints)
@@ -65,9 +66,9 @@ class RunFolder:
             return False
         if changes := differences(read_json(path), spec):
             shown = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changes[:12])
-            raise UserError(f"{self.path} holds a run with other settings:\n{shown}\n"
-                            "Results never mix: give the new run another name (name=...), or delete that folder"
-                            )  # fmt: skip
+            raise OtherSettings(f"{self.path} holds a run with other settings:\n{shown}",
+                                "\nResults never mix: give the new run another name (name=...), or delete that folder"
+                                )  # fmt: skip
         return True
 
     @property
@@ -80,6 +81,22 @@ class RunFolder:
         if not self.metrics.is_file():
             return []
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def exported_damage(folder: Path) -> str | None:
+    """Say what is wrong with a model's folder, if it is the `hf/` of a run that kept digests of it; else None."""
+    run = RunFolder(folder.absolute().parent)
+    if folder.name != run.hf.name or not run.is_finished:
+        return None
+    files = read_checked(run.finished).get("files") or {}
+    return damage(run.path, {name: FileDigest(**of) for name, of in files.items()}, f"{run.hf.name}/")
+
+
+def check_exported(folder: Path) -> None:
+    """Refuse a finished model's folder that is damaged, see `exported_damage`."""
+    if (fault := exported_damage(folder)) is not None:
+        raise UserError(f"{folder} is damaged: {fault}; run the recipe it belongs to again, which exports it anew from "
+                        "its checkpoint, or restore it from a copy")  # fmt: skip
 
 
 class JsonLines:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,7 +17,7 @@ def beside_main(work: Callable[[], Result]) -> Result:
     """Do work in a thread and wait for it, so that signals are heard meanwhile (Ctrl-C, SIGTERM).
 
     Python hears them between two steps of its main thread; a call into compiled code is one step, however long. After
-    a signal the thread is left behind; it does not keep the process from ending.
+    a signal the thread is left behind; it does not keep the process from ending, which then has exit code 130.
     """
     future: Future[Result] = Future()
 
@@ -24,5 +27,19 @@ def beside_main(work: Callable[[], Result]) -> Result:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
-    return future.result()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        return future.result()
+    except BaseException:
+        if thread.is_alive():
+            atexit.register(_leave, thread)
+        raise
+
+
+def _leave(thread: threading.Thread) -> None:
+    """End the process before Python ends its threads: one that is in compiled code would abort it."""
+    if thread.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)

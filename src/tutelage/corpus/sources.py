@@ -100,14 +100,19 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
         return _babylm(corpus)
     if corpus.startswith("hf:"):
         return _hugging_face(corpus, text_field)
+    check_name(corpus)
     path = Path(corpus).expanduser()
     if path.is_file():
         return Corpus(name=corpus, files=(_source(path, "train"),), origin_of_test=_CARVED)
-    if path.is_dir():
-        return _folder(corpus, path)
+    return _folder(corpus, path)
+
+
+def check_name(corpus: str) -> None:
+    """Refuse a name that is neither a corpus of the catalogue or the hub nor a path that is there; tell the nearest."""
     known = [starter.NAME, *CORPORA]
-    raise UserError(f"data.corpus: '{corpus}' is neither a folder or file here nor a corpus of the catalogue"
-                    f"{nearest(corpus, known)}; the catalogue has {', '.join(known)}")  # fmt: skip
+    if is_local(corpus) and not Path(corpus).expanduser().exists():
+        raise UserError(f"data.corpus: '{corpus}' is neither a folder or file here nor a corpus of the catalogue"
+                        f"{nearest(corpus, known)}; the catalogue has {', '.join(known)}")  # fmt: skip
 
 
 def resolve_all(data: recipe.Data, only: Collection[str] | None = None) -> list[Corpus]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from tutelage import recipe
 from tutelage.base import files
 from tutelage.base.errors import UserError
+from tutelage.base.hub import check_hub
 from tutelage.base.threads import beside_main
 
 if TYPE_CHECKING:
@@ -115,6 +116,11 @@ def load(path: str) -> PreTrainedTokenizerFast:
             return _wrapped(Tokenizer.from_file(str(local)))
         except Exception as error:  # the library raises bare exceptions
             raise UserError(f"data.tokenizer.path: {local} is not a tokenizer.json ({error})") from error
+    if not local.is_dir():
+        try:
+            check_hub(path)
+        except UserError as error:
+            raise UserError(f"data.tokenizer.path: no folder '{path}', and {error}") from error
     try:
         # Without trust_remote_code, transformers asks the user and runs code from the hub on a "y".
         tokenizer = AutoTokenizer.from_pretrained(str(local) if local.is_dir() else path, trust_remote_code=False)

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, __v
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, read_json
 from tutelage.base.progress import console, human
+from tutelage.base.run_folder import check_exported
 from tutelage.corpus.tokenizer import tokenizer_id
 from tutelage.evaluation.benchmarks.conventions import Convention
 from tutelage.models.build import read_weights
@@ -131,6 +132,7 @@ def _locate(source: str, revision: str | None) -> Path:
                 "transformers and write it again with `save_pretrained`"
             )
         raise UserError(f"{folder} has no weights (*.safetensors): {remedy}")
+    check_exported(folder)
     return folder
 
 

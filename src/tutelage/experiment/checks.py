@@ -5,6 +5,7 @@ from __future__ import annotations
 from tutelage.base.errors import UserError
 from tutelage.base.progress import console
 from tutelage.experiment import caches
+from tutelage.experiment.exported import sound
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import check_memory
 from tutelage.experiment.plans import ModelPlan
@@ -19,8 +20,8 @@ def checked(experiment: Experiment, only: str | None = None) -> list[TrainingRun
 
     Raises:
         UserError: a shape, length or stage that cannot be, a cache beyond its limit, a selection of too few rows,
-            an outside model that is missing or has another vocabulary, live teachers larger than memory, or a folder
-            that holds a run with other settings.
+            an outside model that is missing or has another vocabulary, live teachers larger than memory, a folder
+            that holds a run with other settings, or a finished model that is damaged and cannot be exported again.
     """
     order = in_order(experiment.recipe, only)
     for name in dict.fromkeys(reference.model for reference in order):
@@ -39,7 +40,9 @@ def checked(experiment: Experiment, only: str | None = None) -> list[TrainingRun
                 for scorer in stage.select.scorers if stage.select else ():
                     check_memory(experiment, [scorer], run.model.reads)
         caches.check(run)
-        run.folder.matches(run.spec)
+        if run.folder.matches(run.spec) and run.folder.is_finished and experiment.group.is_main:
+            sound(experiment, run)
+    experiment.group.barrier()
     return runs
 
 

@@ -26,7 +26,8 @@ from tutelage.compare.metrics import HELD_OUT
 from tutelage.corpus.tokens import TokenStore
 from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, EvaluatedModels, Need
 from tutelage.evaluation.buckets import row_losses
-from tutelage.evaluation.named import NamedEvaluation, check_name, file_name, find, needs_of, read_score
+from tutelage.evaluation.named import NamedEvaluation, file_name, find, needs_of, read_score
+from tutelage.experiment.exported import sound
 from tutelage.experiment.loading import scoring_precision, trained, weights_digest
 from tutelage.experiment.measure import in_words, measured
 from tutelage.experiment.runs import seed_of
@@ -66,10 +67,8 @@ class Subject:
         return str(self.members[0]) if self.single else self.name
 
 
-def check_names(what: Recipe) -> None:
-    """Refuse evaluations that do not exist, before anything is downloaded or prepared."""
-    for name in (*what.evaluate, *what.evaluation.along):
-        check_name(name, HELD_OUT)
+def check_along(what: Recipe) -> None:
+    """Refuse evaluations along the training that need more than a model, before anything is downloaded or prepared."""
     for name in what.evaluation.along:
         needs: frozenset[Need] = frozenset({"held_out"}) if name in HELD_OUT else needs_of(name)
         for need in needs:
@@ -292,7 +291,7 @@ class Scoring:
     def _context(self, subject: Subject, models: EvaluatedModels, name: str, parts: Path) -> Context:
         experiment, model = self.experiment, self._model(subject.members[0])
         # An ensemble has no heads.
-        folder = experiment.run(subject.members[0]).folder.hf if len(subject.members) == 1 else None
+        run = experiment.run(subject.members[0]) if len(subject.members) == 1 else None
         return Context(
             name=name,
             label=str(subject),
@@ -308,7 +307,7 @@ class Scoring:
             held_out=lambda: experiment.rows.held_out("test", model),
             reference=lambda: self._reference_rows,
             labelled=lambda: experiment.rows.labelled(model),
-            heads=lambda: load_heads(folder) if folder else None,
+            heads=lambda: load_heads(sound(experiment, run)) if run else None,
         )
 
     def _checkpoints(self, subject: Subject) -> list[WordCheckpoint]:

@@ -15,11 +15,13 @@ import torch
 from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import new_folder
+from tutelage.base.hub import check_hub
 from tutelage.base.progress import console
+from tutelage.base.run_folder import check_exported
 from tutelage.corpus.tokenizer import save as save_tokenizer
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
-from tutelage.models.presets import PRESETS
+from tutelage.models.presets import preset
 from tutelage.recipe import ModelKind
 
 BEHIND_PADDING = ("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
@@ -39,11 +41,7 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
 
     settings: dict[str, Any] = {}
     if model.preset is not None:
-        if model.preset not in PRESETS:
-            raise UserError(
-                f"unknown preset '{model.preset}'{nearest(model.preset, PRESETS)} (known: {', '.join(sorted(PRESETS))})"
-            )
-        settings |= PRESETS[model.preset]
+        settings |= preset(model.preset)
     settings |= model.config or {}
     for key in ("dtype", "torch_dtype"):
         if key in settings:
@@ -110,6 +108,8 @@ def shape_of(source: str, kind: ModelKind) -> Any:
     from transformers import AutoConfig
 
     path = Path(source).expanduser()
+    if not recipe.is_path(source):
+        check_hub(source)
     try:
         config = AutoConfig.from_pretrained(str(path) if path.exists() else source, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
@@ -174,7 +174,10 @@ def read_weights(source: str, kind: ModelKind) -> Any:
         if not any(path.glob("*.safetensors")):
             raise UserError(f"{path} has no weights (*.safetensors); weights in other formats are not loaded, since "
                             "those can run code: save them with `model.save_pretrained`")  # fmt: skip
+        check_exported(path)
         source = str(path)
+    else:
+        check_hub(source)
     factory = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
     safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:

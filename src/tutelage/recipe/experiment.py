@@ -25,11 +25,34 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 LENGTHS = ("epochs", "steps", "tokens", "words", "flops_of")
 
 
+class MuonSettings(Section):
+    """How Muon treats the matrices inside a model's layers."""
+
+    other_lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of all else (embeddings, output layer, norms, biases), by AdamW; `lr` unless given."""
+    momentum: Decay = 0.95
+    """Decay rate of the momentum."""
+    steps: Annotated[int, Field(ge=1, le=20)] = 5
+    """Newton-Schulz steps; fewer are faster and less orthogonal."""
+    scale: Literal["rms", "spectral"] = "rms"
+    """Size of an update: `rms` that of AdamW's, so that its `lr` serves; `spectral` as at first published (lr 0.02)."""
+    normalise: bool = False
+    """NorMuon: rows are divided by their running size, whose decay rate is the second of `betas`; the size is `rms`."""
+    heads: bool = False
+    """Make each head's queries, keys and values orthogonal by itself."""
+    cautious: bool = False
+    """Decay only weights that the update moves towards zero."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which momentum is made orthogonal; bfloat16 is faster on GPUs and on processors that have it."""
+
+
 class Optim(Section):
     """The optimizer and its schedule."""
 
-    kind: Literal["adamw"] = "adamw"
-    """Which optimizer."""
+    kind: Literal["adamw", "muon"] = "adamw"
+    """Which optimizer; `muon` is for the matrices inside the layers, and AdamW then for all else."""
+    muon: MuonSettings = MuonSettings()
+    """Settings of `kind: muon`."""
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """Peak learning rate."""
     batch_rows: Count = 32

@@ -68,7 +68,7 @@ class Session:
         self._broken = torch.maximum(self._broken, 1 - measured.isfinite().all().float())
         self._optimizer.found_inf = self._broken  # type: ignore[attr-defined]
         for parameters in self._optimizer.param_groups:
-            parameters["lr"] = settings.rate
+            parameters["lr"] = settings.rate * parameters.get("rate", 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
