@@ -31,7 +31,7 @@ _UNSPOKEN = re.compile(r"\(.*?\)|[.!?]")
 _SENTENCE_END = re.compile(r"([.!?]\s*)")
 
 REVISED = ("open_subtitles", "qed", "wikipedia")
-"""Sources whose rules changed with `prepare.METHOD` 2."""
+"""Sources whose rules changed with `differences.METHOD` 2."""
 
 
 def spacing(text: str) -> str:

@@ -18,19 +18,21 @@ MOST = 30
 
 
 def tell(
-    corpora: Sequence[Corpus], cleaned: Sequence[CleanedFile], repeats: Sequence[int], splits: Mapping[str, Json]
-) -> None:
+    corpora: Sequence[Corpus], cleaned: Sequence[CleanedFile], repeats: Sequence[int], splits: Mapping[str, Json],
+    unit: str,
+) -> None:  # fmt: skip
     """Print the files that were read and left out, with reasons, and the words and tokens of each split.
 
     Args:
         repeats: documents of each file that were met before.
         splits: the manifest's entries.
+        unit: what is counted as words.
     """
     rows: list[tuple[str, int, int, int, str, str]] = []
     for file, count in zip(cleaned, repeats, strict=True):
         rows.append((_shown(file), file.words, _tokens(file, splits), count, file.source.split, _remark(file)))
     rows += [(name, 0, 0, 0, "left out", why) for corpus in corpora for name, why in corpus.left_out]
-    table = Table("file", "words", "tokens", "repeats", "for", "remark", box=None, pad_edge=False)
+    table = Table("file", unit, "tokens", "repeats", "for", "remark", box=None, pad_edge=False)
     for column in table.columns[1:4]:
         column.justify = "right"
     told = sorted(rows, key=lambda row: not row[-1])[:MOST]
@@ -42,7 +44,7 @@ def tell(
         console.print(f"repeats: {sum(repeats):,} documents stand in the files more than once, word for word")
     if len(rows) > len(told):
         console.print(f"and {len(rows) - len(told):,} more files; manifest.json has them all")
-    counts = (f"{split} {splits[split]['words']:,} words, {splits[split]['tokens']:,} tokens" for split in SPLITS)
+    counts = (f"{split} {splits[split]['words']:,} {unit}, {splits[split]['tokens']:,} tokens" for split in SPLITS)
     console.print("; ".join(counts), soft_wrap=True)
 
 

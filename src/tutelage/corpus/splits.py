@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tutelage.base.types import Bools, Ints
+from tutelage.corpus.counting import WORDS, Unit
 from tutelage.corpus.reading import split_lines
 
-PASSAGE_WORDS = 500  # words after which a passage is closed at the next line's end
+PASSAGE_WORDS = 500  # words, or what else is counted, after which a passage is closed at the next line's end
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -35,7 +36,7 @@ class Passages:
 
     bytes: Ints  # length of each, its newlines and the blank lines after it included
     lines: Ints  # lines of each, blank ones included
-    words: Ints  # whitespace words of each
+    words: Ints  # words of each, or what else is counted (`counting`)
     documents: Ints  # which document each belongs to
     digests: npt.NDArray[np.uint64]  # of each document's text, without the blanks around its lines
 
@@ -57,6 +58,7 @@ class Passages:
 class Indexer:
     """Collects passages while lines go by."""
 
+    unit: Unit = WORDS
     _columns: tuple[array[int], array[int], array[int], array[int]] = field(
         default_factory=lambda: (array("q"), array("q"), array("q"), array("q"))
     )
@@ -64,49 +66,56 @@ class Indexer:
     _digests: array[int] = field(default_factory=lambda: array("Q"))
     _digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=8))
     _blank: bool = False
+    _begun: bool = False  # whether the open passage has something visible
 
     def line(self, line: str) -> None:
         """Take the next line of text; blank lines end a document."""
-        words = len(line.split())
-        if words and (self._blank or self._open[2] >= PASSAGE_WORDS):
+        visible = bool(line.strip())
+        if visible and (self._blank or self._is_full):
             self._close()
             if self._blank:
                 self._end_document()
             self._blank = False
-        self._add(line, words)
+        self._add(line)
         # Blank lines before a file's first words belong to its first document.
-        self._blank = self._blank or (not words and self._open[2] > 0)
+        self._blank = self._blank or (not visible and self._begun)
 
     def record(self, text: str, whole: bool = False) -> None:
         """Take a whole document, blank lines and all; `whole` makes it one passage, however long."""
         for line in split_lines(text):
-            words = len(line.split())
-            if words and self._open[2] >= PASSAGE_WORDS and not whole:
+            if line.strip() and self._is_full and not whole:
                 self._close()
-            self._add(line, words)
+            self._add(line)
         self._close()
         self._end_document()
 
     def passages(self) -> Passages:
         """Return what was collected."""
         self._close()
-        sizes, lines, words, documents = (np.array(column, dtype=np.int64) for column in self._columns)
+        sizes, lines, measured, documents = (np.array(column, dtype=np.int64) for column in self._columns)
+        # Rounded together, so that the sum is right.
+        words: Ints = np.diff(np.rint(np.append(0, np.cumsum(measured)) / self.unit.size)).astype(np.int64)
         if len(documents) and documents[-1] == len(self._digests):
             self._end_document()
         return Passages(sizes, lines, words, documents, np.array(self._digests, dtype=np.uint64))
 
-    def _add(self, line: str, words: int) -> None:
+    @property
+    def _is_full(self) -> bool:
+        return self._open[2] >= PASSAGE_WORDS * self.unit.size
+
+    def _add(self, line: str) -> None:
         self._open[0] += len(line.encode())
         self._open[1] += 1
-        self._open[2] += words
-        if words:
-            self._digest.update(line.strip().encode() + b"\n")
+        if text := line.strip():
+            self._begun = True
+            self._open[2] += self.unit.measure(line)
+            self._digest.update(text.encode() + b"\n")
 
     def _close(self) -> None:
         if self._open[1]:
             for column, value in zip(self._columns, (*self._open, len(self._digests)), strict=True):
                 column.append(value)
-            self._open = [0, 0, 0]
+            self._open, self._begun = [0, 0, 0], False
 
     def _end_document(self) -> None:
         self._digests.append(int.from_bytes(self._digest.digest()))
@@ -121,7 +130,7 @@ def tail_cuts(lines: int, val_share: float, test_share: float) -> tuple[int, int
     return round((1 - val_share - test_share) * lines), round((1 - test_share) * lines)
 
 
-def cut_at_lines(passages: Passages, file: BinaryIO, cuts: Iterable[int]) -> Passages:
+def cut_at_lines(passages: Passages, file: BinaryIO, cuts: Iterable[int], unit: Unit = WORDS) -> Passages:
     """Cut the passages that lie across these line numbers in two; `file` is the cleaned file."""
     for cut in sorted(set(cuts)):
         ends = np.cumsum(passages.lines)
@@ -131,7 +140,8 @@ def cut_at_lines(passages: Passages, file: BinaryIO, cuts: Iterable[int]) -> Pas
         inside = cut - int(ends[at] - passages.lines[at])
         file.seek(int(passages.starts[at]))
         head = [file.readline() for _ in range(inside)]
-        size, words = sum(map(len, head)), sum(len(line.decode().split()) for line in head)
+        size = sum(map(len, head))
+        words = min(unit.of("".join(line.decode() for line in head if line.strip())), int(passages.words[at]))
         passages = replace(
             passages,
             bytes=_divide(passages.bytes, at, size),

@@ -70,7 +70,6 @@ class RunEstimate:
 def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimate]:
     """Estimate every model of an experiment; its data are prepared first, aside if it is only looked at."""
     estimates: list[RunEstimate] = []
-    store = experiment.data.train
     for name, model in experiment.recipe.models.items():
         run = experiment.run(recipe.Teacher(model=name))
         plan, cost, source = run.plan, run.plan.cost, run.plan.source
@@ -93,7 +92,7 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
                 cost=cost,
                 steps=plan.steps.total,
                 tokens=tokens,
-                words=round(tokens * store.words / len(store)),
+                words=round(tokens * experiment.rows.words_per_token),
                 flops=flops * seeds,
                 memory=cost.training_bytes(held, teaching) + averages,
                 # Up to three checkpoints of weights and moments while it trains, the exported weights, and those kept.
@@ -132,15 +131,15 @@ def print_recipe(experiment: Experiment, with_probe: bool) -> None:
     output().print(Syntax(text, "yaml", background_color="default"))
     rows, data = estimate(experiment, with_probe), experiment.data
     say(
-        f"corpus {what.data.corpus}: {data.train.words:,} words, {len(data.train):,} tokens to train on; "
-        f"val {data.val.words:,} words, test {data.test.words:,} words; vocabulary {len(data.tokenizer):,}"
+        f"corpus {what.data.corpus}: {data.train.words:,} {data.unit}, {len(data.train):,} tokens to train on; "
+        f"val {data.val.words:,} {data.unit}, test {data.test.words:,} {data.unit}; vocabulary {len(data.tokenizer):,}"
     )
     settings, ready = machine.environment(), machine.set_up()
     say(f"machine: {settings['gpu'] or settings['cpu']}, {settings['cores']} cores, "
         f"{settings['memory_gib']} GiB; {ready.threads} threads, "
         f"freed memory {'kept' if ready.pages_kept else 'returned'}, "
         f"`auto` precision {machine.precision('auto')}")  # fmt: skip
-    say(_table(rows))
+    say(_table(rows, data.unit))
     for name, model in what.models.items():
         if model.flops_of is not None:
             whole = ", the training of its teachers counted" if model.flops_of.teachers == "counted" else ""
@@ -169,11 +168,11 @@ def _resolved(what: recipe.Recipe) -> dict[str, Any]:
     return tree
 
 
-def _table(rows: Sequence[RunEstimate]) -> Table:
-    caption = "Steps, tokens, words and memory are of one seed; FLOPs, disk and time of all. About."
+def _table(rows: Sequence[RunEstimate], unit: str) -> Table:
+    caption = f"Steps, tokens, {unit} and memory are of one seed; FLOPs, disk and time of all. About."
     table = Table(title="What it will take", caption=caption, title_justify="left", caption_justify="left", box=None)
     table.add_column("model", overflow="fold")
-    for column in ("seeds", "params", "steps", "tokens", "words", "FLOPs", "memory", "disk", "time"):
+    for column in ("seeds", "params", "steps", "tokens", unit, "FLOPs", "memory", "disk", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
