@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tutelage import recipe
-from tutelage.training.sharding import reshard
+from tutelage.training.sharding import held, reshard
 
 
 class WeightAverage:
@@ -25,8 +25,9 @@ class WeightAverage:
 
     def __init__(self, learner: nn.Module, settings: recipe.Average, total: int) -> None:
         self._learner, self._settings, self._total = learner, settings, total
-        self._weights: list[torch.Tensor] = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-        self._averages = [torch.empty_like(parameter, requires_grad=False) for parameter in self._weights]
+        # What this process holds of them.
+        self._weights = [held(parameter) for parameter in learner.parameters() if parameter.requires_grad]
+        self._averages = [torch.empty_like(weight) for weight in self._weights]
         self.take()
 
     @torch.no_grad()
