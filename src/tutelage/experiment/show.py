@@ -82,7 +82,9 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
         teachers = (t.model for stage in model.stages for t in stage.teachers)
         teaching = sum(plan.plans.cost_of(name, model.reads).parameters for name in teachers)
         held = (model.optim.micro_batch_rows or model.optim.batch_rows) * source.row_length
-        saved = (3 * 12.0 + 4.0 * (1 + len(plan.steps.words))) * cost.parameters * seeds
+        averages = 4.0 * cost.parameters if model.average is not None else 0.0
+        kept_weights = 4.0 * (1 + len(plan.steps.words)) * cost.parameters
+        saved = (3 * (12.0 * cost.parameters + averages) + kept_weights) * seeds
         estimates.append(
             RunEstimate(
                 name=name,
@@ -92,7 +94,7 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
                 tokens=tokens,
                 words=round(tokens * experiment.rows.words_per_token),
                 flops=flops * seeds,
-                memory=cost.training_bytes(held, teaching),
+                memory=cost.training_bytes(held, teaching) + averages,
                 # Up to three checkpoints of weights and moments while it trains, the exported weights, and those kept.
                 disk=saved + sum(cache.size for cache in kept),
                 seconds=flops * seeds / rate if rate else None,

@@ -77,6 +77,22 @@ class Optim(Section):
     """Largest norm of the gradient; null switches clipping off."""
 
 
+class Average(Section):
+    """An average of the weights over training; a name (`ema`) stands for `{kind: ema}`."""
+
+    kind: Literal["ema", "tail"]
+    """`ema`: exponential moving average of the weights after each step. `tail`: their mean over the end of the run."""
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """What the average keeps of itself at each step (`ema`); less in the first steps."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The last share of the run that is averaged (`tail`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_is_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
 class FlopsOf(Section):
     """A length that is as many floating-point operations as another model takes; a name stands for `{model: name}`."""
 
@@ -119,6 +135,8 @@ class Model(Section):
     """What is learned from what, in order."""
     optim: Optim = Optim()
     """Optimizer, schedule, batch."""
+    average: Average | None = None
+    """Evaluate and export an average of the weights in place of the last ones; training takes the same steps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the matrix products; weights and optimizer stay fp32. `auto`: bf16 where the machine has it."""
     attention: Literal["auto", "eager", "sdpa", "causal"] = "auto"

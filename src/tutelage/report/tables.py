@@ -122,7 +122,14 @@ def described_table(summary: Summary, brief: bool = False) -> Table:
 
 def _briefly(summary: Summary, brief: bool) -> list[Comparison]:
     if not brief:
-        return summary.comparisons
+        said = {(e.a, e.b, e.metric, difference(e), interval(e)) for e in summary.comparisons}
+        # Where no item is tied, strict accuracy says nothing anew.
+        return [
+            e
+            for e in summary.comparisons
+            if not e.metric.endswith(".strict")
+            or (e.a, e.b, f"{e.metric.removesuffix('.strict')}.accuracy", difference(e), interval(e)) not in said
+        ]
     main = {"test", *main_evaluations(summary)}
     return [
         entry
