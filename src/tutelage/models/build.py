@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
@@ -188,7 +189,15 @@ def read_weights(source: str, kind: ModelKind) -> Any:
         names = sorted(found["missing_keys"] or found["mismatched_keys"])
         raise UserError(f"'{source}' lacks weights that a {kind} {hf.config.model_type} needs: {', '.join(names[:5])}")
     _check_surplus(hf, sorted(found["unexpected_keys"]), source)
+    if (broken := not_finite(hf)) is not None:
+        raise UserError(f"'{source}' gives NaN: its weights '{broken}' are not finite, so the file is damaged or its "
+                        "training went wrong; take a sound copy")  # fmt: skip
     return hf
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """Name the first weights of a model that hold NaN or infinity; None where there are none."""
+    return next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
 
 
 def _check_surplus(hf: Any, names: Sequence[str], source: str) -> None:
