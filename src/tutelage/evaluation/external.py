@@ -21,7 +21,7 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, read_json
 from tutelage.base.progress import console, human
 from tutelage.base.run_folder import check_exported
-from tutelage.corpus.tokenizer import tokenizer_id
+from tutelage.corpus.tokenizer import tokenizer_id, vocabulary_size
 from tutelage.evaluation.benchmarks.conventions import Convention
 from tutelage.models.build import read_weights
 from tutelage.models.language_model import LanguageModel
@@ -100,7 +100,7 @@ def _open(source: str, label: str, folder: Path, convention: Convention, kind: M
     tokenizer, remarks = _tokenizer(folder, source)
     _check_specials(tokenizer, reads, convention, source)
     vocabulary = getattr(config, "vocab_size", None)
-    if vocabulary is not None and len(tokenizer) > vocabulary:
+    if vocabulary is not None and vocabulary_size(tokenizer) > vocabulary:
         extra = sorted(token for token, index in tokenizer.get_vocab().items() if index >= vocabulary)
         remarks.append(f"its tokenizer has tokens that the model does not know ({', '.join(map(repr, extra[:3]))})")
     identity = outside.identity(str(folder.absolute())) if is_path(source) else f"{source}@{folder.name}"

@@ -19,6 +19,7 @@ from tutelage.base.files import new_folder
 from tutelage.base.hub import check_hub
 from tutelage.base.progress import console
 from tutelage.base.run_folder import check_exported
+from tutelage.corpus.tokenizer import check_beside, vocabulary_size
 from tutelage.corpus.tokenizer import save as save_tokenizer
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
@@ -69,7 +70,7 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
             there = settings.get(key, getattr(config, key, None))
             if isinstance(there, int) and there < needed:
                 settings[key] = needed
-        return AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **ids | settings)
+        return AutoConfig.for_model(architecture, vocab_size=vocabulary_size(tokenizer), **ids | settings)
     except UserError:
         raise
     except Exception as error:  # each architecture checks its settings in its own way
@@ -87,7 +88,7 @@ def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> La
         torch.manual_seed(seed)
         hf = _from_config(config, model.reads)
     try:
-        return LanguageModel(hf, model.reads, len(tokenizer))
+        return LanguageModel(hf, model.reads, vocabulary_size(tokenizer))
     except UserError:
         raise
     except Exception as error:  # the first time that it computes
@@ -95,6 +96,17 @@ def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> La
             f"a {config.model_type} model with {_given(config.to_diff_dict())} cannot compute: {_told(error)}; mend "
             "these settings at models.*.config"
         ) from error
+
+
+def check_export(model: recipe.Model, tokenizer: Any, row_length: int) -> None:
+    """Make sure, before a model is trained, that it can be exported together with the tokenizer; see `check_beside`."""
+    from transformers import AutoConfig
+
+    config = config_for(model, tokenizer, row_length) if model.weights is None else AutoConfig.from_pretrained(
+        str(Path(model.weights).expanduser()) if recipe.is_path(model.weights) else model.weights,
+        trust_remote_code=False,
+    )  # fmt: skip
+    check_beside(tokenizer, config)
 
 
 def shape(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
@@ -154,7 +166,7 @@ def load(source: str, tokenizer: Any, kind: ModelKind, row_length: int = 0) -> L
 
     See `read_weights` for what it refuses.
     """
-    model = LanguageModel(read_weights(source, kind), kind, len(tokenizer))
+    model = LanguageModel(read_weights(source, kind), kind, vocabulary_size(tokenizer))
     if model.positions is not None and model.positions < row_length:
         raise UserError(f"'{source}' has {model.positions} positions, fewer than data.rows.length={row_length}")
     return model
