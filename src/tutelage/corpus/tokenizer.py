@@ -114,7 +114,7 @@ def load(path: str) -> PreTrainedTokenizerFast:
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return how many ids a model needs: one more than the highest, which is more than there are where ids have holes."""
+    """Return how many ids a model needs: one more than the highest, more than there are where ids have holes."""
     highest: int = max(tokenizer.get_vocab().values())
     return highest + 1
 
