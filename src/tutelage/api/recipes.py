@@ -7,7 +7,7 @@ runs, and goes as far as its name says; whatever is finished is skipped.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -17,14 +17,15 @@ from tutelage.babylm import tracks
 from tutelage.babylm.check import Fault, validate_submission
 from tutelage.babylm.export import export_babylm as make_upload_folder
 from tutelage.babylm.results import Results, format_of, options_here, write_results
-from tutelage.base.errors import UserError, nearest
+from tutelage.base.console import console, logged
+from tutelage.base.errors import OtherSettings, UserError, nearest
 from tutelage.base.files import write_text
-from tutelage.base.progress import console
+from tutelage.base.progress import overall
 from tutelage.bench import bench as timing
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.evaluation.benchmarks import data as benchmarks
-from tutelage.experiment import caches, token_scores
+from tutelage.experiment import caches, outlook, token_scores
 from tutelage.experiment import show as estimates
 from tutelage.experiment.checks import checked
 from tutelage.experiment.loading import trained
@@ -37,7 +38,8 @@ from tutelage.experiment.summary import summarise
 from tutelage.experiment.train import train_run
 from tutelage.models.build import save
 from tutelage.recipe import Evaluation, ModelKind, Recipe, Teacher
-from tutelage.recipe.load import RECIPE_FILE, find_recipe, shipped_recipes
+from tutelage.recipe.load import RECIPE_FILE, find_recipe
+from tutelage.recipe.shipped import shipped
 from tutelage.recipe.yaml import dump
 from tutelage.report.model_card import model_card
 from tutelage.report.report import publish as publish_summary
@@ -49,12 +51,12 @@ Folder = str | Path
 RecipeSource = Recipe | Folder
 RUNS = Path("runs")
 EVALUATED = Path("evaluated")
+LOG_FILE = "log.txt"
 
 
-@contextmanager
-def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder,
-          wanted: str | Teacher | None = None) -> Iterator[Experiment]:  # fmt: skip
-    """Open an experiment, its names and that of a `wanted` model checked, its data prepared."""
+def _read(source: RecipeSource, overrides: Sequence[str], runs: Folder,
+          wanted: str | Teacher | None = None) -> tuple[Recipe, Path]:  # fmt: skip
+    """Return a recipe, its names and that of a `wanted` model checked, and the folder of its runs."""
     if isinstance(source, Recipe):
         what = source
         if overrides:
@@ -64,17 +66,56 @@ def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder,
         runs = Path(source).absolute().parent if (Path(source) / RECIPE_FILE).is_file() else runs
     check_names(what, wanted)
     check_along(what)
+    return what, Path(runs)
+
+
+@contextmanager
+def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder, wanted: str | Teacher | None = None,
+          reads: bool = False) -> Iterator[Experiment]:  # fmt: skip
+    """Open an experiment and prepare its data, with a log in its folder.
+
+    One that only `reads` a finished experiment leaves no log.
+    """
+    what, runs = _read(source, overrides, runs, wanted)
     with process_group() as group:
-        experiment = Experiment(what, Path(runs), group)
-        experiment.prepare()
-        yield experiment
+        experiment = Experiment(what, runs, group)
+        log = nullcontext() if reads or not group.is_main else logged(experiment.folder / LOG_FILE)
+        with log, _explained(experiment.folder) if reads else nullcontext():
+            experiment.prepare()
+            yield experiment
+
+
+@contextmanager
+def _look(source: RecipeSource, overrides: Sequence[str], runs: Folder) -> Iterator[Experiment]:
+    """Open an experiment that leaves nothing in the folder of runs."""
+    what, runs = _read(source, overrides, runs)
+    with process_group() as group:
+        yield Experiment(what, runs, group, looked_at=True)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Tell whoever only reads a finished experiment how to read it as it is."""
+    try:
+        yield
+    except OtherSettings as error:
+        if not (folder / RECIPE_FILE).is_file():
+            raise
+        raise UserError(f"{error.found}\nTo read it as it was run, give its folder in place of the recipe: {folder}; "
+                        "or repeat the settings it was run with") from error  # fmt: skip
 
 
 def show(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
          probe: bool = True) -> list[estimates.RunEstimate]:  # fmt: skip
     """Estimate what every model will take: parameters, tokens, words, FLOPs, memory, disk, and time by a probe."""
-    with _open(source, overrides, runs) as experiment:
+    with _look(source, overrides, runs) as experiment:
         return estimates.estimate(experiment, probe)
+
+
+def print_recipe(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, probe: bool = True) -> None:
+    """Print a recipe with everything resolved (stdout), and what `show` estimates (stderr)."""
+    with _look(source, overrides, runs) as experiment:
+        estimates.print_recipe(experiment, probe)
 
 
 def prepare(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS) -> Prepared:
@@ -87,7 +128,7 @@ def train(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RU
           share: bool = False) -> None:  # fmt: skip
     """Train one model and those that teach it, or all models; with `share`, beside other processes that do the same."""
     with _open(source, overrides, runs, model) as experiment:
-        _train(experiment, model, share)
+        _train(experiment, model, share=share)
 
 
 def evaluate(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
@@ -126,7 +167,7 @@ def evaluate_models(models: Sequence[Folder], suites: Sequence[str], out: Folder
 def report(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
            publish: Folder | None = None) -> Summary | None:  # fmt: skip
     """Write the report of a finished experiment, and publish it to a folder if one is named; see `run`."""
-    with _open(source, overrides, runs) as experiment:
+    with _open(source, overrides, runs, reads=True) as experiment:
         return _report(Scoring.of(experiment), publish) if experiment.group.is_main else None
 
 
@@ -137,8 +178,7 @@ def run(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS
     With `workers`, as many processes train models side by side, each on its share of the cores.
     """
     with _open(source, overrides, runs) as experiment:
-        with helpers(experiment, workers - 1):
-            scoring = _train(experiment, None, share=workers > 1)
+        scoring = _train(experiment, None, workers=workers)
         _evaluate(scoring, None)
         return _report(scoring, publish) if experiment.group.is_main else None
 
@@ -186,7 +226,7 @@ def export(source: RecipeSource, model: str, folder: Folder, overrides: Sequence
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name a new one")
     wanted = named(model, "name, name[seed] or name@step-N")
-    with _open(source, overrides, runs, model) as experiment:
+    with _open(source, overrides, runs, model, reads=True) as experiment:
         run = experiment.run(wanted)
         model_there = trained(experiment, wanted, run.model.reads)
         card = model_card(experiment.recipe, run.name, run.seed, run.finished())
@@ -199,7 +239,7 @@ def export_babylm(source: RecipeSource, model: str, year: str, folder: Folder, o
                   runs: Folder = RUNS) -> Path:  # fmt: skip
     """Make an upload folder for BabyLM of a trained model (`name` or `name[seed]`): see `tutelage.babylm.export`."""
     wanted = named(model, "name or name[seed]")
-    with _open(source, overrides, runs, model) as experiment:
+    with _open(source, overrides, runs, model, reads=True) as experiment:
         return make_upload_folder(experiment, experiment.run(wanted), year, Path(folder))
 
 
@@ -218,7 +258,7 @@ def submission_write(source: RecipeSource, model: str, folder: Folder, track: st
         What was written, and what is missing; None in the helping processes of a group.
     """
     wanted = named(model, "name or name[seed]")
-    with _open(source, overrides, runs, model) as experiment:
+    with _open(source, overrides, runs, model, reads=True) as experiment:
         run = experiment.run(wanted)
         if not experiment.group.is_main:
             return None
@@ -263,23 +303,26 @@ def _refuse_recipe(model: Folder) -> None:
     if (path / RECIPE_FILE).is_file():
         found = ", ".join(str(folder) for folder in sorted(path.glob("*/seed-*/hf"))[:3])
         raise UserError(f"{model} is a run, which has models: give the folder of one ({found or 'none is finished'})")
-    if path.suffix in (".yaml", ".yml") or (str(model) in shipped_recipes() and not path.exists()):
+    if path.suffix in (".yaml", ".yml") or (str(model) in shipped("recipe") and not path.exists()):
         example = f"`tutelage evaluate {model} 'evaluate=[test, blimp]'`"
         raise UserError(f"{model} is a recipe: its models are scored on what its `evaluate` names, as in {example}; "
                         "--suite goes with a model's folder or hub id")  # fmt: skip
 
 
-def _train(experiment: Experiment, model: str | None, share: bool = False) -> Scoring:
+def _train(experiment: Experiment, model: str | None, share: bool = False, workers: int = 1) -> Scoring:
     runs = checked(experiment, model)
     if "test" in experiment.recipe.evaluate:
         experiment.data.check_test(experiment.recipe.data.rows)
     # Reading the benchmarks now tells of a missing one before hours of training.
     scoring = Scoring.of(experiment)
-    if share:
-        train_shared(experiment, runs)
-    else:
-        for run in runs:
-            train_run(experiment, run)
+    if experiment.group.is_main:
+        outlook.tell(runs, experiment.recipe.evaluate)
+    with helpers(experiment, workers - 1), overall(outlook.trainings(runs)):
+        if share or workers > 1:
+            train_shared(experiment, runs)
+        else:
+            for run in runs:
+                train_run(experiment, run)
     if experiment.group.is_main:
         # A run folder knows its recipe, so that `tutelage report runs/NAME` needs nothing else.
         write_text(experiment.folder / RECIPE_FILE, dump(experiment.recipe.model_dump(mode="json")))
@@ -292,8 +335,11 @@ def _evaluate(scoring: Scoring, model: str | None) -> None:
     if model is not None and model not in names:
         raise UserError(f"'{model}' is not among the models compared{nearest(model, names)} ({', '.join(names)})")
     if experiment.group.is_main:
-        for subject in scoring.subjects(model):
-            scoring.score(subject)
+        subjects, done = list(scoring.subjects(model)), 0
+        with overall(lambda: (f"{done} of {len(subjects)} models scored", done / len(subjects))):
+            for subject in subjects:
+                scoring.score(subject)
+                done += 1
     experiment.group.barrier()
 
 

@@ -121,6 +121,9 @@ def _findings(trained: _Trained, manifest: Json, rules: TrackRules) -> Iterator[
 
 
 def _corpus(manifest: Json, rules: TrackRules) -> _Found:
+    if (unit := manifest["settings"].get("unit", "words")) == "characters":
+        said = f"the corpus is counted in {unit}, the rules count words; set data.unit to words, or to bytes"
+        return "words of the corpus", "unknown", said, CALL[rules.year]
     words, held_out = (manifest["splits"][split]["words"] for split in ("train", "val"))
     said = f"{words:,} words of training text, {rules.words:,} are allowed"
     if words <= rules.words < words + held_out:

@@ -161,7 +161,7 @@ def sweep(folder: Path) -> None:
         if found["kind"] == "old":
             _put_away(path, path.with_name(found["name"]))
         else:
-            _remove(path)
+            remove(path)
 
 
 def _sibling(path: Path, kind: Literal["tmp", "old"]) -> Path:
@@ -171,14 +171,15 @@ def _sibling(path: Path, kind: Literal["tmp", "old"]) -> Path:
 def _put_away(old: Path, target: Path) -> None:
     """Remove a folder that was replaced; where nothing has taken its name, give it back."""
     if target.exists():
-        _remove(old)
+        remove(old)
     elif old.exists():
         # Another process may do the same at this moment.
         with suppress(OSError):
             old.rename(target)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -36,5 +36,5 @@ def check_hub(source: str) -> None:
         raise
     except Exception as error:  # many kinds, for each way in which a network fails
         said = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the hub cannot be reached for '{source}'{through(ENDPOINT)}: {said}; check the network, or give a folder"
-                        ) from error  # fmt: skip
+        reached = f"the hub cannot be reached for '{source}'{through(ENDPOINT)}"
+        raise UserError(f"{reached}: {said}; check the network, or give a folder") from error

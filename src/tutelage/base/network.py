@@ -7,7 +7,7 @@ import os
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass
 
 from tutelage.base.errors import UserError
 
@@ -29,8 +29,8 @@ def check_address(url: str, key: str = "") -> None:
     if urlsplit(url).scheme == "https":
         for variable, there in (("SSL_CERT_FILE", Path.is_file), ("SSL_CERT_DIR", Path.is_dir)):
             if (place := os.environ.get(variable)) and not there(Path(place)):
-                raise UserError(f"{variable}={place}: there are no certificates there; correct the environment variable, "
-                                "or unset it")  # fmt: skip
+                remedy = "correct the environment variable, or unset it"
+                raise UserError(f"{variable}={place}: there are no certificates there; {remedy}")
 
 
 def is_loopback(url: str) -> bool:
@@ -45,7 +45,7 @@ def is_loopback(url: str) -> bool:
 def proxy_variable(url: str) -> str | None:
     """Name the environment variable whose proxy is used for an address; None where none is."""
     parts = urlsplit(url)
-    if is_loopback(url) or proxy_bypass_environment(parts.hostname or ""):
+    if is_loopback(url) or proxy_bypass(parts.hostname or ""):
         return None
     names = (f"{parts.scheme}_proxy", "all_proxy")
     return next((name for low in names for name in (low, low.upper()) if os.environ.get(name)), None)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.base.checksums import FileDigest, damage, read_checked, write_checked
-from tutelage.base.errors import UserError
+from tutelage.base.errors import OtherSettings, UserError
 from tutelage.base.files import explain_disk_errors, locked, read_json, sweep, write_json
 from tutelage.base.machine import environment
 from tutelage.base.progress import console
@@ -81,9 +81,9 @@ class RunFolder:
         there = read_json(path, self.lost)
         if changes := differences(there, spec):
             shown = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changes[:12])
-            raise UserError(f"{self.path} holds a run with other settings:\n{shown}\n"
-                            "Results never mix: give the new run another name (name=...), or delete that folder"
-                            )  # fmt: skip
+            raise OtherSettings(f"{self.path} holds a run with other settings:\n{shown}",
+                                "\nResults never mix: give the new run another name (name=...), or delete that folder"
+                                )  # fmt: skip
         return True
 
     @property

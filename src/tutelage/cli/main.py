@@ -68,7 +68,11 @@ def show(
     probe: Annotated[bool, typer.Option(help="Time a few steps of each model for the estimate.")] = True,
     presets: Annotated[bool, typer.Option("--presets", help="List the model shapes instead.")] = False,
 ) -> None:
-    """Print the resolved recipe and what it will take: parameters, tokens, words, FLOPs, memory, disk, time."""
+    """Print the resolved recipe and what it will take: parameters, tokens, words, FLOPs, memory, disk, time.
+
+    The recipe goes to stdout and the estimates to stderr, so that `tutelage show quickstart > mine.yaml` makes a file
+    to begin with. Nothing is left in the folder of runs.
+    """
     if recipe is not None:
         check_names(recipe, overrides)
     from tutelage.experiment import show as display
@@ -78,7 +82,9 @@ def show(
     elif recipe is None:
         display.print_recipes()
     else:
-        display.print_recipe(recipe, overrides or (), runs, probe)
+        from tutelage.api.recipes import print_recipe
+
+        print_recipe(recipe, overrides or (), runs, probe)
 
 
 @app.command()

@@ -106,8 +106,9 @@ def _fetch_with_retries(url: str, state: _State, size: int | None, sleep: Callab
             failures = 0 if state.done > before else failures + 1
             if failures >= ATTEMPTS:
                 kept = f"{human(state.done)}B are kept in {state.part}: run again to continue"
-                raise UserError(f"could not download {url}{through(url)}: {error or type(error).__name__}; {kept}, or put the file "
-                                f"at {state.part.with_suffix('')} by hand") from error  # fmt: skip
+                said = f"could not download {url}{through(url)}: {error or type(error).__name__}"
+                raise UserError(f"{said}; {kept}, or put the file at "
+                                f"{state.part.with_suffix('')} by hand") from error  # fmt: skip
             sleep(2.0 ** max(failures - 1, 0))
 
 

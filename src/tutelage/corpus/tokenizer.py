@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from tutelage import recipe
 from tutelage.base import files
 from tutelage.base.errors import UserError
 from tutelage.base.hub import check_hub
+from tutelage.base.threads import beside_main
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 _CHECKED: set[tuple[str, str]] = set()
 """Architectures and tokenizers that were found to go together."""
 BASE_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2, as in the papers
+LONGEST = 4096
+"""Characters of a word; a longer one (damaged text, data within text) is cut for training, which takes minutes for one
+of a million characters."""
 FRAME = ("<cls>", "<sep>")  # what `separator: brackets` puts before and behind a text
 _ROLES = {
     "pad_token": ("<pad>", "[PAD]", "<|padding|>"),
@@ -38,12 +43,14 @@ _ROLES = {
 }
 
 
-def train(lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False) -> PreTrainedTokenizerFast:
+def train(
+    lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False, notes: list[str] | None = None
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (NFKC, GPT-2's splitting) on lines of text, their newlines included.
 
     Lines rather than texts are the unit because that is how a file is read in the reference: with `prefix_space`
     other than `none`, each line then begins with a space. `framed` lets the tokenizer put `<cls>` and `<sep>` around
-    texts and between two, as the corpus has them.
+    texts and between two, as the corpus has them. `notes` gets a line about words that were cut (`LONGEST`).
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -64,8 +71,13 @@ def train(lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False)
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if options.alphabet == "bytes" else [],
         show_progress=False,
     )
-    iterator = iter(lines)
-    backend.train_from_iterator(iter(lambda: list(itertools.islice(iterator, 1000)), []), trainer)
+    long = list[int]()
+    pieces = _pieces(lines, long)
+    batches = iter(lambda: list(itertools.islice(pieces, 1000)), [])
+    beside_main(lambda: backend.train_from_iterator(batches, trainer))
+    if long and notes is not None:
+        notes.append(f"words of more than {LONGEST:,} characters were cut to train the tokenizer ({len(long):,}, the "
+                     f"longest of {max(long):,}): the text is damaged, or written without spaces")  # fmt: skip
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options.prefix_space == "always")
     if framed:
         cls, sep = FRAME
@@ -76,6 +88,20 @@ def train(lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False)
         )
         backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), frame])
     return _wrapped(backend)
+
+
+def _pieces(lines: Iterable[str], long: list[int]) -> Iterator[str]:
+    """Cut lines inside their very long words, whose lengths go to `long`."""
+    for line in lines:
+        begin = 0
+        # Most lines are shorter than any word that is to be cut.
+        for word in re.finditer(r"\S++", line) if len(line) > LONGEST else ():
+            if len(word[0]) > LONGEST:
+                long.append(len(word[0]))
+                for end in range(word.start() + LONGEST, word.end(), LONGEST):
+                    yield line[begin:end]
+                    begin = end
+        yield line[begin:]
 
 
 def load(path: str) -> PreTrainedTokenizerFast:
@@ -114,7 +140,7 @@ def load(path: str) -> PreTrainedTokenizerFast:
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return how many ids a model needs: one more than the highest, more than there are where ids have holes."""
+    """Return how many ids a model needs: the highest and one, more than there are where ids have holes."""
     highest: int = max(tokenizer.get_vocab().values())
     return highest + 1
 

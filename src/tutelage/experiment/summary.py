@@ -51,6 +51,7 @@ def summarise(scoring: Scoring) -> Summary:
         "resolved_recipe": what.model_dump(mode="json"),
         "data": {
             "corpus": what.data.corpus,
+            "unit": data.unit,
             "words": {split: store.words for split, store in splits.items()},
             "tokens": {split: len(store) for split, store in splits.items()},
             "vocab_size": len(data.tokenizer),

@@ -100,14 +100,14 @@ def _finish(experiment: Experiment, run: TrainingRun, state: checkpoint.State, b
     """
     best_step = int(state.best["step"])
     learner = best(experiment, run, best_step)
-    model, heads, data, plan, folder = learner.model, learner.heads, experiment.data, run.plan, run.folder
+    model, heads, plan, folder = learner.model, learner.heads, run.plan, run.folder
     cost = cost_of(model.hf, run.model.reads, plan.source.row_length)
     timing = read_json(checkpoint.folder_of(folder.checkpoints, state.step) / "timing.json")
     val = next(line["val"] for line in reversed(folder.lines()) if line["step"] == best_step and "val" in line)
     done = Finished(
         steps=state.step,
         tokens=state.tokens,
-        words=round(state.tokens * data.train.words / len(data.train)),
+        words=round(state.tokens * experiment.rows.words_per_token),
         epochs=state.step / plan.source.steps_per_epoch,
         seconds=timing["seconds"] + building + scoring,
         seconds_teaching=None if experiment.group.device.type == "cuda" else timing["teaching"] + building,

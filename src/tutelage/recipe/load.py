@@ -6,7 +6,6 @@ import copy
 import re
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +15,7 @@ from tutelage.base.errors import UserError, nearest
 from tutelage.base.types import Json
 from tutelage.recipe.experiment import LENGTHS, Recipe
 from tutelage.recipe.foreign import named_here
+from tutelage.recipe.shipped import yaml_text
 from tutelage.recipe.yaml import Lines, Place, parse
 
 COMMAND_LINE = 0  # in place of a line: where overrides stand
@@ -272,14 +272,6 @@ def _section_at(place: Place, schema: type[BaseModel]) -> type[BaseModel] | None
     return current
 
 
-def shipped_recipes() -> dict[str, Any]:
-    """Return the recipes that come with the package, by name: inside it, or beside it in a source checkout."""
-    packaged = resources.files("tutelage") / "recipes"
-    folder = packaged if packaged.is_dir() else Path(__file__).parents[3] / "recipes"
-    entries = folder.iterdir() if folder.is_dir() else ()
-    return {entry.name.removesuffix(".yaml"): entry for entry in entries if entry.name.endswith(".yaml")}
-
-
 def find_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe as `load_recipe` does, or that of a run from its folder, which takes no overrides."""
     path = Path(source)
@@ -300,16 +292,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: anything wrong with the file or the overrides, with key, line and remedy.
     """
-    path, shipped = Path(source), shipped_recipes()
-    name = path.name.removesuffix(".yaml")
-    if not path.is_file() and (name not in shipped or (path.parent != Path() and path.parent.name != "recipes")):
-        near = nearest(name, shipped)
-        raise UserError(f"no recipe '{source}': give a file, or one of {', '.join(sorted(shipped))}{near}")
-    try:
-        text = (path if path.is_file() else shipped[name]).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a YAML file") from error
-    return recipe_from_text(text, str(source), overrides)
+    return recipe_from_text(yaml_text("recipe", source), str(source), overrides)
 
 
 def recipe_from_text(text: str, name: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
