@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from tutelage.babylm.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TrackRules, rules_of
+from tutelage.base.checksums import read_checked
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import read_json
 from tutelage.base.run_folder import RunFolder, exported_damage
@@ -84,7 +85,7 @@ def _trained(folder: Path) -> _Trained:
     runs, spec = {}, None
     for path in sorted(folder.glob("seed-*/finished.json")):
         spec = read_json(path.parent / "recipe.json")
-        runs[int(path.parent.name.removeprefix("seed-"))] = read_json(path)
+        runs[int(path.parent.name.removeprefix("seed-"))] = read_checked(path)
     if spec is None:
         raise UserError(f"{folder} holds no finished run, though another model depends on it")
     try:

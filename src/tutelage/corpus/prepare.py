@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from tutelage import __version__, recipe
 from tutelage.base import files
+from tutelage.base.checksums import FileDigest, damage, digests
 from tutelage.base.errors import OtherSettings, UserError
 from tutelage.base.progress import console, progress
 from tutelage.base.types import Json
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _BUILDING = ".building"
+PROBE_LINES = 200
+"""Lines of the corpus on which a tokenizer is compared with itself as saved."""
 _ENDS = (".bin", ".documents.npy", *(f".{name}.npy" for name in FILES))
 _PARTS = ("tokenizer", *(f"{split}{end}" for split in SPLITS for end in _ENDS))
 
@@ -71,10 +75,17 @@ class Prepared:
         """
         manifest = tokens.read_manifest(folder)
         stores = {split: TokenStore.open(folder, split, verify=verify) for split in SPLITS}
-        loaded = tokenizer.load(str(folder / "tokenizer"))
+        again = f"delete {folder} and prepare again"
+        files_of = {name: FileDigest(**of) for name, of in manifest.get("tokenizer_files", {}).items()}
+        if fault := damage(folder, files_of):
+            raise UserError(f"{folder}: {fault}; it is not the tokenizer these tokens were made with: {again}")
+        try:
+            loaded = tokenizer.load(str(folder / "tokenizer"))
+        except UserError as error:
+            raise UserError(f"{folder / 'tokenizer'} cannot be read: {again}. {error}") from error
         if tokenizer.tokenizer_id(loaded) != manifest["tokenizer_id"]:
-            raise UserError(f"{folder / 'tokenizer'} is not the tokenizer these tokens were made with: delete {folder} "
-                            "and prepare again")  # fmt: skip
+            raise UserError(f"{folder / 'tokenizer'} is not the tokenizer these tokens were made with: {again}"
+                            )  # fmt: skip
         return cls(folder, loaded, manifest=manifest, **stores)
 
     def check_test(self, rows: recipe.Rows) -> None:
@@ -173,13 +184,14 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
     notes += shared_documents(cleaned)
     tasks = labelled_tasks(corpora, data)
     made = _make_tokenizer(cleaned, data, notes)
+    tokenizer.save(made, building / "tokenizer", list(islice(_training_lines(cleaned, data), PROBE_LINES)))
     if data.tokenizer.kind == "bpe" and len(made) < data.tokenizer.vocab_size:
         notes.append(f"the vocabulary is full at {len(made)} tokens: no more pairs occur often enough")
     frame = _frame(made, data)
     encoder = Encoder(made)
     if not encoder.exact:
         notes.append("this tokenizer may split the places where long texts are cut in another way than the whole text")
-    entries, outside = _encode(cleaned, data, encoder, building, len(made), frame, tasks)
+    entries, outside = _encode(cleaned, data, encoder, building, tokenizer.vocabulary_size(made), frame, tasks)
     if outside:
         notes.append(f"{outside} labels are not in the plan, or of another kind of text, and were left out")
     lost = {key: sum(entry[key] for entry in entries.values()) for key in ("lost_bytes", "unknown_tokens")}
@@ -187,7 +199,6 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
         notes.append(f"{lost['lost_bytes']} bytes of text are not in the tokenizer's alphabet and were dropped")
     if lost["unknown_tokens"]:
         notes.append(f"{lost['unknown_tokens']} tokens are the tokenizer's unknown token")
-    tokenizer.save(made, building / "tokenizer")
     packages = ("tokenizers", "transformers", "numpy")
     versions = {"tutelage": __version__, "python": platform.python_version()}
     manifest = {
@@ -195,7 +206,8 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
         "method": METHOD,
         "settings": settings,
         "tokenizer_id": tokenizer.tokenizer_id(made),
-        "vocab_size": len(made),
+        "tokenizer_files": {name: asdict(of) for name, of in digests(building, "tokenizer").items()},
+        "vocab_size": tokenizer.vocabulary_size(made),
         "splits": entries,
         "sources": [_describe(file, count) for file, count in zip(everything, repeats, strict=True)],
         "left_out": [{"file": name, "reason": why} for corpus in corpora for name, why in corpus.left_out],
@@ -234,15 +246,20 @@ def _make_tokenizer(cleaned: list[CleanedFile], data: recipe.Data, notes: list[s
     if data.tokenizer.path is not None:
         return tokenizer.load(data.tokenizer.path)
 
-    def lines() -> Iterator[str]:
-        with progress("train tokenizer", sum(file.words_of("train") for file in cleaned), "words") as bar:
-            for file in cleaned:
-                for text in file.texts("train", data.separator):
-                    for chunk in text.chunks:
-                        yield from split_lines(chunk)
-                    bar.advance(text.words)
+    with progress("train tokenizer", sum(file.words_of("train") for file in cleaned), "words") as bar:
+        lines = _training_lines(cleaned, data, bar.advance)
+        return tokenizer.train(lines, data.tokenizer, data.separator == "brackets", notes)
 
-    return tokenizer.train(lines(), data.tokenizer, data.separator == "brackets", notes)
+
+def _training_lines(
+    cleaned: list[CleanedFile], data: recipe.Data, advance: Callable[[float], object] = lambda words: None
+) -> Iterator[str]:
+    """Yield the training text by lines, and tell how many words it was so far."""
+    for file in cleaned:
+        for text in file.texts("train", data.separator):
+            for chunk in text.chunks:
+                yield from split_lines(chunk)
+            advance(text.words)
 
 
 def _frame(made: PreTrainedTokenizerFast, data: recipe.Data) -> tuple[int | None, int | None]:

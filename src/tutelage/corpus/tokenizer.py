@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from tutelage import recipe
 from tutelage.base import files
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+_CHECKED: set[tuple[str, str]] = set()
+"""Architectures and tokenizers that were found to go together."""
 BASE_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2, as in the papers
 LONGEST = 4096
 """Characters of a word; a longer one (damaged text, data within text) is cut for training, which takes minutes for one
@@ -117,6 +120,8 @@ def load(path: str) -> PreTrainedTokenizerFast:
         except Exception as error:  # the library raises bare exceptions
             raise UserError(f"data.tokenizer.path: {local} is not a tokenizer.json ({error})") from error
     if not local.is_dir():
+        if recipe.is_path(path):
+            raise UserError(f"data.tokenizer.path: no tokenizer at '{path}': there is no such folder or file")
         try:
             check_hub(path)
         except UserError as error:
@@ -124,8 +129,8 @@ def load(path: str) -> PreTrainedTokenizerFast:
     try:
         # Without trust_remote_code, transformers asks the user and runs code from the hub on a "y".
         tokenizer = AutoTokenizer.from_pretrained(str(local) if local.is_dir() else path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        fault = f"no tokenizer at '{path}', neither as a folder nor on the Hugging Face hub: {error}"
+    except Exception as error:  # many kinds: nothing there, a broken file, a class that its file does not fit
+        fault = f"no tokenizer that can be loaded at '{path}', neither as a folder nor on the Hugging Face hub: {error}"
         if "trust_remote_code" in str(error):
             fault = f"'{path}' needs code of its own, which is never run here; give the path of a tokenizer.json"
         raise UserError(f"data.tokenizer.path: {fault}") from error
@@ -134,11 +139,19 @@ def load(path: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return how many ids a model needs: the highest and one, more than there are where ids have holes."""
+    highest: int = max(tokenizer.get_vocab().values())
+    return highest + 1
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path, probe: Sequence[str] = ()) -> None:
     """Write a folder that `AutoTokenizer` loads, in transformers 4 and 5, to the same behaviour.
 
+    A config.json that lies there already has its say in how the tokenizer is loaded. `probe` is text of the corpus.
+
     Raises:
-        UserError: the tokenizer does not survive saving (its class does more than its files tell).
+        UserError: the tokenizer does not survive saving (its class, or the model's, does more than its files tell).
     """
     from transformers import AutoTokenizer
 
@@ -148,9 +161,38 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     files.write_json(folder / "tokenizer_config.json", settings)
     loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    if tokenizer_id(loaded) != tokenizer_id(tokenizer):
+
+    def ids(one: PreTrainedTokenizerFast) -> list[list[int]]:
+        return [one(text, add_special_tokens=False, verbose=False)["input_ids"] for text in probe]
+
+    if tokenizer_id(loaded) != tokenizer_id(tokenizer) or ids(loaded) != ids(tokenizer):
         raise UserError(f"the tokenizer '{tokenizer.name_or_path}' ({type(tokenizer).__name__}) encodes differently "
-                        "once saved; give data.tokenizer.path its tokenizer.json instead")  # fmt: skip
+                        f"once saved and loaded again as {type(loaded).__name__}; give data.tokenizer.path its "
+                        "tokenizer.json instead")  # fmt: skip
+
+
+def check_beside(tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
+    """Make sure that a tokenizer works as it should beside a model's configuration, before the model is trained.
+
+    transformers loads the tokenizers of some architectures by classes of their own, which rebuild parts of them.
+
+    Raises:
+        UserError: it does not.
+    """
+    key = (str(config.model_type), tokenizer_id(tokenizer))
+    if key in _CHECKED:
+        return
+    with TemporaryDirectory() as folder:
+        files.write_json(Path(folder) / "config.json", {"model_type": config.model_type})
+        try:
+            save(tokenizer, Path(folder))
+        except UserError as error:
+            raise UserError(
+                f"a model of type '{config.model_type}' cannot be exported with the recipe's tokenizer, since "
+                "transformers would load another one beside it: take another architecture, or that model's own "
+                f"tokenizer (data.tokenizer.path). {error}"
+            ) from error
+    _CHECKED.add(key)
 
 
 def tokenizer_id(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -19,9 +19,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, __v
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, read_json
+from tutelage.base.network import check_address
 from tutelage.base.progress import console, human
 from tutelage.base.run_folder import check_exported
-from tutelage.corpus.tokenizer import tokenizer_id
+from tutelage.corpus.tokenizer import tokenizer_id, vocabulary_size
 from tutelage.evaluation.benchmarks.conventions import Convention
 from tutelage.models.build import read_weights
 from tutelage.models.language_model import LanguageModel
@@ -100,7 +101,7 @@ def _open(source: str, label: str, folder: Path, convention: Convention, kind: M
     tokenizer, remarks = _tokenizer(folder, source)
     _check_specials(tokenizer, reads, convention, source)
     vocabulary = getattr(config, "vocab_size", None)
-    if vocabulary is not None and len(tokenizer) > vocabulary:
+    if vocabulary is not None and vocabulary_size(tokenizer) > vocabulary:
         extra = sorted(token for token, index in tokenizer.get_vocab().items() if index >= vocabulary)
         remarks.append(f"its tokenizer has tokens that the model does not know ({', '.join(map(repr, extra[:3]))})")
     identity = outside.identity(str(folder.absolute())) if is_path(source) else f"{source}@{folder.name}"
@@ -139,8 +140,10 @@ def _locate(source: str, revision: str | None) -> Path:
 def _download(source: str, revision: str | None) -> Path:
     """Fetch a hub model's files, those that are not here yet; without a network those that are here do."""
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.utils.tqdm import enable_progress_bars
 
+    check_address(ENDPOINT)
     fetch = partial(snapshot_download, source, revision=revision, allow_patterns=list(FILES), ignore_patterns=["*/*"])
     try:
         found = HfApi().model_info(source, revision=revision, files_metadata=True).siblings or []

@@ -8,17 +8,21 @@ to experiments; see `experiment.score`.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tutelage import recipe
-from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
+from tutelage.base.checksums import read_checked, write_checked
+from tutelage.base.errors import UserError
+from tutelage.base.files import fingerprint, write_bytes, write_json
 from tutelage.base.functions import code_digest, load_object
 from tutelage.base.types import Json, Precision
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
@@ -141,7 +145,7 @@ def write_score(folder: Path, result: Result, name: str, of: Json, precision: Pr
     elif result.predictions is not None:
         write_json(folder / f"{file_name(name)}.predictions.json", result.predictions, compact=True)
     score = result.to_json()
-    write_json(folder / f"{file_name(name)}.json", {"of": of, "precision": precision, "score": score})
+    write_checked(folder / f"{file_name(name)}.json", {"of": of, "precision": precision, "score": score})
     return score
 
 
@@ -150,7 +154,7 @@ def read_score(folder: Path, name: str, of: Json) -> Json | None:
     path = folder / f"{file_name(name)}.json"
     if not path.is_file():
         return None
-    found = read_json(path)
+    found = read_checked(path)
     return found["score"] if found.get("of") == of else None
 
 
@@ -160,6 +164,19 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], dtype: type[np.generic] =
     narrow: dict[str, Any] = {key: np.asarray(value, dtype=dtype) for key, value in arrays.items()}
     np.savez_compressed(buffer, **narrow)
     write_bytes(path, buffer.getvalue())
+
+
+def load_arrays(path: Path) -> dict[str, Any]:
+    """Read arrays that `save_arrays` wrote.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it and its score, and evaluate again") from error
 
 
 def file_name(name: str) -> str:

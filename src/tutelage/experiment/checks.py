@@ -11,6 +11,7 @@ from tutelage.experiment.loading import check_memory
 from tutelage.experiment.plans import ModelPlan
 from tutelage.experiment.runs import in_order
 from tutelage.experiment.setup import Experiment
+from tutelage.models.build import check_export
 from tutelage.teaching import outside
 from tutelage.training import execution
 
@@ -29,6 +30,7 @@ def checked(experiment: Experiment, only: str | None = None) -> list[TrainingRun
         if plan.model.weights is not None:
             outside.check_vocabulary(plan.model.weights, experiment.data.tokenizer)
         plan.plans.cost_of(plan.name, plan.model.reads)
+        check_export(plan.model, experiment.data.tokenizer, experiment.recipe.data.rows.length)
         _check_teachers(experiment, plan)
         _check_selections(plan)
     runs = [experiment.run(reference) for reference in order]

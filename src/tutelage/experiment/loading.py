@@ -87,7 +87,7 @@ def ensemble_of(
     check_memory(experiment, teachers, reads)
     models = [trained(experiment, teacher, reads) for teacher in teachers]
     models = [mode.apply(model) for model in models] if mode is not None else models
-    return Ensemble(models, [teacher.weight for teacher in teachers], combine)
+    return Ensemble(models, [teacher.weight for teacher in teachers], combine, [str(teacher) for teacher in teachers])
 
 
 def check_memory(experiment: Experiment, teachers: Sequence[Teacher], reads: ModelKind) -> None:

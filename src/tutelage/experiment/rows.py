@@ -9,6 +9,7 @@ from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.labels import LabelReader, LabelTask
 from tutelage.corpus.prepare import Prepared
+from tutelage.corpus.tokenizer import vocabulary_size
 from tutelage.corpus.ul2 import mixture_of
 from tutelage.training.tasks import learned, task_weights
 
@@ -110,4 +111,4 @@ class CorpusRows:
         masked = next((stage.objectives.masked for stage in model.stages if stage.objectives.masked), None)
         rate = masked.rate if masked else recipe.Masked().rate
         special = tuple(sorted(tokenizer.all_special_ids))
-        return Masking(rate, tokenizer.mask_token_id, len(tokenizer), special, self.settings.seed)
+        return Masking(rate, tokenizer.mask_token_id, vocabulary_size(tokenizer), special, self.settings.seed)

@@ -14,11 +14,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tutelage import recipe
+from tutelage.base.checksums import read_checked, write_checked
 from tutelage.base.errors import UserError
-from tutelage.base.files import fingerprint, read_json, write_json
+from tutelage.base.files import fingerprint
 from tutelage.base.progress import console
 from tutelage.base.run_folder import differences
 from tutelage.base.types import Floats, Json, Precision
@@ -26,7 +25,7 @@ from tutelage.compare.metrics import HELD_OUT
 from tutelage.corpus.tokens import TokenStore
 from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, EvaluatedModels, Need
 from tutelage.evaluation.buckets import row_losses
-from tutelage.evaluation.named import NamedEvaluation, file_name, find, needs_of, read_score
+from tutelage.evaluation.named import NamedEvaluation, file_name, find, load_arrays, needs_of, read_score
 from tutelage.experiment.exported import sound
 from tutelage.experiment.loading import scoring_precision, trained, weights_digest
 from tutelage.experiment.measure import in_words, measured
@@ -187,7 +186,9 @@ class Scoring:
             of = self._of(subject, name)
             if name in HELD_OUT:
                 score = self._held_out(subject, models.ensemble, name)
-                write_json(folder / f"{name}.json", {"of": of, "precision": self._precision(subject), "score": score})
+                write_checked(
+                    folder / f"{name}.json", {"of": of, "precision": self._precision(subject), "score": score}
+                )
             else:
                 context = partial(self._context, subject, models, name)
                 score = measured(self.evaluations[name], folder, of, context)
@@ -200,7 +201,7 @@ class Scoring:
     def changes(self, subject: Subject, name: str) -> list[tuple[str, Any, Any]] | None:
         """Tell in what the score there depends on other things: key, there, here; None if there is no score."""
         path = self.folder(subject) / f"{file_name(name)}.json"
-        return differences(read_json(path)["of"], self._of(subject, name)) if path.is_file() else None
+        return differences(read_checked(path)["of"], self._of(subject, name)) if path.is_file() else None
 
     def margins(self, subject: Subject) -> dict[str, Any]:
         """Return the items' margins of all suites, by `<suite>/<paradigm>`."""
@@ -208,8 +209,7 @@ class Scoring:
         for name in self.evaluate:
             path = self.folder(subject) / f"{file_name(name)}.items.npz"
             if name not in HELD_OUT and path.is_file() and self.read(subject, name) is not None:
-                with np.load(path, allow_pickle=False) as arrays:
-                    found |= {key: arrays[key] for key in arrays.files}
+                found |= load_arrays(path)
         return found
 
     def reads(self, subject: Subject) -> ModelKind:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
@@ -18,6 +19,7 @@ from tutelage.base.files import new_folder
 from tutelage.base.hub import check_hub
 from tutelage.base.progress import console
 from tutelage.base.run_folder import check_exported
+from tutelage.corpus.tokenizer import check_beside, vocabulary_size
 from tutelage.corpus.tokenizer import save as save_tokenizer
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
@@ -68,7 +70,7 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
             there = settings.get(key, getattr(config, key, None))
             if isinstance(there, int) and there < needed:
                 settings[key] = needed
-        return AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **ids | settings)
+        return AutoConfig.for_model(architecture, vocab_size=vocabulary_size(tokenizer), **ids | settings)
     except UserError:
         raise
     except Exception as error:  # each architecture checks its settings in its own way
@@ -86,7 +88,7 @@ def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> La
         torch.manual_seed(seed)
         hf = _from_config(config, model.reads)
     try:
-        return LanguageModel(hf, model.reads, len(tokenizer))
+        return LanguageModel(hf, model.reads, vocabulary_size(tokenizer))
     except UserError:
         raise
     except Exception as error:  # the first time that it computes
@@ -94,6 +96,17 @@ def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> La
             f"a {config.model_type} model with {_given(config.to_diff_dict())} cannot compute: {_told(error)}; mend "
             "these settings at models.*.config"
         ) from error
+
+
+def check_export(model: recipe.Model, tokenizer: Any, row_length: int) -> None:
+    """Make sure, before a model is trained, that it can be exported together with the tokenizer; see `check_beside`."""
+    from transformers import AutoConfig
+
+    config = config_for(model, tokenizer, row_length) if model.weights is None else AutoConfig.from_pretrained(
+        str(Path(model.weights).expanduser()) if recipe.is_path(model.weights) else model.weights,
+        trust_remote_code=False,
+    )  # fmt: skip
+    check_beside(tokenizer, config)
 
 
 def shape(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
@@ -153,7 +166,7 @@ def load(source: str, tokenizer: Any, kind: ModelKind, row_length: int = 0) -> L
 
     See `read_weights` for what it refuses.
     """
-    model = LanguageModel(read_weights(source, kind), kind, len(tokenizer))
+    model = LanguageModel(read_weights(source, kind), kind, vocabulary_size(tokenizer))
     if model.positions is not None and model.positions < row_length:
         raise UserError(f"'{source}' has {model.positions} positions, fewer than data.rows.length={row_length}")
     return model
@@ -188,7 +201,15 @@ def read_weights(source: str, kind: ModelKind) -> Any:
         names = sorted(found["missing_keys"] or found["mismatched_keys"])
         raise UserError(f"'{source}' lacks weights that a {kind} {hf.config.model_type} needs: {', '.join(names[:5])}")
     _check_surplus(hf, sorted(found["unexpected_keys"]), source)
+    if (broken := not_finite(hf)) is not None:
+        raise UserError(f"'{source}' gives NaN: its weights '{broken}' are not finite, so the file is damaged or its "
+                        "training went wrong; take a sound copy")  # fmt: skip
     return hf
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """Name the first weights of a model that hold NaN or infinity; None where there are none."""
+    return next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
 
 
 def _check_surplus(hf: Any, names: Sequence[str], source: str) -> None:
