@@ -361,6 +361,7 @@ def write(name: str, title: str, text: str, data: Json, arguments: argparse.Name
     print(page)
     if arguments.output is not None:
         about = {"machine": machine, "versions": _versions(), "date": str(date.today()), "command": command}
+        arguments.output.mkdir(parents=True, exist_ok=True)
         (arguments.output / f"{name}.json").write_text(json.dumps(about | data, indent=1) + "\n")
         (arguments.output / f"{name}.md").write_text(page)
 

@@ -51,7 +51,9 @@ def _explain(error: Exception, number: int | None, path: Path) -> None:
         free = shutil.disk_usage(path if path.exists() else Path.cwd()).free / 2**20
         raise UserError(f"the disk of {path} is full ({free:.0f} MiB free); what was saved before is intact: free some "
                         "space and run the same command again to continue") from error  # fmt: skip
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST) or (
+        number == errno.ENOENT and not path.exists()  # /proc and its like take no folders
+    ):
         remedy = "choose a folder you may write to (--runs PATH)"
         raise UserError(f"cannot write to {path}: {os.strerror(number)}; {remedy}") from error
 

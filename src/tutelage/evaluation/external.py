@@ -24,7 +24,7 @@ from tutelage.base.progress import console, human
 from tutelage.base.run_folder import check_exported
 from tutelage.corpus.tokenizer import tokenizer_id, vocabulary_size
 from tutelage.evaluation.benchmarks.conventions import Convention
-from tutelage.models.build import read_weights
+from tutelage.models.build import language_model, read_weights
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import ModelKind, is_path
 from tutelage.teaching import outside
@@ -62,9 +62,7 @@ class ExternalModel:
         Raises:
             UserError: weights that are missing or do not fit, or a model that cannot be scored here.
         """
-        hf = read_weights(str(self.folder), self.kind)
-        output = hf.get_output_embeddings()
-        return LanguageModel(hf, self.kind, 0 if output is None else output.weight.shape[0])
+        return language_model(read_weights(str(self.folder), self.kind), self.kind, None)
 
     @property
     def tokenizer_id(self) -> str:
@@ -212,6 +210,7 @@ def _kind(config: Any, source: str) -> ModelKind:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_PRETRAINING_MAPPING_NAMES,
     )
 
     names = getattr(config, "architectures", None) or []
@@ -223,6 +222,12 @@ def _kind(config: Any, source: str) -> ModelKind:
     for name in names:
         if name in causal | masked:
             return "causal" if name in causal else "masked"
+    # What was saved with another head beside it, as BertForPreTraining.
+    if (
+        set(names) & _names(MODEL_FOR_PRETRAINING_MAPPING_NAMES)
+        and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    ):
+        return "masked"
     told = f"names {', '.join(names)}, which is no language model" if names else "names no architecture"
     raise UserError(f"{source}: its config.json {told}; say what it is: --kind causal, or --kind masked")
 

@@ -11,11 +11,14 @@ It is right only for models whose layers attend to everything before them; other
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from tutelage.models.language_model import probe_row
 
 CAUSAL = "causal"
 REGISTERED = "tutelage_causal"
@@ -30,12 +33,42 @@ AttentionInterface.register(REGISTERED, sdpa_attention_forward)
 def set_attention(hf: Any, name: str, kind: Literal["causal", "masked"]) -> None:
     """Let a Hugging Face model, cut or not, attend by an implementation: `causal`, or one of transformers.
 
-    `causal` means `sdpa` for a model that it does not fit.
+    `causal` means `sdpa` for a model that it does not fit; so does `eager` for a model that it makes another one of.
     """
     if name != CAUSAL:
         hf.set_attn_implementation(name)
+        settle(hf)
     elif kind != "causal" or not _attends_to_all_before(hf) or not _take_causal(hf):
         hf.set_attn_implementation("sdpa")
+
+
+@torch.no_grad()
+def settle(hf: Any) -> None:
+    """Where a model's `eager` attention is not what its `sdpa` is, take the latter.
+
+    For a few models transformers' plain form is another function, not a slower one: Falcon's adds the bias of its
+    ALiBi twice, in float64 too. `sdpa` is what transformers takes unasked, and so what a model is published and used
+    with.
+    """
+    if hf.config._attn_implementation != "eager" or not hf._supports_sdpa:
+        return
+    row_1T, was_training = probe_row(hf, 12), hf.training
+    hf.eval()
+    plain = hf(input_ids=row_1T).logits
+    # Falcon cannot be told so, and yet reads it from its configuration.
+    to = hf.set_attn_implementation if hf._can_set_attn_implementation() else partial(_write, hf)
+    try:
+        to("sdpa")
+        other = hf(input_ids=row_1T).logits
+    except Exception:  # each architecture refuses in its own way what it does not know
+        other = plain
+    hf.train(was_training)
+    if bool((other - plain).abs().max() <= TOLERANCE * plain.abs().max()):
+        to("eager")
+
+
+def _write(hf: Any, name: str) -> None:
+    hf.config._attn_implementation = name
 
 
 def attends_without_masks(hf: Any) -> bool:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from inspect import getsource
 from pathlib import Path
+from sys import modules
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from tutelage.base.progress import console
 from tutelage.base.run_folder import check_exported
 from tutelage.corpus.tokenizer import check_beside, vocabulary_size
 from tutelage.corpus.tokenizer import save as save_tokenizer
+from tutelage.models.attention import settle
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.presets import preset
@@ -61,7 +64,7 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
         ids |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep")}
     try:
         config = AutoConfig.for_model(architecture)
-        unknown = [key for key in settings if not hasattr(config, key) and key not in config.attribute_map]
+        unknown = [key for key in settings if not _knows(config, key)]
         if unknown:
             close = nearest(unknown[0], config.to_dict())
             raise UserError(f"a {architecture} configuration has no '{unknown[0]}'{close}")
@@ -79,6 +82,16 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
         ) from error
 
 
+def _knows(config: Any, key: str) -> bool:
+    """Tell whether an architecture has a setting: some read one that their configuration does not list (DeBERTa-v3)."""
+    if hasattr(config, key) or key in config.attribute_map:
+        return True
+    from transformers import AutoModel
+
+    code = getsource(modules[AutoModel._model_mapping[type(config)].__module__])
+    return f'getattr(config, "{key}"' in code
+
+
 def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> LanguageModel:
     """Make a model with random weights drawn from `seed`, or load the weights it starts from."""
     if model.weights is not None:
@@ -87,15 +100,25 @@ def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> La
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         hf = _from_config(config, model.reads)
+    remedy = f"with {_given(config.to_diff_dict())}; mend these settings at models.*.config"
+    return language_model(hf, model.reads, vocabulary_size(tokenizer), remedy)
+
+
+def language_model(
+    hf: Any, kind: ModelKind, vocab_size: int | None, remedy: str = "so it cannot be used here"
+) -> LanguageModel:
+    """Make a `LanguageModel` of a Hugging Face model, which computes for the first time here.
+
+    Raises:
+        UserError: it cannot compute from tokens alone, or what `LanguageModel` refuses.
+    """
     try:
-        return LanguageModel(hf, model.reads, vocabulary_size(tokenizer))
+        settle(hf)
+        return LanguageModel(hf, kind, vocab_size)
     except UserError:
         raise
-    except Exception as error:  # the first time that it computes
-        raise UserError(
-            f"a {config.model_type} model with {_given(config.to_diff_dict())} cannot compute: {_told(error)}; mend "
-            "these settings at models.*.config"
-        ) from error
+    except Exception as error:  # each architecture fails in its own way
+        raise UserError(f"a {kind} {hf.config.model_type} model cannot compute ({_told(error)}), {remedy}") from error
 
 
 def check_export(model: recipe.Model, tokenizer: Any, row_length: int) -> None:
@@ -166,7 +189,7 @@ def load(source: str, tokenizer: Any, kind: ModelKind, row_length: int = 0) -> L
 
     See `read_weights` for what it refuses.
     """
-    model = LanguageModel(read_weights(source, kind), kind, vocabulary_size(tokenizer))
+    model = language_model(read_weights(source, kind), kind, vocabulary_size(tokenizer))
     if model.positions is not None and model.positions < row_length:
         raise UserError(f"'{source}' has {model.positions} positions, fewer than data.rows.length={row_length}")
     return model
@@ -192,11 +215,12 @@ def read_weights(source: str, kind: ModelKind) -> Any:
     else:
         check_hub(source)
     factory = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+    refuse_other_kind(source, kind)
     safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
         hf, found = factory.from_pretrained(source, dtype=torch.float32, attn_implementation=attention(), **safe)
     except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
-        raise UserError(f"cannot load the {kind} model '{source}': {error}") from error
+        raise UserError(f"cannot load the {kind} model '{source}': {_told(error)}") from error
     if found["missing_keys"] or found["mismatched_keys"]:
         names = sorted(found["missing_keys"] or found["mismatched_keys"])
         raise UserError(f"'{source}' lacks weights that a {kind} {hf.config.model_type} needs: {', '.join(names[:5])}")
@@ -210,6 +234,25 @@ def read_weights(source: str, kind: ModelKind) -> Any:
 def not_finite(model: nn.Module) -> str | None:
     """Name the first weights of a model that hold NaN or infinity; None where there are none."""
     return next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
+
+
+def refuse_other_kind(source: str, kind: ModelKind) -> None:
+    """Refuse a type of which transformers has no model of this kind: its own message names all that it has.
+
+    Raises:
+        UserError: there is none, or the configuration cannot be read.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
+        raise UserError(f"cannot load the {kind} model '{source}': {_told(error)}") from error
+    factories = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+    if type(config) not in factories[kind]._model_mapping:
+        others = [name for name, factory in factories.items() if type(config) in factory._model_mapping]
+        remedy = f"it has {others[0]} ones (--kind {others[0]})" if others else "and none of the other kind"
+        raise UserError(f"'{source}': transformers has no {kind} model of type '{config.model_type}'; {remedy}")
 
 
 def _check_surplus(hf: Any, names: Sequence[str], source: str) -> None:

@@ -3,9 +3,9 @@
 Losses take hidden states and the output layer's weights, so that logits over the whole vocabulary exist only chunk by
 chunk. The cut is generic: the output layer's `forward` is replaced by the identity, and what the model then calls its
 logits is what the output layer would have read, after the final norm and any transform of the head. Names, tied
-weights and `save_pretrained` stay as they are. A model that alters its logits afterwards (soft caps, scales) would be
-cut wrongly, so the cut is checked once against the uncut model. So is what a token sees: a model that reads ahead would
-pass for the best causal one there is.
+weights and `save_pretrained` stay as they are. A model that bends its logits afterwards (soft caps) would be cut
+wrongly, so the cut is checked once against the uncut model; such a model stays whole, and can be scored but neither
+learn nor teach. So is what a token sees: a model that reads ahead would pass for the best causal one there is.
 
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
@@ -22,6 +22,8 @@ from tutelage.base.errors import UserError
 from tutelage.models.products import use_onednn_linear
 from tutelage.models.recorded import Recorded
 
+WIDE = ("deberta",)
+"""Types that compute in float32 where others have bf16: DeBERTa's first version masks with a number beyond it."""
 SIGHT = 1e-6
 """Smaller changes, relative to the largest value, are rounding."""
 
@@ -37,34 +39,47 @@ def _say_nothing(*_: object) -> None:
 class LanguageModel(nn.Module):
     """Tokens to hidden states, beside the output layer's weight and bias, of any Hugging Face language model.
 
-    `vocab_size` counts the tokenizer's entries; rows of a padded output layer beyond it are never predicted.
+    `vocab_size` counts the tokenizer's entries; rows of a padded output layer beyond it are never predicted. None takes
+    all of the model's, for a model that is only to be scored: it may then stay `whole`, as it was, where it has no
+    linear output layer or changes its logits afterwards. What `hidden` returns are then its logits.
 
     Raises:
         UserError: the model has no output layer, a smaller vocabulary, or logits that are more than one linear map;
             or it is called causal and sees what follows a token, or masked and does not.
     """
 
-    def __init__(self, hf: Any, kind: Literal["causal", "masked"], vocab_size: int) -> None:
+    def __init__(self, hf: Any, kind: Literal["causal", "masked"], vocab_size: int | None) -> None:
         super().__init__()
         output = hf.get_output_embeddings()
         name = type(hf).__name__
-        if not isinstance(output, nn.Linear):
-            raise UserError(f"{name} has no linear output layer; choose a causal or masked language model")
-        if output.weight.shape[0] < vocab_size:
+        linear = isinstance(output, nn.Linear)
+        if not linear and vocab_size is not None:
+            raise UserError(
+                f"{name} has no linear output layer, which learning and teaching need here: choose another causal or "
+                "masked language model (this one can be scored, by `tutelage evaluate`)"
+            )
+        if linear and vocab_size is not None and output.weight.shape[0] < vocab_size:
             raise UserError(
                 f"{name} knows {output.weight.shape[0]} tokens, the tokenizer has {vocab_size}: a model "
                 "must share the recipe's tokenizer; load that model's own (data.tokenizer.kind: pretrained)"
             )
         self.hf = hf
         self.kind: Literal["causal", "masked"] = kind
-        self.vocab_size = vocab_size
         self.recorded: Recorded | None = None
         use_onednn_linear(hf)
         # Models would look into their tokens for padding at every call, to warn of it: a GPU's host would wait.
         for module in hf.modules():
             if hasattr(module, "warn_if_padding_and_no_attention_mask"):
                 module.warn_if_padding_and_no_attention_mask = _say_nothing
-        _cut(hf, output)
+        self.whole = not (linear and _cut(hf, output))
+        if self.whole and vocab_size is not None:
+            raise UserError(
+                f"{name} changes its logits after the output layer (a soft cap, a scale or a bias); such models cannot "
+                "teach or learn here (they can be scored, by `tutelage evaluate`)"
+            )
+        if vocab_size is None:
+            vocab_size = _vocabulary(hf) if self.whole else len(output.weight)
+        self.vocab_size = vocab_size
         self._check_sight()
 
     @property
@@ -79,6 +94,11 @@ class LanguageModel(nn.Module):
         """Bias of the output layer, if it has one."""
         bias: Tensor | None = self.hf.get_output_embeddings().bias
         return None if bias is None else bias[: self.vocab_size]
+
+    @property
+    def head(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias of the output layer; none for a model that is whole."""
+        return (None, None) if self.whole else (self.weight_VD, self.bias_V)
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -116,13 +136,19 @@ class LanguageModel(nn.Module):
         """Change the last token of a row: what is made of those before it may move in a masked model alone."""
         was_training = self.hf.training
         self.hf.eval()
-        row_1T = _probe(self.hf)
+        row_1T = probe_row(self.hf)
         other_1T = row_1T.clone()
         other_1T[0, -1] = row_1T[0, 0]
         before, after = (self._read(tokens)[:, :-1] for tokens in (row_1T, other_1T))
+        shorter = self._read(row_1T[:, :-1]) if self.kind == "causal" else before
         self.hf.train(was_training)
         moved = bool((before - after).abs().max() > SIGHT * before.abs().max())
         name = type(self.hf).__name__
+        if not moved and (shorter - before).abs().max() > 1e-4 * before.abs().max():
+            raise UserError(
+                f"{name} with these settings reads a text otherwise when more follows it, so what it says of a text is "
+                "not defined: it can neither be scored nor learn here as a causal model"
+            )
         if self.kind == "causal" and moved:
             raise UserError(
                 f"{name} with these settings sees the tokens that follow, so as a causal model it would copy what it "
@@ -144,7 +170,9 @@ class LanguageModel(nn.Module):
         if lengths_B is not None and self.kind == "masked":
             mask = (torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B[:, None]).long()
         extra = {"use_cache": False} if self.kind == "causal" else {}
-        hidden: Tensor = self.hf(input_ids=tokens_BT, attention_mask=mask, **extra).logits
+        narrow = torch.is_autocast_enabled(tokens_BT.device.type) and self.hf.config.model_type not in WIDE
+        with torch.autocast(tokens_BT.device.type, enabled=narrow):
+            hidden: Tensor = self.hf(input_ids=tokens_BT, attention_mask=mask, **extra).logits
         return hidden
 
     def sparse_embedding_grad(self) -> None:
@@ -159,6 +187,8 @@ class LanguageModel(nn.Module):
 
     def logits(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return all logits, `(B, T, V)`: for small inputs and tests."""
+        if self.whole:
+            return self.hidden(tokens_BT, lengths_B)
         return nn.functional.linear(self.hidden(tokens_BT, lengths_B), self.weight_VD, self.bias_V)
 
 
@@ -167,29 +197,45 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else _layers(child)
 
 
-def _probe(hf: Any) -> Tensor:
-    """A row of different tokens, `(1, 8)`, without the padding's, at which some models stop or leave a position out."""
-    weight, padding = hf.get_output_embeddings().weight, getattr(hf.config, "pad_token_id", None)
-    tokens = [token for token in range(1, min(10, len(weight))) if token != padding]
-    return torch.tensor([(tokens * 8)[:8]], device=weight.device)
+def probe_row(hf: Any, length: int = 8) -> Tensor:
+    """A row of tokens, `(1, length)`, without the padding's, at which some models stop or leave a position out."""
+    table = hf.get_output_embeddings()
+    table = table if isinstance(table, nn.Linear) else hf.get_input_embeddings()
+    padding = getattr(hf.config, "pad_token_id", None)
+    tokens = [token for token in range(1, min(length + 2, len(table.weight))) if token != padding]
+    return torch.tensor([(tokens * length)[:length]], device=table.weight.device)
 
 
 @torch.no_grad()
-def _cut(hf: Any, output: nn.Linear) -> None:
-    """Replace the output layer's forward by the identity, after checking that nothing follows it."""
+def _vocabulary(hf: Any) -> int:
+    """How many tokens a model gives logits of, at every position."""
+    row = probe_row(hf)
+    logits = hf(input_ids=row).logits
+    if logits.ndim != 3 or logits.shape[:2] != row.shape:
+        raise UserError(f"{type(hf).__name__} does not give logits of every position, so it cannot be scored")
+    return int(logits.shape[2])
+
+
+@torch.no_grad()
+def _cut(hf: Any, output: nn.Linear) -> bool:
+    """Replace the output layer's forward by the identity; leave it where more than that layer makes the logits."""
     was_training = hf.training
     hf.eval()
-    tokens = _probe(hf)
+    tokens = probe_row(hf)
     # A soft cap hardly bends small logits: compare large ones. A power of two is undone without rounding.
     output.weight.mul_(1024)
     whole = hf(input_ids=tokens).logits
     output.forward = _identity  # type: ignore[assignment, method-assign]
-    rebuilt = nn.functional.linear(hf(input_ids=tokens).logits, output.weight, output.bias)
+    try:
+        cut = hf(input_ids=tokens).logits
+        same = bool(cut.shape[-1] == output.in_features)
+        if same:
+            rebuilt = nn.functional.linear(cut, output.weight, output.bias)
+            same = rebuilt.shape == whole.shape and bool((rebuilt - whole).abs().max() <= 1e-4 * whole.abs().max())
+    except (RuntimeError, IndexError):  # what follows the output layer counts on its width
+        same = False
     output.weight.div_(1024)
     hf.train(was_training)
-    if rebuilt.shape != whole.shape or (rebuilt - whole).abs().max() > 1e-4 * whole.abs().max():
+    if not same:
         del output.forward
-        raise UserError(
-            f"{type(hf).__name__} changes its logits after the output layer (a soft cap or a scale); "
-            "such models cannot teach or learn here"
-        )
+    return same

@@ -179,7 +179,7 @@ def score_tokens(
     `measure` goes from a block of one model's logits to the numbers.
     """
     device, count = targets_N.device.type, len(targets_N)
-    block = LOSS.block_rows(device, len(signal.heads[0][0]), signal.hidden[0].element_size())
+    block = LOSS.block_rows(device, signal.vocab_size, signal.hidden[0].element_size())
     found: list[TokenScores] = []
     for part in parts(count, block):
         (logits,) = signal.at(part).products()

@@ -31,12 +31,19 @@ class DenseSignal:
 
     hidden: tuple[Tensor, ...]
     """Of each teacher, `(..., D)`."""
-    heads: Heads
+    heads: tuple[tuple[Tensor | None, Tensor | None], ...]
+    """Weight and bias of each output layer; no weight where hidden states are logits already."""
     weights: tuple[float, ...]
     """Share of each teacher; they sum to 1."""
     combine: Combine = "mean_logits"
     """`mean_logits` (a geometric mean of the distributions, as BabyLlama published) or `mean_probabilities` (an
     arithmetic mean)."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens the distributions are over."""
+        weight = self.heads[0][0]
+        return self.hidden[0].shape[-1] if weight is None else len(weight)
 
     def at(self, index: Tensor | slice) -> DenseSignal:
         """Return the signal at some positions: `index` selects from the flattened rows and tokens."""
@@ -44,13 +51,16 @@ class DenseSignal:
 
     def cast(self, dtype: torch.dtype) -> DenseSignal:
         """Return the signal with hidden states and heads in another type, so that no chunk casts them again."""
-        heads = tuple((weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in self.heads)
+        heads = tuple(
+            (None if weight is None else weight.to(dtype), None if bias is None else bias.to(dtype))
+            for weight, bias in self.heads
+        )
         return replace(self, hidden=tuple(h.to(dtype) for h in self.hidden), heads=heads)
 
     def products(self) -> tuple[Tensor, ...]:
         """Return each teacher's logits, `(..., V)`, in the type of its hidden states; with `.at` block by block."""
         return tuple(
-            product(h, w.to(h.dtype), None if b is None else b.to(h.dtype))
+            h if w is None else product(h, w.to(h.dtype), None if b is None else b.to(h.dtype))
             for h, (w, b) in zip(self.hidden, self.heads, strict=True)
         )
 
@@ -93,10 +103,10 @@ class DenseSignal:
 
     def tiles(self, temperature: float) -> Iterator[tuple[slice, Tensor]]:
         """Yield the mixed logits of some positions at a time, `(n, V)` in float32, which may be overwritten."""
-        vocab_size, device = len(self.heads[0][0]), self.hidden[0].device.type
-        for block in parts(len(self.hidden[0]), CACHE.block_rows(device, vocab_size)):
+        device = self.hidden[0].device.type
+        for block in parts(len(self.hidden[0]), CACHE.block_rows(device, self.vocab_size)):
             logits = self.at(block).logits(temperature)
-            for inner in parts(len(logits), CACHE.tile_rows(device, vocab_size)):
+            for inner in parts(len(logits), CACHE.tile_rows(device, self.vocab_size)):
                 yield slice(block.start + inner.start, block.start + inner.stop), logits[inner]
 
     def entropies(self, temperature: float) -> Tensor:

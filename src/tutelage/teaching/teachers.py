@@ -59,12 +59,12 @@ class Ensemble(nn.Module):
             UserError: what a model with a name makes of the first batch is not finite.
         """
         with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            hidden = tuple(model.hidden(tokens_BT, lengths_B) for model in self._each())
+            hidden = tuple(_read(model, tokens_BT, lengths_B) for model in self._each())
         if not self._checked:  # once, since a GPU's host waits for it
             for name, found in zip(self._names, hidden, strict=True):
                 _check_finite(name, found, precision)
             self._checked = True
-        return DenseSignal(hidden, self.heads, self.shares, self.combine)
+        return DenseSignal(hidden, tuple(model.head for model in self._each()), self.shares, self.combine)
 
     @property
     def heads(self) -> Heads:
@@ -110,6 +110,16 @@ def _check_finite(name: str, hidden: Tensor, precision: str) -> None:
     if not hidden.isfinite().all():
         remedy = "set precision to fp32, or take another" if precision == "bf16" else "train it again, or take another"
         raise UserError(f"the teacher '{name}' gives NaN or infinity for the first rows, in {precision}: {remedy}")
+
+
+def _read(model: LanguageModel, tokens_BT: Tensor, lengths_B: Tensor | None) -> Tensor:
+    try:
+        return model.hidden(tokens_BT, lengths_B)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        name, (rows, tokens), told = type(model.hf).__name__, tokens_BT.shape, " ".join(str(error).split())[:200]
+        raise UserError(f"{name} cannot read {rows} rows of {tokens} tokens: {told}") from error
 
 
 def check_same_vocabulary(ours: Any, theirs: Any, name: str) -> None:

@@ -12,16 +12,28 @@ from torch import nn
 from tutelage import recipe
 from tutelage.training.muon import Muon, hidden_matrices
 
+STATE_SPACE = ("A_log", "D")
+"""Mamba's parameters that its authors do not let decay: the logarithm of its rates, and what passes it by."""
+
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
     """Split parameters into decayed and undecayed ones, as the papers' trainer did.
 
-    Matrices and embeddings decay; biases and the weights of norms, which have one dimension, do not, unless
-    `decay_all`.
+    Matrices and embeddings decay. Biases, weights of norms, factors of single channels (RWKV's mixes, which have three
+    dimensions of which one counts) and the times of state-space models do not, unless `decay_all`.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if decay_all or p.ndim >= 2]
-    rest = [p for p in trained if not decay_all and p.ndim < 2]
+    decayed: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    seen: set[int] = set()
+    for module in model.modules():
+        is_norm = "norm" in type(module).__name__.lower()
+        for name, p in module.named_parameters(recurse=False):
+            if not p.requires_grad or id(p) in seen:
+                continue
+            seen.add(id(p))
+            is_vector = p.ndim < 2 or (p.ndim > 2 and p.numel() == p.shape[-1])
+            kept = is_norm or is_vector or name in STATE_SPACE
+            (decayed if decay_all or not kept else rest).append(p)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 

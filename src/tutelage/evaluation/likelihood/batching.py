@@ -54,7 +54,7 @@ def target_log_probs(signal: DenseSignal, index_M: Tensor, targets_M: Tensor) ->
 
 def logit_rows(signal: DenseSignal, device: str) -> int:
     """Return how many positions' logits may exist at once."""
-    return LIKELIHOOD.block_rows(device, signal.heads[0][0].shape[0])
+    return LIKELIHOOD.block_rows(device, signal.vocab_size)
 
 
 @contextmanager

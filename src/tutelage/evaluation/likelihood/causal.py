@@ -34,6 +34,8 @@ from tutelage.models.language_model import LanguageModel
 from tutelage.teaching.teachers import Ensemble
 
 Values = NDArray[np.float32]
+WHOLE_LOGITS = 1 << 26
+"""Most logits of a batch of a model that is not cut, which gives those of every position at once: 256 MiB."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def score_rows(
     """
     _check(ensemble, rows, tokenizer, texts)
     size = batch_size(next(ensemble.parameters()).device.type, batch_tokens)
+    if any(isinstance(model, LanguageModel) and model.whole for model in ensemble.models):
+        size = min(size, max(1, WHOLE_LOGITS // ensemble.vocab_size))
     with torch.inference_mode(), whole_float32():
         if ensemble.kind == "causal":
             with FrozenProducts(ensemble.parameters()):

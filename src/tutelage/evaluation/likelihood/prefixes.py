@@ -123,7 +123,7 @@ def read_bundles(ensemble: Ensemble, tokens_BT: Tensor, depth_BT: Tensor, precis
     with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
         inputs = {"input_ids": tokens_BT, "attention_mask": mask, "use_cache": False}
         hidden = tuple(model.hf(**inputs, position_ids=depth_BT).logits for model in models)
-    heads = tuple((model.weight_VD, model.bias_V) for model in models)
+    heads = tuple(model.head for model in models)
     return DenseSignal(hidden, heads, ensemble.shares, ensemble.combine)
 
 
