@@ -75,7 +75,8 @@ def _check_outside(name: str, place: str, models: Iterable[str]) -> None:
             raise UserError(f"{place}: '{name}' is no model folder: it has no config.json".removeprefix(": "))
     elif not HUB_ID.fullmatch(name):
         known = f" of this recipe{nearest(name, models)} (models: {', '.join(models)})" if models else ""
-        said = f"'{name}' is no model{known}, no folder here, and no hub id, which is written owner/name, as openai-community/gpt2"
+        hub = "no hub id, which is written owner/name, as openai-community/gpt2"
+        said = f"'{name}' is no model{known}, no folder here, and {hub}"
         raise UserError(f"{place}: {said}".removeprefix(": "))
 
 
