@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tutelage import api
 from tutelage.babylm.export import export_babylm
 from tutelage.base.errors import UserError
-from tutelage.experiment.loading import new_model, trained
+from tutelage.experiment.initial import new_model
+from tutelage.experiment.loading import trained
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.word_checkpoints import word_checkpoints
 from tutelage.recipe import Teacher

@@ -269,6 +269,14 @@ def tasks_of(year: str, shapes: tuple[str, ...]):
         yield from ((task, revision, f"words-{write_words(words)}") for task in form.fast if task.shape in shapes)
 
 
+def test_f1_of_mrpc_and_qqp_stands_beside_their_plain_accuracy(written) -> None:
+    said = {line.task: line.score for line in written[2].lines}
+    assert all(
+        re.search(r"^(mrpc|qqp|f1) \d+\.\d\d %, accuracy \d+\.\d\d %, rules of", said[task]) for task in ("mrpc", "qqp")
+    )
+    assert "accuracy" not in said["rte"].removeprefix("accuracy")
+
+
 def test_suites_in_the_files_say_what_the_scores_say(written) -> None:
     year, scores, results = written
     collated, revisions, seen = json.loads(results.path.read_text()), schedule("strict-small"), set()

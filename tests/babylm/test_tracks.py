@@ -95,6 +95,13 @@ def test_too_large_a_corpus(runs: Runs) -> None:
     assert "with the 500,000 held out" in runs.found("words of the corpus")[1]
 
 
+def test_a_corpus_counted_in_characters_is_not_judged_by_words(runs: Runs) -> None:
+    runs.add("student")
+    runs.manifest["settings"]["unit"] = "characters"
+    verdict, said = runs.found("words of the corpus")
+    assert (verdict, "counted in characters" in said) == ("unknown", True)
+
+
 def test_too_many_epochs(runs: Runs) -> None:
     runs.add("student", words=95_000_000 + PER_STEP)
     assert runs.found("epochs")[0] == "broken"

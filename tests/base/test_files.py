@@ -247,3 +247,15 @@ def test_lock_on_a_file_system_without(tmp_path, monkeypatch):
     monkeypatch.setattr(files.fcntl, "flock", without)
     with pytest.raises(UserError, match=r"cannot lock .*No locks available; choose"), files.locked(tmp_path / "l", "x"):
         pass
+
+
+def test_a_place_that_takes_no_folders_is_named() -> None:
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(UserError, match=r"cannot write to /proc/x.*--runs"):
+        files.write_json(Path("/proc/x/one/data.json"), {})
+
+
+def test_a_file_that_is_missing_in_a_folder_that_is_there_is_no_matter_of_writing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.explain_disk_errors(tmp_path):
+        (tmp_path / "missing").read_text()

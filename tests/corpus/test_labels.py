@@ -14,6 +14,7 @@ from tutelage.corpus.examples import example_of
 from tutelage.corpus.labels import IGNORE, LabelReader
 from tutelage.corpus.prepare import Prepared, prepare
 from tutelage.corpus.sources import resolve
+from tutelage.experiment.rows import CorpusRows
 
 PLAN = """
 lessons:
@@ -120,27 +121,61 @@ def test_tags_stand_at_the_first_and_last_token_of_their_words(made) -> None:
     assert (np.diff(labels.words_W2.flatten()) >= 0).all()
 
 
+@pytest.mark.parametrize("framed", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_rows_carry_the_labels_of_their_place(made, causal) -> None:
+def test_rows_carry_the_labels_of_their_place(made, causal, framed) -> None:
     store, labels = made.test, made.test.labels
     reader = LabelReader(labels, labels.tasks, causal)
     rows = recipe.Rows(kind="examples", length=64, buckets=(16, 32))
-    source = BatchSource(store, rows, 8, seed=0, shuffle=False, labels=reader)
+    frame = (made.tokenizer.cls_token_id, made.tokenizer.sep_token_id) if framed else None
+    source = BatchSource(store, rows, 8, seed=0, shuffle=False, labels=reader, frame=frame)
     tags = classes = 0
     for batch in source.once():
         for b, row in enumerate(batch.rows_B.tolist()):
             place = source.rows.place(row)
             wanted = labels.classes_NJ[place.document] if place.opens else np.full(3, IGNORE)
             assert batch.labels["classes"][b].tolist() == wanted.tolist()
-            assert batch.labels["class_places"][b] == (place.length - 1 if causal else 0)
+            assert batch.labels["class_places"][b] == (int(batch.lengths_B[b]) - 1 if causal else 0)
             classes += int((batch.labels["classes"][b] != IGNORE).sum())
             for at, [tag] in zip(batch.labels["tag_places"][b].tolist(), batch.labels["tags"][b].tolist(), strict=True):
                 if tag != IGNORE:
-                    word = labels.words_W2[:, int(causal)].tolist().index(place.start + at)
+                    word = labels.words_W2[:, int(causal)].tolist().index(place.start + at - framed)
+                    assert batch.tokens_BT[b, at] == store.tokens[place.start + at - framed]
                     assert labels.tags_WK[word, 0] == tag
                     tags += 1
     assert classes == (labels.classes_NJ != IGNORE).sum() > 0
     assert tags == (labels.tags_WK != IGNORE).sum() > 0
+
+
+def test_framed_rows_hold_254_tokens_of_text_between_both_brackets(tmp_path) -> None:
+    words = [f"w{number}" for number in range(97)]
+    for name, count in (("long", 3000), ("short", 5)):
+        texts = (" ".join(words[(text + n) % 97] for n in range(count)) for text in range(30))
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(texts) + "\n")
+    settings = data(tmp_path, rows={"kind": "examples", "length": 256, "framing": "rows"})
+    made = prepare(settings, tmp_path / "out")
+    tokenizer, rows = made.tokenizer, CorpusRows(settings, made)
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    plain = BatchSource(made.train, recipe.Rows(kind="examples", length=256), 1, 0, shuffle=False)
+    assert np.mean([plain.rows.row(row, 0)[0] != cls for row in range(plain.count)]) > 0.5
+    text, lengths = [], []
+    for row in range(rows.unmasked.count):
+        ids = rows.unmasked.rows.row(row, 0).tolist()
+        assert (ids[0], ids[-1]) == (cls, sep)
+        assert not {cls, sep} & set(ids[1:-1])
+        text += ids[1:-1]
+        lengths.append(len(ids))
+    assert text == [token for token in made.train.tokens.tolist() if token not in (cls, sep)]
+    assert np.median(lengths) == max(lengths) == 256
+    assert sum(lengths) == rows.unmasked.tokens_per_epoch
+    assert rows.words_per_token * sum(lengths) == pytest.approx(made.train.words)
+
+
+def test_framed_rows_need_brackets_around_examples() -> None:
+    for options in ({"separator": "end"}, {"rows": {"kind": "chunks", "framing": "rows"}}):
+        given = {"separator": "brackets", "rows": {"kind": "examples", "framing": "rows"}} | options
+        with pytest.raises(ValueError, match=r"`rows\.framing: rows` goes with"):
+            recipe.Data.model_validate(given)
 
 
 def test_masking_leaves_brackets_alone(made) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tutelage import starter
 from tutelage.base.errors import UserError
-from tutelage.corpus import catalogue, huggingface, sources
+from tutelage.corpus import catalogue, cleaning, huggingface, sources
 
 
 def write(folder, *names):
@@ -65,9 +65,14 @@ def test_errors(tmp_path):
 def test_starter():
     corpus = sources.resolve("starter")
     assert [file.name for file in corpus.files] == list("abcdef")
-    assert corpus.carve == "hash"
+    assert sources.held_out_by(corpus, "lines") == "examples"
     assert len(list(starter.pairs_folder().glob("*.jsonl"))) == 16
     assert json.loads(starter.plan_file().read_text())["lessons"]
+
+
+def test_every_source_of_babylm_is_held_out_by_lines():
+    names = {name for release in catalogue.RELEASES.values() for part in release.values() for name in part.files}
+    assert {name.split("/")[-1].split(".")[0] for name in names} <= set(cleaning.PUBLISHED)
 
 
 def test_catalogue_is_complete():

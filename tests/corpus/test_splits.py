@@ -89,7 +89,7 @@ def test_hash_split_takes_whole_documents_by_words():
     words = draw.integers(1, 200, 3000)
     documents = np.sort(draw.integers(0, 1000, 3000))
     documents = np.unique(documents, return_inverse=True)[1]
-    passages = splits.Passages(words, words, words, documents)
+    passages = splits.Passages(words, words, words, documents, np.zeros(1000, dtype=np.uint64))
     member = splits.split_by_hash("a", passages, 0.05, 0.05)
     for document in range(documents.max() + 1):
         assert len(set(member[documents == document])) == 1
@@ -104,7 +104,8 @@ def test_texts_keep_their_split_when_others_go_by_their_digests():
 
     def split_of(numbers):
         ones = np.ones(len(numbers), dtype=np.int64)
-        passages = splits.Passages(ones, ones, words[numbers], np.arange(len(numbers)))
+        same = np.zeros(len(numbers), dtype=np.uint64)
+        passages = splits.Passages(ones, ones, words[numbers], np.arange(len(numbers)), same)
         member = splits.split_by_hash("a", passages, 0.05, 0.05, [digests[number] for number in numbers])
         return dict(zip(numbers, member.tolist(), strict=True))
 
@@ -117,16 +118,79 @@ def test_texts_keep_their_split_when_others_go_by_their_digests():
     assert turned == whole
 
 
-def test_subsets_are_nested_and_near_their_budget():
+def test_subsets_are_nested_exact_and_in_proportion():
     draw = np.random.default_rng(0)
-    words = draw.integers(0, 600, 500)
-    before = np.zeros(500, dtype=bool)
-    for share in (0.5, 1, 700, 5_000, 50_000, words.sum(), 10 * words.sum()):
-        chosen = splits.subset("file/train", words, share)
-        assert (chosen | ~before).all()
-        assert min(share, words.sum()) <= words[chosen].sum() < share + 600 or share > words.sum()
+    sizes = (500, 100, 1, 1, 1, 0)
+    names, words = list("abcdef"), [draw.integers(1, 600, size) for size in sizes]
+    before = [np.zeros(size, dtype=bool) for size in sizes]
+    total = sum(int(w.sum()) for w in words)
+    for budget in (1, 700, 5_000, 50_000, total, 10 * total):
+        chosen = splits.subset(names, words, budget)
+        taken = [int(w[c].sum()) for w, c in zip(words, chosen, strict=True)]
+        assert all((now | ~then).all() for now, then in zip(chosen, before, strict=True))
+        assert sum(taken) <= budget or sum(c.sum() for c in chosen) == 1
+        assert sum(taken) > min(budget, total + 1) - 600
+        if budget >= 5_000:
+            assert taken[0] / words[0].sum() == pytest.approx(taken[1] / words[1].sum(), abs=600 / words[1].sum())
         before = chosen
-    assert before.all()
+    assert all(c.all() for c in before)
+
+
+def files_of(sizes):
+    """Passages of files, by the words of their documents; a passage each."""
+    for words in sizes:
+        column = np.asarray(words, dtype=np.int64)
+        ones = np.ones(len(column), dtype=np.int64)
+        yield splits.Passages(ones, ones, column, np.arange(len(column)), np.zeros(len(column), dtype=np.uint64))
+
+
+def test_interleaved_files_go_forward_at_their_own_share():
+    words = [np.full(40, 10), np.full(20, 10), np.array([1000])]
+    files, pieces = splits.interleaved(["a", "b", "c"], words)
+    for n in (15, 30, 45):
+        counts = np.bincount(files[:n], minlength=3)
+        assert counts[0] / 40 == pytest.approx(counts[1] / 20, abs=0.06)
+    assert pieces[files == 0].tolist() == list(range(40))
+
+
+def test_documents_are_held_out_whole_from_the_ends_of_files():
+    draw = np.random.default_rng(0)
+    sizes = [draw.integers(50, 150, 200), draw.integers(50, 150, 100)]
+    found = splits.split_by_documents(["a", "b"], list(files_of(sizes)), 0.05, 0.1)
+    total = sum(words.sum() for words in sizes)
+    held = [sum(words[member == i].sum() for words, member in zip(sizes, found, strict=True)) for i in (1, 2)]
+    assert 0.05 * total - 150 < held[0] <= 0.05 * total
+    assert 0.1 * total - 150 < held[1] <= 0.1 * total
+    for member in found:
+        assert (np.diff(member) >= 0).all()
+        assert set(member.tolist()) == {0, 1, 2}
+
+
+def test_files_of_one_document_go_whole_into_one_split():
+    found = splits.split_by_documents([f"f{n}" for n in range(100)], list(files_of([[400]] * 100)), 0.05, 0.05)
+    assert np.bincount(np.concatenate(found)).tolist() == [90, 5, 5]
+    # Five files: none fits into a twentieth, and each split gets one all the same.
+    found = splits.split_by_documents(list("abcde"), list(files_of([[400]] * 5)), 0.05, 0.05)
+    assert np.bincount(np.concatenate(found)).tolist() == [3, 1, 1]
+
+
+def test_a_lone_document_cannot_be_held_out_whole():
+    assert splits.split_by_documents(["a"], list(files_of([[4000]])), 0.05, 0.05) is None
+    assert splits.split_by_documents(["a", "b"], list(files_of([[4000], [4000]])), 0.05, 0.05) is None
+
+
+def test_a_document_longer_than_a_share_is_left_to_train_on():
+    found = splits.split_by_documents(["a", "b"], list(files_of([[9000], [100] * 100])), 0.05, 0.05)
+    assert found[0].tolist() == [0]
+    assert np.bincount(found[1]).tolist() == [82, 9, 9]
+
+
+def test_digests_tell_equal_documents_whatever_the_blanks_around_their_lines():
+    one, other = passages_of("a b\nc\n\n\n  a b \nc"), passages_of("a b\n\nc\n")
+    assert one.digests[0] == one.digests[1]
+    assert len({*one.digests.tolist(), *other.digests.tolist()}) == 3
+    assert len(passages_of("\n\n").digests) == 1
+    assert len(passages_of("").digests) == 0
 
 
 def test_order_depends_on_name_and_number_only():

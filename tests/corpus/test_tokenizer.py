@@ -133,7 +133,7 @@ def test_errors(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"not a tokenizer\.json"):
         tokenizer.load(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(UserError, match="no tokenizer at"):
+    with pytest.raises(UserError, match=r"no folder '.*nothing'"):
         tokenizer.load(str(tmp_path / "nothing"))
 
 
@@ -185,3 +185,22 @@ def test_foreign_code_is_never_run(tmp_path, monkeypatch, answer):
     with pytest.raises(UserError, match=r"data\.tokenizer\.path: .*(needs code of its own|no tokenizer at)"):
         tokenizer.load(str(folder))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("size", [tokenizer.LONGEST, 300_000, 1_000_000])
+def test_a_damaged_very_long_word_is_cut_for_training_and_told(size):
+    line, notes, long = "so it begins: " + "a" * size + " end\n", [], []
+    pieces = list(tokenizer._pieces(["short\n", line], long))
+    assert "".join(pieces) == "short\n" + line
+    assert max(len(word) for piece in pieces for word in piece.split()) == tokenizer.LONGEST
+    tokenizer.train([line] * 2, Options(vocab_size=300), notes=notes)
+    if size == tokenizer.LONGEST:
+        assert (notes, long, len(pieces)) == ([], [], 2)
+    else:
+        assert long == [size]
+        assert f"(2, the longest of {size:,})" in notes[0]
+
+
+def test_long_lines_of_short_words_are_not_cut():
+    line = "some words " * 5000 + "\n"
+    assert list(tokenizer._pieces([line], [])) == [line]

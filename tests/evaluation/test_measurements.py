@@ -95,6 +95,29 @@ def test_every_measurement_through_a_recipe(folder: Path, tmp_path: Path) -> Non
     assert not (scores / "parts").exists() or not list((scores / "parts").iterdir())
 
 
+def test_mrpc_keeps_its_plain_accuracy_beside_f1_in_results_summary_and_report(folder: Path, tmp_path: Path) -> None:
+    for split, count in (("train", 24), ("valid", 7)):
+        rows = [{"sentence1": SENTENCES[n % 3], "sentence2": "A dog.", "label": int(n % 4 > 0)} for n in range(count)]
+        (folder / f"glue/mrpc.{split}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    text = RECIPE.replace('[calibration, aoa, reading, glue, "glue:rte"]', "[glue]").replace("seeds: 2", "seeds: 1")
+    text = text.replace("[wsc, rte]", "[mrpc, rte]").replace(
+        '{models: [one, "ensemble(one, other)"]}', "{models: [one]}"
+    )
+    summary = api.run(recipe_from_text(text), runs=tmp_path / "runs")
+    glue = summary.models["one"].seeds["0"].measures["glue"].values
+    assert list(glue) == ["average", "mrpc", "rte", "average:accuracy", "mrpc:accuracy"]
+    said = tmp_path / "runs/measured/one/seed-0/scores/glue.predictions.json"
+    rows = [json.loads(line)["label"] for line in (folder / "glue/mrpc.valid.jsonl").read_text().splitlines()]
+    right = [
+        one["pred"] == label
+        for one, label in zip(json.loads(said.read_text())["mrpc"]["predictions"], rows, strict=True)
+    ]
+    assert glue["mrpc"].unit == "f1"
+    assert (glue["mrpc:accuracy"].value, glue["mrpc:accuracy"].unit) == (pytest.approx(np.mean(right)), "accuracy")
+    assert glue["average:accuracy"].value == pytest.approx((glue["mrpc:accuracy"].value + glue["rte"].value) / 2)
+    assert "mrpc:accuracy" in (tmp_path / "runs/measured/report.html").read_text()
+
+
 def test_changed_files_and_settings_measure_anew(folder: Path, tmp_path: Path) -> None:
     text = RECIPE.replace('[calibration, aoa, reading, glue, "glue:rte"]', '["glue:rte"]')
     text = text.replace('compare: {models: [one, "ensemble(one, other)"]}', "compare: {models: [one]}")

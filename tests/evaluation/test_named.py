@@ -15,8 +15,10 @@ from tutelage.evaluation import named
 from tutelage.evaluation.benchmarks.items import Item
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement
 from tutelage.evaluation.benchmarks.results import MeasuredResult, MeasuredValue
+from tutelage.evaluation.finetune.tasks import TASKS
 from tutelage.evaluation.likelihood.causal import log_probs
-from tutelage.evaluation.named import check_name, find, names
+from tutelage.evaluation.named import MEASUREMENTS, find
+from tutelage.evaluation.names import ARGUMENTS, check_name, names
 from tutelage.recipe import Evaluation
 from tutelage.recipe.load import recipe_from_text
 
@@ -74,9 +76,10 @@ def months(context: Context) -> MeasuredResult:
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {
         "surprise": Measurement(surprise, lambda argument, settings: {"sentences": len(SENTENCES)}),
-        "months": Measurement(months, lambda argument, settings: {"argument": argument}, ("early", "late")),
+        "months": Measurement(months, lambda argument, settings: {"argument": argument}),
     }
     monkeypatch.setattr(named, "MEASUREMENTS", made)
+    monkeypatch.setattr("tutelage.evaluation.names.ARGUMENTS", {"surprise": (), "months": ("early", "late")})
 
 
 @pytest.fixture
@@ -190,6 +193,7 @@ def test_missing_files_are_told_before_training(
         raise UserError("the files of 'surprise' are not on this machine")
 
     monkeypatch.setattr(named, "MEASUREMENTS", {"surprise": Measurement(surprise, gone)})
+    monkeypatch.setattr("tutelage.evaluation.names.ARGUMENTS", {"surprise": ()})
     monkeypatch.setattr("tutelage.experiment.train.train", lambda *a: pytest.fail("trained"))
     text = RECIPE.replace(', "months:late"', "")
     with pytest.raises(UserError, match="not on this machine"):
@@ -311,3 +315,8 @@ def test_own_evaluations_that_cannot_be_used_say_why_before_training(
 
 def test_an_own_suite_has_a_file_name_of_its_own() -> None:
     assert named.file_name("blimp:fast") not in ("blimp-fast", named.file_name("blimp:fast:x"))
+
+
+def test_every_measurement_has_a_name_and_glue_the_names_of_its_tasks() -> None:
+    assert list(ARGUMENTS) == list(MEASUREMENTS)
+    assert ARGUMENTS["glue"] == tuple(TASKS)

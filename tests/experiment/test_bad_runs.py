@@ -116,7 +116,7 @@ def test_teacher_without_weights(runs: Path, trained: Path, tmp_path: Path) -> N
 
 def test_misspelt_teacher_is_told_before_any_training(runs: Path) -> None:
     text = RECIPE + "  two: {like: one, stages: [{teachers: [onee], objectives: {next_token: 0.5, distill: 0.5}}]}\n"
-    with pytest.raises(UserError, match=r"teacher 'onee' is no model of this recipe; did you mean 'one'"):
+    with pytest.raises(UserError, match=r"'onee' is no model of this recipe; did you mean 'one'"):
         api.train(recipe_from_text(text), runs=runs)
     assert not (runs / "bad" / "one").exists()
 

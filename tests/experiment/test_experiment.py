@@ -132,7 +132,7 @@ def test_scores_and_reports_refuse_settings_that_were_not_trained(done) -> None:
 
 
 def test_a_misspelt_model_to_evaluate_is_told(done) -> None:
-    with pytest.raises(UserError, match="'studnt' is not among the models compared; did you mean 'student'"):
+    with pytest.raises(UserError, match="no model 'studnt' in this recipe; did you mean 'student'"):
         api.evaluate(recipe_from_text(RECIPE), runs=done[0], model="studnt")
 
 

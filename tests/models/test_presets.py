@@ -63,6 +63,9 @@ class MadeUpTokenizer(SimpleNamespace):
     def __len__(self) -> int:
         return 20
 
+    def get_vocab(self) -> dict[str, int]:
+        return {"last": 20 - 1}
+
 
 @pytest.mark.parametrize("settings", [{}, {"max_position_embeddings": 8}])
 @pytest.mark.parametrize("architecture", ["roberta", "bert", "gpt2", "llama", "opt"])

@@ -7,7 +7,8 @@ import yaml
 
 from tutelage.base.errors import UserError
 from tutelage.recipe import Recipe, Teacher
-from tutelage.recipe.load import load_recipe, recipe_from_text, shipped_recipes
+from tutelage.recipe.load import load_recipe, recipe_from_text
+from tutelage.recipe.shipped import shipped
 from tutelage.recipe.words import read_words, revision, write_words
 
 BASE = """
@@ -30,7 +31,7 @@ def refused(text: str, message: str, overrides: tuple[str, ...] = ()) -> None:
         recipe_from_text(text, "x.yaml", overrides)
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", shipped("recipe"))
 def test_shipped_recipes_load_and_survive_being_written_out(name: str) -> None:
     what = load_recipe(name)
     assert what.name == name

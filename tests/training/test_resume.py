@@ -133,7 +133,7 @@ def run_to_end(runs: Path, size: int, faults: list[tuple[int, str, int]], text: 
 
 
 def outcome(runs: Path) -> dict[str, bytes]:
-    kept = ("model.safetensors", "optimizer.safetensors", "metrics.jsonl", "finished.json")
+    kept = ("model.safetensors", "raw.safetensors", "optimizer.safetensors", "metrics.jsonl", "finished.json")
     found = {}
     for path in sorted(runs.rglob("*")):
         if path.name in kept and ".tmp" not in str(path):
@@ -142,6 +142,8 @@ def outcome(runs: Path) -> dict[str, bytes]:
                 value = json.loads(content)
                 for clock in ("seconds", "seconds_teaching"):
                     value.pop(clock)
+                value["files"].pop("timing.jsonl")
+                value.pop("checksum")
                 content = json.dumps(value).encode()
             found[str(path.relative_to(runs))] = content
     return found
@@ -164,9 +166,29 @@ def fresh(prepared: Path, tmp_path: Path, name: str) -> Path:
     return runs
 
 
-@pytest.mark.parametrize(("size", "sharding"), [(1, "none"), (2, "none"), (2, "fsdp")])
-def test_killed_ten_times_equals_undisturbed(prepared: Path, tmp_path: Path, size: int, sharding: str) -> None:
+MUON = ("lr: 1.0e-2", "kind: muon, muon: {normalise: true, heads: true}, lr: 1.0e-2")
+EMA = ("    optim:", "    average: {kind: ema, decay: 0.9}\n    optim:")
+
+
+@pytest.mark.parametrize(
+    ("size", "sharding", "changed"),
+    [
+        (1, "none", None),
+        (2, "none", None),
+        (2, "fsdp", None),
+        (1, "none", MUON),
+        (2, "fsdp", MUON),
+        (1, "none", EMA),
+        (2, "fsdp", EMA),
+    ],
+)
+def test_killed_ten_times_equals_undisturbed(
+    prepared: Path, tmp_path: Path, size: int, sharding: str, changed: tuple[str, str] | None
+) -> None:
     text = RECIPE.replace("    evaluations", f"    sharding: {sharding}\n    evaluations")
+    if changed is not None:
+        assert changed[0] in text
+        text = text.replace(*changed)
     draw = random.Random(size)
     faults = [(draw.randrange(size), "step", draw.randrange(1, 8)) for _ in range(5)]
     # Only the first process writes, so only it can die inside a save.

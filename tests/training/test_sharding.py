@@ -23,6 +23,8 @@ from tutelage.base.files import sha256
 from tutelage.base.run_folder import RunFolder
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.models.language_model import LanguageModel
+from tutelage.recipe import Optim
+from tutelage.recipe.experiment import MuonSettings
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint, sharding
 from tutelage.training.loop import train
@@ -178,15 +180,30 @@ def test_gradient_and_its_norm(store, tmp_path: Path, tied: bool, rows: int) -> 
         assert (grads[name] - tensor).norm() < 1e-5 * tensor.norm() + 1e-9, name
 
 
+MUON = Optim(kind="muon", lr=1e-2, weight_decay=0.1, muon=MuonSettings(normalise=True, heads=True, cautious=True))
+
+
 @pytest.mark.parametrize(
-    ("first", "then"),
-    [("alone", "sharded"), ("sharded", "alone"), ("ddp", "sharded"), ("sharded", "ddp"), ("sharded", "sharded")],
+    ("first", "then", "optim"),
+    [
+        ("alone", "sharded", None),
+        ("sharded", "alone", None),
+        ("ddp", "sharded", None),
+        ("sharded", "ddp", None),
+        ("sharded", "sharded", None),
+        ("alone", "sharded", MUON),
+        ("sharded", "ddp", MUON),
+        ("sharded", "sharded", MUON),
+    ],
 )
-def test_any_number_of_processes_goes_on(store, tmp_path: Path, first: str, then: str) -> None:
+def test_any_number_of_processes_goes_on(store, tmp_path: Path, first: str, then: str, optim: Optim | None) -> None:
     """Whoever wrote the checkpoint, whoever reads it: training goes on as if nothing had changed hands."""
 
     def by(who: str) -> None:
         what = job(store, CASES[0], sharded=who == "sharded")
+        if optim is not None:
+            rows = optim.model_copy(update={"batch_rows": what.model.optim.batch_rows})
+            what = replace(what, model=what.model.model_copy(update={"optim": rows}))
         if who == "alone":
             run(what, tmp_path / "changed", ALONE)
         else:

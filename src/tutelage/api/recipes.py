@@ -7,7 +7,7 @@ runs, and goes as far as its name says; whatever is finished is skipped.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -17,19 +17,20 @@ from tutelage.babylm import tracks
 from tutelage.babylm.check import Fault, validate_submission
 from tutelage.babylm.export import export_babylm as make_upload_folder
 from tutelage.babylm.results import Results, format_of, options_here, write_results
-from tutelage.base.errors import UserError, nearest
+from tutelage.base.console import console, logged
+from tutelage.base.errors import OtherSettings, UserError, nearest
 from tutelage.base.files import write_text
-from tutelage.base.progress import console
+from tutelage.base.progress import overall
 from tutelage.bench import bench as timing
-from tutelage.compare.metrics import HELD_OUT
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.evaluation.benchmarks import data as benchmarks
-from tutelage.experiment import caches, token_scores
+from tutelage.experiment import caches, outlook, token_scores
 from tutelage.experiment import show as estimates
 from tutelage.experiment.checks import checked
 from tutelage.experiment.loading import trained
-from tutelage.experiment.score import Scoring, check_names
+from tutelage.experiment.names import check_names, check_suites, named
+from tutelage.experiment.score import Scoring, check_along
 from tutelage.experiment.score_external import evaluate_external
 from tutelage.experiment.setup import Experiment
 from tutelage.experiment.sharing import helpers, train_shared
@@ -37,7 +38,8 @@ from tutelage.experiment.summary import summarise
 from tutelage.experiment.train import train_run
 from tutelage.models.build import save
 from tutelage.recipe import Evaluation, ModelKind, Recipe, Teacher
-from tutelage.recipe.load import load_recipe, shipped_recipes
+from tutelage.recipe.load import RECIPE_FILE, find_recipe
+from tutelage.recipe.shipped import shipped
 from tutelage.recipe.yaml import dump
 from tutelage.report.model_card import model_card
 from tutelage.report.report import publish as publish_summary
@@ -49,32 +51,71 @@ Folder = str | Path
 RecipeSource = Recipe | Folder
 RUNS = Path("runs")
 EVALUATED = Path("evaluated")
-RECIPE_FILE = "recipe.yaml"
+LOG_FILE = "log.txt"
+
+
+def _read(source: RecipeSource, overrides: Sequence[str], runs: Folder,
+          wanted: str | Teacher | None = None) -> tuple[Recipe, Path]:  # fmt: skip
+    """Return a recipe, its names and that of a `wanted` model checked, and the folder of its runs."""
+    if isinstance(source, Recipe):
+        what = source
+        if overrides:
+            raise UserError("overrides go with a recipe file or name; change a Recipe with `model_copy(update=...)`")
+    else:
+        what = find_recipe(source, overrides)
+        runs = Path(source).absolute().parent if (Path(source) / RECIPE_FILE).is_file() else runs
+    check_names(what, wanted)
+    check_along(what)
+    return what, Path(runs)
 
 
 @contextmanager
-def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder) -> Iterator[Experiment]:
-    if not isinstance(source, Recipe) and (Path(source) / RECIPE_FILE).is_file():
-        if overrides:
-            raise UserError(f"{source} is a run with settings of its own; overrides go with its recipe and a new name")
-        source, runs = Path(source) / RECIPE_FILE, Path(source).absolute().parent
-    if not isinstance(source, Recipe) and (Path(source) / "config.json").is_file():
-        raise UserError(f"{source} is a model, not a recipe; to score it, name a suite: --suite blimp")
-    what = source if isinstance(source, Recipe) else load_recipe(source, overrides)
-    if isinstance(source, Recipe) and overrides:
-        raise UserError("overrides go with a recipe file or name; change a Recipe with `model_copy(update=...)`")
+def _open(source: RecipeSource, overrides: Sequence[str], runs: Folder, wanted: str | Teacher | None = None,
+          reads: bool = False) -> Iterator[Experiment]:  # fmt: skip
+    """Open an experiment and prepare its data, with a log in its folder.
+
+    One that only `reads` a finished experiment leaves no log.
+    """
+    what, runs = _read(source, overrides, runs, wanted)
     with process_group() as group:
-        experiment = Experiment(what, Path(runs), group)
-        check_names(what)
-        experiment.prepare()
-        yield experiment
+        experiment = Experiment(what, runs, group)
+        log = nullcontext() if reads or not group.is_main else logged(experiment.folder / LOG_FILE)
+        with log, _explained(experiment.folder) if reads else nullcontext():
+            experiment.prepare()
+            yield experiment
+
+
+@contextmanager
+def _look(source: RecipeSource, overrides: Sequence[str], runs: Folder) -> Iterator[Experiment]:
+    """Open an experiment that leaves nothing in the folder of runs."""
+    what, runs = _read(source, overrides, runs)
+    with process_group() as group:
+        yield Experiment(what, runs, group, looked_at=True)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Tell whoever only reads a finished experiment how to read it as it is."""
+    try:
+        yield
+    except OtherSettings as error:
+        if not (folder / RECIPE_FILE).is_file():
+            raise
+        raise UserError(f"{error.found}\nTo read it as it was run, give its folder in place of the recipe: {folder}; "
+                        "or repeat the settings it was run with") from error  # fmt: skip
 
 
 def show(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
          probe: bool = True) -> list[estimates.RunEstimate]:  # fmt: skip
     """Estimate what every model will take: parameters, tokens, words, FLOPs, memory, disk, and time by a probe."""
-    with _open(source, overrides, runs) as experiment:
+    with _look(source, overrides, runs) as experiment:
         return estimates.estimate(experiment, probe)
+
+
+def print_recipe(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, probe: bool = True) -> None:
+    """Print a recipe with everything resolved (stdout), and what `show` estimates (stderr)."""
+    with _look(source, overrides, runs) as experiment:
+        estimates.print_recipe(experiment, probe)
 
 
 def prepare(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS) -> Prepared:
@@ -86,14 +127,14 @@ def prepare(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = 
 def train(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS, model: str | None = None,
           share: bool = False) -> None:  # fmt: skip
     """Train one model and those that teach it, or all models; with `share`, beside other processes that do the same."""
-    with _open(source, overrides, runs) as experiment:
-        _train(experiment, model, share)
+    with _open(source, overrides, runs, model) as experiment:
+        _train(experiment, model, share=share)
 
 
 def evaluate(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
              model: str | None = None) -> None:  # fmt: skip
     """Score trained models on what the recipe names."""
-    with _open(source, overrides, runs) as experiment:
+    with _open(source, overrides, runs, model) as experiment:
         _evaluate(Scoring.of(experiment), model)
 
 
@@ -117,10 +158,7 @@ def evaluate_models(models: Sequence[Folder], suites: Sequence[str], out: Folder
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{first['loc'][0]}: {first['msg']} (given: {first['input']!r})") from error
-    if not suites:
-        raise UserError("name what to score the models on, as in --suite blimp")
-    if held := [name for name in suites if name in HELD_OUT]:
-        raise UserError(f"'{held[0]}' is held-out text of a recipe; score this model on a suite, such as blimp")
+    check_suites(suites)
     for model in models:
         _refuse_recipe(model)
     return evaluate_external([str(model) for model in models], suites, Path(out), settings, kind, revision, precision)
@@ -129,7 +167,7 @@ def evaluate_models(models: Sequence[Folder], suites: Sequence[str], out: Folder
 def report(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
            publish: Folder | None = None) -> Summary | None:  # fmt: skip
     """Write the report of a finished experiment, and publish it to a folder if one is named; see `run`."""
-    with _open(source, overrides, runs) as experiment:
+    with _open(source, overrides, runs, reads=True) as experiment:
         return _report(Scoring.of(experiment), publish) if experiment.group.is_main else None
 
 
@@ -140,8 +178,7 @@ def run(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS
     With `workers`, as many processes train models side by side, each on its share of the cores.
     """
     with _open(source, overrides, runs) as experiment:
-        with helpers(experiment, workers - 1):
-            scoring = _train(experiment, None, share=workers > 1)
+        scoring = _train(experiment, None, workers=workers)
         _evaluate(scoring, None)
         return _report(scoring, publish) if experiment.group.is_main else None
 
@@ -149,7 +186,7 @@ def run(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS
 def cache_build(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder = RUNS,
                 model: str | None = None) -> None:  # fmt: skip
     """Fill the caches of trained teachers of a recipe (or of one of its models), and mend what is damaged in them."""
-    with _open(source, overrides, runs) as experiment:
+    with _open(source, overrides, runs, model) as experiment:
         caches.build(experiment, model)
 
 
@@ -175,8 +212,8 @@ def score(source: RecipeSource, model: str, overrides: Sequence[str] = (), runs:
     Raises:
         UserError: the model is not trained, or has another vocabulary, or the folder holds other scores.
     """
-    wanted = _named(model, "name, name[seed], name@step-N, a folder or a hub id")
-    with _open(source, overrides, runs) as experiment:
+    wanted = named(model)
+    with _open(source, overrides, runs, wanted) as experiment:
         if wanted.model not in experiment.recipe.models:
             outside.check(wanted, experiment.data.tokenizer, experiment.recipe.models)
         return token_scores.score(experiment, wanted, None if to is None else Path(to))
@@ -188,8 +225,8 @@ def export(source: RecipeSource, model: str, folder: Folder, overrides: Sequence
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name a new one")
-    wanted = _named(model, "name, name[seed] or name@step-N")
-    with _open(source, overrides, runs) as experiment:
+    wanted = named(model, "name, name[seed] or name@step-N")
+    with _open(source, overrides, runs, model, reads=True) as experiment:
         run = experiment.run(wanted)
         model_there = trained(experiment, wanted, run.model.reads)
         card = model_card(experiment.recipe, run.name, run.seed, run.finished())
@@ -201,8 +238,8 @@ def export(source: RecipeSource, model: str, folder: Folder, overrides: Sequence
 def export_babylm(source: RecipeSource, model: str, year: str, folder: Folder, overrides: Sequence[str] = (),
                   runs: Folder = RUNS) -> Path:  # fmt: skip
     """Make an upload folder for BabyLM of a trained model (`name` or `name[seed]`): see `tutelage.babylm.export`."""
-    wanted = _named(model, "name or name[seed]")
-    with _open(source, overrides, runs) as experiment:
+    wanted = named(model, "name or name[seed]")
+    with _open(source, overrides, runs, model, reads=True) as experiment:
         return make_upload_folder(experiment, experiment.run(wanted), year, Path(folder))
 
 
@@ -220,8 +257,8 @@ def submission_write(source: RecipeSource, model: str, folder: Folder, track: st
     Returns:
         What was written, and what is missing; None in the helping processes of a group.
     """
-    wanted = _named(model, "name or name[seed]")
-    with _open(source, overrides, runs) as experiment:
+    wanted = named(model, "name or name[seed]")
+    with _open(source, overrides, runs, model, reads=True) as experiment:
         run = experiment.run(wanted)
         if not experiment.group.is_main:
             return None
@@ -260,36 +297,32 @@ def bench(preset: str = "llama-4m", vocabulary: int = 8000, rows: int = 32, leng
     return timing.measure(preset, vocabulary, rows, length, steps)
 
 
-def _named(model: str, ways: str) -> Teacher:
-    try:
-        return Teacher.model_validate(model)
-    except ValidationError as error:
-        raise UserError(f"'{model}' is no model: write {ways}") from error
-
-
 def _refuse_recipe(model: Folder) -> None:
     """Tell a recipe that stands where a model is expected."""
     path = Path(model).expanduser()
     if (path / RECIPE_FILE).is_file():
         found = ", ".join(str(folder) for folder in sorted(path.glob("*/seed-*/hf"))[:3])
         raise UserError(f"{model} is a run, which has models: give the folder of one ({found or 'none is finished'})")
-    if path.suffix in (".yaml", ".yml") or (str(model) in shipped_recipes() and not path.exists()):
+    if path.suffix in (".yaml", ".yml") or (str(model) in shipped("recipe") and not path.exists()):
         example = f"`tutelage evaluate {model} 'evaluate=[test, blimp]'`"
         raise UserError(f"{model} is a recipe: its models are scored on what its `evaluate` names, as in {example}; "
                         "--suite goes with a model's folder or hub id")  # fmt: skip
 
 
-def _train(experiment: Experiment, model: str | None, share: bool = False) -> Scoring:
+def _train(experiment: Experiment, model: str | None, share: bool = False, workers: int = 1) -> Scoring:
     runs = checked(experiment, model)
     if "test" in experiment.recipe.evaluate:
         experiment.data.check_test(experiment.recipe.data.rows)
     # Reading the benchmarks now tells of a missing one before hours of training.
     scoring = Scoring.of(experiment)
-    if share:
-        train_shared(experiment, runs)
-    else:
-        for run in runs:
-            train_run(experiment, run)
+    if experiment.group.is_main:
+        outlook.tell(runs, experiment.recipe.evaluate)
+    with helpers(experiment, workers - 1), overall(outlook.trainings(runs)):
+        if share or workers > 1:
+            train_shared(experiment, runs)
+        else:
+            for run in runs:
+                train_run(experiment, run)
     if experiment.group.is_main:
         # A run folder knows its recipe, so that `tutelage report runs/NAME` needs nothing else.
         write_text(experiment.folder / RECIPE_FILE, dump(experiment.recipe.model_dump(mode="json")))
@@ -302,8 +335,11 @@ def _evaluate(scoring: Scoring, model: str | None) -> None:
     if model is not None and model not in names:
         raise UserError(f"'{model}' is not among the models compared{nearest(model, names)} ({', '.join(names)})")
     if experiment.group.is_main:
-        for subject in scoring.subjects(model):
-            scoring.score(subject)
+        subjects, done = list(scoring.subjects(model)), 0
+        with overall(lambda: (f"{done} of {len(subjects)} models scored", done / len(subjects))):
+            for subject in subjects:
+                scoring.score(subject)
+                done += 1
     experiment.group.barrier()
 
 

@@ -1,8 +1,8 @@
 """The verbs of `tutelage study` as functions: an LLM plans, writes and labels a corpus.
 
-Each takes a study (a `Study` or a YAML file) and the folder of studies, and does what its name says from what the verb
-before it left. What the teacher answered is in the study's store, so a verb that is given again costs nothing but the
-questions that are new.
+Each takes a study (a `Study`, a YAML file or the name of one that comes with the package) and the folder of studies,
+and does what its name says from what the verb before it left. What the teacher answered is in the study's store, so a
+verb that is given again costs nothing but the questions that are new.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tutelage.base.files import sweep, write_json, write_text
 from tutelage.base.progress import console
 from tutelage.corpus.examples import read_examples, write_examples
 from tutelage.corpus.study_plan import StudyPlan, TaskKind, read_plan, starter_plan, write_plan
+from tutelage.recipe.shipped import shipped
 from tutelage.study.client.budget import Spending
 from tutelage.study.client.client import TeacherLLM
 from tutelage.study.client.store import Store, costs, open_store
@@ -129,7 +130,11 @@ def study_audit(source: StudySource, overrides: Sequence[str] = (), studies: str
     from tutelage.api.study_corpora import audit_corpus, audit_study
 
     folder = None if out is None else Path(out)
-    if isinstance(source, Study) or Path(source).is_file():
+    if (
+        isinstance(source, Study)
+        or Path(source).is_file()
+        or (str(source) in shipped("study") and not Path(source).exists())
+    ):
         return audit_study(*_read(source, overrides, studies), suites, folder)
     if overrides:
         raise UserError("overrides go with a study's file")

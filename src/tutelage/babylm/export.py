@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tutelage.base.checksums import read_checked
 from tutelage.base.errors import UserError
 from tutelage.base.files import new_folder, read_json, write_json
 from tutelage.experiment.identity import TrainingRun
@@ -79,7 +80,8 @@ def scores_in(folder: Path) -> dict[str, str]:
     """Return what a model scored, by benchmark, in words; nothing where nothing was measured."""
     found = {}
     for file in sorted(folder.glob("*.json")):
-        score = read_json(file)["score"]
+        if (score := read_checked(file).get("score")) is None:
+            continue  # predictions, beside a score
         if "loss" in score:
             found[file.stem] = f"loss {score['loss']:.4f} nats a token"
         elif "accuracy" in score:

@@ -23,12 +23,13 @@ from tutelage.babylm.format import (
     schedule,
 )
 from tutelage.babylm.scores import example_ids, surprisal_rows, task_results
-from tutelage.babylm.track_rules import TRACKS
+from tutelage.babylm.track_rules import rules_of
 from tutelage.babylm.write import Fast, Submission, options_of, write_submission
-from tutelage.base.errors import MissingData, UserError, nearest
+from tutelage.base.errors import MissingData, UserError
 from tutelage.base.progress import progress
 from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
+from tutelage.evaluation.finetune.glue import plain_key
 from tutelage.evaluation.named import NamedEvaluation, find
 from tutelage.evaluation.psychometrics.acquisition import evaluate_acquisition
 from tutelage.evaluation.psychometrics.acquisition_data import find_acquisition
@@ -118,9 +119,7 @@ def write_results(
 
 def format_of(track: str) -> tuple[SubmissionFormat, TrackName]:
     """Return a track's form, and its name without the year; an unknown track is refused with the nearest."""
-    if track not in TRACKS:
-        raise UserError(f"unknown track '{track}'{nearest(track, TRACKS)} (known: {', '.join(TRACKS)})")
-    year = cast(Year, TRACKS[track].year)
+    year = cast(Year, rules_of(track).year)
     return FORMATS[year], cast(TrackName, track.removeprefix(f"babylm-{year}-"))
 
 
@@ -216,6 +215,10 @@ class _Gathered:
             return replace(line, missing=f"its data are not the published ones: {faults[0]}{more}"), None
         said = in_words(score | {"headline": task.key} if name == "glue" else score)
         if task.shape == "label":
+            # Years, and papers, differ in whether they count F1 or this of MRPC and QQP.
+            plain = plain_key(task.key) if name == "glue" else "accuracy"
+            if plain in score["values"] and plain != score["headline"]:
+                said += f", accuracy {100 * score['values'][plain]['value']:.2f} %"
             said += f", rules of {score['convention']}"
         return replace(line, evaluation=name, done=1, score=said), result
 

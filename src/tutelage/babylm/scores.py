@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.babylm.format import SubmissionTask
 from tutelage.babylm.write import Fast, accuracies, measured_predictions, measured_scores, suite_predictions
@@ -21,7 +19,7 @@ from tutelage.base.types import Json
 from tutelage.evaluation.benchmarks.results import MeasuredResult
 from tutelage.evaluation.finetune.metrics import METRICS
 from tutelage.evaluation.finetune.tasks import find_task, read_scored
-from tutelage.evaluation.named import NamedEvaluation, file_name
+from tutelage.evaluation.named import NamedEvaluation, file_name, load_arrays
 from tutelage.evaluation.psychometrics.trajectory import WordSurprisal
 from tutelage.evaluation.suites.questions import Paradigm
 from tutelage.evaluation.suites.suites import Suite
@@ -59,7 +57,7 @@ def surprisal_rows(folder: Path, steps: Sequence[str]) -> list[WordSurprisal]:
 
 
 def _of_suite(task: SubmissionTask, suite: Suite, folder: Path, score: Json) -> Fast:
-    kept, chosen = _arrays(_beside(folder, suite.name, "chosen.npz")), {}
+    kept, chosen = load_arrays(_beside(folder, suite.name, "chosen.npz")), {}
     for paradigm in suite.paradigms:
         chosen_N, known = kept.get(f"{suite.name}/{paradigm.uid}"), score["paradigms"].get(paradigm.uid)
         options_N = np.array([len(question.options) for question in paradigm.questions])
@@ -97,14 +95,6 @@ def _beside(folder: Path, name: str, kind: str) -> Path:
         raise UserError(f"{path} is missing, which belongs to the score beside it; delete {file_name(name)}.json there "
                         "and evaluate again")  # fmt: skip
     return path
-
-
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it and its score, and evaluate again") from error
 
 
 def _differs(folder: Path, name: str, what: str) -> UserError:

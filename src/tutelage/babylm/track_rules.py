@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tutelage.base.errors import UserError, nearest
 from tutelage.recipe.words import SCHEDULES
 
 CALL = {
@@ -73,3 +74,10 @@ APPROVED = {
     "models below 1B parameters",
 }
 """External models of the interaction track of 2025, and (True) teachers of 2026."""
+
+
+def rules_of(track: str) -> TrackRules:
+    """Return a track's rules; an unknown one is refused with the nearest."""
+    if track not in TRACKS:
+        raise UserError(f"unknown track '{track}'{nearest(track, TRACKS)} (known: {', '.join(TRACKS)})")
+    return TRACKS[track]

@@ -13,10 +13,11 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from tutelage.babylm.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TRACKS, TrackRules
+from tutelage.babylm.track_rules import ANSWERS, APPROVED, CALL, PIPELINE, TrackRules, rules_of
+from tutelage.base.checksums import read_checked
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import read_json
-from tutelage.base.run_folder import RunFolder
+from tutelage.base.run_folder import RunFolder, exported_damage
 from tutelage.base.types import Json
 from tutelage.recipe import Model, Rows, Teacher
 from tutelage.recipe.words import revision
@@ -67,8 +68,7 @@ def check(experiment: Path, track: str, model: str | None = None) -> list[Findin
     Raises:
         UserError: an unknown track or model, or a folder without finished models.
     """
-    if track not in TRACKS:
-        raise UserError(f"unknown track '{track}'{nearest(track, TRACKS)} (known: {', '.join(TRACKS)})")
+    rules = rules_of(track)
     if not (experiment / "data" / "manifest.json").is_file():
         raise UserError(f"{experiment} is no folder of an experiment: it has no data/manifest.json; name runs/<recipe>")
     there = sorted({path.parent.parent.name for path in experiment.glob("*/seed-*/finished.json")})
@@ -78,14 +78,14 @@ def check(experiment: Path, track: str, model: str | None = None) -> list[Findin
         raise UserError(f"no finished model '{model}' in {experiment}{nearest(model, there)} ({', '.join(there)})")
     manifest = read_json(experiment / "data" / "manifest.json")
     models = [_trained(experiment / name) for name in ([model] if model is not None else there)]
-    return [Finding(one.name, *found) for one in models for found in _findings(one, manifest, TRACKS[track])]
+    return [Finding(one.name, *found) for one in models for found in _findings(one, manifest, rules)]
 
 
 def _trained(folder: Path) -> _Trained:
     runs, spec = {}, None
     for path in sorted(folder.glob("seed-*/finished.json")):
         spec = read_json(path.parent / "recipe.json")
-        runs[int(path.parent.name.removeprefix("seed-"))] = read_json(path)
+        runs[int(path.parent.name.removeprefix("seed-"))] = read_checked(path)
     if spec is None:
         raise UserError(f"{folder} holds no finished run, though another model depends on it")
     try:
@@ -111,6 +111,8 @@ def _findings(trained: _Trained, manifest: Json, rules: TrackRules) -> Iterator[
     folders = [RunFolder(trained.folder / f"seed-{seed}").hf for seed in trained.runs]
     if lacking := [str(folder) for folder in folders if not (folder / "config.json").is_file()]:
         yield "form", "broken", f"no model in {', '.join(lacking)}", CALL[rules.year]
+    elif damaged := [f"{folder}: {fault}" for folder in folders if (fault := exported_damage(folder))]:
+        yield "form", "broken", f"damaged: {'; '.join(damaged)}", CALL[rules.year]
     else:
         yield "form", "kept", "loads with transformers and gives (pseudo-)log-likelihoods", CALL[rules.year]
 
@@ -119,6 +121,9 @@ def _findings(trained: _Trained, manifest: Json, rules: TrackRules) -> Iterator[
 
 
 def _corpus(manifest: Json, rules: TrackRules) -> _Found:
+    if (unit := manifest["settings"].get("unit", "words")) == "characters":
+        said = f"the corpus is counted in {unit}, the rules count words; set data.unit to words, or to bytes"
+        return "words of the corpus", "unknown", said, CALL[rules.year]
     words, held_out = (manifest["splits"][split]["words"] for split in ("train", "val"))
     said = f"{words:,} words of training text, {rules.words:,} are allowed"
     if words <= rules.words < words + held_out:

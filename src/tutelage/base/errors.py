@@ -19,6 +19,14 @@ class InUse(UserError):
     """Another process holds the lock of what was asked for."""
 
 
+class OtherSettings(UserError):
+    """What lies in a folder was made with other settings: `found` tells which, the message also what to do."""
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(f"{found}{remedy}")
+        self.found = found
+
+
 class Interrupted(Exception):
     """Training was asked to stop, by the signal `number`; everything is saved."""
 

@@ -111,12 +111,12 @@ def write_json(path: Path, value: Any, compact: bool = False) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, **layout) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file written by `write_json`."""
+def read_json(path: Path, remedy: str = "delete it and run again to rebuild it") -> Any:
+    """Read a JSON file written by `write_json`; the remedy is told where it is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and run again to rebuild it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); {remedy}") from error
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def sweep(folder: Path) -> None:
         if found["kind"] == "old":
             _put_away(path, path.with_name(found["name"]))
         else:
-            _remove(path)
+            remove(path)
 
 
 def _sibling(path: Path, kind: Literal["tmp", "old"]) -> Path:
@@ -173,14 +173,15 @@ def _sibling(path: Path, kind: Literal["tmp", "old"]) -> Path:
 def _put_away(old: Path, target: Path) -> None:
     """Remove a folder that was replaced; where nothing has taken its name, give it back."""
     if target.exists():
-        _remove(old)
+        remove(old)
     elif old.exists():
         # Another process may do the same at this moment.
         with suppress(OSError):
             old.rename(target)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

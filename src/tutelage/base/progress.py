@@ -5,24 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-# Results go to stdout, progress to stderr, so that output can be piped.
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+from tutelage.base.console import console as console
+from tutelage.base.console import output as output
 
-
-def output() -> Console:
-    """Return where results are printed: stdout, wide enough for tables where it is no terminal."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=120)
-
-
-LOG_SECONDS = 15.0  # on something that is not a terminal, a line at most this often
+LOG_SECONDS = 15.0
+"""On something that is not a terminal, and in a log, a line at most this often."""
+LOOK_SECONDS = 1.0
+"""Between two looks at how far the whole is."""
 
 
 def human(number: float) -> str:
@@ -41,6 +37,51 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Overall:
+    """How far the whole is of which a bar shows a part, and how long the rest will take at the speed so far.
+
+    `state` returns what is done in words ("2 of 6 trainings") and as a share of the whole, from 0 to 1.
+    """
+
+    def __init__(self, state: Callable[[], tuple[str, float]]) -> None:
+        self._state, self._began = state, time.monotonic()
+        self._first = state()[1]
+        self._looked, self._text = -LOOK_SECONDS, ""
+
+    def __str__(self) -> str:
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:
+            words, share = self._state()
+            gained = share - self._first
+            left = duration((now - self._began) * (1 - share) / gained) if gained > 0 else ""
+            self._looked, self._text = now, f"{words}, about {left} left in all" if left else words
+        return self._text
+
+
+_overall: Overall | None = None
+_bars: list[Progress] = []
+
+
+@contextmanager
+def overall(state: Callable[[], tuple[str, float]]) -> Iterator[None]:
+    """Show how far the whole is, above the bars and behind the log lines of what is done inside; see `Overall`."""
+    global _overall
+    before, _overall = _overall, Overall(state)
+    try:
+        yield
+    finally:
+        _overall = before
+
+
+class _Bars(Progress):
+    """Bars, the outermost with a line for the whole above."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        if _overall is not None and _bars and _bars[0] is self:
+            yield Text(str(_overall), style="bold", no_wrap=True, overflow="ellipsis")
+        yield from super().get_renderables()
 
 
 class _Rate(ProgressColumn):
@@ -62,15 +103,18 @@ class Tracker:
         self._done += amount
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=amount, note=note)
-            return
         now = time.monotonic()
         if now - self._logged >= LOG_SECONDS:
             self._logged = now
             rate = self._done / (now - self._began)
             share = f"{100 * self._done / self._total:.0f} %, " if self._total else ""
             left = f", {duration((self._total - self._done) / rate)} left" if self._total and rate else ""
-            line = f"{self._label}: {share}{human(rate)} {self._unit}/s{left} {note}".rstrip()
-            console.print(line, markup=False)
+            whole = f" ({_overall})" if _overall is not None else ""
+            line = f"{self._label}: {share}{human(rate)} {self._unit}/s{left} {note}".rstrip() + whole
+            if self._bar is None:
+                console.print(line, markup=False)
+            else:
+                console.write_log(line)
 
 
 @contextmanager
@@ -91,8 +135,13 @@ def progress(label: str, total: float | None, unit: str, done: float = 0) -> Ite
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        tracker = Tracker(label, total, unit, bar)
-        if done and tracker._task is not None:
-            bar.update(tracker._task, completed=done)
-        yield tracker
+    bar = _Bars(*columns, console=console, transient=True)
+    _bars.append(bar)
+    try:
+        with bar:
+            tracker = Tracker(label, total, unit, bar)
+            if done and tracker._task is not None:
+                bar.update(tracker._task, completed=done)
+            yield tracker
+    finally:
+        _bars.remove(bar)

@@ -21,9 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tutelage.base.errors import UserError
+from tutelage.base.checksums import FileDigest, damage, read_checked, write_checked
+from tutelage.base.errors import OtherSettings, UserError
 from tutelage.base.files import explain_disk_errors, locked, read_json, sweep, write_json
 from tutelage.base.machine import environment
+from tutelage.base.progress import console
 from tutelage.base.types import Json
 
 
@@ -38,15 +40,17 @@ class RunFolder:
         self.hf = path / "hf"
         self.scores = path / "scores"
         self.finished = path / "finished.json"
+        self.lost = f"restore it from a copy, or delete {path} to train again"
+        self.lost_clock = "delete it: the report then knows only how long the whole training took"
 
     def scores_at(self, checkpoint: str) -> Path:
         """Name the folder of the scores at a checkpoint; those at `best` are the finished model's."""
         return self.scores if checkpoint == "best" else self.scores / checkpoint
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out; the lock goes with the process, however it ends."""
-        with locked(self.path / "lock", str(self.path)):
+    def locked(self, waiting: str | None = None) -> Iterator[None]:
+        """Keep other processes out; the lock goes with the process, however it ends. See `files.locked`."""
+        with locked(self.path / "lock", str(self.path), waiting=waiting):
             # What a killed process was about to replace comes back, what it left half done goes.
             sweep(self.path)
             sweep(self.checkpoints)
@@ -56,18 +60,30 @@ class RunFolder:
         """Write the spec of the run that this folder is for, with the environment; refuse where another one stands."""
         if not self.matches(spec):
             write_json(self.path / "recipe.json", spec)
-            write_json(self.path / "environment.json", environment())
+            write_checked(self.path / "environment.json", environment())
+        self.environment()
+
+    def environment(self) -> Json:
+        """Return versions and machine of the training; those of now, written down with a note, where they are lost."""
+        path = self.path / "environment.json"
+        try:
+            return read_checked(path)
+        except UserError as error:
+            console.print(f"[yellow]{error}. Written again, with the versions and the machine of now")
+        write_checked(path, environment())
+        return read_checked(path)
 
     def matches(self, spec: Json) -> bool:
         """Tell whether this folder has the spec; refuse a folder with another one, as `write_spec` does."""
         path = self.path / "recipe.json"
         if not path.is_file():
             return False
-        if changes := differences(read_json(path), spec):
+        there = read_json(path, self.lost)
+        if changes := differences(there, spec):
             shown = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changes[:12])
-            raise UserError(f"{self.path} holds a run with other settings:\n{shown}\n"
-                            "Results never mix: give the new run another name (name=...), or delete that folder"
-                            )  # fmt: skip
+            raise OtherSettings(f"{self.path} holds a run with other settings:\n{shown}",
+                                "\nResults never mix: give the new run another name (name=...), or delete that folder"
+                                )  # fmt: skip
         return True
 
     @property
@@ -76,10 +92,54 @@ class RunFolder:
         return self.finished.is_file()
 
     def lines(self) -> list[Json]:
-        """Read the metrics."""
-        if not self.metrics.is_file():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        """Read the metrics; see `read_lines`."""
+        return read_lines(self.metrics, self.lost, growing=not self.is_finished)
+
+    def readings(self) -> list[Json]:
+        """Read the clock readings; see `read_lines`."""
+        return read_lines(self.timing, self.lost_clock, growing=not self.is_finished)
+
+
+def read_lines(path: Path, remedy: str, growing: bool = False) -> list[Json]:
+    """Read a file of JSON lines, none where it is not there.
+
+    A last line that was cut is left out, with a note, if the file is still `growing`.
+
+    Raises:
+        UserError: any other line that is no JSON mapping, with file, line and remedy.
+    """
+    if not path.is_file():
+        return []
+    *lines, rest = path.read_bytes().split(b"\n")
+    if rest and growing:
+        console.print(f"[yellow]{path}: its last line was cut, and is left out")
+    elif rest:
+        lines.append(rest)
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}:{number} is damaged, it is no JSON ({error}): {remedy}") from error
+        if not isinstance(found[-1], dict) or not {"step", "tokens"} <= found[-1].keys():
+            raise UserError(f"{path}:{number} is damaged, it has no `step` and `tokens`: {remedy}")
+    return found
+
+
+def exported_damage(folder: Path) -> str | None:
+    """Say what is wrong with a model's folder, if it is the `hf/` of a run that kept digests of it; else None."""
+    run = RunFolder(folder.absolute().parent)
+    if folder.name != run.hf.name or not run.is_finished:
+        return None
+    files = read_checked(run.finished).get("files") or {}
+    return damage(run.path, {name: FileDigest(**of) for name, of in files.items()}, f"{run.hf.name}/")
+
+
+def check_exported(folder: Path) -> None:
+    """Refuse a finished model's folder that is damaged, see `exported_damage`."""
+    if (fault := exported_damage(folder)) is not None:
+        raise UserError(f"{folder} is damaged: {fault}; run the recipe it belongs to again, which exports it anew from "
+                        "its checkpoint, or restore it from a copy")  # fmt: skip
 
 
 class JsonLines:
@@ -87,6 +147,7 @@ class JsonLines:
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         with explain_disk_errors(path.parent):
+            _drop_cut_line(path)
             self._file = path.open("ab")
         if size is not None:
             if self._file.tell() < size:
@@ -110,6 +171,14 @@ class JsonLines:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Shorten a file to its last whole line, which a kill or a power cut may have spoilt."""
+    if not path.is_file() or not (data := path.read_bytes()) or data.endswith(b"\n"):
+        return
+    console.print(f"[yellow]{path}: its last line was cut, and is left out")
+    os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any, Any]]:

@@ -72,6 +72,10 @@ class MadeUpTokenizer:
     def __len__(self) -> int:
         return self.size
 
+    def get_vocab(self) -> dict[str, int]:
+        """Return its last token."""
+        return {"": self.size - 1}
+
 
 class Enough(Exception):
     """The clock has seen as many steps as it was asked for."""

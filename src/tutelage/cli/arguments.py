@@ -17,3 +17,15 @@ OneModel = Annotated[str | None, typer.Option("--model", "-m", help="Only this m
 Publish = Annotated[Path | None, typer.Option("--publish", help=_PUBLISH)]
 RUNS = Path("runs")
 TrackOption = Annotated[str, typer.Option(help="As `babylm-2026-strict-small`; an unknown name lists them.")]
+
+
+def check_names(recipe: str, overrides: list[str] | None, model: str | None = None, outside: bool = False) -> None:
+    """Look up every name in a recipe, and a model asked for, before torch is loaded, which takes seconds.
+
+    The model may be one from outside the recipe where that is said.
+    """
+    from tutelage.experiment import names
+    from tutelage.recipe.load import find_recipe
+
+    wanted = names.named(model) if outside and model is not None else model
+    names.check_names(find_recipe(recipe, overrides or ()), wanted)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tutelage.base.progress import output
-from tutelage.cli.arguments import RUNS, OneModel, Overrides, RecipeArgument, Runs, TrackOption
+from tutelage.cli.arguments import RUNS, OneModel, Overrides, RecipeArgument, Runs, TrackOption, check_names
 
 cache = typer.Typer(no_args_is_help=True, help="Keep teachers' output on disk (`stages: [{cache: ...}]`).")
 data = typer.Typer(no_args_is_help=True, help="Get benchmarks from where their authors publish them; none is bundled.")
@@ -36,6 +36,8 @@ def submission_write(
     whose data are on this machine are measured first, the fast ones at every checkpoint (`models.*.checkpoints`).
     The weights themselves, with a revision for each checkpoint: `tutelage export --babylm`.
     """
+    check_names(recipe, overrides, model)
+    _check_track(track)
     from tutelage import api
     from tutelage.babylm.results import reasons, table
 
@@ -58,6 +60,7 @@ def submission_check(
     Every fault comes with its place. Where a benchmark's data are on this machine, predictions are also compared with
     the texts that stand at their lines.
     """
+    _check_track(track)
     from tutelage import api
 
     faults = api.submission_check(path, track)
@@ -93,6 +96,7 @@ def data_get(
 @cache.command("build")
 def cache_build(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, model: OneModel = None) -> None:
     """Fill the caches of trained teachers, or resume filling them; mend what is damaged."""
+    check_names(recipe, overrides, model)
     from tutelage import api
 
     api.cache_build(recipe, overrides or (), runs, model)
@@ -101,6 +105,7 @@ def cache_build(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs 
 @cache.command("info")
 def cache_info(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS) -> None:
     """Print what the caches of a recipe hold: kind, bytes a token, size, filled share, error."""
+    check_names(recipe, overrides)
     from tutelage import api
 
     for found in api.cache_info(recipe, overrides or (), runs):
@@ -110,6 +115,7 @@ def cache_info(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs =
 @cache.command("verify")
 def cache_verify(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS) -> None:
     """Read all caches of a recipe and compare every checksum; exit code 1 if something is damaged."""
+    check_names(recipe, overrides)
     from tutelage import api
 
     reports = api.cache_verify(recipe, overrides or (), runs)
@@ -117,3 +123,9 @@ def cache_verify(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs
         output().print(str(found), highlight=False)
     if any(found.damaged for found in reports):
         raise typer.Exit(1)
+
+
+def _check_track(track: str) -> None:
+    from tutelage.babylm.track_rules import rules_of
+
+    rules_of(track)

@@ -16,7 +16,7 @@ import typer
 from tutelage import __version__
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.progress import console, output
-from tutelage.cli.arguments import RUNS, OneModel, Overrides, Publish, RecipeArgument, Runs
+from tutelage.cli.arguments import RUNS, OneModel, Overrides, Publish, RecipeArgument, Runs, check_names
 from tutelage.cli.groups import cache, data, submission
 from tutelage.cli.study import study
 
@@ -54,6 +54,7 @@ def run(
                                          "small models gain.")] = 1,
 ) -> None:  # fmt: skip
     """Do everything: prepare the corpus, train teachers before students, score, report."""
+    check_names(recipe, overrides)
     from tutelage import api
 
     _show_table(api.run(recipe, overrides or (), runs, publish, workers))
@@ -67,7 +68,13 @@ def show(
     probe: Annotated[bool, typer.Option(help="Time a few steps of each model for the estimate.")] = True,
     presets: Annotated[bool, typer.Option("--presets", help="List the model shapes instead.")] = False,
 ) -> None:
-    """Print the resolved recipe and what it will take: parameters, tokens, words, FLOPs, memory, disk, time."""
+    """Print the resolved recipe and what it will take: parameters, tokens, words, FLOPs, memory, disk, time.
+
+    The recipe goes to stdout and the estimates to stderr, so that `tutelage show quickstart > mine.yaml` makes a file
+    to begin with. Nothing is left in the folder of runs.
+    """
+    if recipe is not None:
+        check_names(recipe, overrides)
     from tutelage.experiment import show as display
 
     if presets:
@@ -75,12 +82,15 @@ def show(
     elif recipe is None:
         display.print_recipes()
     else:
-        display.print_recipe(recipe, overrides or (), runs, probe)
+        from tutelage.api.recipes import print_recipe
+
+        print_recipe(recipe, overrides or (), runs, probe)
 
 
 @app.command()
 def prepare(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS) -> None:
     """Download and clean the corpus, train the tokenizer, encode."""
+    check_names(recipe, overrides)
     from tutelage import api
 
     api.prepare(recipe, overrides or (), runs)
@@ -96,6 +106,7 @@ def train(
                                         "is trained: for several processes, also of several machines.")] = False,
 ) -> None:  # fmt: skip
     """Train all models, or one and those that teach it."""
+    check_names(recipe, overrides, model)
     from tutelage import api
 
     api.train(recipe, overrides or (), runs, model, share)
@@ -129,6 +140,10 @@ def evaluate(
     or hub ids, side by side: it prints a table and writes scores, log-probabilities of single items and a page with
     plots to `--out`. Weights must be safetensors, and code of a model's own is never run.
     """
+    if suite:
+        from tutelage.experiment.names import check_suites
+
+        check_suites(suite)
     from tutelage import api
 
     if not suite:
@@ -136,6 +151,7 @@ def evaluate(
                    "--batch-tokens": batch_tokens, "--out": out}  # fmt: skip
         if given := [name for name, value in options.items() if value is not None]:
             raise typer.BadParameter(f"{', '.join(given)} goes with --suite; a recipe has its own `evaluation`")
+        check_names(recipe, overrides, model)
         api.evaluate(recipe, overrides or (), runs, model)
         return
     from tutelage.api.recipes import EVALUATED
@@ -150,6 +166,7 @@ def evaluate(
 @app.command()
 def report(recipe: RecipeArgument, overrides: Overrides = None, runs: Runs = RUNS, publish: Publish = None) -> None:
     """Write the report of a finished experiment again, and publish it if asked."""
+    check_names(recipe, overrides)
     from tutelage import api
 
     _show_table(api.report(recipe, overrides or (), runs, publish))
@@ -166,6 +183,7 @@ def export(
         help="An upload folder for BabyLM: the model, and a revision for each checkpoint by words seen.")] = None,
 ) -> None:  # fmt: skip
     """Copy a trained model to a folder that `AutoModelForCausalLM.from_pretrained` loads."""
+    check_names(recipe, overrides, model)
     from tutelage import api
 
     if babylm is None:
@@ -189,6 +207,7 @@ def score(
     `tutelage score mine.yaml small@step-200` prints tokens, mean loss, the share of tokens among the ten likeliest and
     quantiles of the rows' scores. An interrupted pass resumes where it stopped; what is scored stays.
     """
+    check_names(recipe, overrides, model, outside=True)
     from tutelage import api
 
     output().print(str(api.score(recipe, model, overrides or (), runs, to)), highlight=False, markup=False)
@@ -201,6 +220,9 @@ def check(
     model: OneModel = None,
 ) -> None:
     """Tell whether a track's rules were kept: words, epochs, teachers, checkpoints. Exit code 1 if one was broken."""
+    from tutelage.babylm.track_rules import rules_of
+
+    rules_of(track)
     from tutelage import api
 
     findings = api.check(run, track, model)
@@ -228,6 +250,9 @@ def bench(
     Choose the shape you mean to train: `tutelage bench --preset llama-10m --length 256`. Close other programs first;
     run it twice to see how steady the numbers are. For the time of a whole recipe: `tutelage show RECIPE`.
     """
+    from tutelage.models.presets import preset as shape
+
+    shape(preset)
     from tutelage import api
     from tutelage.bench.bench import table
 

@@ -23,10 +23,12 @@ words are written: `tutelage study plan study.yaml`, then `write`, `label`, `fil
 `studies/NAME/`. Whatever the teacher answered is kept in `requests.jsonl` there, so a study that was stopped or killed
 resumes when the same command is given again, and nothing is asked, or paid, twice.
 
-Train on it with a recipe that says `data: {corpus: studies/NAME/corpus}`.""",
+Train on it with a recipe that says `data: {corpus: studies/NAME/corpus}`. Studies of a paper's corpora come with the
+package: `tutelage study show` lists them.""",
 )
 
-StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file.")]
+_STUDY = "A YAML file or a shipped study; `tutelage study show` lists these."
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help=_STUDY)]
 _CHANGES = "Changes to the study, as in `writing.words=10M`."
 Changes = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_CHANGES)]
 Studies = Annotated[Path, typer.Option("--studies", help="Folder for studies.", envvar="TUTELAGE_STUDIES")]
@@ -89,7 +91,8 @@ def study_filter(file: StudyArgument, changes: Changes = None, studies: Studies 
 @study.command("audit")
 def study_audit(
     source: Annotated[str, typer.Argument(
-        metavar="STUDY", help="A YAML file, a study's folder, a folder with plan.yaml and *.jsonl, or `starter`.")],
+        metavar="STUDY", help="A YAML file, a shipped study, a study's folder, a folder with plan.yaml and *.jsonl, or "
+        "`starter`.")],
     changes: Changes = None,
     studies: Studies = STUDIES,
     suite: Annotated[list[str] | None, typer.Option(
@@ -124,12 +127,22 @@ def study_run(file: StudyArgument, changes: Changes = None, studies: Studies = S
 
 
 @study.command("show")
-def study_show(file: StudyArgument, changes: Changes = None, studies: Studies = STUDIES) -> None:
+def study_show(
+    file: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A YAML file or a shipped study.")] = None,
+    changes: Changes = None,
+    studies: Studies = STUDIES,
+) -> None:
     """Print what was spent so far and how many requests the whole study will take; asks nothing.
 
     A forecast: repeats are left out, and texts may be longer or shorter than expected. `teacher.two_steps` doubles it,
-    `labelling.ask=task` multiplies it; try `tutelage study show study.yaml labelling.votes=5`.
+    `labelling.ask=task` multiplies it; try `tutelage study show study.yaml labelling.votes=5`. Without a study, those
+    that come with the package are listed.
     """
+    if file is None:
+        from tutelage.report.study_tables import shipped_studies
+
+        output().print(shipped_studies())
+        return
     _show("show", file, changes, studies)
     _show("costs", file, changes, studies)
 

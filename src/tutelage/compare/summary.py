@@ -79,6 +79,8 @@ class DataSummary(Strict):
     """The corpus, by split."""
 
     corpus: str | None = None
+    unit: str = "words"
+    """What is counted as words, everywhere in the summary."""
     words: dict[str, NonNegativeInt] = {}
     tokens: dict[str, NonNegativeInt] = {}
     vocab_size: NonNegativeInt | None = None

@@ -131,19 +131,27 @@ class Chunks:
 
 
 class Examples:
-    """One text a row, in static length buckets; longer texts continue on further rows."""
+    """One text a row, in static length buckets; longer texts continue on further rows.
 
-    def __init__(self, store: Tokens, length: int, buckets: tuple[int, ...]) -> None:
-        self.tokens = store.tokens
-        starts = np.asarray(store.document_starts, dtype=np.int64)
+    Args:
+        frame: tokens that every row begins and ends with, where every text of the store does; without it, a text that
+            continues on further rows has them at its own ends alone.
+    """
+
+    def __init__(self, store: Tokens, length: int, buckets: tuple[int, ...],
+                 frame: tuple[int, int] | None = None) -> None:  # fmt: skip
+        self.tokens, self.frame = store.tokens, frame
+        ends = 1 if frame else 0
+        starts = np.asarray(store.document_starts, dtype=np.int64) + ends
         documents = np.arange(len(starts))
-        lengths = np.diff(np.append(starts, len(store.tokens)))
-        parts = np.maximum(1, -(-lengths // length))
+        lengths = np.diff(np.append(starts - ends, len(store.tokens))) - 2 * ends
+        room = length - 2 * ends
+        parts = np.maximum(1, -(-lengths // room))
         offset = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-        self.starts: Ints = np.repeat(starts, parts) + offset * length
-        self.lengths: Ints = np.minimum(length, np.repeat(lengths, parts) - offset * length)
-        # A row of one token has nothing to predict.
-        kept = self.lengths > 1
+        self.starts: Ints = np.repeat(starts, parts) + offset * room  # first token of a row in the store
+        self.lengths: Ints = np.minimum(room, np.repeat(lengths, parts) - offset * room) + 2 * ends
+        # A row of one token, or of the frame alone, has nothing to predict.
+        kept = self.lengths > max(1, 2 * ends)
         self.starts, self.lengths = self.starts[kept], self.lengths[kept]
         self.documents: Ints = np.repeat(documents, parts)[kept]
         self.opens: Bools = (offset == 0)[kept]
@@ -156,11 +164,14 @@ class Examples:
     def place(self, row: int) -> RowSpan:
         """Return where one row lies."""
         document, start, length = (int(column[row]) for column in (self.documents, self.starts, self.lengths))
-        return RowSpan(document, start, length, bool(self.opens[row]))
+        framed = self.frame is not None
+        return RowSpan(document, start, length - 2 * framed, bool(self.opens[row]), framed)
 
     def row(self, row: int, epoch: int) -> Ints:
         """Return the tokens of one row, without padding."""
-        return self.tokens[self.starts[row] : self.starts[row] + self.lengths[row]].astype(np.int64)
+        place = self.place(row)
+        text = self.tokens[place.start : place.start + place.length].astype(np.int64)
+        return text if self.frame is None else np.concatenate([self.frame[:1], text, self.frame[1:]])
 
 
 class BatchSource:
@@ -173,6 +184,7 @@ class BatchSource:
         shuffle: permute rows in each epoch; off for evaluation.
         mixture: rewrites the rows of a causal model.
         labels: reads the labels of rows of examples, where they are learned.
+        frame: tokens at both ends of every row of examples.
     """
 
     def __init__(
@@ -186,11 +198,12 @@ class BatchSource:
         shuffle: bool = True,
         mixture: Mixture | None = None,
         labels: LabelReader | None = None,
+        frame: tuple[int, int] | None = None,
     ) -> None:
         self.rows: Chunks | Examples = (
             Chunks(store, rows.length, rows.chunking if shuffle else "fixed", seed)
             if rows.kind == "chunks"
-            else Examples(store, rows.length, rows.buckets)
+            else Examples(store, rows.length, rows.buckets, frame)
         )
         self.row_length = rows.length
         self.only: Ints | None = None

@@ -14,6 +14,7 @@ from tutelage.base.progress import Tracker
 from tutelage.base.types import Bools, Ints
 from tutelage.corpus import reading, splits
 from tutelage.corpus.cleaning import clean_blocks, cleaner
+from tutelage.corpus.counting import Unit, unit_of
 from tutelage.corpus.encoding import Text
 from tutelage.corpus.encodings import encoding_of
 from tutelage.corpus.examples import Example, read_examples
@@ -21,6 +22,7 @@ from tutelage.corpus.sources import Corpus, SourceFile
 from tutelage.corpus.splits import Passages, Split
 from tutelage.corpus.tables import texts
 
+OPENING = 1 << 14  # characters of a file by which its script is told
 STUDIED: tuple[Literal["starter", "study"], ...] = ("starter", "study")  # formats whose records are examples of a study
 
 
@@ -36,21 +38,28 @@ class CleanedFile:
     sha256: str  # of the original
     encoding: str  # of the original's text
     left_out: tuple[int, ...]  # records without text, by number
+    unit: Unit  # what is counted as its words
     chosen: dict[Split, Bools] = field(default_factory=dict)  # the passages of each split (see `choosing`)
 
     @property
     def words(self) -> int:
-        """Whitespace words after cleaning."""
+        """Words after cleaning, or what else is counted."""
         return int(self.passages.words.sum())
 
     def words_of(self, split: Split) -> int:
         """Return the words of a split's passages."""
         return int(self.passages.words[self.chosen[split]].sum())
 
+    @property
+    def opening(self) -> str:
+        """The first characters after cleaning."""
+        with self.path.open(encoding="utf-8") as file:
+            return file.read(OPENING)
+
     def cut(self, lines: tuple[int, int]) -> None:
         """Cut passages at two line numbers, so that each lies in one split."""
         with self.path.open("rb") as file:
-            self.passages = splits.cut_at_lines(self.passages, file, lines)
+            self.passages = splits.cut_at_lines(self.passages, file, lines, self.unit)
 
     def examples(self, split: Split) -> Iterator[Example]:
         """Yield the examples of a split's passages, each of which is a whole one."""
@@ -72,7 +81,7 @@ class CleanedFile:
         if separator == "brackets" and self.source.format in STUDIED:
             for example in self.examples(split):
                 for index, text in enumerate(filter(None, (example.text, example.text_pair))):
-                    yield Text(len(text.split()), [text.strip()], joins=index > 0)
+                    yield Text(self.unit.of(text), [text.strip()], joins=index > 0)
             return
         words, starts = self.passages.words, self.passages.starts
         with self.path.open("rb") as file:
@@ -80,7 +89,9 @@ class CleanedFile:
                 yield Text(int(words[chosen].sum()), self._chunks(file, starts, splits.runs(chosen)))
                 return
             for first, end in splits.runs(chosen, self.passages.documents):
-                if count := int(words[first:end].sum()):
+                count = int(words[first:end].sum())
+                # Blank lines alone are no text; a few letters may be less than one word by bytes.
+                if count or any(map(str.strip, self._chunks(file, starts, [(first, end)]))):
                     yield Text(count, _stripped(self._chunks(file, starts, [(first, end)])))
 
     def _chunks(self, file: BinaryIO, starts: Ints, runs: Iterable[tuple[int, int]]) -> Iterator[str]:
@@ -98,7 +109,8 @@ def clean_file(corpus: Corpus, source: SourceFile, folder: Path, data: recipe.Da
     """
     path = folder / f"{source.split}-{source.name}.txt"
     size, done = source.path.stat().st_size, 0
-    indexer, left_out = splits.Indexer(), list[int]()
+    unit = unit_of(data)
+    indexer, left_out = splits.Indexer(unit), list[int]()
     encoding = "utf-8" if source.format in (*STUDIED, "parquet") else encoding_of(source.path, data.encoding)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for text in _cleaned(source, data, encoding, indexer, left_out):
@@ -107,7 +119,7 @@ def clean_file(corpus: Corpus, source: SourceFile, folder: Path, data: recipe.Da
             bar.advance(step, source.name)
     bar.advance(size - done)
     digest = files.sha256(source.path)
-    return CleanedFile(corpus, source, path, indexer.passages(), size, digest, encoding, tuple(left_out))
+    return CleanedFile(corpus, source, path, indexer.passages(), size, digest, encoding, tuple(left_out), unit)
 
 
 def _cleaned(

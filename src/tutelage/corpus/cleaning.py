@@ -3,13 +3,13 @@
 A new source is one more function here and a line in `PUBLISHED` (or `MENDED`). A recipe can also name a function of its
 own (`data.cleaning: package.module:function`), which then cleans every text.
 
-`published` does what BabyLlama's preparation did (Timiryasov and Tastet 2023, repository), paragraphs and articles
-glued together included, because results depend on it; only its division by zero on some QED lines could not be kept.
-`mended` applies the same rules but keeps paragraphs and documents apart. HTML and non-verbal cues are not removed by
-either, although the paper says so.
+`published` does what BabyLlama's preparation did (Timiryasov and Tastet 2023, repository, `mrclean.py`), paragraphs
+and articles glued together included, because results depend on it; only its division by zero on some QED lines could
+not be kept. `mended` applies the same rules but keeps paragraphs and documents apart. HTML and non-verbal cues are not
+removed by either, although the paper says so.
 
 Every rule looks at a line or at a run of newlines, so text may be cleaned in blocks: `clean_blocks` cuts where no rule
-can see across.
+can see across. Two rules also treat the ends of a file in their own way; they are told which block has them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ Cleaner = Callable[[str], str]
 _BLANKS = re.compile("[ \t\u00a0]+")
 _BLANK_BEFORE_POINT = re.compile("[ \t\u00a0]([.,;!?])")
 _BLANK_BEFORE_APOSTROPHE = re.compile("(\\w)[ \t\u00a0](['’]\\w)")
-_SUBTITLE_LINE = re.compile("^.*subtitle.*(?:\n|\\Z)", re.IGNORECASE | re.MULTILINE)
-_TITLE_LINE = re.compile("^= = = (\\S(?:.*\\S)?) = = =\n", re.MULTILINE)
-_BRACKETS = re.compile(r"\([^)]*\)")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_SUBTITLE_LINE = re.compile("^.*subtitle.*\n", re.IGNORECASE | re.MULTILINE)
+_LAST_SUBTITLE_LINE = re.compile("^.*subtitle.*\\Z", re.IGNORECASE | re.MULTILINE)
+_TITLE = re.compile("= = = (.+?) = = =\n")
+_UNSPOKEN = re.compile(r"\(.*?\)|[.!?]")
+_SENTENCE_END = re.compile(r"([.!?]\s*)")
+
+REVISED = ("open_subtitles", "qed", "wikipedia")
+"""Sources whose rules changed with `differences.METHOD` 2."""
 
 
 def spacing(text: str) -> str:
@@ -46,23 +50,40 @@ def cbt(text: str) -> str:
 
 
 def open_subtitles(text: str) -> str:
-    """Drop every line that mentions subtitles (credits of those who made them)."""
+    """Drop every line that mentions subtitles (credits of those who made them), but a last one without its newline."""
     return _SUBTITLE_LINE.sub("", text)
 
 
-def qed(text: str) -> str:
-    """Write lines in capitals in lower case, with `l` read as `I` where character recognition mistook it."""
-    return "\n".join(_qed_line(line) for line in text.split("\n"))
+def open_subtitles_mended(text: str) -> str:
+    """Drop every line that mentions subtitles, the last one too."""
+    return _LAST_SUBTITLE_LINE.sub("", open_subtitles(text))
 
 
-def wikipedia(text: str) -> str:
-    """Glue titles to the text and paragraphs to each other, strip lines (see `drop_first` for the file's start)."""
-    return glued(_stripped_lines(_TITLE_LINE.sub(r"\1", text)))
+def qed(text: str, last: bool = True) -> str:
+    """Write lines in capitals in lower case, with `l` read as `I` where character recognition mistook it.
+
+    `last`: whether the text ends its file, which loses its last newline.
+    """
+    return _by_line(text, _qed_line, last)
+
+
+def qed_mended(text: str) -> str:
+    """Do the same, and keep the last newline."""
+    return qed(text, last=False)
+
+
+def wikipedia(text: str, first: bool = True, last: bool = True) -> str:
+    """Glue titles to the text and paragraphs to each other, strip lines.
+
+    `first` and `last`: whether the text begins and ends its file, which loses its first character and last newline.
+    """
+    stripped = _by_line(_TITLE.sub(r"\1", text), str.strip, last)
+    return glued(stripped[1:] if first else stripped)
 
 
 def wikipedia_mended(text: str) -> str:
     """Free titles of their `= = =`, each on its own line, and strip lines; paragraphs stay apart."""
-    return _stripped_lines(_TITLE_LINE.sub("\\1\n", text))
+    return _by_line(_TITLE.sub("\\1\n", text), str.strip, last=False)
 
 
 def unchanged(text: str) -> str:
@@ -70,25 +91,22 @@ def unchanged(text: str) -> str:
     return text
 
 
-def drop_first(text: str) -> str:
-    """Drop the first character of a file (published wikipedia; there it is a newline)."""
-    return text[1:]
-
-
 def glued(text: str) -> str:
     """Delete double newlines, which glues articles (simple_wikipedia; titles stay between their `= = =`)."""
     return text.replace("\n\n", "")
 
 
-def _stripped_lines(text: str) -> str:
-    return "\n".join(line.strip() for line in text.split("\n"))
+def _by_line(text: str, change: Cleaner, last: bool) -> str:
+    """Change each line, cut at every separator that `str.splitlines` knows; the last newline goes with `last`."""
+    ended = text[-1:].splitlines() == [""]
+    return "\n".join(map(change, text.splitlines())) + ("\n" if ended and not last else "")
 
 
 def _qed_line(line: str) -> str:
-    spoken = re.sub("[.!?]", "", _BRACKETS.sub("", line))
+    spoken = _UNSPOKEN.sub("", line)
     # The published rule divides by this length and fails on lines of brackets and points alone.
     if spoken and 2 * sum(letter.isupper() for letter in spoken) >= len(spoken):
-        line = " ".join(sentence.capitalize() for sentence in _SENTENCE_END.split(line.replace("l", "I")))
+        line = "".join(part.capitalize() for part in _SENTENCE_END.split(line.replace("l", "I")))
     return line.strip()
 
 
@@ -108,6 +126,8 @@ PUBLISHED: dict[str, Cleaner] = {
 }
 MENDED: dict[str, Cleaner] = PUBLISHED | {
     "bnc_spoken": spacing,
+    "open_subtitles": open_subtitles_mended,
+    "qed": qed_mended,
     "simple_wiki": unchanged,
     "simple_wikipedia": unchanged,
     "wikipedia": wikipedia_mended,
@@ -124,19 +144,24 @@ def cleaner(source: str, behaviour: str) -> Cleaner:
 
 def clean(text: str, source: str, behaviour: str) -> str:
     """Clean the whole text of a file at once."""
-    cleaned = cleaner(source, behaviour)
-    if cleaned is wikipedia:
-        # The rules come first, then the first character goes, then double newlines: the order is part of the result.
-        return glued(drop_first(_stripped_lines(_TITLE_LINE.sub(r"\1", text))))
-    return cleaned(text)
+    return cleaner(source, behaviour)(text)
 
 
 def clean_blocks(blocks: Iterable[str], source: str, behaviour: str, size: int = 1 << 20) -> Iterator[str]:
     """Clean a stream of text in blocks of about `size` characters; together they equal `clean` of the whole."""
-    cleaned = cleaner(source, behaviour)
-    for number, block in enumerate(_cut(blocks, size)):
-        if text := cleaned(block) if number else clean(block, source, behaviour):
+    cleaned, parts, first = cleaner(source, behaviour), _cut(blocks, size), True
+    part = next(parts, None)
+    while part is not None:
+        following = next(parts, None)
+        if text := _clean_part(cleaned, part, first, following is None):
             yield text
+        part, first = following, False
+
+
+def _clean_part(cleaned: Cleaner, part: str, first: bool, last: bool) -> str:
+    if cleaned is wikipedia:
+        return wikipedia(part, first, last)
+    return qed(part, last) if cleaned is qed else cleaned(part)
 
 
 def _cut(blocks: Iterable[str], size: int) -> Iterator[str]:
@@ -159,15 +184,17 @@ def _cut(blocks: Iterable[str], size: int) -> Iterator[str]:
 def _safe_place(text: str) -> int:
     """Return the last start of a line at which no rule sees across, or 0.
 
-    Such a line is not blank, so that runs of newlines stay whole on its left; and the line before it is no title, which
-    a rule would join with it.
+    Such a line begins with something visible that is no title, so that runs of newlines stay whole on its left; and the
+    line before it ends in no title, which a rule would join with it.
     """
     end = text.rfind("\n")
     while end > 0:
         begin = text.rfind("\n", 0, end) + 1
         following = text.find("\n", end + 1)
         line = text[end + 1 : following if following >= 0 else None]
-        if line.strip() and not text.startswith("= = =", begin):
+        opening = line.splitlines()[0].strip() if line else ""
+        # The last line may not be whole yet: a title shows by its first character.
+        if opening and opening[0] != "=" and not text.endswith("= = =", begin, end):
             return end + 1
         end = begin - 1
     return 0

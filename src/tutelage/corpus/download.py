@@ -19,6 +19,7 @@ import httpx2
 
 from tutelage.base import files
 from tutelage.base.errors import UserError
+from tutelage.base.network import check_address, is_loopback, through
 from tutelage.base.progress import human, progress
 
 ATTEMPTS = 5
@@ -87,6 +88,7 @@ def download(url: str, target: Path, *, sha256: str | None = None, size: int | N
 
 
 def _check_address(url: str) -> None:
+    check_address(url)
     address = httpx2.URL(url)
     local = address.scheme == "http" and address.host in ("localhost", "127.0.0.1", "::1")
     if address.scheme != "https" and not local:
@@ -104,8 +106,9 @@ def _fetch_with_retries(url: str, state: _State, size: int | None, sleep: Callab
             failures = 0 if state.done > before else failures + 1
             if failures >= ATTEMPTS:
                 kept = f"{human(state.done)}B are kept in {state.part}: run again to continue"
-                raise UserError(f"could not download {url}: {error or type(error).__name__}; {kept}, or put the file "
-                                f"at {state.part.with_suffix('')} by hand") from error  # fmt: skip
+                said = f"could not download {url}{through(url)}: {error or type(error).__name__}"
+                raise UserError(f"{said}; {kept}, or put the file at "
+                                f"{state.part.with_suffix('')} by hand") from error  # fmt: skip
             sleep(2.0 ** max(failures - 1, 0))
 
 
@@ -116,7 +119,9 @@ def _request(url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
         _check_address(str(request.url))
 
     with (
-        httpx2.Client(follow_redirects=True, timeout=TIMEOUT, event_hooks={"request": [check]}) as client,
+        httpx2.Client(
+            follow_redirects=True, timeout=TIMEOUT, event_hooks={"request": [check]}, trust_env=not is_loopback(url)
+        ) as client,
         client.stream("GET", url, headers=headers) as response,
     ):
         yield response

@@ -13,11 +13,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tutelage.base.threads import beside_main
 from tutelage.corpus.tokenizer import lost_bytes
 
 if TYPE_CHECKING:
@@ -147,7 +149,8 @@ class Encoder:
         # One call where all segments are treated the same way, which is the common case.
         for backend in {id(b): b for b in (self._first, self._rest)}.values():
             mine = [i for i, segment in enumerate(batch) if (self._first if segment.opens else self._rest) is backend]
-            encodings = backend.encode_batch_fast([batch[i].text for i in mine], add_special_tokens=False)
+            texts = [batch[i].text for i in mine]
+            encodings = beside_main(partial(backend.encode_batch_fast, texts, add_special_tokens=False))
             for i, encoding in zip(mine, encodings, strict=True):
                 found[i] = encoding
         normalizer = self._first.normalizer

@@ -171,9 +171,10 @@ class RowSpan:
     """Where a row lies."""
 
     document: int  # that it is a part of
-    start: int  # its first token among all
-    length: int  # its tokens
+    start: int  # its first token among all of the store
+    length: int  # its tokens in the store
     opens: bool  # whether it is the document's first part
+    framed: bool = False  # whether it is read with one more token at each end
 
 
 class LabelReader:
@@ -217,8 +218,8 @@ class LabelReader:
         for row, (place, (begin, end)) in enumerate(zip(places, spans, strict=True)):
             if S and end > begin:
                 tags[row, : end - begin] = labels.tags_WK[begin:end][:, self._tags]
-                tag_places[row, : end - begin] = self._ends[begin:end] - place.start
-        at = [place.length - 1 if self._causal else 0 for place in places]
+                tag_places[row, : end - begin] = self._ends[begin:end] - place.start + place.framed
+        at = [place.length - 1 + 2 * place.framed if self._causal else 0 for place in places]
         sure = sure if self._confidence else np.ones_like(sure)
         arrays = {"classes": classes, "tags": tags, "tag_places": tag_places, "sure": sure}
         return {"class_places": torch.tensor(at), **{name: torch.from_numpy(array) for name, array in arrays.items()}}

@@ -11,40 +11,43 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tutelage import __version__, recipe, starter
+from tutelage import __version__, recipe
 from tutelage.base import files
-from tutelage.base.errors import UserError
-from tutelage.base.functions import code_digest, is_function_name
+from tutelage.base.checksums import FileDigest, damage, digests
+from tutelage.base.errors import OtherSettings, UserError
 from tutelage.base.progress import console, progress
 from tutelage.base.types import Json
-from tutelage.corpus import tokenizer, tokens
+from tutelage.corpus import aside, counting, tokenizer, tokens
 from tutelage.corpus.choosing import choose
 from tutelage.corpus.cleaned import STUDIED, CleanedFile, clean_file
+from tutelage.corpus.differences import METHOD, described, differences, labelled_tasks, settings_of
 from tutelage.corpus.encoding import Encoder
-from tutelage.corpus.labels import FILES, LabelTask, LabelWriter, tasks_of
+from tutelage.corpus.labels import FILES, LabelTask, LabelWriter
 from tutelage.corpus.read_table import tell
 from tutelage.corpus.reading import split_lines
-from tutelage.corpus.sources import Corpus, is_local, mix_prefix, resolve_all
+from tutelage.corpus.repeats import repeats_of, shared_documents
+from tutelage.corpus.sources import Corpus, resolve_all
 from tutelage.corpus.splits import SPLITS, Split
-from tutelage.corpus.study_plan import ANNOTATED, read_plan
 from tutelage.corpus.tokens import StoreWriter, TokenStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _BUILDING = ".building"
+PROBE_LINES = 200
+"""Lines of the corpus on which a tokenizer is compared with itself as saved."""
 _ENDS = (".bin", ".documents.npy", *(f".{name}.npy" for name in FILES))
 _PARTS = ("tokenizer", *(f"{split}{end}" for split in SPLITS for end in _ENDS))
-_LATER = ("mix", "test_share")
-"""Settings that earlier versions did not know: they count once they are not at their default."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Prepared:
     test: TokenStore
     manifest: Json  # settings, sources, counts, hashes and notes
 
+    @property
+    def unit(self) -> str:
+        """What is counted as words, by its name in tables."""
+        return counting.label(self.manifest["settings"].get("unit", "words"))
+
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> Prepared:
         """Open what `prepare` made; `verify` also checks all hashes.
@@ -67,10 +75,17 @@ class Prepared:
         """
         manifest = tokens.read_manifest(folder)
         stores = {split: TokenStore.open(folder, split, verify=verify) for split in SPLITS}
-        loaded = tokenizer.load(str(folder / "tokenizer"))
+        again = f"delete {folder} and prepare again"
+        files_of = {name: FileDigest(**of) for name, of in manifest.get("tokenizer_files", {}).items()}
+        if fault := damage(folder, files_of):
+            raise UserError(f"{folder}: {fault}; it is not the tokenizer these tokens were made with: {again}")
+        try:
+            loaded = tokenizer.load(str(folder / "tokenizer"))
+        except UserError as error:
+            raise UserError(f"{folder / 'tokenizer'} cannot be read: {again}. {error}") from error
         if tokenizer.tokenizer_id(loaded) != manifest["tokenizer_id"]:
-            raise UserError(f"{folder / 'tokenizer'} is not the tokenizer these tokens were made with: delete {folder} "
-                            "and prepare again")  # fmt: skip
+            raise UserError(f"{folder / 'tokenizer'} is not the tokenizer these tokens were made with: {again}"
+                            )  # fmt: skip
         return cls(folder, loaded, manifest=manifest, **stores)
 
     def check_test(self, rows: recipe.Rows) -> None:
@@ -88,7 +103,7 @@ def prepare(data: recipe.Data, folder: Path) -> Prepared:
         UserError: a corpus that is missing, empty or no text; a folder prepared with other settings; a disk that is
             full or read-only; rows that the train or val split does not fill.
     """
-    settings = _settings(data)
+    settings = settings_of(data)
     if (folder / "manifest.json").exists() or not _build_alone(data, settings, folder):
         _refuse_differences(folder, settings, data)
     prepared = Prepared.open(folder)
@@ -100,6 +115,24 @@ def prepare(data: recipe.Data, folder: Path) -> Prepared:
     return prepared
 
 
+def prepare_aside(data: recipe.Data, folder: Path) -> Prepared:
+    """Make a corpus ready only to be looked at: open that in `folder` if it is the same, else one in the cache.
+
+    `prepare` takes it over from there.
+    """
+    if (folder / "manifest.json").exists():
+        try:
+            return prepare(data, folder)
+        except OtherSettings as error:
+            console.print(f"{error.found}. A run with these settings needs another name (name=...)")
+    place = aside.folder_of(settings_of(data))
+    with suppress(OtherSettings):
+        return prepare(data, place)
+    # The texts have changed since.
+    shutil.rmtree(place)
+    return prepare(data, place)
+
+
 def _build_alone(data: recipe.Data, settings: Json, folder: Path) -> bool:
     """Build while no other process does; return False if another one has built meanwhile."""
     waiting = f"waiting for another process that prepares {folder}"
@@ -107,6 +140,9 @@ def _build_alone(data: recipe.Data, settings: Json, folder: Path) -> bool:
         if (folder / "manifest.json").exists():
             return False
         files.sweep(folder)
+        if _is_same(place := aside.folder_of(settings), settings, data) and place != folder:
+            aside.take(place, folder)
+            return True
         try:
             _build(data, settings, folder)
         finally:
@@ -114,73 +150,16 @@ def _build_alone(data: recipe.Data, settings: Json, folder: Path) -> bool:
     return True
 
 
-def _settings(data: recipe.Data) -> Json:
-    """Return the settings that decide what is on disk: not the rows, not their order."""
-    settings = data.model_dump(mode="json", exclude={"rows", "seed"})
-    unsaid = {key for key in _LATER if getattr(data, key) == type(data).model_fields[key].default}
-    if is_function_name(data.cleaning):
-        settings["cleaning_code"] = code_digest(data.cleaning)
-    return {key: value for key, value in settings.items() if key not in unsaid}
+def _is_same(folder: Path, settings: Json, data: recipe.Data) -> bool:
+    """Tell whether a folder holds just this corpus."""
+    return (folder / "manifest.json").is_file() and not differences(folder, settings, data)
 
 
 def _refuse_differences(folder: Path, settings: Json, data: recipe.Data) -> None:
-    manifest = tokens.read_manifest(folder)
-    if differences := _changed_settings(manifest["settings"], settings) or _changed_sources(manifest, data):
-        raise UserError(f"{folder} was prepared differently: {'; '.join(differences)}. Put it back, prepare in another "
-                        f"folder, or delete {folder} (and the models trained on it)")  # fmt: skip
-
-
-def _changed_settings(settings: Json, wanted: Json) -> list[str]:
-    before, now = _flat(settings), _flat(wanted)
-    if is_local(before["corpus"]) and is_local(now["corpus"]):
-        # Local text is known by its content, wherever it lies and however its path is written.
-        del before["corpus"], now["corpus"]
-    codes = before.pop("cleaning_code", None), now.pop("cleaning_code", None)
-    differences = [
-        f"data.{key} was {before.get(key)!r} and is {now.get(key)!r}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
-    if codes[0] != codes[1] and before["cleaning"] == now["cleaning"]:
-        differences.append(f"the code of data.cleaning, {now['cleaning']}, has changed")
-    return differences
-
-
-def _changed_sources(manifest: Json, data: recipe.Data) -> list[str]:
-    """Compare the local files with those that were prepared, and the tasks of the study plans."""
-    named = [data.corpus, *(one.corpus for one in data.mix)]
-    moved = {data.corpus} if manifest["settings"]["corpus"] != data.corpus else set()
-    # A store outlives the text it was made of; a corpus that has been moved must be there to be compared.
-    there = [name for name in named if is_local(name) and (name in moved or Path(name).expanduser().exists())]
-    if not there:
-        return []
-
-    def corpus_of(file: str) -> str:
-        return named[next((n for n in range(1, len(named)) if file.startswith(mix_prefix(n))), 0)]
-
-    # Those of the catalogue and the hub are known by their names: they are not fetched again to open what is there.
-    corpora = resolve_all(data, only=[*there, starter.NAME])
-    known = {(file["split"], file["name"]): file for file in manifest["sources"] if corpus_of(file["name"]) in there}
-    found = {(file.split, file.name): file.path for corpus in corpora if corpus.name in there for file in corpus.files}
-    differences = []
-    gone = any(is_local(name) and name not in there for name in named)
-    if not gone and manifest.get("tasks", []) != _described(_tasks(corpora, data)):
-        differences.append("the tasks or labels of the plan have changed")
-    differences += [f"file {name} ({split}) is gone" for split, name in sorted(known.keys() - found.keys())]
-    differences += [f"file {name} ({split}) is new" for split, name in sorted(found.keys() - known.keys())]
-    differences += [
-        f"file {key[1]} ({key[0]}) has changed"
-        for key in sorted(known.keys() & found.keys())
-        if found[key].stat().st_size != known[key]["bytes"] or files.sha256(found[key]) != known[key]["sha256"]
-    ]
-    return differences
-
-
-def _flat(tree: Json, prefix: str = "") -> Json:
-    flat: Json = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+    if found := differences(folder, settings, data):
+        raise OtherSettings(f"{folder} was prepared differently: {'; '.join(found)}",
+                            ". Put it back, give the new run another name (name=...), or delete "
+                            f"{folder} (and the models trained on it)")  # fmt: skip
 
 
 def _fault(name: Split, store: TokenStore, rows: recipe.Rows) -> str | None:
@@ -200,17 +179,19 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
     shutil.rmtree(building, ignore_errors=True)
     (building / "clean").mkdir(parents=True)
     everything, notes = _clean(corpora, data, building / "clean")
-    cleaned, empty = [f for f in everything if f.words], [f for f in everything if not f.words]
+    cleaned, repeats = [file for file in everything if file.words], repeats_of(everything)
     choose(corpora, cleaned, data, notes)
-    tasks = _tasks(corpora, data)
-    made = _make_tokenizer(cleaned, data)
+    notes += shared_documents(cleaned)
+    tasks = labelled_tasks(corpora, data)
+    made = _make_tokenizer(cleaned, data, notes)
+    tokenizer.save(made, building / "tokenizer", list(islice(_training_lines(cleaned, data), PROBE_LINES)))
     if data.tokenizer.kind == "bpe" and len(made) < data.tokenizer.vocab_size:
         notes.append(f"the vocabulary is full at {len(made)} tokens: no more pairs occur often enough")
     frame = _frame(made, data)
     encoder = Encoder(made)
     if not encoder.exact:
         notes.append("this tokenizer may split the places where long texts are cut in another way than the whole text")
-    entries, outside = _encode(cleaned, data, encoder, building, len(made), frame, tasks)
+    entries, outside = _encode(cleaned, data, encoder, building, tokenizer.vocabulary_size(made), frame, tasks)
     if outside:
         notes.append(f"{outside} labels are not in the plan, or of another kind of text, and were left out")
     lost = {key: sum(entry[key] for entry in entries.values()) for key in ("lost_bytes", "unknown_tokens")}
@@ -218,23 +199,24 @@ def _build(data: recipe.Data, settings: Json, folder: Path) -> None:
         notes.append(f"{lost['lost_bytes']} bytes of text are not in the tokenizer's alphabet and were dropped")
     if lost["unknown_tokens"]:
         notes.append(f"{lost['unknown_tokens']} tokens are the tokenizer's unknown token")
-    tokenizer.save(made, building / "tokenizer")
     packages = ("tokenizers", "transformers", "numpy")
     versions = {"tutelage": __version__, "python": platform.python_version()}
     manifest = {
         "format": tokens.FORMAT,
+        "method": METHOD,
         "settings": settings,
         "tokenizer_id": tokenizer.tokenizer_id(made),
-        "vocab_size": len(made),
+        "tokenizer_files": {name: asdict(of) for name, of in digests(building, "tokenizer").items()},
+        "vocab_size": tokenizer.vocabulary_size(made),
         "splits": entries,
-        "sources": [_describe(file) for file in [*cleaned, *empty]],
+        "sources": [_describe(file, count) for file, count in zip(everything, repeats, strict=True)],
         "left_out": [{"file": name, "reason": why} for corpus in corpora for name, why in corpus.left_out],
         "notes": notes,
         "versions": versions | {name: metadata.version(name) for name in packages},
-    } | ({"tasks": _described(tasks)} if tasks else {})
+    } | ({"tasks": described(tasks)} if tasks else {})
     _move_into_place(building, folder)
     files.write_json(folder / "manifest.json", manifest)
-    tell(corpora, everything, entries)
+    tell(corpora, everything, repeats, entries, counting.label(data.unit))
     for note in notes:
         console.print(f"corpus {corpora[0].name}: {note}", soft_wrap=True)
 
@@ -252,22 +234,32 @@ def _clean(corpora: list[Corpus], data: recipe.Data, folder: Path) -> tuple[list
             if not any(file.words for file in found if file.source.split == "train"):
                 raise UserError(f"data.corpus: the training files of '{corpus.name}' hold no words "
                                 f"({', '.join(str(file.path) for file in corpus.files)})")  # fmt: skip
+            share = counting.unspaced_share(file.opening for file in found)
+            if data.unit == "words" and share > 0.5:
+                notes.append(f"'{corpus.name}' is written without spaces ({share:.0%} of its letters are), so that "
+                             "counts of words between blanks mean nothing: set data.unit=characters, or "
+                             "data.unit=bytes with data.byte_premium")  # fmt: skip
     return cleaned, notes
 
 
-def _make_tokenizer(cleaned: list[CleanedFile], data: recipe.Data) -> PreTrainedTokenizerFast:
+def _make_tokenizer(cleaned: list[CleanedFile], data: recipe.Data, notes: list[str]) -> PreTrainedTokenizerFast:
     if data.tokenizer.path is not None:
         return tokenizer.load(data.tokenizer.path)
 
-    def lines() -> Iterator[str]:
-        with progress("train tokenizer", sum(file.words_of("train") for file in cleaned), "words") as bar:
-            for file in cleaned:
-                for text in file.texts("train", data.separator):
-                    for chunk in text.chunks:
-                        yield from split_lines(chunk)
-                    bar.advance(text.words)
+    with progress("train tokenizer", sum(file.words_of("train") for file in cleaned), "words") as bar:
+        lines = _training_lines(cleaned, data, bar.advance)
+        return tokenizer.train(lines, data.tokenizer, data.separator == "brackets", notes)
 
-    return tokenizer.train(lines(), data.tokenizer, framed=data.separator == "brackets")
+
+def _training_lines(
+    cleaned: list[CleanedFile], data: recipe.Data, advance: Callable[[float], object] = lambda words: None
+) -> Iterator[str]:
+    """Yield the training text by lines, and tell how many words it was so far."""
+    for file in cleaned:
+        for text in file.texts("train", data.separator):
+            for chunk in text.chunks:
+                yield from split_lines(chunk)
+            advance(text.words)
 
 
 def _frame(made: PreTrainedTokenizerFast, data: recipe.Data) -> tuple[int | None, int | None]:
@@ -283,23 +275,6 @@ def _frame(made: PreTrainedTokenizerFast, data: recipe.Data) -> tuple[int | None
         raise UserError(f"data.separator: the tokenizer '{data.tokenizer.path}' has no end token to close documents "
                         "with; set data.separator=none")  # fmt: skip
     return None, int(made.eos_token_id)
-
-
-def _tasks(corpora: list[Corpus], data: recipe.Data) -> tuple[LabelTask, ...]:
-    """Return the tasks whose labels are kept: those of the corpora's plans, where texts have a first token to judge."""
-    if data.separator != "brackets":
-        return ()
-    found: dict[str, LabelTask] = {}
-    for corpus in corpora:
-        for task in tasks_of(read_plan(corpus.plan)) if corpus.plan else ():
-            if found.setdefault(task.name, task) != task:
-                raise UserError(f"data.mix: '{corpus.name}' has another task '{task.name}' than the corpora before it: "
-                                "rename one of the two in its plan and examples")  # fmt: skip
-    return tuple(sorted(found.values(), key=lambda task: ANNOTATED.index(task.kind)))
-
-
-def _described(tasks: tuple[LabelTask, ...]) -> list[Json]:
-    return [{"name": task.name, "kind": task.kind, "labels": list(task.labels)} for task in tasks]
 
 
 def _encode(cleaned: list[CleanedFile], data: recipe.Data, encoder: Encoder, folder: Path, vocab_size: int,
@@ -339,8 +314,9 @@ def _move_into_place(building: Path, folder: Path) -> None:
     files.sync_folder(folder)
 
 
-def _describe(file: CleanedFile) -> Json:
+def _describe(file: CleanedFile, repeats: int) -> Json:
     described = {key: getattr(file.source, key) for key in ("name", "split", "format", "cleaner")}
     lines = int(file.passages.lines.sum())
     described |= {"encoding": file.encoding, "records_left_out": len(file.left_out)}
+    described |= {"documents": int((file.passages.document_words > 0).sum()), "repeated_documents": repeats}
     return described | {"bytes": file.size, "sha256": file.sha256, "words": file.words, "lines": lines}

@@ -18,6 +18,7 @@ from tutelage.base.errors import UserError, nearest
 from tutelage.corpus import catalogue, huggingface
 from tutelage.corpus.archive import unpack
 from tutelage.corpus.catalogue import CORPORA, RELEASES, PartName
+from tutelage.corpus.cleaning import PUBLISHED
 from tutelage.corpus.download import download
 from tutelage.corpus.encodings import OPENERS
 from tutelage.corpus.tables import TableFormat
@@ -29,8 +30,7 @@ _HELD_OUT = ("dev", "val", "valid", "validation", "test")
 _FORMATS: dict[str, FileFormat] = {
     ".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
 }  # fmt: skip
-_CARVED = ("no dev or test files: the test split is another 5 % (data.test_share) of each file, after the part held "
-           "out as val")  # fmt: skip
+_CARVED = "no dev or test files: the test split is another 5 % (data.test_share) of the text, beside val"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,9 @@ class Corpus:
 
     name: str  # as the recipe gives it
     files: tuple[SourceFile, ...]  # sorted, training files first
-    carve: Literal["tail", "hash"] = "tail"  # whether held-out text is the end of each file, or documents drawn by hash
     notes: tuple[str, ...] = ()  # for the manifest and the user
     origin_of_test: str = ""  # where its test split comes from, for the user too
-    plan: Path | None = None  # the study plan that its examples are labelled after
+    plan: Path | None = None  # the study plan that its examples are labelled after; they are held out by hash
     share: float = 1.0  # its part of the words to train on, where several are mixed
     held: bool = True  # whether it gives a test split
     left_out: tuple[tuple[str, str], ...] = ()  # files of its folder that are not read, and why
@@ -62,6 +61,17 @@ class Corpus:
     def brings_test(self) -> bool:
         """Whether there are test files; else the test split is carved from the training files."""
         return any(file.split == "test" for file in self.files)
+
+
+def held_out_by(
+    corpus: Corpus, asked: Literal["auto", "documents", "lines"]
+) -> Literal["examples", "documents", "lines"]:
+    """Return by what held-out text is cut: examples, documents, or lines, as published for the sources of BabyLM."""
+    if corpus.plan is not None:
+        return "examples"
+    if asked != "auto":
+        return asked
+    return "lines" if all(file.cleaner in PUBLISHED for file in corpus.files) else "documents"
 
 
 def cache_folder() -> Path:
@@ -90,14 +100,19 @@ def resolve(corpus: str, text_field: str = "text") -> Corpus:
         return _babylm(corpus)
     if corpus.startswith("hf:"):
         return _hugging_face(corpus, text_field)
+    check_name(corpus)
     path = Path(corpus).expanduser()
     if path.is_file():
         return Corpus(name=corpus, files=(_source(path, "train"),), origin_of_test=_CARVED)
-    if path.is_dir():
-        return _folder(corpus, path)
+    return _folder(corpus, path)
+
+
+def check_name(corpus: str) -> None:
+    """Refuse a name that is neither a corpus of the catalogue or the hub nor a path that is there; tell the nearest."""
     known = [starter.NAME, *CORPORA]
-    raise UserError(f"data.corpus: '{corpus}' is neither a folder or file here nor a corpus of the catalogue"
-                    f"{nearest(corpus, known)}; the catalogue has {', '.join(known)}")  # fmt: skip
+    if is_local(corpus) and not Path(corpus).expanduser().exists():
+        raise UserError(f"data.corpus: '{corpus}' is neither a folder or file here nor a corpus of the catalogue"
+                        f"{nearest(corpus, known)}; the catalogue has {', '.join(known)}")  # fmt: skip
 
 
 def resolve_all(data: recipe.Data, only: Collection[str] | None = None) -> list[Corpus]:
@@ -123,7 +138,7 @@ def mix_prefix(number: int) -> str:
 
 def _examples(corpus: str, paths: Sequence[Path], format_: FileFormat, plan: Path, note: str) -> Corpus:
     files = tuple(SourceFile(name=path.stem, split="train", path=path, cleaner="", format=format_) for path in paths)
-    return Corpus(name=corpus, files=files, carve="hash", origin_of_test=note, plan=plan)
+    return Corpus(name=corpus, files=files, origin_of_test=note, plan=plan)
 
 
 def _babylm(corpus: str) -> Corpus:

@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from tutelage import recipe
 from tutelage.base import files
 from tutelage.base.errors import UserError
+from tutelage.base.hub import check_hub
+from tutelage.base.threads import beside_main
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+_CHECKED: set[tuple[str, str]] = set()
+"""Architectures and tokenizers that were found to go together."""
 BASE_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2, as in the papers
+LONGEST = 4096
+"""Characters of a word; a longer one (damaged text, data within text) is cut for training, which takes minutes for one
+of a million characters."""
 FRAME = ("<cls>", "<sep>")  # what `separator: brackets` puts before and behind a text
 _ROLES = {
     "pad_token": ("<pad>", "[PAD]", "<|padding|>"),
@@ -34,12 +43,14 @@ _ROLES = {
 }
 
 
-def train(lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False) -> PreTrainedTokenizerFast:
+def train(
+    lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False, notes: list[str] | None = None
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (NFKC, GPT-2's splitting) on lines of text, their newlines included.
 
     Lines rather than texts are the unit because that is how a file is read in the reference: with `prefix_space`
     other than `none`, each line then begins with a space. `framed` lets the tokenizer put `<cls>` and `<sep>` around
-    texts and between two, as the corpus has them.
+    texts and between two, as the corpus has them. `notes` gets a line about words that were cut (`LONGEST`).
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -60,8 +71,13 @@ def train(lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False)
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if options.alphabet == "bytes" else [],
         show_progress=False,
     )
-    iterator = iter(lines)
-    backend.train_from_iterator(iter(lambda: list(itertools.islice(iterator, 1000)), []), trainer)
+    long = list[int]()
+    pieces = _pieces(lines, long)
+    batches = iter(lambda: list(itertools.islice(pieces, 1000)), [])
+    beside_main(lambda: backend.train_from_iterator(batches, trainer))
+    if long and notes is not None:
+        notes.append(f"words of more than {LONGEST:,} characters were cut to train the tokenizer ({len(long):,}, the "
+                     f"longest of {max(long):,}): the text is damaged, or written without spaces")  # fmt: skip
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options.prefix_space == "always")
     if framed:
         cls, sep = FRAME
@@ -72,6 +88,20 @@ def train(lines: Iterable[str], options: recipe.Tokenizer, framed: bool = False)
         )
         backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), frame])
     return _wrapped(backend)
+
+
+def _pieces(lines: Iterable[str], long: list[int]) -> Iterator[str]:
+    """Cut lines inside their very long words, whose lengths go to `long`."""
+    for line in lines:
+        begin = 0
+        # Most lines are shorter than any word that is to be cut.
+        for word in re.finditer(r"\S++", line) if len(line) > LONGEST else ():
+            if len(word[0]) > LONGEST:
+                long.append(len(word[0]))
+                for end in range(word.start() + LONGEST, word.end(), LONGEST):
+                    yield line[begin:end]
+                    begin = end
+        yield line[begin:]
 
 
 def load(path: str) -> PreTrainedTokenizerFast:
@@ -89,11 +119,18 @@ def load(path: str) -> PreTrainedTokenizerFast:
             return _wrapped(Tokenizer.from_file(str(local)))
         except Exception as error:  # the library raises bare exceptions
             raise UserError(f"data.tokenizer.path: {local} is not a tokenizer.json ({error})") from error
+    if not local.is_dir():
+        if recipe.is_path(path):
+            raise UserError(f"data.tokenizer.path: no tokenizer at '{path}': there is no such folder or file")
+        try:
+            check_hub(path)
+        except UserError as error:
+            raise UserError(f"data.tokenizer.path: no folder '{path}', and {error}") from error
     try:
         # Without trust_remote_code, transformers asks the user and runs code from the hub on a "y".
         tokenizer = AutoTokenizer.from_pretrained(str(local) if local.is_dir() else path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        fault = f"no tokenizer at '{path}', neither as a folder nor on the Hugging Face hub: {error}"
+    except Exception as error:  # many kinds: nothing there, a broken file, a class that its file does not fit
+        fault = f"no tokenizer that can be loaded at '{path}', neither as a folder nor on the Hugging Face hub: {error}"
         if "trust_remote_code" in str(error):
             fault = f"'{path}' needs code of its own, which is never run here; give the path of a tokenizer.json"
         raise UserError(f"data.tokenizer.path: {fault}") from error
@@ -102,11 +139,19 @@ def load(path: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return how many ids a model needs: the highest and one, more than there are where ids have holes."""
+    highest: int = max(tokenizer.get_vocab().values())
+    return highest + 1
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path, probe: Sequence[str] = ()) -> None:
     """Write a folder that `AutoTokenizer` loads, in transformers 4 and 5, to the same behaviour.
 
+    A config.json that lies there already has its say in how the tokenizer is loaded. `probe` is text of the corpus.
+
     Raises:
-        UserError: the tokenizer does not survive saving (its class does more than its files tell).
+        UserError: the tokenizer does not survive saving (its class, or the model's, does more than its files tell).
     """
     from transformers import AutoTokenizer
 
@@ -116,9 +161,38 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     files.write_json(folder / "tokenizer_config.json", settings)
     loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    if tokenizer_id(loaded) != tokenizer_id(tokenizer):
+
+    def ids(one: PreTrainedTokenizerFast) -> list[list[int]]:
+        return [one(text, add_special_tokens=False, verbose=False)["input_ids"] for text in probe]
+
+    if tokenizer_id(loaded) != tokenizer_id(tokenizer) or ids(loaded) != ids(tokenizer):
         raise UserError(f"the tokenizer '{tokenizer.name_or_path}' ({type(tokenizer).__name__}) encodes differently "
-                        "once saved; give data.tokenizer.path its tokenizer.json instead")  # fmt: skip
+                        f"once saved and loaded again as {type(loaded).__name__}; give data.tokenizer.path its "
+                        "tokenizer.json instead")  # fmt: skip
+
+
+def check_beside(tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
+    """Make sure that a tokenizer works as it should beside a model's configuration, before the model is trained.
+
+    transformers loads the tokenizers of some architectures by classes of their own, which rebuild parts of them.
+
+    Raises:
+        UserError: it does not.
+    """
+    key = (str(config.model_type), tokenizer_id(tokenizer))
+    if key in _CHECKED:
+        return
+    with TemporaryDirectory() as folder:
+        files.write_json(Path(folder) / "config.json", {"model_type": config.model_type})
+        try:
+            save(tokenizer, Path(folder))
+        except UserError as error:
+            raise UserError(
+                f"a model of type '{config.model_type}' cannot be exported with the recipe's tokenizer, since "
+                "transformers would load another one beside it: take another architecture, or that model's own "
+                f"tokenizer (data.tokenizer.path). {error}"
+            ) from error
+    _CHECKED.add(key)
 
 
 def tokenizer_id(tokenizer: PreTrainedTokenizerFast) -> str:

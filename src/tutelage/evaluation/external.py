@@ -19,8 +19,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, __v
 
 from tutelage.base.errors import UserError
 from tutelage.base.files import explain_disk_errors, fingerprint, read_json
+from tutelage.base.network import check_address
 from tutelage.base.progress import console, human
-from tutelage.corpus.tokenizer import tokenizer_id
+from tutelage.base.run_folder import check_exported
+from tutelage.corpus.tokenizer import tokenizer_id, vocabulary_size
 from tutelage.evaluation.benchmarks.conventions import Convention
 from tutelage.models.build import language_model, read_weights
 from tutelage.models.language_model import LanguageModel
@@ -97,7 +99,7 @@ def _open(source: str, label: str, folder: Path, convention: Convention, kind: M
     tokenizer, remarks = _tokenizer(folder, source)
     _check_specials(tokenizer, reads, convention, source)
     vocabulary = getattr(config, "vocab_size", None)
-    if vocabulary is not None and len(tokenizer) > vocabulary:
+    if vocabulary is not None and vocabulary_size(tokenizer) > vocabulary:
         extra = sorted(token for token, index in tokenizer.get_vocab().items() if index >= vocabulary)
         remarks.append(f"its tokenizer has tokens that the model does not know ({', '.join(map(repr, extra[:3]))})")
     identity = outside.identity(str(folder.absolute())) if is_path(source) else f"{source}@{folder.name}"
@@ -129,14 +131,17 @@ def _locate(source: str, revision: str | None) -> Path:
                 "transformers and write it again with `save_pretrained`"
             )
         raise UserError(f"{folder} has no weights (*.safetensors): {remedy}")
+    check_exported(folder)
     return folder
 
 
 def _download(source: str, revision: str | None) -> Path:
     """Fetch a hub model's files, those that are not here yet; without a network those that are here do."""
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.utils.tqdm import enable_progress_bars
 
+    check_address(ENDPOINT)
     fetch = partial(snapshot_download, source, revision=revision, allow_patterns=list(FILES), ignore_patterns=["*/*"])
     try:
         found = HfApi().model_info(source, revision=revision, files_metadata=True).siblings or []

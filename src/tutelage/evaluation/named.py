@@ -7,20 +7,22 @@ to experiments; see `experiment.score`.
 
 from __future__ import annotations
 
-import inspect
 import io
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tutelage import recipe
-from tutelage.base.errors import UserError, nearest
-from tutelage.base.files import fingerprint, read_json, write_bytes, write_json
+from tutelage.base.checksums import read_checked, write_checked
+from tutelage.base.errors import UserError
+from tutelage.base.files import fingerprint, write_bytes, write_json
 from tutelage.base.functions import code_digest, load_object
 from tutelage.base.types import Json, Precision
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
@@ -30,10 +32,11 @@ from tutelage.evaluation.benchmarks.results import MeasuredResult, SuiteResult
 from tutelage.evaluation.buckets import BUCKETS
 from tutelage.evaluation.calibration import CALIBRATION
 from tutelage.evaluation.finetune.glue import GLUE
+from tutelage.evaluation.names import check_name, own_evaluation
 from tutelage.evaluation.psychometrics.acquisition import AOA
 from tutelage.evaluation.psychometrics.reading import READING
-from tutelage.evaluation.suites.sources import SOURCES
-from tutelage.evaluation.suites.suites import FOLDERS, STARTER, Suite, evaluate, find_suite, items_of, own_name
+from tutelage.evaluation.suites.sources import FOLDERS
+from tutelage.evaluation.suites.suites import Suite, evaluate, find_suite, items_of
 from tutelage.evaluation.task_heads import TASKS
 
 Result = SuiteResult | MeasuredResult
@@ -64,39 +67,6 @@ class NamedEvaluation:
     """The questions, if it is a suite."""
 
 
-def names() -> list[str]:
-    """List the evaluations that can be named; arguments included."""
-    measured = [full for name, one in MEASUREMENTS.items() for full in (name, *(f"{name}:{a}" for a in one.arguments))]
-    return [*SOURCES, STARTER, *measured, *(f"{prefix}FOLDER" for prefix in FOLDERS)]
-
-
-def check_name(name: str, besides: Iterable[str] = ()) -> None:
-    """Refuse a name that means nothing, with the nearest; looks at no file but the module of `package.module:function`.
-
-    `besides` are further names that are known where this one stands.
-    """
-    family, colon, argument = name.partition(":")
-    known = [*besides, *names()]
-    if name in known or name.startswith(FOLDERS):
-        return
-    if family in MEASUREMENTS and colon:
-        choices = MEASUREMENTS[family].arguments
-        if not choices:
-            raise UserError(f"evaluation '{name}': '{family}' stands alone, without a colon")
-        hint = f"{nearest(argument, choices)} (known: {', '.join(choices)})"
-        raise UserError(f"evaluation '{name}': '{family}' has no '{argument}'{hint}")
-    if own := _own(name):
-        try:
-            named = load_object(own[0])
-        except UserError as error:
-            near = nearest(family, [*MEASUREMENTS, *(prefix[:-1] for prefix in FOLDERS)])
-            raise UserError(f"evaluation {error}{near}") from error
-        if not (inspect.isfunction(named) or isinstance(named, Measurement)):
-            raise UserError(f"evaluation '{name}' is neither a function nor a Measurement")
-        return
-    raise UserError(f"unknown evaluation '{name}'{nearest(name, known)} (known: {', '.join(known)})")
-
-
 def needs_of(name: str) -> frozenset[Need]:
     """Return what an evaluation needs beside a model; see `Measurement`."""
     measurement, _ = _measurement(name)
@@ -108,14 +78,9 @@ def _measurement(name: str) -> tuple[Measurement | None, str]:
     family, _, argument = name.partition(":")
     if family in MEASUREMENTS:
         return MEASUREMENTS[family], argument
-    own = _own(name)
+    own = own_evaluation(name)
     named = load_object(own[0]) if own else None
     return (named, own[1]) if own and isinstance(named, Measurement) else (None, "")
-
-
-def _own(name: str) -> tuple[str, str] | None:
-    """A user's `package.module:function`, and its argument; None for the names that are known here."""
-    return None if name.startswith(FOLDERS) or name.partition(":")[0] in MEASUREMENTS else own_name(name)
 
 
 def find(name: str, settings: recipe.Evaluation) -> NamedEvaluation:
@@ -125,7 +90,7 @@ def find(name: str, settings: recipe.Evaluation) -> NamedEvaluation:
         UserError: an unknown name, missing files (with where to get them), or broken ones.
     """
     check_name(name)
-    own, (measurement, argument) = _own(name), _measurement(name)
+    own, (measurement, argument) = own_evaluation(name), _measurement(name)
     source = {"source": code_digest(own[0])} if own else {}
     if measurement is not None:
         run = measurement.run
@@ -180,7 +145,7 @@ def write_score(folder: Path, result: Result, name: str, of: Json, precision: Pr
     elif result.predictions is not None:
         write_json(folder / f"{file_name(name)}.predictions.json", result.predictions, compact=True)
     score = result.to_json()
-    write_json(folder / f"{file_name(name)}.json", {"of": of, "precision": precision, "score": score})
+    write_checked(folder / f"{file_name(name)}.json", {"of": of, "precision": precision, "score": score})
     return score
 
 
@@ -189,7 +154,7 @@ def read_score(folder: Path, name: str, of: Json) -> Json | None:
     path = folder / f"{file_name(name)}.json"
     if not path.is_file():
         return None
-    found = read_json(path)
+    found = read_checked(path)
     return found["score"] if found.get("of") == of else None
 
 
@@ -201,9 +166,22 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], dtype: type[np.generic] =
     write_bytes(path, buffer.getvalue())
 
 
+def load_arrays(path: Path) -> dict[str, Any]:
+    """Read arrays that `save_arrays` wrote.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it and its score, and evaluate again") from error
+
+
 def file_name(name: str) -> str:
     """Make a file name of an evaluation's name, which may hold a path."""
-    if own := _own(name):
+    if own := own_evaluation(name):
         # With a digest, or `blimp:fast` would be the suite `blimp-fast`.
         return f"{own[0].replace(':', '-')}-{fingerprint(name)[:8]}"
     if name.startswith(FOLDERS):

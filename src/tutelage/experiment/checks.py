@@ -5,11 +5,13 @@ from __future__ import annotations
 from tutelage.base.errors import UserError
 from tutelage.base.progress import console
 from tutelage.experiment import caches
+from tutelage.experiment.exported import sound
 from tutelage.experiment.identity import TrainingRun
 from tutelage.experiment.loading import check_memory
 from tutelage.experiment.plans import ModelPlan
 from tutelage.experiment.runs import in_order
 from tutelage.experiment.setup import Experiment
+from tutelage.models.build import check_export
 from tutelage.teaching import outside
 from tutelage.training import execution
 
@@ -19,8 +21,8 @@ def checked(experiment: Experiment, only: str | None = None) -> list[TrainingRun
 
     Raises:
         UserError: a shape, length or stage that cannot be, a cache beyond its limit, a selection of too few rows,
-            an outside model that is missing or has another vocabulary, live teachers larger than memory, or a folder
-            that holds a run with other settings.
+            an outside model that is missing or has another vocabulary, live teachers larger than memory, a folder
+            that holds a run with other settings, or a finished model that is damaged and cannot be exported again.
     """
     order = in_order(experiment.recipe, only)
     for name in dict.fromkeys(reference.model for reference in order):
@@ -28,6 +30,7 @@ def checked(experiment: Experiment, only: str | None = None) -> list[TrainingRun
         if plan.model.weights is not None:
             outside.check_vocabulary(plan.model.weights, experiment.data.tokenizer)
         plan.plans.cost_of(plan.name, plan.model.reads)
+        check_export(plan.model, experiment.data.tokenizer, experiment.recipe.data.rows.length)
         _check_teachers(experiment, plan)
         _check_selections(plan)
     runs = [experiment.run(reference) for reference in order]
@@ -39,7 +42,9 @@ def checked(experiment: Experiment, only: str | None = None) -> list[TrainingRun
                 for scorer in stage.select.scorers if stage.select else ():
                     check_memory(experiment, [scorer], run.model.reads)
         caches.check(run)
-        run.folder.matches(run.spec)
+        if run.folder.matches(run.spec) and run.folder.is_finished and experiment.group.is_main:
+            sound(experiment, run)
+    experiment.group.barrier()
     return runs
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tutelage import recipe
 from tutelage.base import machine
+from tutelage.base.checksums import damage
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json
 from tutelage.base.run_folder import RunFolder
@@ -73,6 +74,19 @@ class TrainingRun:
         if not self.folder.is_finished or not self.folder.matches(self.spec):
             raise UserError(f"{self} is not trained yet; `tutelage run` trains what is missing, teachers first")
         return Finished.read(self.folder.finished)
+
+    def records(self) -> tuple[list[Json], list[Json]]:
+        """Return the lines of a finished run's metrics and of its clock readings, as they were written.
+
+        Raises:
+            UserError: one of the files is damaged.
+        """
+        folder, files = self.folder, self.finished().files or {}
+        lines, readings = folder.lines(), folder.readings()
+        for path, remedy in ((folder.metrics, folder.lost), (folder.timing, folder.lost_clock)):
+            if path.is_file() and (fault := damage(folder.path, files, path.name)):
+                raise UserError(f"{path.parent}: {fault}: {remedy}")
+        return lines, readings
 
     def __str__(self) -> str:
         return f"{self.name}[{self.seed}]"

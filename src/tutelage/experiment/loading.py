@@ -1,4 +1,4 @@
-"""Models of an experiment: new ones with their initial weights, trained ones, and those that teach from outside."""
+"""Trained models of an experiment, and those that teach from outside."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tutelage.base import machine
 from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json
 from tutelage.base.types import Precision
-from tutelage.experiment.identity import TrainingRun
+from tutelage.experiment.exported import sound
+from tutelage.experiment.initial import new_learner
 from tutelage.experiment.setup import Experiment
-from tutelage.models.build import build, load
-from tutelage.models.heads import TaskHeads
+from tutelage.models.build import load
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import ModelKind, Teacher
 from tutelage.recipe.words import write_words
@@ -21,24 +21,6 @@ from tutelage.teaching.signal import Combine
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint
 from tutelage.training.execution import ExecutionMode
-from tutelage.training.objectives import Learner
-
-# --- new
-
-
-def new_model(experiment: Experiment, run: TrainingRun) -> LanguageModel:
-    """Make a run's model with its initial weights."""
-    return build(run.model, experiment.data.tokenizer, experiment.recipe.data.rows.length, run.initial_seed)
-
-
-def new_learner(experiment: Experiment, run: TrainingRun) -> Learner:
-    """Make a run's model, and heads for its tasks, whose initial weights leave the model's as they are."""
-    model, tasks = new_model(experiment, run), experiment.rows.tasks_of(run.model)
-    uncertain = any(what.weighting == "uncertainty" for what in run.model.tasks)
-    return Learner(model, TaskHeads(tasks, model.weight_VD.shape[1], run.initial_seed, uncertain) if tasks else None)
-
-
-# --- trained
 
 
 def trained(experiment: Experiment, teacher: Teacher, reads: ModelKind) -> LanguageModel:
@@ -47,9 +29,8 @@ def trained(experiment: Experiment, teacher: Teacher, reads: ModelKind) -> Langu
     if teacher.model not in experiment.recipe.models:
         return outside.load_teacher(teacher, tokenizer, reads, experiment.recipe.data.rows.length)
     run = experiment.run(teacher)
-    run.finished()
     if teacher.checkpoint == "best":
-        return load(str(run.folder.hf.absolute()), tokenizer, reads)
+        return load(str(sound(experiment, run).absolute()), tokenizer, reads)
     folder = kept_checkpoint(experiment, teacher)
     if (fault := checkpoint.verify(folder)) is not None:
         raise UserError(f"'{teacher}': {folder}: {fault}; delete {run.folder.path} and run again")
@@ -106,7 +87,7 @@ def ensemble_of(
     check_memory(experiment, teachers, reads)
     models = [trained(experiment, teacher, reads) for teacher in teachers]
     models = [mode.apply(model) for model in models] if mode is not None else models
-    return Ensemble(models, [teacher.weight for teacher in teachers], combine)
+    return Ensemble(models, [teacher.weight for teacher in teachers], combine, [str(teacher) for teacher in teachers])
 
 
 def check_memory(experiment: Experiment, teachers: Sequence[Teacher], reads: ModelKind) -> None:
@@ -120,9 +101,8 @@ def weights_digest(experiment: Experiment, teacher: Teacher) -> str:
     if teacher.model not in experiment.recipe.models:
         return outside.identity(teacher.model)
     run = experiment.run(teacher)
-    run.finished()
     if teacher.checkpoint == "best":
-        return outside.identity(str(run.folder.hf.absolute()))
+        return outside.identity(str(sound(experiment, run).absolute()))
     manifest = read_json(kept_checkpoint(experiment, teacher) / "manifest.json")
     return fingerprint([run.spec, manifest["sha256"]["model.safetensors"]])
 

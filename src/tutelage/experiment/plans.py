@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tutelage import recipe
 from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource
+from tutelage.corpus.tokenizer import vocabulary_size
 from tutelage.experiment.rows import CorpusRows
 from tutelage.experiment.runs import references_to
 from tutelage.models.build import shape, shape_of
@@ -95,8 +96,8 @@ class Plans:
 
     @property
     def vocab_size(self) -> int:
-        """Of the tokenizer."""
-        return len(self.rows.prepared.tokenizer)
+        """Of the tokenizer: see `vocabulary_size`."""
+        return vocabulary_size(self.rows.prepared.tokenizer)
 
     def cost_of(self, name: str, reads: ModelKind) -> Cost:
         """Return the cost of a model of the recipe, or of one from outside; counted once, without weights."""

@@ -9,6 +9,7 @@ from tutelage.base.errors import UserError
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.corpus.labels import LabelReader, LabelTask
 from tutelage.corpus.prepare import Prepared
+from tutelage.corpus.tokenizer import vocabulary_size
 from tutelage.corpus.ul2 import mixture_of
 from tutelage.training.tasks import learned, task_weights
 
@@ -30,8 +31,14 @@ class CorpusRows:
 
     @property
     def words_per_token(self) -> float:
-        """Words of the training split for each of its tokens."""
-        return self.prepared.train.words / len(self.prepared.train)
+        """Words of the training split for each of its tokens, those around rows included."""
+        return self.prepared.train.words / (self.unmasked.tokens_per_epoch if self._frame else len(self.prepared.train))
+
+    @property
+    def _frame(self) -> tuple[int, int] | None:
+        """The tokens around every row, where rows are framed one by one."""
+        tokenizer = self.prepared.tokenizer
+        return (tokenizer.cls_token_id, tokenizer.sep_token_id) if self.settings.rows.framing == "rows" else None
 
     def training(self, model: recipe.Model) -> BatchSource:
         """Build the batches that a model learns from: shuffled, with what its objectives hide, rewrite or label."""
@@ -42,7 +49,8 @@ class CorpusRows:
         if model.ul2 is not None:
             mixture = mixture_of(model.ul2, self.prepared.tokenizer, data.rows.length, data.seed)
         rows, masking = model.optim.batch_rows, self._masking(model)
-        return BatchSource(store, data.rows, rows, data.seed, self.pad_id, masking, mixture=mixture, labels=labels)
+        return BatchSource(store, data.rows, rows, data.seed, self.pad_id, masking, mixture=mixture, labels=labels,
+                           frame=self._frame)  # fmt: skip
 
     def held_out(self, split: str, model: recipe.Model) -> BatchSource:
         """Return the rows of a held-out split, `val` or `test`, in their order.
@@ -52,14 +60,16 @@ class CorpusRows:
         key = (split, masking := self._masking(model))
         if key not in self._held_out:
             store, data = self.prepared.val if split == "val" else self.prepared.test, self.settings
-            source = BatchSource(store, data.rows, HELD_OUT_ROWS, data.seed, self.pad_id, masking, shuffle=False)
+            source = BatchSource(store, data.rows, HELD_OUT_ROWS, data.seed, self.pad_id, masking, shuffle=False,
+                                 frame=self._frame)  # fmt: skip
             self._held_out[key] = source
         return self._held_out[key]
 
     @cached_property
     def unmasked(self) -> BatchSource:
         """The training rows as any causal model reads them, one at a time: what is scored for selections."""
-        return BatchSource(self.prepared.train, self.settings.rows, 1, self.settings.seed, self.pad_id)
+        return BatchSource(self.prepared.train, self.settings.rows, 1, self.settings.seed, self.pad_id,
+                           frame=self._frame)  # fmt: skip
 
     def labelled(self, model: recipe.Model) -> BatchSource | None:
         """Return the rows of the test split, no token hidden, with all their labels; None if there are none."""
@@ -67,7 +77,8 @@ class CorpusRows:
         if store.labels is None or self.settings.rows.kind != "examples":
             return None
         labels = LabelReader(store.labels, store.labels.tasks, model.reads == "causal")
-        return BatchSource(store, self.settings.rows, HELD_OUT_ROWS, 0, self.pad_id, shuffle=False, labels=labels)
+        return BatchSource(store, self.settings.rows, HELD_OUT_ROWS, 0, self.pad_id, shuffle=False, labels=labels,
+                           frame=self._frame)  # fmt: skip
 
     def tasks_of(self, model: recipe.Model) -> tuple[LabelTask, ...]:
         """Return the tasks of the corpus that a model learns, in any of its stages.
@@ -100,4 +111,4 @@ class CorpusRows:
         masked = next((stage.objectives.masked for stage in model.stages if stage.objectives.masked), None)
         rate = masked.rate if masked else recipe.Masked().rate
         special = tuple(sorted(tokenizer.all_special_ids))
-        return Masking(rate, tokenizer.mask_token_id, len(tokenizer), special, self.settings.seed)
+        return Masking(rate, tokenizer.mask_token_id, vocabulary_size(tokenizer), special, self.settings.seed)

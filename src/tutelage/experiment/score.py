@@ -14,11 +14,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tutelage import recipe
+from tutelage.base.checksums import read_checked, write_checked
 from tutelage.base.errors import UserError
-from tutelage.base.files import fingerprint, read_json, write_json
+from tutelage.base.files import fingerprint
 from tutelage.base.progress import console
 from tutelage.base.run_folder import differences
 from tutelage.base.types import Floats, Json, Precision
@@ -26,7 +25,8 @@ from tutelage.compare.metrics import HELD_OUT
 from tutelage.corpus.tokens import TokenStore
 from tutelage.evaluation.benchmarks.measurement import Checkpoint, Context, EvaluatedModels, Need
 from tutelage.evaluation.buckets import row_losses
-from tutelage.evaluation.named import NamedEvaluation, check_name, file_name, find, needs_of, read_score
+from tutelage.evaluation.named import NamedEvaluation, file_name, find, load_arrays, needs_of, read_score
+from tutelage.experiment.exported import sound
 from tutelage.experiment.loading import scoring_precision, trained, weights_digest
 from tutelage.experiment.measure import in_words, measured
 from tutelage.experiment.runs import seed_of
@@ -66,10 +66,8 @@ class Subject:
         return str(self.members[0]) if self.single else self.name
 
 
-def check_names(what: Recipe) -> None:
-    """Refuse evaluations that do not exist, before anything is downloaded or prepared."""
-    for name in (*what.evaluate, *what.evaluation.along):
-        check_name(name, HELD_OUT)
+def check_along(what: Recipe) -> None:
+    """Refuse evaluations along the training that need more than a model, before anything is downloaded or prepared."""
     for name in what.evaluation.along:
         needs: frozenset[Need] = frozenset({"held_out"}) if name in HELD_OUT else needs_of(name)
         for need in needs:
@@ -188,7 +186,9 @@ class Scoring:
             of = self._of(subject, name)
             if name in HELD_OUT:
                 score = self._held_out(subject, models.ensemble, name)
-                write_json(folder / f"{name}.json", {"of": of, "precision": self._precision(subject), "score": score})
+                write_checked(
+                    folder / f"{name}.json", {"of": of, "precision": self._precision(subject), "score": score}
+                )
             else:
                 context = partial(self._context, subject, models, name)
                 score = measured(self.evaluations[name], folder, of, context)
@@ -201,7 +201,7 @@ class Scoring:
     def changes(self, subject: Subject, name: str) -> list[tuple[str, Any, Any]] | None:
         """Tell in what the score there depends on other things: key, there, here; None if there is no score."""
         path = self.folder(subject) / f"{file_name(name)}.json"
-        return differences(read_json(path)["of"], self._of(subject, name)) if path.is_file() else None
+        return differences(read_checked(path)["of"], self._of(subject, name)) if path.is_file() else None
 
     def margins(self, subject: Subject) -> dict[str, Any]:
         """Return the items' margins of all suites, by `<suite>/<paradigm>`."""
@@ -209,8 +209,7 @@ class Scoring:
         for name in self.evaluate:
             path = self.folder(subject) / f"{file_name(name)}.items.npz"
             if name not in HELD_OUT and path.is_file() and self.read(subject, name) is not None:
-                with np.load(path, allow_pickle=False) as arrays:
-                    found |= {key: arrays[key] for key in arrays.files}
+                found |= load_arrays(path)
         return found
 
     def reads(self, subject: Subject) -> ModelKind:
@@ -292,7 +291,7 @@ class Scoring:
     def _context(self, subject: Subject, models: EvaluatedModels, name: str, parts: Path) -> Context:
         experiment, model = self.experiment, self._model(subject.members[0])
         # An ensemble has no heads.
-        folder = experiment.run(subject.members[0]).folder.hf if len(subject.members) == 1 else None
+        run = experiment.run(subject.members[0]) if len(subject.members) == 1 else None
         return Context(
             name=name,
             label=str(subject),
@@ -308,7 +307,7 @@ class Scoring:
             held_out=lambda: experiment.rows.held_out("test", model),
             reference=lambda: self._reference_rows,
             labelled=lambda: experiment.rows.labelled(model),
-            heads=lambda: load_heads(folder) if folder else None,
+            heads=lambda: load_heads(sound(experiment, run)) if run else None,
         )
 
     def _checkpoints(self, subject: Subject) -> list[WordCheckpoint]:

@@ -17,8 +17,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tutelage import recipe
+from tutelage.base.checksums import read_checked, write_checked
 from tutelage.base.errors import UserError
-from tutelage.base.files import fingerprint, read_json, sha256, write_bytes, write_json
+from tutelage.base.files import fingerprint, sha256, write_bytes
 from tutelage.base.progress import console
 from tutelage.base.run_folder import RunFolder
 from tutelage.base.types import Bools, Floats, Ints, Json
@@ -85,8 +86,8 @@ def read(folder: RunFolder, index: int, key: str | None = None) -> Selection:
         UserError: it was damaged, or selected by something else than the key if one is given.
     """
     path = _path(folder, index)
-    facts = read_json(path.with_suffix(".json"))
     remedy = f"delete {folder.path} and run again"
+    facts = read_checked(path.with_suffix(".json"), remedy)
     if key is not None and facts["key"] != key:
         raise UserError(f"{path} was selected by other scores or settings than this recipe's: {remedy}")
     if not path.is_file() or sha256(path) != facts["sha256"]:
@@ -138,7 +139,7 @@ def _choose(experiment: Experiment, run: TrainingRun, index: int, select: recipe
     positions = int(source.row_lengths.sum())
     whole = {"key": key, "sha256": sha256(path), "positions": positions, "scoring_seconds": seconds}
     # Last: it is what says that the selection was made.
-    write_json(path.with_suffix(".json"), whole | about | facts)
+    write_checked(path.with_suffix(".json"), whole | about | facts)
 
 
 def _choose_rows(

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tutelage.base import machine
-from tutelage.corpus.prepare import Prepared, prepare
+from tutelage.corpus.prepare import Prepared, prepare, prepare_aside
 from tutelage.experiment.identity import TrainingRun, resolve
 from tutelage.experiment.plans import Plans
 from tutelage.experiment.rows import CorpusRows
@@ -21,12 +21,15 @@ from tutelage.training.parallel import Group
 class Experiment:
     """A recipe, and the folder of its runs: the one in `runs` that is named after it.
 
+    One that is only to be `looked_at` leaves nothing there.
+
     Raises:
         UserError: models that teach each other in a circle, or a seed that a teacher is not trained with.
     """
 
-    def __init__(self, what: Recipe, runs: Path, group: Group) -> None:
+    def __init__(self, what: Recipe, runs: Path, group: Group, looked_at: bool = False) -> None:
         self.recipe, self.folder, self.group = what, runs / what.name, group
+        self._prepare = prepare_aside if looked_at else prepare
         self.order = in_order(what)
         self._runs: dict[tuple[str, int], TrainingRun] = {}
         machine.set_up()
@@ -35,9 +38,9 @@ class Experiment:
     def data(self) -> Prepared:
         """The corpus: downloaded, cleaned and encoded on first use, for which all processes must come together."""
         folder = self.folder / "data"
-        prepared = prepare(self.recipe.data, folder) if self.group.is_main else None
+        prepared = self._prepare(self.recipe.data, folder) if self.group.is_main else None
         self.group.barrier()
-        return prepared if prepared is not None else prepare(self.recipe.data, folder)
+        return prepared if prepared is not None else self._prepare(self.recipe.data, folder)
 
     def prepare(self) -> Prepared:
         """Prepare the corpus now, all processes together, before the first of them needs it alone."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,19 +18,21 @@ from rich.table import Table
 
 from tutelage import recipe
 from tutelage.base import machine
-from tutelage.base.progress import duration, human, output
+from tutelage.base.progress import console, duration, human, output
 from tutelage.bench.timed import MadeUpTokenizer
 from tutelage.experiment import caches
 from tutelage.experiment.identity import TrainingRun
-from tutelage.experiment.loading import new_model, trained
+from tutelage.experiment.initial import new_model
+from tutelage.experiment.loading import trained
 from tutelage.experiment.setup import Experiment
 from tutelage.models.build import shape
 from tutelage.models.cost import Cost
 from tutelage.models.presets import PRESETS
-from tutelage.recipe.load import load_recipe, shipped_recipes
+from tutelage.recipe.load import load_recipe
+from tutelage.recipe.shipped import shipped
+from tutelage.report.study_tables import shipped_studies
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.objectives import scales_for
-from tutelage.training.parallel import process_group
 from tutelage.training.probe import probe
 
 PROBE_FLOPS = 5e11
@@ -67,9 +68,8 @@ class RunEstimate:
 
 
 def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimate]:
-    """Estimate every model of an experiment; prepares its data first."""
+    """Estimate every model of an experiment; its data are prepared first, aside if it is only looked at."""
     estimates: list[RunEstimate] = []
-    store = experiment.data.train
     for name, model in experiment.recipe.models.items():
         run = experiment.run(recipe.Teacher(model=name))
         plan, cost, source = run.plan, run.plan.cost, run.plan.source
@@ -82,7 +82,9 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
         teachers = (t.model for stage in model.stages for t in stage.teachers)
         teaching = sum(plan.plans.cost_of(name, model.reads).parameters for name in teachers)
         held = (model.optim.micro_batch_rows or model.optim.batch_rows) * source.row_length
-        saved = (3 * 12.0 + 4.0 * (1 + len(plan.steps.words))) * cost.parameters * seeds
+        averages = 4.0 * cost.parameters if model.average is not None else 0.0
+        kept_weights = 4.0 * (1 + len(plan.steps.words)) * cost.parameters
+        saved = (3 * (12.0 * cost.parameters + averages) + kept_weights) * seeds
         estimates.append(
             RunEstimate(
                 name=name,
@@ -90,10 +92,9 @@ def estimate(experiment: Experiment, with_probe: bool = True) -> list[RunEstimat
                 cost=cost,
                 steps=plan.steps.total,
                 tokens=tokens,
-                words=round(tokens * store.words / len(store)),
+                words=round(tokens * experiment.rows.words_per_token),
                 flops=flops * seeds,
-                # Weights, gradients and two moments in float32; teachers have weights alone.
-                memory=16.0 * cost.parameters + 4.0 * teaching + held * cost.activation_bytes,
+                memory=cost.training_bytes(held, teaching) + averages,
                 # Up to three checkpoints of weights and moments while it trains, the exported weights, and those kept.
                 disk=saved + sum(cache.size for cache in kept),
                 seconds=flops * seeds / rate if rate else None,
@@ -123,39 +124,36 @@ def _probe(experiment: Experiment, run: TrainingRun, step_flops: float) -> float
     return step_flops * rows / model.optim.batch_rows / found.usual
 
 
-def print_recipe(source: str | Path, overrides: Sequence[str], runs: Path, with_probe: bool) -> None:
-    """Print the resolved recipe, then a table of estimates."""
-    what = load_recipe(source, overrides)
-    out = output()
+def print_recipe(experiment: Experiment, with_probe: bool) -> None:
+    """Print the resolved recipe to stdout, which makes a recipe file; then to stderr a table of estimates."""
+    what, say = experiment.recipe, console.print
     text = yaml.safe_dump(_resolved(what), sort_keys=False, allow_unicode=True)
-    out.print(Syntax(text, "yaml", background_color="default"))
-    with process_group() as group:
-        experiment = Experiment(what, runs, group)
-        rows, data = estimate(experiment, with_probe), experiment.data
-    out.print(
-        f"corpus {what.data.corpus}: {data.train.words:,} words, {len(data.train):,} tokens to train on; "
-        f"val {data.val.words:,} words, test {data.test.words:,} words; vocabulary {len(data.tokenizer):,}"
+    output().print(Syntax(text, "yaml", background_color="default"))
+    rows, data = estimate(experiment, with_probe), experiment.data
+    say(
+        f"corpus {what.data.corpus}: {data.train.words:,} {data.unit}, {len(data.train):,} tokens to train on; "
+        f"val {data.val.words:,} {data.unit}, test {data.test.words:,} {data.unit}; vocabulary {len(data.tokenizer):,}"
     )
     settings, ready = machine.environment(), machine.set_up()
-    out.print(f"machine: {settings['gpu'] or settings['cpu']}, {settings['cores']} cores, "
-              f"{settings['memory_gib']} GiB; {ready.threads} threads, "
-              f"freed memory {'kept' if ready.pages_kept else 'returned'}, "
-              f"`auto` precision {machine.precision('auto')}")  # fmt: skip
-    out.print(_table(rows))
+    say(f"machine: {settings['gpu'] or settings['cpu']}, {settings['cores']} cores, "
+        f"{settings['memory_gib']} GiB; {ready.threads} threads, "
+        f"freed memory {'kept' if ready.pages_kept else 'returned'}, "
+        f"`auto` precision {machine.precision('auto')}")  # fmt: skip
+    say(_table(rows, data.unit))
     for name, model in what.models.items():
         if model.flops_of is not None:
             whole = ", the training of its teachers counted" if model.flops_of.teachers == "counted" else ""
-            out.print(f"{name}: as many steps as the FLOPs of {model.flops_of.model} pay for{whole}")
+            say(f"{name}: as many steps as the FLOPs of {model.flops_of.model} pay for{whole}")
         if tasks := experiment.rows.tasks_of(model):
             [width] = [row.cost.output_width for row in rows if row.name == name]
             count = sum(len(task.labels) for task in tasks) * (width + 1)
-            out.print(f"{name}: heads for {len(tasks)} tasks, {count:,} parameters beside those above")
+            say(f"{name}: heads for {len(tasks)} tasks, {count:,} parameters beside those above")
     for row in rows:
         for cache in row.caches:
-            out.print(f"teacher cache of {row.name}: {cache}")
+            say(f"teacher cache of {row.name}: {cache}")
     known = [row.seconds for row in rows if row.seconds is not None]
     if known:
-        out.print(f"training in all: about {duration(sum(known))}, evaluation apart")
+        say(f"training in all: about {duration(sum(known))}, evaluation apart")
 
 
 def _resolved(what: recipe.Recipe) -> dict[str, Any]:
@@ -170,11 +168,11 @@ def _resolved(what: recipe.Recipe) -> dict[str, Any]:
     return tree
 
 
-def _table(rows: Sequence[RunEstimate]) -> Table:
-    caption = "Steps, tokens, words and memory are of one seed; FLOPs, disk and time of all. About."
+def _table(rows: Sequence[RunEstimate], unit: str) -> Table:
+    caption = f"Steps, tokens, {unit} and memory are of one seed; FLOPs, disk and time of all. About."
     table = Table(title="What it will take", caption=caption, title_justify="left", caption_justify="left", box=None)
     table.add_column("model", overflow="fold")
-    for column in ("seeds", "params", "steps", "tokens", "words", "FLOPs", "memory", "disk", "time"):
+    for column in ("seeds", "params", "steps", "tokens", unit, "FLOPs", "memory", "disk", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -186,11 +184,12 @@ def _table(rows: Sequence[RunEstimate]) -> Table:
 
 
 def print_recipes() -> None:
-    """List the recipes that come with the package."""
+    """List the recipes that come with the package, and the studies that write corpora for some of them."""
     table = Table("recipe", "what it is", box=None, padding=(0, 2, 1, 0))
-    for name in sorted(shipped_recipes()):
+    for name in shipped("recipe"):
         table.add_row(f"[bold]{name}[/]", load_recipe(name).description)
     output().print(table)
+    output().print(shipped_studies())
 
 
 def print_presets() -> None:

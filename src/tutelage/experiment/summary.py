@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +11,9 @@ import numpy as np
 
 from tutelage import __version__
 from tutelage.base.errors import UserError
-from tutelage.base.files import read_json, write_json
+from tutelage.base.files import write_json
 from tutelage.base.machine import environment
-from tutelage.base.run_folder import RunFolder, differences
+from tutelage.base.run_folder import differences
 from tutelage.base.types import Json
 from tutelage.compare.comparisons import compare, pairs_to_compare, student_and_control, with_comparisons
 from tutelage.compare.metrics import HELD_OUT
@@ -52,6 +51,7 @@ def summarise(scoring: Scoring) -> Summary:
         "resolved_recipe": what.model_dump(mode="json"),
         "data": {
             "corpus": what.data.corpus,
+            "unit": data.unit,
             "words": {split: store.words for split, store in splits.items()},
             "tokens": {split: len(store) for split, store in splits.items()},
             "vocab_size": len(data.tokenizer),
@@ -172,16 +172,17 @@ def _training(run: TrainingRun) -> Json:
     """Collect what a run came to."""
     kept = ("steps", "tokens", "words", "epochs", "seconds", "seconds_teaching", "seconds_scoring", "flops",
             "teacher_flops", "scoring_flops", "clip_rate", "best_step", "val", "gate_report")  # fmt: skip
-    done, trained_on = asdict(run.finished()), read_json(run.folder.path / "environment.json")
-    curves, machine = _curves(run.folder) | _spent(run), {key: trained_on[key] for key in MACHINE}
+    done, trained_on = asdict(run.finished()), run.folder.environment()
+    lines, readings = run.records()
+    curves, machine = _curves(lines) | _spent(run, lines, readings), {key: trained_on[key] for key in MACHINE}
     return {key: done[key] for key in kept} | {"curves": curves, "machine": machine}
 
 
-def _curves(folder: RunFolder) -> Json:
+def _curves(lines: list[Json]) -> Json:
     logged = {"train_loss": "loss", "train_kl": "kl", "lr": "lr", "teacher_weight": "weight",
               "gate_weight": "gate_weight", "temperature": "temperature"}  # fmt: skip
     curves: dict[str, list[tuple[int, int, float]]] = {name: [] for name in (*logged, "val_loss")}
-    for line in folder.lines():
+    for line in lines:
         at = (line["step"], line["tokens"])
         if "val" in line:
             curves["val_loss"].append((*at, line["val"]["loss"]))
@@ -192,14 +193,13 @@ def _curves(folder: RunFolder) -> Json:
     return {name: points for name, points in curves.items() if points}
 
 
-def _spent(run: TrainingRun) -> Json:
+def _spent(run: TrainingRun, lines: list[Json], readings: list[Json]) -> Json:
     """Return what training had taken, from its beginning on and at every evaluation: operations and seconds."""
-    done, folder = run.finished(), run.folder
+    done = run.finished()
     # A step that was taken again after an interruption counts with the later reading, which has both.
-    readings = map(json.loads, folder.timing.read_text().splitlines())
     clock = {0: 0.0} | {line["step"]: line["seconds"] for line in readings}
     clock.setdefault(done.steps, done.seconds - done.seconds_ahead)
-    evaluations = [(0, 0), *((line["step"], line["tokens"]) for line in folder.lines() if "val" in line)]
+    evaluations = [(0, 0), *((line["step"], line["tokens"]) for line in lines if "val" in line)]
     steps = [step for step, _ in evaluations]
     seconds = done.seconds_ahead + np.interp(steps, sorted(clock), [clock[step] for step in sorted(clock)])
     return {

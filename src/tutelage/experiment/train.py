@@ -7,17 +7,17 @@ from dataclasses import asdict
 from functools import partial
 
 from tutelage.base import machine
-from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, read_json
 from tutelage.base.progress import console, duration
 from tutelage.experiment import caches
+from tutelage.experiment.exported import best, export
 from tutelage.experiment.identity import TrainingRun
-from tutelage.experiment.loading import ensemble_of, new_learner, new_model
+from tutelage.experiment.initial import new_learner, new_model
+from tutelage.experiment.loading import ensemble_of
 from tutelage.experiment.selections import select_ahead
 from tutelage.experiment.setup import Experiment
-from tutelage.models.build import attention, save
+from tutelage.models.build import attention
 from tutelage.models.cost import cost_of
-from tutelage.report.model_card import model_card
 from tutelage.training import checkpoint, execution
 from tutelage.training.execution import ExecutionMode
 from tutelage.training.gate_report import gate_by_difficulty
@@ -98,15 +98,16 @@ def _finish(experiment: Experiment, run: TrainingRun, state: checkpoint.State, b
 
     `building` caches and `scoring` for selections took that many seconds.
     """
-    learner, best = _best(experiment, run, state), int(state.best["step"])
-    model, heads, data, plan, folder = learner.model, learner.heads, experiment.data, run.plan, run.folder
+    best_step = int(state.best["step"])
+    learner = best(experiment, run, best_step)
+    model, heads, plan, folder = learner.model, learner.heads, run.plan, run.folder
     cost = cost_of(model.hf, run.model.reads, plan.source.row_length)
     timing = read_json(checkpoint.folder_of(folder.checkpoints, state.step) / "timing.json")
-    val = next(line["val"] for line in reversed(folder.lines()) if line["step"] == best and "val" in line)
+    val = next(line["val"] for line in reversed(folder.lines()) if line["step"] == best_step and "val" in line)
     done = Finished(
         steps=state.step,
         tokens=state.tokens,
-        words=round(state.tokens * data.train.words / len(data.train)),
+        words=round(state.tokens * experiment.rows.words_per_token),
         epochs=state.step / plan.source.steps_per_epoch,
         seconds=timing["seconds"] + building + scoring,
         seconds_teaching=None if experiment.group.device.type == "cuda" else timing["teaching"] + building,
@@ -116,7 +117,7 @@ def _finish(experiment: Experiment, run: TrainingRun, state: checkpoint.State, b
         seconds_scoring=scoring,
         scoring_flops=plan.scoring_flops,
         clip_rate=state.clipped / state.step,
-        best_step=best,
+        best_step=best_step,
         val=HeldOut(**val),
         cost=cost,
         architecture=model.hf.config.model_type,
@@ -128,22 +129,9 @@ def _finish(experiment: Experiment, run: TrainingRun, state: checkpoint.State, b
             "tasks": [task.name for task in heads.tasks],
         },
     )
-    kept = heads if run.model.heads == "kept" else None
-    save(model, data.tokenizer, folder.hf, model_card(experiment.recipe, run.name, run.seed, done), kept)
-    done.write(folder.finished)
+    export(experiment, run, learner, done)
     took = duration(timing["seconds"])
-    console.print(f"{run}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best}")
-
-
-def _best(experiment: Experiment, run: TrainingRun, state: checkpoint.State) -> Learner:
-    """Load the best checkpoint."""
-    folder = checkpoint.folder_of(run.folder.checkpoints, int(state.best["step"]))
-    if (fault := checkpoint.verify(folder)) is not None:
-        remedy = f"restore it, or delete {run.folder.path}"
-        raise UserError(f"{run}: the best checkpoint, {folder}, is damaged: {fault}; {remedy}")
-    learner = new_learner(experiment, run)
-    checkpoint.load_weights(folder, learner)
-    return learner
+    console.print(f"{run}: {state.step} steps in {took}, val loss {val['loss']:.4f} at step {best_step}")
 
 
 def _gate_report(experiment: Experiment, run: TrainingRun, learner: Learner) -> list[GateStage]:

@@ -13,16 +13,20 @@ from sys import modules
 from typing import Any
 
 import torch
+from torch import nn
 
 from tutelage import recipe
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.files import new_folder
+from tutelage.base.hub import check_hub
 from tutelage.base.progress import console
+from tutelage.base.run_folder import check_exported
+from tutelage.corpus.tokenizer import check_beside, vocabulary_size
 from tutelage.corpus.tokenizer import save as save_tokenizer
 from tutelage.models.attention import settle
 from tutelage.models.heads import TaskHeads, save_heads
 from tutelage.models.language_model import LanguageModel
-from tutelage.models.presets import PRESETS
+from tutelage.models.presets import preset
 from tutelage.recipe import ModelKind
 
 BEHIND_PADDING = ("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
@@ -42,11 +46,7 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
 
     settings: dict[str, Any] = {}
     if model.preset is not None:
-        if model.preset not in PRESETS:
-            raise UserError(
-                f"unknown preset '{model.preset}'{nearest(model.preset, PRESETS)} (known: {', '.join(sorted(PRESETS))})"
-            )
-        settings |= PRESETS[model.preset]
+        settings |= preset(model.preset)
     settings |= model.config or {}
     for key in ("dtype", "torch_dtype"):
         if key in settings:
@@ -73,7 +73,7 @@ def config_for(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
             there = settings.get(key, getattr(config, key, None))
             if isinstance(there, int) and there < needed:
                 settings[key] = needed
-        return AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **ids | settings)
+        return AutoConfig.for_model(architecture, vocab_size=vocabulary_size(tokenizer), **ids | settings)
     except UserError:
         raise
     except Exception as error:  # each architecture checks its settings in its own way
@@ -101,7 +101,7 @@ def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> La
         torch.manual_seed(seed)
         hf = _from_config(config, model.reads)
     remedy = f"with {_given(config.to_diff_dict())}; mend these settings at models.*.config"
-    return language_model(hf, model.reads, len(tokenizer), remedy)
+    return language_model(hf, model.reads, vocabulary_size(tokenizer), remedy)
 
 
 def language_model(
@@ -121,6 +121,17 @@ def language_model(
         raise UserError(f"a {kind} {hf.config.model_type} model cannot compute ({_told(error)}), {remedy}") from error
 
 
+def check_export(model: recipe.Model, tokenizer: Any, row_length: int) -> None:
+    """Make sure, before a model is trained, that it can be exported together with the tokenizer; see `check_beside`."""
+    from transformers import AutoConfig
+
+    config = config_for(model, tokenizer, row_length) if model.weights is None else AutoConfig.from_pretrained(
+        str(Path(model.weights).expanduser()) if recipe.is_path(model.weights) else model.weights,
+        trust_remote_code=False,
+    )  # fmt: skip
+    check_beside(tokenizer, config)
+
+
 def shape(model: recipe.Model, tokenizer: Any, row_length: int) -> Any:
     """Return a recipe's Hugging Face model without weights (on the `meta` device), to count its cost."""
     if model.weights is not None:
@@ -133,6 +144,8 @@ def shape_of(source: str, kind: ModelKind) -> Any:
     from transformers import AutoConfig
 
     path = Path(source).expanduser()
+    if not recipe.is_path(source):
+        check_hub(source)
     try:
         config = AutoConfig.from_pretrained(str(path) if path.exists() else source, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds; each means that this source cannot be loaded
@@ -176,7 +189,7 @@ def load(source: str, tokenizer: Any, kind: ModelKind, row_length: int = 0) -> L
 
     See `read_weights` for what it refuses.
     """
-    model = language_model(read_weights(source, kind), kind, len(tokenizer))
+    model = language_model(read_weights(source, kind), kind, vocabulary_size(tokenizer))
     if model.positions is not None and model.positions < row_length:
         raise UserError(f"'{source}' has {model.positions} positions, fewer than data.rows.length={row_length}")
     return model
@@ -197,7 +210,10 @@ def read_weights(source: str, kind: ModelKind) -> Any:
         if not any(path.glob("*.safetensors")):
             raise UserError(f"{path} has no weights (*.safetensors); weights in other formats are not loaded, since "
                             "those can run code: save them with `model.save_pretrained`")  # fmt: skip
+        check_exported(path)
         source = str(path)
+    else:
+        check_hub(source)
     factory = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
     refuse_other_kind(source, kind)
     safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
@@ -209,7 +225,15 @@ def read_weights(source: str, kind: ModelKind) -> Any:
         names = sorted(found["missing_keys"] or found["mismatched_keys"])
         raise UserError(f"'{source}' lacks weights that a {kind} {hf.config.model_type} needs: {', '.join(names[:5])}")
     _check_surplus(hf, sorted(found["unexpected_keys"]), source)
+    if (broken := not_finite(hf)) is not None:
+        raise UserError(f"'{source}' gives NaN: its weights '{broken}' are not finite, so the file is damaged or its "
+                        "training went wrong; take a sound copy")  # fmt: skip
     return hf
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """Name the first weights of a model that hold NaN or infinity; None where there are none."""
+    return next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
 
 
 def refuse_other_kind(source: str, kind: ModelKind) -> None:

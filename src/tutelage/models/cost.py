@@ -29,6 +29,16 @@ class Cost:
     activation_bytes: float
     """Kept for one token for the backward pass, about: sixteen float32 values of the width in every layer."""
 
+    def training_bytes(self, tokens: int, taught_by: int = 0) -> float:
+        """Return about what training takes in memory, in bytes, in one process that holds everything.
+
+        Args:
+            tokens: read at once, of one micro-batch.
+            taught_by: parameters of the teachers, which have weights alone.
+        """
+        # Weights, gradients and two moments in float32.
+        return 16.0 * self.parameters + 4.0 * taught_by + tokens * self.activation_bytes
+
 
 def cost_of(hf: Any, reads: Literal["causal", "masked"], row_length: int) -> Cost:
     """Count a Hugging Face model's parameters, and its operations per token in rows of `row_length`.

@@ -228,7 +228,7 @@ def _cut(hf: Any, output: nn.Linear) -> bool:
     output.forward = _identity  # type: ignore[assignment, method-assign]
     try:
         cut = hf(input_ids=tokens).logits
-        same = cut.shape[-1] == output.in_features
+        same = bool(cut.shape[-1] == output.in_features)
         if same:
             rebuilt = nn.functional.linear(cut, output.weight, output.bias)
             same = rebuilt.shape == whole.shape and bool((rebuilt - whole).abs().max() <= 1e-4 * whole.abs().max())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tutelage.base.errors import UserError, nearest
+
 POSITIONS = 256
 
 
@@ -60,3 +62,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "modernbert-4m": _modernbert(192, 6, 6, 288),
     "modernbert-2m": _modernbert(160, 4, 4, 240),
 }
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Return the settings of a shape.
+
+    Raises:
+        UserError: an unknown name, with the nearest.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS)} (known: {', '.join(sorted(PRESETS))})")
+    return PRESETS[name]

@@ -57,6 +57,10 @@ ShareOrPercent = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_share)]
 """A share that may be written as `50%`."""
 
 
+BYTE_PREMIUMS = {"eng": 1.0, "nld": 1.051606, "zho": 0.935966}
+"""Of the languages of BabyLM 2026's multilingual track (Arnett, Chang and Bergen 2024; Chinese is simplified)."""
+
+
 def seed_list(seeds: int | tuple[int, ...]) -> tuple[int, ...]:
     """Return the seeds one by one; a number is how many there are."""
     return tuple(range(seeds)) if isinstance(seeds, int) else seeds
@@ -147,6 +151,9 @@ class Rows(Section):
     number drawn for each epoch. `random`: each chunk shifted by its own draw each epoch (as BabyLlama's code does)."""
     buckets: tuple[Count, ...] = (16, 32, 64)
     """Static lengths for `examples`, beside `length` itself: a row is padded to the smallest that holds it."""
+    framing: Literal["texts", "rows"] = "texts"
+    """What `<cls>` and `<sep>` stand around (`separator: brackets`): whole texts, so that further rows of a long one
+    have neither; or every row, as the study plans have it: a row of 256 is 254 tokens of text between both."""
 
 
 class Data(Section):
@@ -158,12 +165,22 @@ class Data(Section):
     """Other corpora, human beside synthetic: each takes the place of a share of the words of train and val, so that
     their number stays. The test split is the corpus's alone."""
     words: Words | None = None
-    """Take about this many words (train and val together), spread over the sources like the whole; smaller budgets are
-    subsets of larger ones."""
+    """Take at most this many words (train and val together), within one document; spread over the sources like the
+    whole; smaller budgets are subsets of larger ones."""
+    unit: Literal["words", "characters", "bytes"] = "words"
+    """What `words`, `test_words`, lengths in words and reports count. `words`: what stands between blanks.
+    `characters`, blanks left out: for Japanese, Chinese, Thai and others that are written without spaces. `bytes`: as
+    many UTF-8 bytes as a word of English has (5.43), times `byte_premium`, as in BabyLM's multilingual track."""
+    byte_premium: Annotated[float, Field(gt=0)] | Literal["eng", "nld", "zho"] | None = None
+    """Bytes that a text of this language takes for one of English (`unit: bytes`): a number, or the language, with
+    BabyLM's numbers: eng 1, nld 1.051606, zho 0.935966."""
     test_words: Words | None = None
     """Likewise for the test split (the corpus's dev files)."""
     val_share: Share = 0.05
-    """Share of the lines of each training file held out, from its end, to choose checkpoints by (BabyLlama-2)."""
+    """Share of the training text held out, from the ends of its files, to choose checkpoints by."""
+    hold_out: Literal["auto", "documents", "lines"] = "auto"
+    """What is held out as val and test: whole documents, or the last lines of each file (BabyLlama-2). `auto`: lines
+    for the sources of BabyLM, known by their file names, else documents. Examples of a study are whole in any case."""
     cleaning: Literal["none", "mended", "published"] | CleaningFunction = "mended"
     """Cleaning of known corpora. `published`: as BabyLlama's code does, paragraphs glued together. `mended`: the same
     rules, with paragraphs and documents kept apart. Or a function of your own for every text, as
@@ -184,6 +201,23 @@ class Data(Section):
     """The rows, shared by all models of the recipe."""
     seed: int = 0
     """Order of rows and random offsets; apart from the models' seeds, so that students see the same rows."""
+
+    @property
+    def premium(self) -> float:
+        """The byte premium as a number."""
+        return BYTE_PREMIUMS[self.byte_premium] if isinstance(self.byte_premium, str) else self.byte_premium or 1.0
+
+    @model_validator(mode="after")
+    def _premium_goes_with_bytes(self) -> Data:
+        if (self.unit == "bytes") != (self.byte_premium is not None):
+            raise ValueError("`byte_premium` goes with `unit: bytes`, and only with it; English has 1")
+        return self
+
+    @model_validator(mode="after")
+    def _framed_rows_have_brackets(self) -> Data:
+        if self.rows.framing == "rows" and (self.separator != "brackets" or self.rows.kind != "examples"):
+            raise ValueError("`rows.framing: rows` goes with `separator: brackets` and `rows.kind: examples`")
+        return self
 
     @model_validator(mode="after")
     def _mix_leaves_something(self) -> Data:

@@ -6,7 +6,6 @@ import copy
 import re
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,9 +14,13 @@ from pydantic import BaseModel, ValidationError
 from tutelage.base.errors import UserError, nearest
 from tutelage.base.types import Json
 from tutelage.recipe.experiment import LENGTHS, Recipe
+from tutelage.recipe.foreign import named_here
+from tutelage.recipe.shipped import yaml_text
 from tutelage.recipe.yaml import Lines, Place, parse
 
 COMMAND_LINE = 0  # in place of a line: where overrides stand
+RECIPE_FILE = "recipe.yaml"
+"""What a run folder keeps its recipe in."""
 
 
 def override(tree: Json, assignments: Sequence[str], lines: Lines) -> None:
@@ -31,6 +34,7 @@ def override(tree: Json, assignments: Sequence[str], lines: Lines) -> None:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
             raise UserError(f"'{assignment}' is no override: write key.key=value, as in models.student.optim.lr=1e-3")
+        _check_model(tree, path.strip().split("."), assignment)
         value, _ = parse(text, f"override '{assignment}'")
         holder: Any = None
         node: Any = tree
@@ -45,6 +49,16 @@ def override(tree: Json, assignments: Sequence[str], lines: Lines) -> None:
         for below in [known for known in lines if known[: len(place)] == place]:
             del lines[below]
         lines[place] = COMMAND_LINE
+
+
+def _check_model(tree: Json, path: list[str], assignment: str) -> None:
+    """Refuse to change a setting of a model that is not there: a misspelt name would be a new model."""
+    models = tree.get("models")
+    if path[0] == "models" and len(path) > 2 and isinstance(models, dict) and path[1] not in models:
+        raise UserError(
+            f"override '{assignment}': no model '{path[1]}' in this recipe{nearest(path[1], models)} (models: "
+            f"{', '.join(models)}); a new one is given as a whole: models.{path[1]}={{like: NAME, ...}}"
+        )
 
 
 def _step(node: Any, key: str, assignment: str) -> str | int:
@@ -212,6 +226,8 @@ def _place_of(item: Any, tree: Any) -> Place:
 def _finding(place: Place, items: list[Any], schema: type[BaseModel]) -> tuple[str, str]:
     """Say what is wrong: what to write before the key, and after it. Several items are a value's alternative forms."""
     if items[0]["type"] == "extra_forbidden":
+        if schema is Recipe and (ours := named_here(place)) is not None:
+            return "unknown key '", f"': {ours}"
         section = _section_at(place[:-1], schema)
         choices = list(section.model_fields) if section else []
         deeper = [
@@ -256,12 +272,16 @@ def _section_at(place: Place, schema: type[BaseModel]) -> type[BaseModel] | None
     return current
 
 
-def shipped_recipes() -> dict[str, Any]:
-    """Return the recipes that come with the package, by name: inside it, or beside it in a source checkout."""
-    packaged = resources.files("tutelage") / "recipes"
-    folder = packaged if packaged.is_dir() else Path(__file__).parents[3] / "recipes"
-    entries = folder.iterdir() if folder.is_dir() else ()
-    return {entry.name.removesuffix(".yaml"): entry for entry in entries if entry.name.endswith(".yaml")}
+def find_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe as `load_recipe` does, or that of a run from its folder, which takes no overrides."""
+    path = Path(source)
+    if (path / RECIPE_FILE).is_file():
+        if overrides:
+            raise UserError(f"{source} is a run with settings of its own; overrides go with its recipe and a new name")
+        return load_recipe(path / RECIPE_FILE)
+    if (path / "config.json").is_file():
+        raise UserError(f"{source} is a model, not a recipe; to score it, name a suite: --suite blimp")
+    return load_recipe(source, overrides)
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -272,16 +292,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: anything wrong with the file or the overrides, with key, line and remedy.
     """
-    path, shipped = Path(source), shipped_recipes()
-    name = path.name.removesuffix(".yaml")
-    if not path.is_file() and (name not in shipped or (path.parent != Path() and path.parent.name != "recipes")):
-        near = nearest(name, shipped)
-        raise UserError(f"no recipe '{source}': give a file, or one of {', '.join(sorted(shipped))}{near}")
-    try:
-        text = (path if path.is_file() else shipped[name]).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a YAML file") from error
-    return recipe_from_text(text, str(source), overrides)
+    return recipe_from_text(yaml_text("recipe", source), str(source), overrides)
 
 
 def recipe_from_text(text: str, name: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:

@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 
 def contents(summary: Summary, plots: Sequence[T]) -> list[Table | T]:
-    """The verdicts, the plots, and the tables; a table without rows is not shown."""
+    """The first plot, the verdicts, the other plots, and the tables; a table without rows is not shown."""
     scores = (models_table, evaluations_table, comparisons_table, described_table, published_table)
     more = (reached_table, curve_table, selections_table, examples_table)
     tables = [table(summary) for table in (*scores, *more)]
     about = [cost_table(summary), *settings_tables(summary), data_table(summary), origin_table(summary)]
-    return [verdicts_table(summary), *plots, *tables, *about]
+    return [*plots[:1], verdicts_table(summary), *plots[1:], *tables, *about]
 
 
 def recipe_text(summary: Summary) -> str:

@@ -50,7 +50,7 @@ def learning_curves(summary: Summary, name: str) -> Any | None:
             draw_line(axes, at, score, style, None, 8, markeredgewidth=0.9, alpha=0.85, zorder=3)
     if first.chance is not None:
         draw_chance(axes, first.chance)
-    axes.set_xlabel("words seen")
+    axes.set_xlabel(f"{summary.data.unit} seen")
     human_axis(axes.xaxis)
     gaps = [b - a for a, b in pairwise(sorted({words for points in drawn.values() for words in points}))]
     if len(gaps) > 1 and max(gaps) > UNEVEN * min(gaps):

@@ -28,6 +28,8 @@ MAX_CATEGORIES = 20
 """More columns than this are no longer read side by side."""
 ALL = -1.2
 """Where the score on the whole benchmark stands, left of its parts."""
+NAME = 18
+"""Longest name of a published system, in characters: with what follows it, it ends before the axis."""
 PUBLISHED_CAPTION = (
     "“All” is the whole benchmark; left of it what others published on {} (words of training text, year whose rules "
     "were followed). Their corpora and lengths of training differ; they are part of no comparison."
@@ -116,7 +118,7 @@ def _draw_published(left: Any, axes: Any, systems: list[Published], suite: str) 
     for system, height, text in zip(systems, heights, texts, strict=True):
         left.plot(0.96, height, "D", markersize=4, color=FAINT, markerfacecolor=PAPER, clip_on=False)
         left.plot([0.88, 0.945], [text, height], color=FAINT, linewidth=0.5)
-        name = f"{label(system.name, 26)}, {system.words}, {system.convention}: {height:.1f}"
+        name = f"{label(system.name, NAME)}, {system.words}, {system.convention}: {height:.1f}"
         left.annotate(name, (0.865, text), fontsize=6.5, color=FAINT, ha="right", va="center")
 
 

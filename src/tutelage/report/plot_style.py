@@ -87,8 +87,10 @@ def drawing() -> Iterator[None]:
 def new_figure(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> tuple[Any, Any]:
     """Return a figure of the page's width and its axes (an array where there are several)."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    # Between panels, so that the last number below one does not run into the first of the next.
+    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(wspace=0.08))
     return figure, figure.subplots(rows, columns, **grid)
 
 

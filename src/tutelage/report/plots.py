@@ -100,15 +100,15 @@ def _paradigm_differences(summary: Summary) -> Iterator[FigurePlan]:
 
 FIGURES: tuple[FigurePlan | Callable[[Summary], Iterator[FigurePlan]], ...] = (
     FigurePlan(
+        "held-out", "Held-out loss, seed by seed",
+        "Each point is one training; the bar is the mean. Lower is better.",
+        plot_training.held_out_dots,
+    ),
+    FigurePlan(
         "teaching", "Who taught whom",
         "Arrows run from teacher to student, with each objective's weight, temperature (T) and reduction. "
         "Dotted: models averaged without training. Dashed frame: the control, trained alike but for its teachers.",
         plot_teaching.teaching_graph,
-    ),
-    FigurePlan(
-        "held-out", "Held-out loss, seed by seed",
-        "Each point is one training; the bar is the mean. Lower is better.",
-        plot_training.held_out_dots,
     ),
     FigurePlan(
         "validation-loss", "Validation loss during training",

@@ -11,12 +11,13 @@ from rich.text import Text
 
 from tutelage.base.progress import human
 from tutelage.corpus.study_plan import StudyPlan
+from tutelage.recipe.shipped import shipped
 from tutelage.study.client.budget import Spending
 from tutelage.study.filter.audit import Audited
 from tutelage.study.filter.filters import Filtered
 from tutelage.study.filter.overlap import SuiteOverlap
 from tutelage.study.filter.text import visible
-from tutelage.study.settings import Prices
+from tutelage.study.settings import Prices, load_study
 from tutelage.study.write.labelling import Labelled
 from tutelage.study.write.word_ledger import WHY, WordLedger
 
@@ -41,6 +42,14 @@ def _table(
     lines = list(rows)
     for place, (name, *cells) in enumerate(lines, 1):
         table.add_row(plain(name), *cells, end_section=total and place == len(lines) - 1)
+    return table
+
+
+def shipped_studies() -> Table:
+    """List the studies that come with the package."""
+    table = Table("study", "what it is", box=None, padding=(0, 2, 1, 0))
+    for name in shipped("study"):
+        table.add_row(f"[bold]{name}[/]", load_study(name).description)
     return table
 
 

@@ -64,10 +64,10 @@ def models_table(summary: Summary) -> Table:
         )
         for name, model in summary.models.items()
     ]
-    header = ("model", "role", "params", "seeds", *measures, "words seen", "time")
+    header = ("model", "role", "params", "seeds", *measures, f"{summary.data.unit} seen", "time")
     note = (
-        "Mean ± standard deviation over seeds. Loss in nats per token. Words (repeats counted) and training time "
-        "are of one seed."
+        f"Mean ± standard deviation over seeds. Loss in nats per token. {summary.data.unit.capitalize()} (repeats "
+        "counted) and training time are of one seed."
     )
     return Table("Models", header, rows, note, left=2)
 
@@ -122,7 +122,14 @@ def described_table(summary: Summary, brief: bool = False) -> Table:
 
 def _briefly(summary: Summary, brief: bool) -> list[Comparison]:
     if not brief:
-        return summary.comparisons
+        said = {(e.a, e.b, e.metric, difference(e), interval(e)) for e in summary.comparisons}
+        # Where no item is tied, strict accuracy says nothing anew.
+        return [
+            e
+            for e in summary.comparisons
+            if not e.metric.endswith(".strict")
+            or (e.a, e.b, f"{e.metric.removesuffix('.strict')}.accuracy", difference(e), interval(e)) not in said
+        ]
     main = {"test", *main_evaluations(summary)}
     return [
         entry
@@ -178,7 +185,7 @@ def data_table(summary: Summary) -> Table:
     facts = [f"Corpus: {data.corpus}."] if data.corpus else []
     facts += [f"Vocabulary: {data.vocab_size:,}."] if data.vocab_size else []
     facts += [f"Bytes per token on {split}: {value:.2f}." for split, value in data.bytes_per_token.items()]
-    return Table("Data", ("split", "words", "tokens"), rows, " ".join(facts))
+    return Table("Data", ("split", data.unit, "tokens"), rows, " ".join(facts))
 
 
 def origin_table(summary: Summary) -> Table:

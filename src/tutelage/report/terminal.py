@@ -34,6 +34,8 @@ DISPENSABLE = (
     "val perplexity",
     "role",
     "words seen",
+    "characters seen",
+    "words by bytes seen",
     "bits/byte",
     "params",
     "seed pairs",

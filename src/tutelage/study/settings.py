@@ -13,6 +13,7 @@ from tutelage.base.errors import UserError
 from tutelage.corpus.study_plan import TaskKind
 from tutelage.recipe.data import Count, Fraction, Section, Words
 from tutelage.recipe.load import explain, override
+from tutelage.recipe.shipped import yaml_text
 from tutelage.recipe.yaml import dump, parse
 
 Positive = Annotated[float, Field(gt=0)]
@@ -209,6 +210,8 @@ class Study(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
     """Of the folder of its results."""
+    description: str = ""
+    """Shown by `tutelage study show`."""
     seed: int = 0
     teacher: TeacherSettings
     budget: StudyBudget = StudyBudget()
@@ -236,26 +239,22 @@ class Study(Section):
 
 
 def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """Read a study from a YAML file, changed by `a.b=c` assignments.
+    """Read a study from a file, or by the name of one that comes with the package, such as `multi-task-1m`.
+
+    Overrides, `a.b=c`, are applied to what was read.
 
     Raises:
         UserError: anything wrong with the file or the overrides, with key, line and remedy.
     """
-    path = Path(source)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"no study '{path}': give a YAML file; docs/study.md shows one") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a study is a YAML file") from error
-    tree, lines = parse(text, str(path))
+    name = str(source)
+    tree, lines = parse(yaml_text("study", source), name)
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: a study is a mapping of keys to values, see docs/study.md")
+        raise UserError(f"{name}: a study is a mapping of keys to values, see docs/study.md")
     override(tree, overrides, lines)
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        raise UserError(explain(error, tree, lines, str(path), Study)) from error
+        raise UserError(explain(error, tree, lines, name, Study)) from error
 
 
 def study_text(study: Study) -> str:

@@ -18,7 +18,8 @@ def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: 
 
     That is: the training split, its rows as the student reads them, a digest of each teacher's weights in order.
     """
-    unused = {"buckets"} if data.rows.kind == "chunks" else {"chunking"}
+    # Framed rows show by their borders.
+    unused = {"framing", "buckets" if data.rows.kind == "chunks" else "chunking"}
     rows = data.rows.model_dump(mode="json", exclude=unused)
     if isinstance(source.rows, Examples):
         rows["borders"] = hashlib.sha256(source.rows.starts.tobytes() + source.rows.lengths.tobytes()).hexdigest()

@@ -7,8 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tutelage.base.checksums import sha256_once
 from tutelage.base.errors import UserError, nearest
-from tutelage.base.files import fingerprint, sha256
+from tutelage.base.files import fingerprint
+from tutelage.base.hub import check_hub
+from tutelage.base.run_folder import check_exported
 from tutelage.models.build import load
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import ModelKind, Teacher, is_path
@@ -21,13 +24,8 @@ def check(teacher: Teacher, tokenizer: Any, known: Iterable[str]) -> None:
     Its name may be a misspelling of one of the recipe's models, those `known`.
 
     Raises:
-        UserError: nothing of that name, no tokenizer, another vocabulary, or a seed or step of an outside model.
+        UserError: nothing of that name, no tokenizer, or another vocabulary.
     """
-    if teacher.seed is not None or teacher.checkpoint != "best":
-        raise UserError(
-            f"teacher '{teacher}': seeds and checkpoints can be named of models of the recipe only, and "
-            f"'{teacher.model}' is none{nearest(teacher.model, known)}"
-        )
     check_vocabulary(teacher.model, tokenizer, known)
 
 
@@ -50,7 +48,8 @@ def identity(source: str) -> str:
         if not files[0].is_file():
             raise UserError(f"{path} is no model folder (any more): it has no config.json. A run that depends on it "
                             "cannot be checked without it: put it back")  # fmt: skip
-        return fingerprint([_digest(file, file.stat().st_mtime_ns) for file in files])
+        check_exported(path)
+        return fingerprint([sha256_once(file) for file in files])
     return f"{source}@{_commit(source)}"
 
 
@@ -58,16 +57,12 @@ def identity(source: str) -> str:
 def _commit(source: str) -> str | None:
     from transformers import AutoConfig
 
+    check_hub(source)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # many kinds: no such model, no network
         raise UserError(f"'{source}' is neither a folder nor a hub model that can be reached: {error}") from error
     return getattr(config, "_commit_hash", None)
-
-
-@lru_cache(maxsize=64)
-def _digest(file: Path, changed: int) -> str:
-    return sha256(file)
 
 
 def _tokenizer_of(source: str, known: Iterable[str]) -> Any:
@@ -77,9 +72,12 @@ def _tokenizer_of(source: str, known: Iterable[str]) -> Any:
     if is_path(source):
         if not (path / "config.json").is_file():
             raise UserError(f"teacher '{source}' is no model folder: it has no config.json")
+        check_exported(path)
         if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
             raise UserError(f"teacher '{source}' has no tokenizer (tokenizer.json): its vocabulary cannot be compared; "
                             "`tokenizer.save_pretrained` puts it there")  # fmt: skip
+    else:
+        check_hub(source)
     try:
         return AutoTokenizer.from_pretrained(str(path) if path.exists() else source, trust_remote_code=False)
     except Exception as error:  # many kinds: no such model, no network, a broken file

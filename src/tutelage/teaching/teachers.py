@@ -23,11 +23,15 @@ from tutelage.teaching.signal import Combine, DenseSignal, Heads, narrow_heads
 class Ensemble(nn.Module):
     """Frozen models with one distribution: one or more over the same vocabulary, all causal or all masked.
 
-    `weights` are relative shares, equal unless given.
+    `weights` are relative shares, equal unless given; `names` are for messages.
     """
 
     def __init__(
-        self, models: Sequence[LanguageModel], weights: Sequence[float] | None = None, combine: Combine = "mean_logits"
+        self,
+        models: Sequence[LanguageModel],
+        weights: Sequence[float] | None = None,
+        combine: Combine = "mean_logits",
+        names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if not models:
@@ -40,6 +44,7 @@ class Ensemble(nn.Module):
         self.models = nn.ModuleList(models)
         self.shares, self.combine = tuple(share / sum(shares) for share in shares), combine
         self.kind, self.vocab_size = models[0].kind, models[0].vocab_size
+        self._names, self._checked = tuple(names), not names
         self._narrow: Heads | None = None
         self.requires_grad_(False)
         self.eval()
@@ -49,9 +54,16 @@ class Ensemble(nn.Module):
         """Return these models' distributions at every position of a batch; in `bf16` they run under autocast.
 
         Tokens are masked where a masked model shall predict; lengths are None where no row is padded.
+
+        Raises:
+            UserError: what a model with a name makes of the first batch is not finite.
         """
         with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
             hidden = tuple(_read(model, tokens_BT, lengths_B) for model in self._each())
+        if not self._checked:  # once, since a GPU's host waits for it
+            for name, found in zip(self._names, hidden, strict=True):
+                _check_finite(name, found, precision)
+            self._checked = True
         return DenseSignal(hidden, tuple(model.head for model in self._each()), self.shares, self.combine)
 
     @property
@@ -92,6 +104,12 @@ class Ensemble(nn.Module):
 
     def _each(self) -> list[LanguageModel]:
         return [model for model in self.models if isinstance(model, LanguageModel)]
+
+
+def _check_finite(name: str, hidden: Tensor, precision: str) -> None:
+    if not hidden.isfinite().all():
+        remedy = "set precision to fp32, or take another" if precision == "bf16" else "train it again, or take another"
+        raise UserError(f"the teacher '{name}' gives NaN or infinity for the first rows, in {precision}: {remedy}")
 
 
 def _read(model: LanguageModel, tokens_BT: Tensor, lengths_B: Tensor | None) -> Tensor:

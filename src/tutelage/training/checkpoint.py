@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,12 @@ from torch import Tensor, nn
 from tutelage.base.errors import UserError
 from tutelage.base.files import new_folder, read_json, sha256, write_json
 from tutelage.base.progress import console
+from tutelage.training.average import WeightAverage
 from tutelage.training.sharding import part_of, reshard, whole
 
 OPTIMIZER = "optimizer.safetensors"
+RAW = "raw.safetensors"
+"""The last weights, to resume from, where `model.safetensors` holds an average of them."""
 
 
 @dataclass
@@ -85,19 +90,28 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     timing: dict[str, float],
+    average: WeightAverage | None = None,
     write: bool = True,
 ) -> None:
     """Write the checkpoint of `state.step`, with `timing` (clock readings in seconds) for reports.
 
     Every process must call it; exactly one is to `write`, and holds all tensors of a file in host memory meanwhile.
     """
+
+    def tensors() -> Iterator[tuple[str, dict[str, Tensor]]]:
+        with average.in_place() if average is not None else nullcontext():
+            yield "model.safetensors", _gather(_weights(model), keep=write)
+        if average is not None:
+            yield RAW, _gather(_weights(model), keep=write)
+        yield OPTIMIZER, _gather(_optimizer_tensors(optimizer), keep=write)
+
     if not write:
-        _gather(_weights(model), keep=False)
-        _gather(_optimizer_tensors(optimizer), keep=False)
+        for _ in tensors():
+            pass
         return
     with new_folder(folder_of(checkpoints, state.step)) as folder:
-        save_file(_gather(_weights(model), keep=True), folder / "model.safetensors")
-        save_file(_gather(_optimizer_tensors(optimizer), keep=True), folder / OPTIMIZER)
+        for file, content in tensors():
+            save_file(content, folder / file)
         write_json(folder / "state.json", asdict(state))
         write_json(folder / "timing.json", timing)
         files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
@@ -115,14 +129,16 @@ def prune(checkpoints: Path, keep: set[int], light: set[int] | None = None) -> N
 
 
 def _drop_optimizer(folder: Path) -> None:
-    """Remove the moments of a checkpoint, two thirds of it, which only resuming needs."""
+    """Remove the moments of a checkpoint, two thirds of it, and raw weights, which only resuming needs."""
     if not (folder / OPTIMIZER).exists() or verify(folder) is not None:
         return  # what is damaged stays as it is
     manifest = read_json(folder / "manifest.json")
-    if manifest["sha256"].pop(OPTIMIZER, None) is not None:
+    raw = manifest["sha256"].pop(RAW, None)
+    if manifest["sha256"].pop(OPTIMIZER, None) is not None or raw is not None:
         # First the manifest, so that the checkpoint is whole at any moment.
         write_json(folder / "manifest.json", manifest)
     (folder / OPTIMIZER).unlink()
+    (folder / RAW).unlink(missing_ok=True)
 
 
 def verify(folder: Path) -> str | None:
@@ -162,26 +178,33 @@ def newest_good(checkpoints: Path) -> int | None:
     )
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
-    """Load a checkpoint's weights into a model of the same shape, shared out or not."""
+def load_weights(folder: Path, model: nn.Module, name: str = "model.safetensors") -> None:
+    """Load a checkpoint's weights (averages, where it has them) into a model of the same shape, shared out or not."""
     own = _weights(model)
     try:
-        with safe_open(folder / "model.safetensors", "pt") as file, torch.no_grad():
+        with safe_open(folder / name, "pt") as file, torch.no_grad():
             shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             if {name: tensor.shape for name, tensor in own.items()} != shapes:
                 raise UserError(f"{folder} holds the weights of a model of another shape")
             for name, tensor in own.items():
                 tensor.copy_(part_of(file.get_tensor(name), tensor))
     except (SafetensorError, OSError) as error:
-        raise UserError(f"cannot read {folder / 'model.safetensors'}: {error}") from error
+        raise UserError(f"cannot read {folder / name}: {error}") from error
 
 
 def load(
-    checkpoints: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer
+    checkpoints: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
 ) -> tuple[State, dict[str, float]]:
-    """Load weights and optimizer in place; return the state and the clock readings."""
+    """Load weights, averages and optimizer in place; return the state and the clock readings."""
     folder = folder_of(checkpoints, step)
     load_weights(folder, model)
+    if average is not None:
+        average.take()
+        load_weights(folder, model, RAW)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Any]] = {}
     with safe_open(folder / OPTIMIZER, "pt") as file:

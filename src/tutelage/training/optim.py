@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from tutelage import recipe
+from tutelage.training.muon import Muon, hidden_matrices
 
 STATE_SPACE = ("A_log", "D")
 """Mamba's parameters that its authors do not let decay: the logarithm of its rates, and what passes it by."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
     """Split parameters into decayed and undecayed ones, as the papers' trainer did.
 
     Matrices and embeddings decay. Biases, weights of norms, factors of single channels (RWKV's mixes, which have three
@@ -41,7 +43,23 @@ def adamw(model: nn.Module, optim: recipe.Optim) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, recipe.Optim], torch.optim.Optimizer]] = {"adamw": adamw}
+def muon(model: nn.Module, optim: recipe.Optim) -> Muon:
+    """Make Muon, with AdamW for what is no matrix inside a layer; a group's `rate` is a share of the schedule's."""
+    matrices = hidden_matrices(model)
+    groups: list[dict[str, Any]] = []
+    for group in parameter_groups(model, optim.weight_decay):
+        others = [parameter for parameter in group["params"] if parameter not in matrices]
+        groups.append(group | {"params": others, "rate": (optim.muon.other_lr or optim.lr) / optim.lr})
+    for heads in sorted({count if optim.muon.heads else 1 for count in matrices.values()}):
+        own = [parameter for parameter, count in matrices.items() if heads == (count if optim.muon.heads else 1)]
+        groups.append({"params": own, "weight_decay": optim.weight_decay, "heads": heads})
+    return Muon([group for group in groups if group["params"]], optim)
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, recipe.Optim], torch.optim.Optimizer]] = {
+    "adamw": adamw,
+    "muon": muon,
+}
 """By `optim.kind`. An optimizer leaves weights alone where its `found_inf` is set; the loop sets rates by `lr_at`."""
 
 SCHEDULES: dict[str, Callable[[float, float], float]] = {

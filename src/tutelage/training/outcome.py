@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
-from tutelage.base.files import read_json, write_json
+from tutelage.base.checksums import FileDigest, read_checked, write_checked
+from tutelage.base.errors import UserError
 
 if TYPE_CHECKING:
     # Needs torch, which reports do without.
@@ -91,18 +92,33 @@ class Finished:
     gate_report: list[GateStage] = field(default_factory=list)
     heads: dict[str, Any] | None = None
     """Of the tasks, if the model has some: `parameters`, and the names of the `tasks`."""
+    files: dict[str, FileDigest] | None = None
+    """Digests of what else the run folder keeps for good, by name: the files of `hf/`, the metrics and the clock
+    readings. None where an earlier version finished the run."""
 
     def write(self, path: Path) -> None:
-        """Write the record, atomically; without gates or heads, without their keys."""
-        optional = ("gate_report", "heads")
-        write_json(path, {key: value for key, value in asdict(self).items() if key not in optional or value})
+        """Write the record, atomically; without gates, heads or digests, without their keys."""
+        optional = ("gate_report", "heads", "files")
+        write_checked(path, {key: value for key, value in asdict(self).items() if key not in optional or value})
 
     @classmethod
     def read(cls, path: Path) -> Finished:
-        """Read a record that `write` wrote."""
+        """Read a record that `write` wrote.
+
+        Raises:
+            UserError: it is damaged.
+        """
         from tutelage.models.cost import Cost
 
-        value = read_json(path)
-        gates = [GateStage(g["stage"], [GateBin(**part) for part in g["bins"]]) for g in value.get("gate_report", [])]
-        parts = {"val": HeldOut(**value["val"]), "cost": Cost(**value["cost"]), "gate_report": gates}
-        return cls(**value | parts)
+        remedy = "delete it and run again, which writes it anew from the last checkpoint"
+        value = read_checked(path, remedy)
+        try:
+            gates = [
+                GateStage(g["stage"], [GateBin(**part) for part in g["bins"]]) for g in value.get("gate_report", [])
+            ]
+            parts = {"val": HeldOut(**value["val"]), "cost": Cost(**value["cost"]), "gate_report": gates}
+            if value.get("files") is not None:
+                parts["files"] = {name: FileDigest(**digest) for name, digest in value["files"].items()}
+            return cls(**value | parts)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} lacks what a finished run has ({error}): {remedy}") from error

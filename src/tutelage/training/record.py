@@ -136,10 +136,11 @@ class Record:
             "clip_rate": window["clipped"] / window["steps"],
         } | {key: value for key, value in optional.items() if value is not None}
 
-    def evaluation(self, state: State, result: HeldOut) -> None:
-        """Write an evaluation down."""
+    def evaluation(self, state: State, result: HeldOut, raw: HeldOut | None = None) -> None:
+        """Write an evaluation down; where it is of averaged weights, also the `raw` one of the last weights."""
         if self._files is not None:
-            self._files[0].write({"step": state.step, "tokens": state.tokens, "val": asdict(result)})
+            beside = {} if raw is None else {"val_raw": asdict(raw)}
+            self._files[0].write({"step": state.step, "tokens": state.tokens, "val": asdict(result)} | beside)
 
     def seconds(self) -> float:
         """Return the seconds of training so far, those before a resume included."""

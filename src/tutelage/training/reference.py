@@ -86,6 +86,7 @@ def teacher_distribution(signal: Signal, temperature: float, vocab_size: int) ->
         zeros_NV = torch.zeros(len(signal.ids_NK), vocab_size, dtype=torch.float64)
         return zeros_NV.scatter_add_(1, signal.ids_NK, signal.shares_NK.double()), signal.entropy_N.double()
     logits = [
+        # A head without a weight is of a model whose output is logits already.
         hidden.double()
         if weight is None
         else F.linear(hidden.double(), weight.double(), None if bias is None else bias.double())

@@ -14,6 +14,7 @@ from tutelage.base.run_folder import RunFolder
 from tutelage.base.stopping import Stop
 from tutelage.teaching.signal import DenseSignal
 from tutelage.training import checkpoint
+from tutelage.training.average import WeightAverage
 from tutelage.training.checkpoint import State
 from tutelage.training.heldout import held_out
 from tutelage.training.job import Job
@@ -47,6 +48,8 @@ class Session:
         torch.compiler.reset()
         group.place(learner.train(), job.model.sharding, job.precision)
         self._optimizer = OPTIMIZERS[job.model.optim.kind](learner, job.model.optim)
+        average = job.model.average
+        self._average = WeightAverage(learner, average, job.plan.total) if average is not None else None
         self.state, timing = self._resume()
         self.wrapped = group.wrap(learner)
         tasks = tuple(task.name for task in learner.heads.tasks) if learner.heads is not None else ()
@@ -68,10 +71,12 @@ class Session:
         self._broken = torch.maximum(self._broken, 1 - measured.isfinite().all().float())
         self._optimizer.found_inf = self._broken  # type: ignore[attr-defined]
         for parameters in self._optimizer.param_groups:
-            parameters["lr"] = settings.rate
+            parameters["lr"] = settings.rate * parameters.get("rate", 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
+        if self._average is not None:
+            self._average.update(self.state.step)
         self.state.tokens += counts.tokens
         self.record.step(self.state, measured, counts, settings)
 
@@ -81,14 +86,20 @@ class Session:
             raise self._not_finite(*broken)
 
     def evaluate(self, stop: Stop) -> None:
-        """Measure `val`, note whether it is the best so far, and save.
+        """Measure `val`, note whether it is the best so far, and save; an average of weights also beside the last ones.
 
         Raises:
             Interrupted: a signal came meanwhile; a checkpoint was written.
             UserError: the loss is not finite.
         """
-        state, result = self.state, self._held_out(stop)
-        if result is None:
+        state, raw = self.state, None
+        if self._average is None:
+            result = self._held_out(stop)
+        else:
+            raw = self._held_out(stop)
+            with self._average.in_place():
+                result = self._held_out(stop)
+        if result is None or (raw is None and self._average is not None):
             self.save()
             raise Interrupted(stop.number or signals.SIGTERM)
         if not math.isfinite(result.loss):
@@ -99,14 +110,15 @@ class Session:
         state.evaluated = state.step
         if not state.best or result.loss < state.best["loss"]:
             state.best = {"step": state.step, "loss": result.loss}
-        self.record.evaluation(state, result)
+        self.record.evaluation(state, result, raw)
         self.save()
 
     def save(self) -> None:
         """Write a checkpoint, and remove those that are no longer needed; every process must call it."""
         job, state, folder, is_main = self._job, self.state, self._run.checkpoints, self._group.is_main
         state.metrics_bytes = self.record.flush()
-        checkpoint.save(folder, state, self.learner, self._optimizer, self.record.timing(), write=is_main)
+        timing = self.record.timing()
+        checkpoint.save(folder, state, self.learner, self._optimizer, timing, self._average, write=is_main)
         if is_main and job.model.keep == "best":
             best = int(state.best.get("step", 0))
             checkpoint.prune(folder, {best, *job.milestones}, light={*job.plan.words.values()} - {best})
@@ -121,7 +133,7 @@ class Session:
             return State(), {}
         if is_main:
             console.print(f"{self._job}: resuming from step {found} of {self._job.plan.total}")
-        return checkpoint.load(folder, found, self.learner, self._optimizer)
+        return checkpoint.load(folder, found, self.learner, self._optimizer, self._average)
 
     def _held_out(self, stop: Stop) -> HeldOut | None:
         """Measure `val`; every process computes the same, which spares an exchange."""

@@ -61,6 +61,12 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def held(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor that may be shared out, in the same memory."""
+    detached = tensor.detach()
+    return detached.to_local() if isinstance(detached, DTensor) else detached
+
+
 def part_of(whole_tensor: Tensor, like: Tensor) -> Tensor:
     """Return what a process holds of a tensor that all have, shared out as another one is."""
     if not isinstance(like, DTensor):

@@ -186,6 +186,17 @@ def test_average_by_year() -> None:
     assert glue_average({}, "2025").value is None
 
 
+def test_plain_accuracies_of_mrpc_and_qqp_are_averaged_beside_their_f1() -> None:
+    def both(task: str, f1: float, plain: float) -> MeasuredResult:
+        values = {"f1": MeasuredValue(f1, "f1"), "accuracy": MeasuredValue(plain, "accuracy")}
+        return MeasuredResult(task, "2025", "f1", values)
+
+    results = {name: result(name, 0.5) for name in GLUE_7}
+    results |= {"mrpc": both("mrpc", 0.82, 0.73), "qqp": both("qqp", 0.65, 0.745)}
+    assert glue_average(results, "2025").value == pytest.approx((5 * 0.5 + 0.82 + 0.65) / 7)
+    assert glue_average(results, "2025", "accuracy").value == pytest.approx((5 * 0.5 + 0.73 + 0.745) / 7)
+
+
 def test_years_settings() -> None:
     old, new, newest = (Finetuning.model_validate({"rules": year}) for year in (2023, "2025", "2026"))
     assert not old.evaluate_end

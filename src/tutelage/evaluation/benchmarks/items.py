@@ -12,14 +12,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from tutelage.base.errors import UserError
 from tutelage.base.types import Bools, Ints
 from tutelage.evaluation.benchmarks.conventions import CausalRules, Convention, MaskedRules
+
+if TYPE_CHECKING:
+    # Slow to import, and names of benchmarks are checked before anything is.
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)

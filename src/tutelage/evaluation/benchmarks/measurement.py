@@ -109,8 +109,6 @@ class Measurement:
     """By argument and settings, everything that decides the result beside the model and the year, as JSON: digests of
     the files it reads, settings of its own. Called before any training; raises a `UserError` for an argument that does
     not exist or files that are missing."""
-    arguments: tuple[str, ...] = ()
-    """What may stand behind the colon, for messages; nothing if the name stands alone."""
     needs: frozenset[Need] = frozenset()
     """What else it is measured on: `checkpoints` of the model, `held_out` text, a `reference` model, held-out text with
     `labels`."""

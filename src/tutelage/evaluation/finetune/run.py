@@ -104,13 +104,17 @@ def finetune_together(
     }
 
 
-def glue_average(results: Mapping[str, MeasuredResult], rules: FinetuneRules) -> MeasuredValue:
+def glue_average(
+    results: Mapping[str, MeasuredResult], rules: FinetuneRules, metric: Metric | None = None
+) -> MeasuredValue:
     """Return the unweighted mean of the headlines of a year's tasks, from 0 to 1 (Matthews' correlation as it is).
 
-    2023 and 2024 average 11 tasks, later years 7; tasks that were not run are left out and named in the note.
+    2023 and 2024 average 11 tasks, later years 7; tasks that were not run are left out and named in the note. With a
+    `metric`, its mean instead: of plain accuracies, as in BabyLM 2025's `calculate_results_from_pred.py` and in the
+    tables of Kamzela, Lango and Dušek (2025).
     """
     names = averaged(rules)
-    values = [results[name].values[results[name].headline].value for name in names if name in results]
+    values = [results[name].values[metric or results[name].headline].value for name in names if name in results]
     missing = [name for name in names if name not in results]
     note = f"mean of {len(values)} of {len(names)} tasks; without {', '.join(missing)}" if missing else ""
     known = [value for value in values if value is not None]

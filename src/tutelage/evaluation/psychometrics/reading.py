@@ -166,4 +166,4 @@ def _reading_inputs(argument: str, settings: recipe.Evaluation) -> Json:
     return {"file": sha256(find("reading") / "reading_data.csv")} | how
 
 
-READING = Measurement(_reading, _reading_inputs, arguments=(PUBLISHED,))
+READING = Measurement(_reading, _reading_inputs)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import PurePath
 
+from tutelage.base.functions import is_function_name
 from tutelage.evaluation.benchmarks.conventions import ItemRules
 from tutelage.evaluation.benchmarks.data import BENCHMARKS, Benchmark, find
 from tutelage.evaluation.suites.completions import read_comps, read_entity_tracking, read_ewok, read_global_piqa
@@ -71,3 +72,16 @@ SOURCES: Mapping[str, SuiteSource] = {
         SuiteSource("global-piqa-nonparallel", 100, read_global_piqa),
     )
 }
+
+STARTER = "starter-pairs"
+PAIRS, ZORRO, SYNTAXGYM = "pairs:", "zorro:", "syntaxgym:"
+FOLDERS = (PAIRS, ZORRO, SYNTAXGYM)
+"""What a name begins with that gives a format, and then a folder of the user's."""
+
+
+def own_name(name: str) -> tuple[str, str] | None:
+    """Take `package.module:function` or `package.module:function:argument` apart before the argument, else None."""
+    module, _, rest = name.partition(":")
+    function, _, argument = rest.partition(":")
+    own = f"{module}:{function}"
+    return (own, argument) if is_function_name(own) else None

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tutelage import starter
 from tutelage.base.errors import MissingData, UserError, nearest
-from tutelage.base.functions import is_function_name, load_function
+from tutelage.base.functions import load_function
 from tutelage.base.progress import console
 from tutelage.base.types import Floats, Ints, Precision
 from tutelage.evaluation.benchmarks.conventions import (
@@ -36,7 +36,7 @@ from tutelage.evaluation.benchmarks.results import MeasuredResult, ParadigmScore
 from tutelage.evaluation.likelihood.causal import score_rows
 from tutelage.evaluation.suites.pairs import read_pairs, read_zorro
 from tutelage.evaluation.suites.questions import Paradigm
-from tutelage.evaluation.suites.sources import SOURCES
+from tutelage.evaluation.suites.sources import FOLDERS, PAIRS, SOURCES, STARTER, SYNTAXGYM, ZORRO, own_name
 from tutelage.evaluation.suites.syntaxgym import margins, read_syntaxgym
 from tutelage.evaluation.suites.wug import correlated, read_wug
 from tutelage.teaching.teachers import Ensemble
@@ -54,12 +54,6 @@ class Suite:
     """See `SuiteResult.nested`."""
     ratios: tuple[float, ...] | None = None
     """People's shares of the first options, if it is not about right and wrong (WUG)."""
-
-
-STARTER = "starter-pairs"
-PAIRS, ZORRO, SYNTAXGYM = "pairs:", "zorro:", "syntaxgym:"
-FOLDERS = (PAIRS, ZORRO, SYNTAXGYM)
-"""What a name begins with that gives a format, and then a folder of the user's."""
 
 
 def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite:
@@ -93,14 +87,6 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
         return Suite(name, (paradigm,), ratios=tuple(ratios_N.tolist()))
     rules = convention.items if source.by_rules else None
     return Suite(name, source.read(place, convention.items), rules, source.nested)
-
-
-def own_name(name: str) -> tuple[str, str] | None:
-    """Take `package.module:function` or `package.module:function:argument` apart before the argument, else None."""
-    module, _, rest = name.partition(":")
-    function, _, argument = rest.partition(":")
-    own = f"{module}:{function}"
-    return (own, argument) if is_function_name(own) else None
 
 
 def _own_paradigms(name: str, function: str, argument: str) -> tuple[Paradigm, ...]:

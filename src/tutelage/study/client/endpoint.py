@@ -22,6 +22,7 @@ import httpx2
 
 from tutelage import __version__
 from tutelage.base.errors import UserError
+from tutelage.base.network import check_address, is_loopback, through
 from tutelage.study.client.answers import Unusable, parse_json
 from tutelage.study.client.budget import BYTES_A_TOKEN
 from tutelage.study.settings import TeacherSettings
@@ -113,9 +114,11 @@ class Endpoint:
         try:
             self._url = httpx2.URL(settings.endpoint)
         except httpx2.InvalidURL:
+            check_address(settings.endpoint, "teacher.endpoint")
             raise no_address from None
         if self._url.scheme not in ("http", "https") or not self._url.host:
             raise no_address
+        check_address(settings.endpoint, "teacher.endpoint")
         self.shown = str(self._url)
         base = self._url.path.rstrip("/")
         self._urls = {path: self._url.copy_with(path=f"{base}/{path}") for path in ("chat/completions", "models")}
@@ -132,9 +135,12 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self._key}"
         # The whole answer has its own limit of time; here, only connecting has one.
         timeout = httpx2.Timeout(None, connect=min(CONNECT_SECONDS, self._settings.timeout))
-        verify = _system_certificates()
+        verify = _system_certificates() if self._url.scheme == "https" else False
+        trust = not is_loopback(str(self._url))
         async with AsyncExitStack() as stack:
-            yield Clients(stack, lambda: httpx2.AsyncClient(headers=headers, timeout=timeout, verify=verify))
+            yield Clients(
+                stack, lambda: httpx2.AsyncClient(headers=headers, timeout=timeout, verify=verify, trust_env=trust)
+            )
 
     async def complete(self, clients: Clients, body: dict[str, Any]) -> Reply:
         """Send one chat request.
@@ -187,7 +193,9 @@ class Endpoint:
         except TimeoutError as error:
             raise Failed(f"no whole answer within {self._settings.timeout:g} s", billed=True) from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Failed(f"no connection ({self.hide(str(error))})") from error
+            raise Failed(f"no connection{through(str(self._url))} ({self.hide(str(error))})") from error
+        except httpx2.ProxyError as error:
+            raise Failed(f"no connection{through(str(self._url))} ({self.hide(str(error))})") from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             why = self.hide(str(error)) or type(error).__name__
             raise Failed(f"the connection broke ({why})", billed=True) from error
