@@ -133,7 +133,7 @@ def test_errors(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"not a tokenizer\.json"):
         tokenizer.load(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(UserError, match=r"no folder '.*nothing'"):
+    with pytest.raises(UserError, match=r"no tokenizer at '.*nothing'"):
         tokenizer.load(str(tmp_path / "nothing"))
 
 

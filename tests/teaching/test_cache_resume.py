@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ import yaml
 
 import tutelage.api.recipes  # noqa: F401 - likewise
 from tutelage import api
+from tutelage.base.checksums import digests
 from tutelage.base.errors import Interrupted, UserError
 from tutelage.base.files import locked
 from tutelage.experiment.caches import cache_of, opened_at
@@ -28,6 +30,7 @@ from tutelage.experiment.setup import Experiment
 from tutelage.recipe import Teacher
 from tutelage.recipe.load import recipe_from_text
 from tutelage.teaching.cache import TeacherCache
+from tutelage.training.outcome import Finished
 from tutelage.training.parallel import Group
 
 CONTEXT = multiprocessing.get_context("fork")
@@ -238,14 +241,18 @@ def test_seeds_and_students_share_one_cache_and_changed_teachers_do_not(taught, 
     assert [path.name for path in (runs / "kept/caches").iterdir()] == [folder.name]
     assert student_cache(one, seed=1).folder == folder
     assert student_cache(experiment(runs, recipe("sparse", "first_epoch"))).folder == folder
-    # The same settings, other weights: as if a folder had been exchanged.
-    weights = runs / "kept/other/seed-0/hf/model.safetensors"
-    original = weights.read_bytes()
+    # The same settings, other weights: as if another version had trained them.
+    teacher = runs / "kept/other/seed-0"
+    weights, told = teacher / "hf/model.safetensors", teacher / "finished.json"
+    before = {path: path.read_bytes() for path in (weights, told)}
     try:
-        weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+        weights.write_bytes(before[weights][:-1] + bytes([before[weights][-1] ^ 1]))
+        done = Finished.read(told)
+        replace(done, files=(done.files or {}) | digests(teacher, "hf")).write(told)
         assert student_cache(experiment(runs, text)).folder != folder
     finally:
-        weights.write_bytes(original)
+        for path, content in before.items():
+            path.write_bytes(content)
 
 
 def test_edited_rows_are_refused(taught, tmp_path) -> None:
