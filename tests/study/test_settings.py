@@ -44,7 +44,7 @@ def test_usual_addresses_and_names_are_taken() -> None:
 
 @pytest.mark.parametrize("endpoint", [f"http://host:{KEY}/v1", f"ftp://{KEY}/v1", KEY])
 def test_what_is_no_address_is_not_repeated(endpoint) -> None:
-    with pytest.raises(UserError, match="no address|a port that cannot be") as told:
+    with pytest.raises(UserError, match=r"no address|a port that cannot be") as told:
         Endpoint(TeacherSettings(endpoint=endpoint))
     assert KEY not in str(told.value)
 

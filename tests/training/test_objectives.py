@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from tutelage import recipe
-from tutelage.corpus.batches import IGNORE, Batch, BatchSource, Masking
+from tutelage.corpus.batches import IGNORE, Batch, BatchSource, Hybrid, Masking
 from tutelage.corpus.ul2 import Mixture
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training.fused import LossScales
@@ -18,24 +18,28 @@ T = 16
 
 
 def batch_of(store, kind: str = "chunks", text: str = "next_token") -> Batch:
-    masking = Masking(0.3, 3, 60, (0, 1, 2, 3, 4, 5), seed=1) if text == "masked" else None
+    masking, hybrid = Masking(0.3, 3, 60, (0, 1, 2, 3, 4, 5), seed=1), None
+    if text.startswith("hybrid"):
+        hybrid = Hybrid(0.4, masking, {"": (True, True), "causal": (True, False), "whole": (False, True)}[text[7:]])
     mixture = Mixture((0.3, 0.3, 0.4), ((0.15, 3.0),), (3, 4, 5), seed=1) if text == "ul2" else None
     rows = recipe.Rows(kind=kind, length=T, buckets=(8,))
-    return BatchSource(store, rows, 32, seed=0, masking=masking, mixture=mixture).batch(0)
+    return BatchSource(store, rows, 32, seed=0, masking=masking if text == "masked" else None, mixture=mixture,
+                       hybrid=hybrid).batch(0)  # fmt: skip
 
 
 def objectives(text: str, reduction: str, temperature: float, squared: bool, gate=None) -> recipe.Objectives:
     distill = {"weight": 0.7, "temperature": temperature, "temperature_squared": squared, "reduction": reduction,
                "gate": gate}  # fmt: skip
-    return recipe.Objectives.model_validate({text: 0.3, "distill": distill})
+    return recipe.Objectives.model_validate({text.split("-")[0]: 0.3, "distill": distill})
 
 
 def naive(
     learner: Learner, batch: Batch, what: recipe.Objectives, ensemble: Ensemble, share: float = 1.0
 ) -> torch.Tensor:
     """BabyLlama's loss row by row and token by token, in float64; `share` of the teachers' weight, gates."""
-    student = learner.model.logits(batch.tokens_BT, batch.lengths_B)
-    teachers = [model.logits(batch.tokens_BT, batch.lengths_B) for model in ensemble.models]
+    student, *teachers = (
+        model.logits(batch.tokens_BT, batch.lengths_B, batch.whole_B) for model in (learner.model, *ensemble.models)
+    )
     distill, text = what.distill, what.text
     ce, ce_count, kl, kl_count, rows, moved = 0.0, 0, 0.0, 0, 0, 0.0
     for b in range(len(batch.tokens_BT)):
@@ -48,7 +52,10 @@ def naive(
                 surprise = -F.log_softmax(student[b, t], -1)[target]
                 ce = ce + surprise
                 ce_count += 1
-            if (what.masked or what.ul2) and target == IGNORE:
+            whole = batch.whole_B is not None and batch.whole_B[b]
+            if (what.masked or what.ul2 or whole) and target == IGNORE:
+                continue
+            if batch.taught_B is not None and not batch.taught_B[b]:
                 continue
             q = F.softmax(sum(s * z[b, t] for s, z in zip(ensemble.shares, teachers, strict=True))
                           / distill.temperature, -1)  # fmt: skip
@@ -91,7 +98,7 @@ def _heard(gate, q: torch.Tensor, log_p: torch.Tensor, target: int, skipped: boo
 
 
 @pytest.mark.parametrize("kind", ["chunks", "examples"])
-@pytest.mark.parametrize("text", ["next_token", "masked", "ul2"])
+@pytest.mark.parametrize("text", ["next_token", "masked", "ul2", "hybrid", "hybrid-causal", "hybrid-whole"])
 @pytest.mark.parametrize(
     ("reduction", "temperature", "squared"), [("per_token", 2.0, True), ("per_row", 2.0, True), ("per_row", 0.5, False)]
 )
@@ -102,9 +109,8 @@ def test_equals_naive_loss(store, make_model, kind, text, reduction, temperature
     ensemble = Ensemble([make_model(shapes[0], 2), make_model(shapes[1], 3)], [2.0, 1.0])
     what = objectives(text, reduction, temperature, squared)
     used = used_positions(batch, distills=True)
-    loss, _ = learner(
-        batch, scales_for(what, count(batch)), ensemble.dense_signal(batch.tokens_BT, batch.lengths_B), used
-    )
+    signal = ensemble.dense_signal(batch.tokens_BT, batch.lengths_B, whole_B=batch.whole_B)
+    loss, _ = learner(batch, scales_for(what, count(batch)), signal, used)
     loss.backward()
     ours = {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
     learner.zero_grad()
@@ -172,7 +178,7 @@ def test_what_the_teachers_give_up_is_the_texts() -> None:
 
 @pytest.mark.parametrize("gate", [None, "skip_certain", "advantage"])
 @pytest.mark.parametrize("kind", ["chunks", "examples"])
-@pytest.mark.parametrize("text", ["next_token", "ul2"])
+@pytest.mark.parametrize("text", ["next_token", "ul2", "hybrid"])
 @pytest.mark.parametrize("reduction", ["per_token", "per_row"])
 def test_cutting_a_batch_changes_nothing(store, make_model, kind, text, reduction, gate) -> None:
     batch = batch_of(store, kind, text)
@@ -183,7 +189,8 @@ def test_cutting_a_batch_changes_nothing(store, make_model, kind, text, reductio
         learner = Learner(make_model("llama", 1))
         total = 0.0
         for micro in batch.split(rows):
-            loss, _ = learner(micro, scales, ensemble.dense_signal(micro.tokens_BT, micro.lengths_B))
+            signal = ensemble.dense_signal(micro.tokens_BT, micro.lengths_B, whole_B=micro.whole_B)
+            loss, _ = learner(micro, scales, signal)
             loss.backward()
             total += loss.item()
         results.append((total, torch.cat([p.grad.flatten() for p in learner.parameters()])))

@@ -25,6 +25,7 @@ from tutelage.bench import bench as timing
 from tutelage.compare.summary import Summary
 from tutelage.corpus.prepare import Prepared
 from tutelage.evaluation.benchmarks import data as benchmarks
+from tutelage.evaluation.external import Reads
 from tutelage.experiment import caches, outlook, token_scores
 from tutelage.experiment import show as estimates
 from tutelage.experiment.checks import checked
@@ -37,7 +38,7 @@ from tutelage.experiment.sharing import helpers, train_shared
 from tutelage.experiment.summary import summarise
 from tutelage.experiment.train import train_run
 from tutelage.models.build import save
-from tutelage.recipe import Evaluation, ModelKind, Recipe, Teacher
+from tutelage.recipe import Evaluation, Recipe, Teacher
 from tutelage.recipe.load import RECIPE_FILE, find_recipe
 from tutelage.recipe.shipped import shipped
 from tutelage.recipe.yaml import dump
@@ -139,7 +140,7 @@ def evaluate(source: RecipeSource, overrides: Sequence[str] = (), runs: Folder =
 
 
 def evaluate_models(models: Sequence[Folder], suites: Sequence[str], out: Folder = EVALUATED,
-                    convention: str | None = None, kind: ModelKind | None = None, revision: str | None = None,
+                    convention: str | None = None, kind: Reads | None = None, revision: str | None = None,
                     precision: Literal["fp32", "bf16"] = "fp32",
                     batch_tokens: int | None = None) -> Summary:  # fmt: skip
     """Score any Hugging Face models, folders or hub ids, side by side; write `summary.json` and `report.html` to `out`.

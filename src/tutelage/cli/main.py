@@ -123,8 +123,9 @@ def evaluate(
         "--suite", "-s", help="Score models on this (`blimp`, ...); may be given several times.")] = None,
     convention: Annotated[str | None, typer.Option(
         help="Rules of that year: 2023 to 2026. Unless given 2025, and our own for fine-tuning (`glue`).")] = None,
-    kind: Annotated[Literal["causal", "masked"] | None, typer.Option(
-        help="Of the models, where their configuration does not tell.")] = None,
+    kind: Annotated[Literal["causal", "masked", "mntp"] | None, typer.Option(
+        help="Of the models, where their configuration does not tell; `mntp`: causal ones that learned `hybrid`, "
+        "reading whole sentences.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     precision: Annotated[Literal["fp32", "bf16"] | None, typer.Option(help="Of the models; fp32 by default.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(

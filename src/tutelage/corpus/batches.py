@@ -26,8 +26,10 @@ from tutelage.base.errors import UserError
 from tutelage.base.types import Bools, Ints
 from tutelage.corpus.labels import IGNORE as IGNORE
 from tutelage.corpus.labels import LabelReader, RowSpan
+from tutelage.corpus.masking import Hybrid as Hybrid
 from tutelage.corpus.masking import Masking as Masking
 from tutelage.corpus.masking import keyed_generator as keyed_generator
+from tutelage.corpus.masking import next_tokens
 from tutelage.corpus.ul2 import Mixture
 
 Optional_ = TypeVar("Optional_", Tensor, Tensor | None)
@@ -55,6 +57,8 @@ class Batch:
     labels: dict[str, Tensor]  # of `LabelReader.read`, with B as first dimension; empty where none are learned
     masked: bool = False  # whether tokens were hidden, for a masked model; else the batch is for a causal one
     rewritten: bool = False  # whether a mixture of denoisers rewrote the rows; it asks at some positions only
+    whole_B: Tensor | None = None  # rows that a causal model reads whole, as booleans; None where there are none
+    taught_B: Tensor | None = None  # rows in which teachers count, as booleans; all where None
     silent: bool = False  # a stand-in without any loss, for a process that has no rows of a small batch
 
     def part(self, rows: slice) -> Batch:
@@ -80,8 +84,10 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         lengths = None if self.lengths_B is None else change(self.lengths_B)
         labels = {task: change(labels) for task, labels in self.labels.items()}
+        whole, taught = (None if some is None else change(some) for some in (self.whole_B, self.taught_B))
         tokens, targets = change(self.tokens_BT), change(self.targets_BT)
-        return replace(self, tokens_BT=tokens, targets_BT=targets, lengths_B=lengths, labels=labels)
+        return replace(self, tokens_BT=tokens, targets_BT=targets, lengths_B=lengths, labels=labels, whole_B=whole,
+                       taught_B=taught)  # fmt: skip
 
     @property
     def real_BT(self) -> Tensor:
@@ -183,6 +189,7 @@ class BatchSource:
         masking: hides tokens for a masked model; without it, targets are the next tokens.
         shuffle: permute rows in each epoch; off for evaluation.
         mixture: rewrites the rows of a causal model.
+        hybrid: has a causal model read some rows whole.
         labels: reads the labels of rows of examples, where they are learned.
         frame: tokens at both ends of every row of examples.
     """
@@ -199,6 +206,7 @@ class BatchSource:
         mixture: Mixture | None = None,
         labels: LabelReader | None = None,
         frame: tuple[int, int] | None = None,
+        hybrid: Hybrid | None = None,
     ) -> None:
         self.rows: Chunks | Examples = (
             Chunks(store, rows.length, rows.chunking if shuffle else "fixed", seed)
@@ -209,7 +217,7 @@ class BatchSource:
         self.only: Ints | None = None
         self.targets: Bools | None = None
         self.batch_rows, self.seed, self.pad_id, self.masking, self.shuffle = batch_rows, seed, pad_id, masking, shuffle
-        self.mixture, self.labels = mixture, labels
+        self.mixture, self.labels, self.hybrid = mixture, labels, hybrid
         self.tokens_per_epoch = int(self.row_lengths.sum())
         self._remember()
 
@@ -295,7 +303,7 @@ class BatchSource:
     @property
     def varies(self) -> bool:
         """Whether a row reads differently in every epoch: shifted, rewritten, or with other tokens hidden."""
-        return self.shifts or self.masking is not None or self.mixture is not None
+        return self.shifts or any(part is not None for part in (self.masking, self.mixture, self.hybrid))
 
     def once(self, epoch: int = 0) -> Iterator[Batch]:
         """Go through every row of an epoch once, in order; the last batch may be smaller."""
@@ -333,13 +341,18 @@ class BatchSource:
             width = int(self.rows.sizes[self.rows.bucket[rows[0][0]]])
             lengths = torch.tensor([len(text) for text in texts])
             texts = [np.pad(text, (0, width - len(text)), constant_values=self.pad_id) for text in texts]
-        if self.masking is not None:
+        whole_B, taught_B = None, None
+        if self.hybrid is not None:
+            read = [self.hybrid.read(text, epoch, row) for text, (row, epoch) in zip(texts, rows, strict=True)]
+            sides = [(tokens, targets) for tokens, targets, _ in read]
+            whole_B = torch.tensor([whole for *_, whole in read])
+            causal, whole = self.hybrid.taught
+            taught_B = torch.where(whole_B, whole, causal)
+        elif self.masking is not None:
             sides = [self.masking.hide(text, epoch, row) for text, (row, epoch) in zip(texts, rows, strict=True)]
-            tokens, targets = (torch.from_numpy(np.stack(side)) for side in zip(*sides, strict=True))
         else:
-            tokens = torch.from_numpy(np.stack(texts))
-            targets = torch.full_like(tokens, IGNORE)
-            targets[:, :-1] = tokens[:, 1:]
+            sides = [(text, next_tokens(text)) for text in texts]
+        tokens, targets = (torch.from_numpy(np.stack(side)) for side in zip(*sides, strict=True))
         if asked_from is not None:
             targets[torch.arange(targets.shape[1]) < asked_from[:, None] - 1] = IGNORE
         if lengths is not None:
@@ -355,4 +368,5 @@ class BatchSource:
             labels = self.labels.read([self.rows.place(row) for row, _ in rows])
         rows_B, epochs_B = torch.tensor(rows).T
         masked, rewritten = self.masking is not None, self.mixture is not None
-        return Batch(rows_B, epochs_B, tokens, targets, lengths, labels, masked, rewritten)
+        return Batch(rows_B, epochs_B, tokens, targets, lengths, labels, masked, rewritten, whole_B=whole_B,
+                     taught_B=taught_B)  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, __version__
@@ -29,6 +29,8 @@ from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import ModelKind, is_path
 from tutelage.teaching import outside
 
+Reads = ModelKind | Literal["mntp"]
+"""How a model reads; `mntp`: a causal one that learned to read rows whole, and masked tokens at the place before."""
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from a hub repository; only files at its top."""
 PROBES = ("The quick brown fox jumps over the lazy dog.", " It's 3.5 %, isn't it?", "A naïve café –\nTwo lines.")
@@ -44,7 +46,7 @@ class ExternalModel:
     label: str
     """Its name in tables."""
     folder: Path
-    kind: ModelKind
+    kind: Reads
     architecture: str
     """The family, such as `llama`."""
     tokenizer: PreTrainedTokenizerFast
@@ -62,7 +64,11 @@ class ExternalModel:
         Raises:
             UserError: weights that are missing or do not fit, or a model that cannot be scored here.
         """
-        return language_model(read_weights(str(self.folder), self.kind), self.kind, None)
+        if self.kind != "mntp":
+            return language_model(read_weights(str(self.folder), self.kind), self.kind, None)
+        hf = read_weights(str(self.folder), "causal")
+        hf.config.is_causal = False
+        return language_model(hf, "masked", None)
 
     @property
     def tokenizer_id(self) -> str:
@@ -73,7 +79,7 @@ class ExternalModel:
 
 
 def open_models(
-    sources: Sequence[str], convention: Convention, kind: ModelKind | None, revision: str | None
+    sources: Sequence[str], convention: Convention, kind: Reads | None, revision: str | None
 ) -> list[ExternalModel]:
     """Find models, fetch those of the hub, and check everything but the weights.
 
@@ -93,7 +99,7 @@ def open_models(
     return [_open(*one, convention, kind) for one in named]
 
 
-def _open(source: str, label: str, folder: Path, convention: Convention, kind: ModelKind | None) -> ExternalModel:
+def _open(source: str, label: str, folder: Path, convention: Convention, kind: Reads | None) -> ExternalModel:
     config = _config(folder)
     reads = kind or _kind(config, source)
     tokenizer, remarks = _tokenizer(folder, source)
@@ -205,7 +211,7 @@ def _config(folder: Path) -> Any:
         raise UserError(f"{folder}: its config.json cannot be used ({by}): {_first_line(error)}") from error
 
 
-def _kind(config: Any, source: str) -> ModelKind:
+def _kind(config: Any, source: str) -> Reads:
     """Tell causal models from masked ones by the architectures its configuration names."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -221,7 +227,8 @@ def _kind(config: Any, source: str) -> ModelKind:
     causal, masked = map(_names, (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES))
     for name in names:
         if name in causal | masked:
-            return "causal" if name in causal else "masked"
+            both_ways = getattr(config, "is_causal", True) is False
+            return "masked" if name in masked else "mntp" if both_ways else "causal"
     # What was saved with another head beside it, as BertForPreTraining.
     if (
         set(names) & _names(MODEL_FOR_PRETRAINING_MAPPING_NAMES)
@@ -277,8 +284,8 @@ def _disagreement(tokenizer: PreTrainedTokenizerFast, folder: Path) -> list[str]
     return []
 
 
-def _check_specials(tokenizer: PreTrainedTokenizerFast, kind: ModelKind, convention: Convention, source: str) -> None:
-    if kind == "masked" and tokenizer.mask_token_id is None:
+def _check_specials(tokenizer: PreTrainedTokenizerFast, kind: Reads, convention: Convention, source: str) -> None:
+    if kind != "causal" and tokenizer.mask_token_id is None:
         raise UserError(
             f"the tokenizer of {source} has no mask token, without which a masked model cannot be scored: name it in "
             "tokenizer_config.json (`mask_token`), or say --kind causal if the model is causal"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -25,7 +25,7 @@ from tutelage.base.errors import UserError
 from tutelage.base.files import fingerprint, write_bytes, write_json
 from tutelage.base.functions import code_digest, load_object
 from tutelage.base.types import Json, Precision
-from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention
+from tutelage.evaluation.benchmarks.conventions import CONVENTIONS, Convention, next_token_by_mask
 from tutelage.evaluation.benchmarks.items import TokenRows, encode
 from tutelage.evaluation.benchmarks.measurement import Context, Measurement, Need
 from tutelage.evaluation.benchmarks.results import MeasuredResult, SuiteResult
@@ -117,13 +117,14 @@ def _chooser(suite: Suite, convention: Convention) -> Callable[[Context], Result
     """Make the run of a suite, which tokenizes it once for all models that share a tokenizer, checkpoints above all."""
 
     @lru_cache(maxsize=1)
-    def rows(tokenizer: PreTrainedTokenizerFast, kind: Literal["causal", "masked"]) -> TokenRows:
-        return encode(tokenizer, items_of(suite), kind, convention)
+    def rows(tokenizer: PreTrainedTokenizerFast, kind: recipe.ModelKind, rules: Convention) -> TokenRows:
+        return encode(tokenizer, items_of(suite), kind, rules)
 
     def run(context: Context) -> Result:
-        encoded = rows(context.tokenizer, context.ensemble.kind)
-        size, precision = context.settings.batch_tokens, context.precision
-        return evaluate(context.ensemble, context.tokenizer, suite, convention, size, precision, encoded)
+        ensemble, settings = context.ensemble, context.settings
+        rules = next_token_by_mask(convention) if ensemble.backend == "mntp" else convention
+        encoded = rows(context.tokenizer, ensemble.kind, rules)
+        return evaluate(ensemble, context.tokenizer, suite, rules, settings.batch_tokens, context.precision, encoded)
 
     return run
 

@@ -58,6 +58,11 @@ def _check_teachers(experiment: Experiment, plan: ModelPlan) -> None:
                 f"[yellow]{plan.name}: its teacher '{teacher}' has never read a row with sentinels, and is asked "
                 "about such rows; give it the objective `ul2` too"
             )
+        elif plan.model.hybrid and plan.model.hybrid.taught != "causal" and not models[teacher.model].hybrid:
+            raise UserError(
+                f"{plan.name}: its teacher '{teacher}' has never read a row whole, and is asked about such rows; give "
+                "it the objective `hybrid` too, or set `hybrid.taught: causal`"
+            )
 
 
 def _check_selections(plan: ModelPlan) -> None:
@@ -67,7 +72,7 @@ def _check_selections(plan: ModelPlan) -> None:
         if stage.select is None:
             continue
         key = f"models.{plan.name}.stages.{index}.select"
-        if source.shifts or model.reads == "masked":
+        if source.shifts or model.hides is not None or model.reads == "masked":
             raise UserError(
                 f"{key}: these rows differ between epochs, so that scores of one say nothing of the next; take "
                 "data.rows.chunking=fixed, or a causal model"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import cached_property
 
 from tutelage import recipe
 from tutelage.base.errors import UserError
-from tutelage.corpus.batches import BatchSource, Masking
+from tutelage.corpus.batches import BatchSource, Hybrid, Masking
 from tutelage.corpus.labels import LabelReader, LabelTask
 from tutelage.corpus.prepare import Prepared
 from tutelage.corpus.tokenizer import vocabulary_size
@@ -48,16 +50,19 @@ class CorpusRows:
             labels = LabelReader(store.labels, tasks, model.reads == "causal", model.tasks[0].confidence)
         if model.ul2 is not None:
             mixture = mixture_of(model.ul2, self.prepared.tokenizer, data.rows.length, data.seed)
-        rows, masking = model.optim.batch_rows, self._masking(model)
+        rows, masking, hybrid = model.optim.batch_rows, self._masking(model), None
+        if model.hybrid is not None and masking is not None:
+            taught = model.hybrid.taught
+            hybrid, masking = Hybrid(model.hybrid.share, masking, (taught != "whole", taught != "causal")), None
         return BatchSource(store, data.rows, rows, data.seed, self.pad_id, masking, mixture=mixture, labels=labels,
-                           frame=self._frame)  # fmt: skip
+                           frame=self._frame, hybrid=hybrid)  # fmt: skip
 
     def held_out(self, split: str, model: recipe.Model) -> BatchSource:
         """Return the rows of a held-out split, `val` or `test`, in their order.
 
-        They stay as they are, also for `ul2`, so that losses on them compare with any causal model's.
+        They stay as they are, also for `ul2` and `hybrid`, so that losses on them compare with any causal model's.
         """
-        key = (split, masking := self._masking(model))
+        key = (split, masking := self._masking(model) if model.reads == "masked" else None)
         if key not in self._held_out:
             store, data = self.prepared.val if split == "val" else self.prepared.test, self.settings
             source = BatchSource(store, data.rows, HELD_OUT_ROWS, data.seed, self.pad_id, masking, shuffle=False,
@@ -100,15 +105,18 @@ class CorpusRows:
         return tuple(tuple(of_stage.get(task.name, 0.0) for task in tasks) for of_stage in weights)
 
     def _masking(self, model: recipe.Model) -> Masking | None:
-        """Return what hides tokens from a masked model."""
-        tokenizer = self.prepared.tokenizer
-        if model.reads == "masked" and tokenizer.mask_token_id is None:
-            raise UserError("a masked model needs a mask token: data.tokenizer.extra_tokens must have '<mask>'")
+        """Return what hides tokens from a masked model, or from one that reads some rows whole."""
+        tokenizer, hides = self.prepared.tokenizer, model.hides
+        if (model.reads == "masked" or hides) and tokenizer.mask_token_id is None:
+            kind = "a masked model" if model.reads == "masked" else "`hybrid`"
+            raise UserError(f"{kind} needs a mask token: data.tokenizer.extra_tokens must have '<mask>'")
         if self.settings.rows.kind == "examples" and tokenizer.pad_token_id is None:
             raise UserError("rows of examples are padded, but this tokenizer has no pad token; use `kind: chunks`")
-        if model.reads != "masked":
+        if model.reads != "masked" and hides is None:
             return None
-        masked = next((stage.objectives.masked for stage in model.stages if stage.objectives.masked), None)
-        rate = masked.rate if masked else recipe.Masked().rate
+        hides = hides or recipe.Masked()
         special = tuple(sorted(tokenizer.all_special_ids))
-        return Masking(rate, tokenizer.mask_token_id, vocabulary_size(tokenizer), special, self.settings.seed)
+        found = Masking(hides.rate, tokenizer.mask_token_id, vocabulary_size(tokenizer), special, self.settings.seed)
+        if hides.final_rate is None or model.epochs is None:
+            return found
+        return replace(found, final_rate=hides.final_rate, passes=math.ceil(model.epochs))

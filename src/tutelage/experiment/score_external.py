@@ -21,13 +21,12 @@ from tutelage.base.types import Json, Precision
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.evaluation.benchmarks.conventions import CONVENTIONS
 from tutelage.evaluation.benchmarks.measurement import Context, EvaluatedModels
-from tutelage.evaluation.external import ExternalModel, missing_characters, open_models
+from tutelage.evaluation.external import ExternalModel, Reads, missing_characters, open_models
 from tutelage.evaluation.named import NamedEvaluation, find, read_score
 from tutelage.experiment.measure import in_words, measured
 from tutelage.experiment.summary import summary_head
 from tutelage.models.cost import cost_of
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe import ModelKind
 from tutelage.report.scores_report import scores_page
 
 UNREADABLE = 0.5
@@ -39,7 +38,7 @@ def evaluate_external(
     suites: Sequence[str],
     out: Path,
     settings: recipe.Evaluation,
-    kind: ModelKind | None = None,
+    kind: Reads | None = None,
     revision: str | None = None,
     precision: Precision = "fp32",
 ) -> Summary:
@@ -127,7 +126,7 @@ def _size(model: ExternalModel, loaded: Sequence[LanguageModel], folder: Path) -
     """Parameters of a model: counted once it is loaded, and kept beside its scores."""
     of = {"model": model.identity}
     if loaded:
-        cost = cost_of(loaded[0].hf, model.kind, 1)
+        cost = cost_of(loaded[0].hf, loaded[0].kind, 1)
         own = cost.parameters - cost.embedding_parameters
         score = {"parameters": cost.parameters, "non_embedding_parameters": own}
         write_json(folder / "size.json", {"of": of, "score": score})

@@ -95,13 +95,17 @@ def _knows(config: Any, key: str) -> bool:
 def build(model: recipe.Model, tokenizer: Any, row_length: int, seed: int) -> LanguageModel:
     """Make a model with random weights drawn from `seed`, or load the weights it starts from."""
     if model.weights is not None:
-        return load(model.weights, tokenizer, model.reads, row_length)
-    config = config_for(model, tokenizer, row_length)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        hf = _from_config(config, model.reads)
-    remedy = f"with {_given(config.to_diff_dict())}; mend these settings at models.*.config"
-    return language_model(hf, model.reads, vocabulary_size(tokenizer), remedy)
+        made = load(model.weights, tokenizer, model.reads, row_length)
+    else:
+        config = config_for(model, tokenizer, row_length)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            hf = _from_config(config, model.reads)
+        remedy = f"with {_given(config.to_diff_dict())}; mend these settings at models.*.config"
+        made = language_model(hf, model.reads, vocabulary_size(tokenizer), remedy)
+    if model.hybrid is not None:
+        made.check_reads_whole()
+    return made
 
 
 def language_model(

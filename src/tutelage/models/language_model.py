@@ -101,6 +101,14 @@ class LanguageModel(nn.Module):
         return (None, None) if self.whole else (self.weight_VD, self.bias_V)
 
     @property
+    def backend(self) -> Literal["causal", "mlm", "mntp"]:
+        """How it predicts: a token from those before it; a masked one at the mask; or at the place before the mask, as
+        a causal model does that was told to read rows whole (`is_causal: false` in its configuration)."""
+        if self.kind == "causal":
+            return "causal"
+        return "mntp" if getattr(self.hf.config, "is_causal", True) is False else "mlm"
+
+    @property
     def layers(self) -> list[nn.Module]:
         """The trunk's layers: members of the outermost module lists; none where a model keeps no such list."""
         return list(_layers(self.hf))
@@ -122,14 +130,43 @@ class LanguageModel(nn.Module):
         padding = getattr(table, "padding_idx", None)
         return 0 if padding is None else int(padding) + 1
 
-    def hidden(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens_BT: Tensor, lengths_B: Tensor | None = None, whole_B: Tensor | None = None) -> Tensor:
         """Return what the output layer reads, `(B, T, D)`; lengths are None where no row is padded.
 
-        A causal model needs no mask for padding on the right, since no token sees what follows it.
+        A causal model needs no mask for padding on the right, since no token sees what follows it; in rows of `whole_B`
+        each token sees all others.
         """
-        if self.recorded is not None and self.training and lengths_B is None and torch.is_grad_enabled():
+        alike = lengths_B is None and whole_B is None
+        if self.recorded is not None and self.training and alike and torch.is_grad_enabled():
             return self.recorded(tokens_BT)
-        return self._read(tokens_BT, lengths_B)
+        return self._read(tokens_BT, lengths_B, whole_B)
+
+    @torch.no_grad()
+    def check_reads_whole(self) -> None:
+        """Make sure that a causal model can read a row whole.
+
+        Raises:
+            UserError: it attends without masks, or its type takes none of this form.
+        """
+        was_training = self.hf.training
+        self.hf.eval()
+        row_1T, yes = probe_row(self.hf), torch.ones(1, dtype=torch.bool)
+        other_1T = row_1T.clone()
+        other_1T[0, -1] = row_1T[0, 0]
+        yes = yes.to(row_1T.device)
+        try:
+            before, after = (self._read(tokens, None, yes)[:, :-1] for tokens in (row_1T, other_1T))
+            plain, masked = self._read(row_1T), self._read(row_1T, None, ~yes)
+            seen = (before - after).abs().amax(-1).min() > SIGHT * before.abs().max()
+            alike = (plain - masked).abs().max() <= 1e-4 * plain.abs().max()
+        except Exception:  # each architecture refuses in its own way what it does not know
+            seen = alike = torch.tensor(False)
+        self.hf.train(was_training)
+        if not (seen and alike):
+            raise UserError(
+                f"{type(self.hf).__name__} cannot read rows whole, as `hybrid` asks: take a causal model whose "
+                "attention takes masks (llama, gpt2, opt, qwen2, ...) and has no windows, or `next_token`"
+            )
 
     @torch.no_grad()
     def _check_sight(self) -> None:
@@ -165,15 +202,28 @@ class LanguageModel(nn.Module):
         """Train by CUDA graphs from now on; see `Recorded`, whose rules the caller keeps."""
         self.recorded = Recorded(self._read, self.hf)
 
-    def _read(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+    def _read(self, tokens_BT: Tensor, lengths_B: Tensor | None = None, whole_B: Tensor | None = None) -> Tensor:
         mask = None
         if lengths_B is not None and self.kind == "masked":
             mask = (torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B[:, None]).long()
+        if whole_B is not None:
+            mask = self._sight(tokens_BT, lengths_B, whole_B)
         extra = {"use_cache": False} if self.kind == "causal" else {}
         narrow = torch.is_autocast_enabled(tokens_BT.device.type) and self.hf.config.model_type not in WIDE
         with torch.autocast(tokens_BT.device.type, enabled=narrow):
             hidden: Tensor = self.hf(input_ids=tokens_BT, attention_mask=mask, **extra).logits
         return hidden
+
+    def _sight(self, tokens_BT: Tensor, lengths_B: Tensor | None, whole_B: Tensor) -> Tensor:
+        """Return the mask of four dimensions that transformers takes as it is: what each token sees, `(B, 1, T, T)`."""
+        place_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+        seen_BTT = (place_T <= place_T[:, None]) | whole_B[:, None, None]
+        if lengths_B is not None:
+            seen_BTT = seen_BTT & (place_T < lengths_B[:, None])[:, None] | (place_T == place_T[:, None])
+        if self.hf.config._attn_implementation != "eager":
+            return seen_BTT[:, None]
+        # Added to the scores there.
+        return torch.where(seen_BTT, 0.0, torch.finfo(torch.float32).min)[:, None]
 
     def sparse_embedding_grad(self) -> None:
         """Let the input embedding's gradient have rows for the tokens read alone, where it is tied to the output layer.
@@ -185,11 +235,10 @@ class LanguageModel(nn.Module):
         if isinstance(embedding, nn.Embedding) and embedding.weight is self.hf.get_output_embeddings().weight:
             embedding.sparse = True
 
-    def logits(self, tokens_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+    def logits(self, tokens_BT: Tensor, lengths_B: Tensor | None = None, whole_B: Tensor | None = None) -> Tensor:
         """Return all logits, `(B, T, V)`: for small inputs and tests."""
-        if self.whole:
-            return self.hidden(tokens_BT, lengths_B)
-        return nn.functional.linear(self.hidden(tokens_BT, lengths_B), self.weight_VD, self.bias_V)
+        hidden_BTD = self.hidden(tokens_BT, lengths_B, whole_B)
+        return hidden_BTD if self.whole else nn.functional.linear(hidden_BTD, self.weight_VD, self.bias_V)
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:

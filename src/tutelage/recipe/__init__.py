@@ -4,11 +4,11 @@ from tutelage.recipe.data import Data, Rows, Tokenizer
 from tutelage.recipe.evaluation import Compare, Evaluation
 from tutelage.recipe.experiment import Average, FlopsOf, Model, Optim, Recipe, ensemble_members, is_path
 from tutelage.recipe.schedule import GateSettings, TemperatureScheduleSettings, read_length
-from tutelage.recipe.stage import Cache, CustomObjective, Denoiser, Distill, Masked, ModelKind, Objective, Objectives
+from tutelage.recipe.stage import Cache, CustomObjective, Denoiser, Distill, Hybrid, Masked, ModelKind
 
-from tutelage.recipe.stage import Select, Stage, Tasks, Teacher, Ul2  # isort: skip
+from tutelage.recipe.stage import Objective, Objectives, Select, Stage, Tasks, Teacher, Ul2  # isort: skip
 
 __all__ = ["Average", "Cache", "Compare", "CustomObjective", "Data", "Denoiser", "Distill", "Evaluation", "FlopsOf",
-           "GateSettings", "Masked", "Model", "ModelKind", "Objective", "Objectives", "Optim", "Recipe", "Rows",
-           "Select", "Stage", "Tasks", "Teacher", "TemperatureScheduleSettings", "Tokenizer", "Ul2",
+           "GateSettings", "Hybrid", "Masked", "Model", "ModelKind", "Objective", "Objectives", "Optim", "Recipe",
+           "Rows", "Select", "Stage", "Tasks", "Teacher", "TemperatureScheduleSettings", "Tokenizer", "Ul2",
            "ensemble_members", "is_path", "read_length"]  # fmt: skip

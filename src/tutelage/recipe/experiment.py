@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from tutelage.recipe.data import Count, Data, Section, Share, Words, check_seeds, seed_list
 from tutelage.recipe.evaluation import Compare, Evaluation
-from tutelage.recipe.stage import TEACHER, ModelKind, Stage, Tasks, Ul2
+from tutelage.recipe.stage import TEACHER, Hybrid, Masked, ModelKind, Stage, Tasks, Ul2
 from tutelage.recipe.words import SCHEDULES
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -216,14 +216,20 @@ class Model(Section):
         if len({self.kind, *(stage.reads for stage in self.stages)} - {None}) > 1:
             raise ValueError("stages (and `kind`) disagree whether the model is causal or masked")
         objectives = [stage.objectives for stage in self.stages]
-        rates = {terms.masked.rate: None for terms in objectives if terms.masked}
+        rates = {(terms.hides.rate, terms.hides.final_rate): None for terms in objectives if terms.hides}
         if len(rates) > 1:
-            raise ValueError(f"stages differ in `masked.rate` ({', '.join(map(str, rates))}); give all the same rate")
+            told = ", ".join(str(rate) if final is None else f"{rate} to {final}" for rate, final in rates)
+            raise ValueError(f"stages differ in `masked.rate` ({told}); give all the same rate")
+        if any(final is not None for _, final in rates) and self.epochs is None:
+            raise ValueError("`final_rate` changes from pass to pass: give the model's length in `epochs`")
         if len({(one.weighting, one.confidence) for one in self.tasks}) > 1:
             raise ValueError("stages differ in `tasks.weighting` or `tasks.confidence`; give all the same")
         texts = [terms.text.model_copy(update={"weight": 1.0}) for terms in objectives if terms.text]
-        if self.ul2 is not None and any(text != self.ul2 for text in texts):
-            raise ValueError("stages differ in `ul2`; give all the same shares and denoisers (weights may differ)")
+        for name, same in (("ul2", self.ul2), ("hybrid", self.hybrid)):
+            if same is not None and any(text != same for text in texts):
+                raise ValueError(f"stages differ in `{name}`; give all the same settings (weights may differ)")
+        if self.hybrid is not None and self.cuda_graphs == "on":
+            raise ValueError("a CUDA graph reads all rows one way: `hybrid` and `cuda_graphs: on` exclude each other")
         return self
 
     @property
@@ -231,6 +237,17 @@ class Model(Section):
         """The mixture of denoisers that rewrites this model's rows, with weight 1."""
         found = next((stage.objectives.ul2 for stage in self.stages if stage.objectives.ul2), None)
         return None if found is None else found.model_copy(update={"weight": 1.0})
+
+    @property
+    def hybrid(self) -> Hybrid | None:
+        """How its rows are read both ways, with weight 1."""
+        found = next((stage.objectives.hybrid for stage in self.stages if stage.objectives.hybrid), None)
+        return None if found is None else found.model_copy(update={"weight": 1.0})
+
+    @property
+    def hides(self) -> Masked | None:
+        """The objective that hides tokens, if it has one."""
+        return next((stage.objectives.hides for stage in self.stages if stage.objectives.hides), None)
 
     @property
     def tasks(self) -> tuple[Tasks, ...]:

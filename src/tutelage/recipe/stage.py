@@ -47,6 +47,18 @@ class Masked(Objective):
 
     rate: Share = 0.15
     """Share of tokens to be predicted; of these 80 % are masked, 10 % replaced by random tokens, 10 % kept."""
+    final_rate: Share | None = None
+    """That share in the last pass, from `rate` in the first in equal steps; for models whose length is `epochs`."""
+
+
+class Hybrid(Masked):
+    """Two ways of reading in one causal model (GPT-BERT): some rows from left to right, each next token predicted; the
+    others whole, with tokens hidden and each predicted at the place before it."""
+
+    share: Fraction = 0.5
+    """Share of rows that are read whole; each row draws its way again in each epoch."""
+    taught: Literal["all", "causal", "whole"] = "all"
+    """Rows in which `distill` counts. Teachers of rows that are read whole must have learned `hybrid` themselves."""
 
 
 class Denoiser(Section):
@@ -131,6 +143,10 @@ class CustomObjective(Objective):
         return dict(self.model_extra or {})
 
 
+TEXTS = ("next_token", "masked", "hybrid", "ul2")
+"""Objectives that are learned from the text alone; a stage has one of them at most."""
+
+
 class Objectives(Section):
     """The weighted terms of a stage's loss; a number stands for `{weight: number}`."""
 
@@ -138,6 +154,8 @@ class Objectives(Section):
     """Cross-entropy of the next token."""
     masked: Masked | None = None
     """Cross-entropy of masked tokens."""
+    hybrid: Hybrid | None = None
+    """Cross-entropy of the next token, and of masked tokens in rows that are read whole; a causal model."""
     ul2: Ul2 | None = None
     """Cross-entropy of what a mixture of denoisers asks for: `ul2: 1` is 60 % causal, 20 % prefix, 20 % span rows."""
     distill: Distill | None = None
@@ -172,24 +190,32 @@ class Objectives(Section):
 
     @model_validator(mode="after")
     def _one_way_of_reading(self) -> Objectives:
-        texts = [name for name in ("next_token", "masked", "ul2") if getattr(self, name) is not None]
+        texts = [name for name in TEXTS if getattr(self, name) is not None]
         if len(texts) > 1:
             raise ValueError(f"{' and '.join(f'`{name}`' for name in texts)} exclude each other within a stage")
         if not self.named():
-            raise ValueError("name an objective: `next_token`, `masked`, `ul2`, `distill`, `tasks` or a function")
+            raise ValueError(f"name an objective: {', '.join(f'`{name}`' for name in TEXTS)}, `distill`, `tasks` or a "
+                             "function")  # fmt: skip
         if self.ul2 is not None and self.tasks is not None:
             raise ValueError("`ul2` rewrites rows, where labels no longer stand in their places: leave `tasks` out")
+        if self.hybrid is not None and self.tasks is not None:
+            raise ValueError("`hybrid` reads rows both ways, and labels are read from one place: leave `tasks` out")
         text, distill = self.text, self.distill
         if distill is not None and text is None and (distill.schedule or distill.gate):
             key = "schedule" if distill.schedule else "gate"
             raise ValueError(f"`distill.{key}` takes weight from the teachers, and nothing would be left to learn: add "
-                             "`next_token`, `masked` or `ul2`, which takes up their weight")  # fmt: skip
+                             f"one of {', '.join(f'`{name}`' for name in TEXTS)}, which takes it up")  # fmt: skip
         return self
 
     @property
     def text(self) -> Objective | None:
         """What is learned from the text itself, whoever teaches."""
-        return self.next_token or self.masked or self.ul2
+        return self.next_token or self.masked or self.hybrid or self.ul2
+
+    @property
+    def hides(self) -> Masked | None:
+        """The objective that hides tokens, if there is one."""
+        return self.masked or self.hybrid
 
     def named(self) -> dict[str, Objective]:
         """Return the terms that are there, by name."""

@@ -24,8 +24,9 @@ def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: 
     if isinstance(source.rows, Examples):
         rows["borders"] = hashlib.sha256(source.rows.starts.tobytes() + source.rows.lengths.tobytes()).hexdigest()
     # Through JSON, since a key is compared with one that was read from a file.
-    masking, mixture = (
-        None if part is None else json.loads(json.dumps(asdict(part))) for part in (source.masking, source.mixture)
+    masking, mixture, hybrid = (
+        None if part is None else json.loads(json.dumps(asdict(part)))
+        for part in (source.masking, source.mixture, source.hybrid)
     )
     return {
         "tokens": store.digest,
@@ -35,4 +36,4 @@ def key_of(data: recipe.Data, store: TokenStore, source: BatchSource, teachers: 
         "seed": data.seed,
         "masking": masking,
         "teachers": list(teachers),
-    } | ({} if mixture is None else {"ul2": mixture})
+    } | {name: part for name, part in (("ul2", mixture), ("hybrid", hybrid)) if part is not None}

@@ -43,23 +43,26 @@ class Ensemble(nn.Module):
             raise UserError(f"{len(models)} models need as many positive weights, not {shares}")
         self.models = nn.ModuleList(models)
         self.shares, self.combine = tuple(share / sum(shares) for share in shares), combine
-        self.kind, self.vocab_size = models[0].kind, models[0].vocab_size
+        self.kind, self.backend, self.vocab_size = models[0].kind, models[0].backend, models[0].vocab_size
         self._names, self._checked = tuple(names), not names
         self._narrow: Heads | None = None
         self.requires_grad_(False)
         self.eval()
 
     @torch.no_grad()
-    def dense_signal(self, tokens_BT: Tensor, lengths_B: Tensor | None = None, precision: str = "fp32") -> DenseSignal:
+    def dense_signal(
+        self, tokens_BT: Tensor, lengths_B: Tensor | None = None, precision: str = "fp32", whole_B: Tensor | None = None
+    ) -> DenseSignal:
         """Return these models' distributions at every position of a batch; in `bf16` they run under autocast.
 
-        Tokens are masked where a masked model shall predict; lengths are None where no row is padded.
+        Tokens are masked where a masked model shall predict; lengths are None where no row is padded. Causal models
+        read rows of `whole_B` whole.
 
         Raises:
             UserError: what a model with a name makes of the first batch is not finite.
         """
         with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            hidden = tuple(_read(model, tokens_BT, lengths_B) for model in self._each())
+            hidden = tuple(_read(model, tokens_BT, lengths_B, whole_B) for model in self._each())
         if not self._checked:  # once, since a GPU's host waits for it
             for name, found in zip(self._names, hidden, strict=True):
                 _check_finite(name, found, precision)
@@ -78,10 +81,10 @@ class Ensemble(nn.Module):
         has taught in bf16 cannot compute in fp32 afterwards. Models shared out over processes stay as they are.
         """
         if precision != "bf16" or self.is_shared_out:
-            return self.dense_signal(batch.tokens_BT, batch.lengths_B, precision)
+            return self.dense_signal(batch.tokens_BT, batch.lengths_B, precision, batch.whole_B)
         if self._narrow is None:
             self._narrow = self._round()
-        signal = self.dense_signal(batch.tokens_BT, batch.lengths_B, precision)
+        signal = self.dense_signal(batch.tokens_BT, batch.lengths_B, precision, batch.whole_B)
         hidden = tuple(h.bfloat16() for h in signal.hidden)
         if self.combine == "mean_logits":
             return DenseSignal((torch.cat(hidden, -1),), self._narrow, (1.0,))
@@ -112,9 +115,9 @@ def _check_finite(name: str, hidden: Tensor, precision: str) -> None:
         raise UserError(f"the teacher '{name}' gives NaN or infinity for the first rows, in {precision}: {remedy}")
 
 
-def _read(model: LanguageModel, tokens_BT: Tensor, lengths_B: Tensor | None) -> Tensor:
+def _read(model: LanguageModel, tokens_BT: Tensor, lengths_B: Tensor | None, whole_B: Tensor | None) -> Tensor:
     try:
-        return model.hidden(tokens_BT, lengths_B)
+        return model.hidden(tokens_BT, lengths_B, whole_B)
     except (UserError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:

@@ -113,7 +113,7 @@ def choose(
     static = isinstance(source.rows, Chunks)
     open_attention = model.attention == "auto" and mode.attention != CAUSAL
     open_compile = model.compile == "auto" and static
-    open_graphs = model.cuda_graphs == "auto" and static and at_once and gpu
+    open_graphs = model.cuda_graphs == "auto" and static and at_once and gpu and model.hybrid is None
     if steps < MEASURED_STEPS or not (open_attention or open_compile or open_graphs):
         return mode, {}
     trials = Trials(mode, build, source, precision, steps)

@@ -72,8 +72,10 @@ def _measures(student: LanguageModel, teachers: Ensemble, gate: Gate, temperatur
     """Return teachers' loss, student's loss, teachers' entropy and weight at every target, `(4, n)`; plain formulas."""
     mask_BT, known_N = distill_mask(batch), (batch.targets_BT != IGNORE).flatten()
     gold_N1 = batch.targets_BT.flatten().clamp_min(0)[:, None]
-    log_q = teachers.dense_signal(batch.tokens_BT, batch.lengths_B).at(slice(None)).log_probs(temperature)
-    own = torch.log_softmax(student.logits(batch.tokens_BT, batch.lengths_B).flatten(0, 1) / temperature, -1)
+    signal = teachers.dense_signal(batch.tokens_BT, batch.lengths_B, whole_B=batch.whole_B)
+    log_q = signal.at(slice(None)).log_probs(temperature)
+    logits_BTV = student.logits(batch.tokens_BT, batch.lengths_B, batch.whole_B)
+    own = torch.log_softmax(logits_BTV.flatten(0, 1) / temperature, -1)
     entropy_N = -(log_q.exp() * log_q).sum(-1)
     teacher_N, student_N = (-log_probs.gather(1, gold_N1).squeeze(1) for log_probs in (log_q, own))
     if gate.by_row:

@@ -73,9 +73,15 @@ def _count_labels(batch: Batch) -> tuple[float, ...]:
 def distill_mask(batch: Batch) -> Tensor:
     """Return where the divergence is measured, `(B, T)`: where a rewritten or masked row asks, else at all real tokens.
 
-    A causal row's last token counts too, though its target lies outside the row (as in BabyLlama's code).
+    A causal row's last token counts too, though its target lies outside the row (as in BabyLlama's code). Of a hybrid's
+    rows, those count in which its teachers teach.
     """
-    return batch.targets_BT != IGNORE if batch.masked or batch.rewritten or batch.silent else batch.real_BT
+    asked_BT = batch.targets_BT != IGNORE
+    if batch.masked or batch.rewritten or batch.silent:
+        return asked_BT
+    if batch.whole_B is None or batch.taught_B is None:
+        return batch.real_BT
+    return torch.where(batch.whole_B[:, None], asked_BT, batch.real_BT) & batch.taught_B[:, None]
 
 
 def used_positions(batch: Batch, distills: bool) -> Tensor | None:
@@ -171,7 +177,7 @@ class Learner(nn.Module):
 
         The batch is on the model's device; `used_N` is what `used_positions` found, all positions unless given.
         """
-        hidden_BTD = self.model.hidden(batch.tokens_BT, batch.lengths_B)
+        hidden_BTD = self.model.hidden(batch.tokens_BT, batch.lengths_B, batch.whole_B)
         hidden_ND = hidden_BTD.flatten(0, 1)
         targets_N = batch.targets_BT.flatten()
         distill_mask_N = distill_mask(batch).flatten() if signal is not None else None

@@ -75,7 +75,7 @@ def surprisals(
         UserError: a backend that does not fit the model, a tokenizer without mask or one that cannot write a word, an
             empty word or context, or a text longer than the model's positions.
     """
-    backend = backend or ("causal" if ensemble.kind == "causal" else "mlm")
+    backend = backend or ensemble.backend
     _check(ensemble, tokenizer, pairs, backend)
     if backend == "causal" and not as_published:
         items = [Item(f" {pair.word}", pair.context) for pair in pairs]
@@ -106,7 +106,8 @@ def item_surprisals(
     `cut` leaves the beginning of a prefix out where the models have no positions for all of it. A completion that the
     tokenizer writes with no token is a `UserError`.
     """
-    scored = log_probs(ensemble, tokenizer, items, rules_of(backend), batch_tokens, precision, LABEL, cut)
+    rules = rules_of(backend or ensemble.backend)
+    scored = log_probs(ensemble, tokenizer, items, rules, batch_tokens, precision, LABEL, cut)
     if not scored.tokens_N.all():
         item = items[int(np.argmin(scored.tokens_N))]
         raise _unwritable(item.completion.strip(), tokenizer)
