@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: quickstart test test-slow lint docs clean
 
-quickstart: $(VENV)/ready ## three controls and three students that these teach, on the starter corpus, in minutes
+quickstart: $(VENV)/ready ## three controls and three students that two of them teach, on the starter corpus, in minutes
 	$(BIN)/tutelage run quickstart --workers 2
 
 test: $(VENV)/ready ## everything that matters, in minutes

@@ -24,7 +24,7 @@ from tutelage import recipe
 from tutelage.base import machine
 from tutelage.base.run_folder import RunFolder
 from tutelage.base.types import Json
-from tutelage.corpus.batches import Batch, BatchSource, Tokens
+from tutelage.corpus.batches import Batch, BatchSource, Hybrid, Tokens
 from tutelage.models.build import build, config_for
 from tutelage.models.products import product
 from tutelage.teaching.schedule import WeightSchedule
@@ -128,16 +128,18 @@ def time_training(
     clock: Clock,
     teachers: Callable[[ExecutionMode], Ensemble] | None = None,
     taught_steps: int | None = None,
+    hybrid: Hybrid | None = None,
 ) -> tuple[list[Json], ExecutionMode]:
     """Train by the real loop until the clock says enough; return the lines of metrics, and the mode.
 
     The model's `steps` are many more than the clock's, so that the mode of arithmetic is what a long run would take,
     unless it names one. `teachers` makes them in a mode; they are released after `taught_steps`, never unless given.
+    `hybrid` has rows read whole.
     """
     machine.set_up()
     total = model.steps or LONG_RUN
     mode, _ = choose_mode(model, text, vocabulary, row_length)
-    source = _ClockedSource(text, recipe.Rows(length=row_length), model.optim.batch_rows, seed=0)
+    source = _ClockedSource(text, recipe.Rows(length=row_length), model.optim.batch_rows, seed=0, hybrid=hybrid)
     source.clock = clock
     schedules = {0: WeightSchedule("step", 0, taught_steps)} if taught_steps else {}
     with TemporaryDirectory() as folder, process_group() as group:

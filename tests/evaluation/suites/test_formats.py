@@ -187,6 +187,75 @@ def test_pairs_of_one_file_fall_into_the_paradigms_that_they_name(tmp_path, key,
     assert found == {"agreement": 2, "order": 1}
 
 
+LANGUAGES = {
+    "clams.tsv": ["True|the cat naps", "False|the cat nap", "False|the cats naps", "True|the cats nap"],
+    "japanese.tsv": ["good_sentence|bad_sentence|type", "the cat naps|the cat nap|clams",
+                     "the cats nap|the cats naps|clams"],
+    "multi.tsv": ["sen|wrong_sen|phenomenon|lang", "the cat naps|the cat nap|clams|x",
+                  "the cats nap|the cats naps|clams|x"],
+    "french.csv": ["id,sentence_a,sentence_b,label,subcat", "0,the cat naps,the cat nap,0,clams",
+                   "1,the cats naps,the cats nap,1,clams"],
+    "russian.csv": ["id,source_sentence,target_sentence,subtype", "0,the cat naps,the cat nap,clams",
+                    "1,the cats nap,the cats naps,clams"],
+    "clams.csv": ["UID;good_sentence;bad_sentence", "agr_1;the cat naps;the cat nap",
+                  "agr_2;the cats nap;the cats naps"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte-order mark"])
+def test_benchmarks_of_other_languages_are_known_by_their_columns(tmp_path, name, mark):
+    lines = "".join(line.replace("|", "\t") + "\n" for line in LANGUAGES[name])
+    (tmp_path / name).write_text(mark + lines, encoding="utf-8")
+    for place in (tmp_path, tmp_path / name):
+        (paradigm,) = find_suite(f"pairs:{place}").paradigms
+        assert paradigm.uid == "clams"
+        texts = [tuple(option.completion for option in question.options) for question in paradigm.questions]
+        assert texts == [("the cat naps", "the cat nap"), ("the cats nap", "the cats naps")]
+
+
+def test_columns_may_be_named(tmp_path):
+    rows = 'no,richtig,falsch,art\n1,a b,b a,order\n2,"c, d",d c,order\n3,e,f,word\n'
+    (tmp_path / "own.csv").write_text(rows, encoding="utf-8")
+    with pytest.raises(UserError, match=r"own\.csv:2 has the columns no, richtig, falsch, art.*name them behind"):
+        find_suite(f"pairs:{tmp_path}")
+    found = find_suite(f"pairs:{tmp_path}?good=richtig&bad=falsch&paradigm=art").paradigms
+    assert {p.uid: [q.options[0].completion for q in p.questions] for p in found} == {
+        "order": ["a b", "c, d"],
+        "word": ["e"],
+    }
+    for query, message in (("good=richtig", "name both columns"), ("god=a&bad=b", "did you mean 'good'"),
+                           ("good=x&bad=falsch", r"own\.csv:2 has no 'x'"),
+                           ("good=richtig&bad=falsch&right=no", "'no' is '2'; it says which is right")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            find_suite(f"pairs:{tmp_path}?{query}")
+
+
+def test_parquet_holds_pairs_too(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table({"sentence_good": ["a b"], "sentence_bad": ["b a"]}), tmp_path / "p.parquet")
+    (paradigm,) = find_suite(f"pairs:{tmp_path}").paradigms
+    assert (paradigm.uid, paradigm.questions[0].options[0].completion) == ("p", "a b")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("True\ta\nTrue\tb\n", r"p\.tsv:1: two lines in turn"),
+        ("True\ta\nFalse\tb\nTrue\tc\n", r"p\.tsv:3: two lines in turn"),
+        ("sen\twrong_sen\n", "holds no pair"),
+        ("", "holds no pair"),
+        ("sen\twrong_sen\na\n", r"p\.tsv:2 has fewer columns"),
+        ("sen\twrong_sen\na\tb\tc\n", r"p\.tsv:2 has more columns"),
+        ("sen\twrong_sen\na\t\n", r"p\.tsv:2 has no 'wrong_sen', or an empty one"),
+    ],
+)
+def test_broken_tables_of_pairs(tmp_path, content, complaint):
+    (tmp_path / "p.tsv").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=complaint):
+        find_suite(f"pairs:{tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

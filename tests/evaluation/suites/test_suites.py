@@ -61,7 +61,7 @@ def test_broken_files_are_told_with_their_line(tmp_path, content, complaint):
 
 
 def test_folders_without_pairs_and_other_encodings_are_told(tmp_path):
-    with pytest.raises(UserError, match=r"no \.jsonl file"):
+    with pytest.raises(UserError, match=r"no \.jsonl or \.csv or .* file"):
         find_suite(f"pairs:{tmp_path}")
     with pytest.raises(UserError, match="no folder"):
         find_suite(f"pairs:{tmp_path}/none")

@@ -43,15 +43,16 @@ class Paradigm:
     their surprisals hold (SyntaxGym)."""
 
 
-def json_files(folder: Traversable, what: str) -> list[Traversable]:
+def json_files(folder: Traversable, what: str, endings: tuple[str, ...] = (".jsonl",)) -> list[Traversable]:
     """Return the `.jsonl` files of a folder, sorted by name, or the one file given; `what` says what they hold."""
     if folder.is_file():
         return [folder]
+    listed = " or ".join(endings)
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give one with .jsonl files of {what}")
-    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".jsonl")), key=lambda file: file.name)
+        raise UserError(f"there is no folder {folder}; give one with {listed} files of {what}")
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(endings)), key=lambda file: file.name)
     if not files:
-        raise UserError(f"no .jsonl file in {folder}: {what} are needed")
+        raise UserError(f"no {listed} file in {folder}: {what} are needed")
     return files
 
 

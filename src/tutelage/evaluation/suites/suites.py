@@ -34,6 +34,7 @@ from tutelage.evaluation.benchmarks.conventions import (
 from tutelage.evaluation.benchmarks.items import Item, TokenRows, encode
 from tutelage.evaluation.benchmarks.results import MeasuredResult, ParadigmScore, SuiteResult
 from tutelage.evaluation.likelihood.causal import score_rows
+from tutelage.evaluation.suites.pair_rows import split_path
 from tutelage.evaluation.suites.pairs import read_pairs, read_zorro
 from tutelage.evaluation.suites.questions import Paradigm
 from tutelage.evaluation.suites.sources import FOLDERS, PAIRS, SOURCES, STARTER, SYNTAXGYM, ZORRO, own_name
@@ -68,7 +69,10 @@ def find_suite(name: str, convention: Convention = CONVENTIONS["2025"]) -> Suite
     """
     scheme, _, path = name.partition(":")
     if f"{scheme}:" in FOLDERS:
-        read = {PAIRS: read_pairs, ZORRO: read_zorro, SYNTAXGYM: read_syntaxgym}[f"{scheme}:"]
+        if f"{scheme}:" == PAIRS:
+            path, columns = split_path(path)
+            return Suite(name, read_pairs(Path(path).expanduser(), columns))
+        read = {ZORRO: read_zorro, SYNTAXGYM: read_syntaxgym}[f"{scheme}:"]
         return Suite(name, read(Path(path).expanduser()))
     if name == STARTER:
         return Suite(name, read_pairs(starter.pairs_folder()))

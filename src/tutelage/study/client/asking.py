@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.base.files import fingerprint
-from tutelage.study.client.answers import Unusable, check_schema, read_json, without_values
+from tutelage.study.client.answers import Unusable, without_values
 from tutelage.study.client.client import Answer, Message, Request, TeacherLLM
+from tutelage.study.client.reading import read_answer
 from tutelage.study.settings import Study, TeacherSettings
 
 Check = Callable[[Any, Request], str | None]
@@ -174,8 +175,8 @@ class _Asked:
         value, self._fault, self._told = None, answer.fault, answer.fault.partition(":")[0]
         if not self._fault:
             try:
-                value = read_json(answer.text)
-                self._fault = check_schema(value, self._schema) or self._check(value, self._request) or ""
+                value = read_answer(answer.text, self._schema)
+                self._fault = self._check(value, self._request) or ""
             except Unusable as error:
                 cut = f" (the answer was cut at {request.max_tokens} tokens)" if answer.finish == "length" else ""
                 self._fault = f"{error}{cut}"
