@@ -142,6 +142,7 @@ def test_a_complete_submission_passes(whole, written) -> None:
     assert validate_submission(written, other) != []
 
 
+@pytest.mark.slow
 def test_a_complete_submission_in_the_published_sizes_passes(published_sizes, tmp_path: Path) -> None:
     written = write_submission(complete.__wrapped__("2025"), tmp_path)
     assert validate_submission(written, "2025", "strict-small") == []

@@ -69,6 +69,7 @@ def test_bench_refuses_a_preset_that_is_none() -> None:
         api.bench("llama-4")
 
 
+@pytest.mark.slow
 def test_bench_on_the_command_line() -> None:
     command = "bench --preset llama-1m --vocabulary 100 --rows 2 --length 16 --steps 1"
     done = subprocess.run(

@@ -87,7 +87,7 @@ def test_rows_of_extra_tokens_are_written_out() -> None:
         ("[{objectives: {ul2: {denoisers: []}}}]", r"ul2\.denoisers: .*at least 1"),
         ("[{objectives: {ul2: {denoisers: [{rate: 0.8}]}}}]", r"spans of 3 tokens at a rate of 0\.8 would touch"),
         ("[{objectives: {ul2: {spam: 1}}}]", "did you mean 'span'"),
-        ("[{span: 2, objectives: {ul2: 1}}, {}]", "stages differ in `ul2`; give all the same shares"),
+        ("[{span: 2, objectives: {ul2: 1}}, {}]", "stages differ in `ul2`; give all the same settings"),
         ("[{span: 2, objectives: {ul2: {causal: 0.5, span: 0.3}}}, {objectives: {ul2: 1}}]", "stages differ in `ul2`"),
         ("[{span: 2, objectives: {ul2: 1}}, {objectives: {masked: 1}}]", "disagree whether the model is causal"),
     ],

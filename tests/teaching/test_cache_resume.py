@@ -175,7 +175,13 @@ def outcome(runs: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "fill"), [("hidden", "first_epoch"), ("hidden", "ahead"), ("sparse", "first_epoch"), ("top_k", "ahead")]
+    ("kind", "fill"),
+    [
+        ("hidden", "first_epoch"),
+        ("sparse", "first_epoch"),
+        pytest.param("hidden", "ahead", marks=pytest.mark.slow),
+        pytest.param("top_k", "ahead", marks=pytest.mark.slow),
+    ],
 )
 def test_student_killed_while_a_cache_is_filled_equals_undisturbed(taught, tmp_path, kind, fill) -> None:
     text = recipe(kind, fill)

@@ -177,9 +177,9 @@ EMA = ("    optim:", "    average: {kind: ema, decay: 0.9}\n    optim:")
         (2, "none", None),
         (2, "fsdp", None),
         (1, "none", MUON),
-        (2, "fsdp", MUON),
+        pytest.param(2, "fsdp", MUON, marks=pytest.mark.slow),
         (1, "none", EMA),
-        (2, "fsdp", EMA),
+        pytest.param(2, "fsdp", EMA, marks=pytest.mark.slow),
     ],
 )
 def test_killed_ten_times_equals_undisturbed(

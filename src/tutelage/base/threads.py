@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -28,8 +28,11 @@ def beside_main(work: Callable[[], Result]) -> Result:
             future.set_exception(error)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
     try:
+        thread.start()
+        # In short waits: a signal that comes just before a wait begins is heard when it ends.
+        while not future.done():
+            wait([future], timeout=0.1)
         return future.result()
     except BaseException:
         if thread.is_alive():

@@ -66,6 +66,7 @@ def known_words(answers):
     return [word.rstrip(",;:.!?") for answer in answers for word in answer.text.split(" ")]
 
 
+@pytest.mark.slow
 def test_ten_thousand_words_of_a_list(weights, tmp_path) -> None:
     constraint = Constraint(words=WORDS)
     requests = [request(n, constraint=constraint, max_tokens=300) for n in range(1500)]

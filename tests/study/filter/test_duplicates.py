@@ -81,6 +81,7 @@ def test_nothing_and_wordless_texts():
     ]
 
 
+@pytest.mark.slow
 def test_a_flood_costs_no_square():
     flood = [(f"my cat number {i} sat on the old red mat in the hall and looked at the cold rain all day long", None)
              for i in range(20_000)]  # fmt: skip

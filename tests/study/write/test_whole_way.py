@@ -161,17 +161,18 @@ def check_store(folder: Path, server: Any) -> None:
     assert server.sent.total() <= sendings.total()
 
 
-def test_twenty_kills_change_nothing(server: Any, study: Any, tmp_path: Path) -> None:
-    settings = study(teacher={"endpoint": server.address, "two_steps": True}, writing={"words": 1500})
+@pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_change_nothing(server: Any, study: Any, tmp_path: Path, times: int) -> None:
+    settings = study(teacher={"endpoint": server.address, "two_steps": True}, writing={"words": 75 * times})
     whole = everything(settings, tmp_path / "whole")
     needed = server.sent.total()
     server.sent.clear()
     server.delay = 0.02
     draw, kills = random.Random(0), 0
     folder = tmp_path / "killed"
-    # Twenty moments, spread over the requests and drawn within each stretch, and then some milliseconds.
-    for number in range(20):
-        moment = (number + draw.random()) * needed / 20
+    # Moments spread over the requests and drawn within each stretch, and then some milliseconds.
+    for number in range(times):
+        moment = (number + draw.random()) * needed / times
         running = process(settings, folder)
         while running.poll() is None and server.sent.total() < moment:
             time.sleep(0.001)
@@ -180,7 +181,7 @@ def test_twenty_kills_change_nothing(server: Any, study: Any, tmp_path: Path) ->
             running.send_signal(signal.SIGKILL)
             kills += 1
         running.wait(60)
-    assert kills >= 18
+    assert kills >= 0.75 * times
     running = process(settings, folder)
     assert running.wait(120) == 0, running.stderr.read().decode()
     assert content(folder / "small") == content(whole.path)
