@@ -24,7 +24,7 @@ from tutelage.base.run_folder import RunFolder
 from tutelage.corpus.batches import BatchSource, Masking
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe import Optim
-from tutelage.recipe.experiment import MuonSettings
+from tutelage.recipe.optim import MuonSettings
 from tutelage.teaching.teachers import Ensemble
 from tutelage.training import checkpoint, sharding
 from tutelage.training.loop import train

@@ -2,7 +2,8 @@
 
 from tutelage.recipe.data import Data, Rows, Tokenizer
 from tutelage.recipe.evaluation import Compare, Evaluation
-from tutelage.recipe.experiment import Average, FlopsOf, Model, Optim, Recipe, ensemble_members, is_path
+from tutelage.recipe.experiment import FlopsOf, Model, Recipe, ensemble_members, is_path
+from tutelage.recipe.optim import Average, Optim
 from tutelage.recipe.schedule import GateSettings, TemperatureScheduleSettings, read_length
 from tutelage.recipe.stage import Cache, CustomObjective, Denoiser, Distill, Hybrid, Masked, ModelKind
 
