@@ -12,6 +12,7 @@ import pytest
 from tutelage.base import hub
 from tutelage.base.errors import UserError
 from tutelage.base.network import check_address, is_loopback, proxy_variable, through
+from tutelage.corpus import huggingface
 from tutelage.corpus.download import download
 from tutelage.study.client.endpoint import Endpoint
 from tutelage.study.settings import TeacherSettings
@@ -54,6 +55,7 @@ def test_a_wrong_environment_is_told_by_its_variable(
         lambda: Endpoint(settings),
         lambda: download(WEB, tmp_path / "file", sleep=lambda seconds: None),
         lambda: hub.check_hub("owner/name"),
+        lambda: huggingface._revision("owner/name"),
     ):
         with pytest.raises(UserError, match=message) as told:
             open_it()
@@ -92,6 +94,9 @@ def test_a_dead_proxy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="through the proxy that HTTPS_PROXY names: correct or unset it"):
         download(WEB, tmp_path / "file", sleep=lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match="hub through the proxy that HTTPS_PROXY names"):
+        huggingface._revision("owner/name")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tutelage.base import files
 from tutelage.base.errors import UserError
+from tutelage.base.network import check_address, through
 from tutelage.base.progress import progress
 
 _TEST_SPLITS = ("validation", "dev", "test")
@@ -51,12 +52,14 @@ def export(name: str, text_field: str, folder: Path) -> dict[Literal["train", "t
 
 def _revision(dataset: str) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.constants import ENDPOINT
 
+    check_address(ENDPOINT)
     try:
         return str(HfApi().dataset_info(dataset).sha)
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"data.corpus: cannot find the dataset '{dataset}' on the Hugging Face hub: {error}") from error
+    except Exception as error:  # many kinds, for each way in which a network fails
+        raise UserError(f"data.corpus: cannot find the dataset '{dataset}' on the Hugging Face hub"
+                        f"{through(ENDPOINT)}: {error}") from error  # fmt: skip
 
 
 def _write(rows: Any, path: Path, text_field: str, name: str) -> None:
