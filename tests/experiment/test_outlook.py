@@ -144,3 +144,16 @@ def test_reading_with_other_settings_leads_to_the_folder_of_the_run(tmp_path: Pa
             assert "delete" not in str(error.value)
     assert api.report(tmp_path / "told") is not None
     assert (tmp_path / "told" / "log.txt").stat().st_size == size, "reading leaves no line in the log"
+
+
+def test_names_stay_whole_at_80_columns(tmp_path: Path, cache: Path, capsys, monkeypatch) -> None:
+    from tutelage.api.recipes import print_recipe
+
+    monkeypatch.setenv("COLUMNS", "80")
+    told = recipe_from_text(RECIPE.replace("control", "twelve-signs").replace("steps: 20", "steps: 2"))
+    print_recipe(told, runs=tmp_path, probe=True)
+    api.train(told, runs=tmp_path)
+    said = capsys.readouterr().err
+    shown = [line for line in said.splitlines() if line.split()[:1] == ["twelve-signs"]]
+    assert len(shown) == 2  # what it will take, and what is to be trained
+    assert max(map(len, shown)) <= 80

@@ -21,6 +21,8 @@ from tutelage.base.errors import Interrupted, UserError
 
 LOG_WIDTH = 120
 """Columns of tables in a log."""
+NARROWEST = 12
+"""Letters of a name that a table shows in one line, however narrow the terminal is."""
 
 
 class LoggingConsole(Console):

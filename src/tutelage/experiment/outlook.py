@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
+from tutelage.base.console import NARROWEST
 from tutelage.base.progress import console, human
 from tutelage.base.run_folder import RunFolder
 from tutelage.experiment.identity import TrainingRun
@@ -57,7 +58,7 @@ def share_done(folder: RunFolder, steps: int) -> float:
 
 def _table(runs: Sequence[TrainingRun]) -> Table:
     table = Table(title="To be trained", title_justify="left", box=None)
-    table.add_column("model", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=min(NARROWEST, max(len(run.name) for run in runs)))
     for column in ("seeds", "params", "passes", "steps", "FLOPs"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("learns from", overflow="fold")

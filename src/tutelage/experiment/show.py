@@ -18,6 +18,7 @@ from rich.table import Table
 
 from tutelage import recipe
 from tutelage.base import machine
+from tutelage.base.console import NARROWEST
 from tutelage.base.progress import console, duration, human, output
 from tutelage.bench.timed import MadeUpTokenizer
 from tutelage.experiment import caches
@@ -170,8 +171,9 @@ def _resolved(what: recipe.Recipe) -> dict[str, Any]:
 
 def _table(rows: Sequence[RunEstimate], unit: str) -> Table:
     caption = f"Steps, tokens, {unit} and memory are of one seed; FLOPs, disk and time of all. About."
-    table = Table(title="What it will take", caption=caption, title_justify="left", caption_justify="left", box=None)
-    table.add_column("model", overflow="fold")
+    table = Table(title="What it will take", caption=caption, title_justify="left", caption_justify="left", box=None,
+                  padding=(0, 1, 0, 0))  # fmt: skip
+    table.add_column("model", overflow="fold", min_width=min(NARROWEST, max(len(row.name) for row in rows)))
     for column in ("seeds", "params", "steps", "tokens", unit, "FLOPs", "memory", "disk", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from tutelage.base.console import NARROWEST
 from tutelage.compare.summary import Summary, read_summary
 from tutelage.report.headline import headline, verdicts_table
 from tutelage.report.table_scores import evaluations_table, how_scored, published_table
@@ -19,8 +20,6 @@ from tutelage.report.tables import Table, comparisons_table, described_table, mo
 
 NAME_WIDTH = 26
 """Longer names are folded."""
-NARROWEST = 12
-"""Names are folded no further than this."""
 LONGEST = 12
 """Comparisons that are shown; the report has them all."""
 GAP = 2
