@@ -17,10 +17,13 @@ def test_results_and_errors_come_back():
 
 # Without the cut, a word of a million letters takes minutes inside one call of compiled code.
 TRAINING = """
+import signal
+
 from tutelage import recipe
 from tutelage.corpus import tokenizer
 
 tokenizer.LONGEST = 10**9
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what they start in the background ignore it
 
 
 def lines():
