@@ -530,7 +530,8 @@ def test_2023_is_a_line_for_each_sub_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("year", [pytest.param("2025", marks=pytest.mark.slow), "2026"])
+@pytest.mark.slow
+@pytest.mark.parametrize("year", ["2025", "2026"])
 def test_real_files_have_the_published_sizes(real_data: Path, tmp_path: Path, published_sizes, year: str) -> None:
     """Everything of which the real files are here comes from them, the rest from made-up ones."""
     form, there = published_sizes[year], complete.__wrapped__(year)

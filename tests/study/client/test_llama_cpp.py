@@ -115,7 +115,9 @@ def write_model(path):
     writer.close()
 
 
-@pytest.fixture(scope="module", params=["schemas by force", "failing now and then"])
+@pytest.fixture(
+    scope="module", params=["schemas by force", pytest.param("failing now and then", marks=pytest.mark.slow)]
+)
 def server(request, tmp_path_factory):
     """With templates by Jinja, as is its default, this server answers HTTP 500 where a random model's JSON is not
     what its parser expects; without, it never does."""
